@@ -1,0 +1,35 @@
+"""What decides: heuristics, static schedules and exported networks behind one protocol."""
+
+from ditcache_rl.control.artifact import Manifest, Policy, load_policy, save_policy
+from ditcache_rl.control.base import Controller, uniform_decision
+from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
+from ditcache_rl.control.network import (
+    ActionSpace,
+    ActionState,
+    NetworkController,
+    Plan,
+    PolicyNetwork,
+    best_actions,
+)
+from ditcache_rl.control.static import StaticSchedule
+
+__all__ = [
+    "ActionSpace",
+    "ActionState",
+    "AllCompute",
+    "Controller",
+    "EasyCache",
+    "EveryK",
+    "FBCache",
+    "Manifest",
+    "NetworkController",
+    "Plan",
+    "Policy",
+    "PolicyNetwork",
+    "StaticSchedule",
+    "TeaCache",
+    "best_actions",
+    "load_policy",
+    "save_policy",
+    "uniform_decision",
+]

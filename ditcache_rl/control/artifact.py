@@ -1,0 +1,234 @@
+"""Read, check and write a policy folder.
+
+A policy is data: `manifest.json`, `controller.safetensors`, `metrics.json` and a `README.md`. Nothing in it
+names code, nothing is unpickled, and sizes are bounded before anything is allocated. The digest of the
+tensors catches accidents, not attackers: both files lie in one folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ditcache_rl.control.network import ActionSpace, Plan, PolicyNetwork
+from ditcache_rl.errors import ArtifactError, closest
+from ditcache_rl.features import schema_hash
+from ditcache_rl.types import Tier
+
+SCHEMA_VERSION = 1
+MANIFEST, TENSORS, METRICS, CARD = "manifest.json", "controller.safetensors", "metrics.json", "README.md"
+_MOST_MANIFEST_BYTES = 1 << 18
+_MOST_TENSOR_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a policy was made for, and how.
+
+    Attributes:
+        env_id: Id of the environment.
+        env_sha256: Digest of its file.
+        feature_schema: Digest of the observation, see `features.schema_hash`.
+        sites: Parts of the block stack.
+        tiers: Names of the tiers that an action may choose.
+        model: Class, digest of the config and fingerprint of the weights of the transformer.
+        scheduler: Class and digest of the config.
+        call: Arguments that the pipeline was called with.
+        steps: Step counts that the policy has schedules for.
+        adaptive: Per step count, the budgets at which the network beats its static schedule.
+        adaptive_tradeoff: Whether the network is used under a tradeoff.
+        profile: Per step count, the cost model of the machine that trained it.
+        reward: Weights of PSNR, SSIM and latency.
+        seed: Of the training.
+        command: Command line of the training.
+        machine: Where it ran.
+        versions: Of the packages.
+        tensors_sha256: Digest of `controller.safetensors`.
+        schema_version: Of this format.
+    """
+
+    env_id: str
+    env_sha256: str
+    feature_schema: str
+    sites: int
+    tiers: list[str]
+    model: dict[str, str]
+    scheduler: dict[str, str]
+    call: dict[str, Any]
+    steps: list[int]
+    adaptive: dict[str, list[int]]
+    adaptive_tradeoff: bool
+    profile: dict[str, dict[str, float]]
+    reward: dict[str, float]
+    seed: int
+    command: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    tensors_sha256: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def actions(self) -> ActionSpace:
+        """The discrete actions of the policy."""
+        return ActionSpace.of(self.sites, tuple(Tier[name.upper()] for name in self.tiers))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy in memory.
+
+    Attributes:
+        manifest: What it was made for.
+        network: Corrects the plans.
+        plans: Per step count, the static schedules.
+        metrics: Measured results, as written to `metrics.json`.
+    """
+
+    manifest: Manifest
+    network: PolicyNetwork
+    plans: Mapping[int, Plan]
+    metrics: Mapping[str, Any]
+
+
+def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
+    """Write a policy folder that does not exist yet."""
+    folder.mkdir(parents=True)
+    tensors = {f"network.{k}": v.detach().contiguous() for k, v in policy.network.state_dict().items()}
+    for steps, plan in policy.plans.items():
+        tensors[f"plan.{steps}.patterns"] = torch.from_numpy(plan.patterns.astype(np.int32))
+        tensors[f"plan.{steps}.quality"] = torch.from_numpy(plan.quality.astype(np.float32))
+    data = save_tensors(tensors)
+    manifest = asdict(policy.manifest) | {"tensors_sha256": hashlib.sha256(data).hexdigest()}
+    (folder / TENSORS).write_bytes(data)
+    _write_json(folder / METRICS, policy.metrics)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    _write_json(folder / MANIFEST, manifest)
+
+
+def load_policy(folder: Path) -> Policy:
+    """Open a policy folder.
+
+    Raises:
+        ArtifactError: If a file is missing, altered, too large, of another version, or holds what it should
+            not; the message names file and field.
+    """
+    manifest = _read_manifest(folder)
+    data = _read(folder / TENSORS, _MOST_TENSOR_BYTES)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != manifest.tensors_sha256:
+        raise ArtifactError(
+            f"{folder / TENSORS}: expected sha256 {manifest.tensors_sha256} as in {MANIFEST}, "
+            f"received {digest}; export the policy again"
+        )
+    tensors = load_tensors(data)
+    actions = manifest.actions
+    names = actions.schema()
+    if schema_hash(names) != manifest.feature_schema:
+        raise ArtifactError(
+            f"{folder / MANIFEST}: expected feature_schema {schema_hash(names)}, received "
+            f"{manifest.feature_schema}; the policy was made by another version, train it again"
+        )
+    network = PolicyNetwork(len(names) - actions.logits, actions.logits)
+    expected = {f"network.{k}": tuple(v.shape) for k, v in network.state_dict().items()}
+    for steps in manifest.steps:
+        budgets = steps * manifest.sites + 1
+        expected |= {f"plan.{steps}.patterns": (budgets, steps), f"plan.{steps}.quality": (budgets, 2)}
+    _check_tensors(tensors, expected, folder / TENSORS)
+    network.load_state_dict({k: tensors[f"network.{k}"] for k in network.state_dict()})
+    plans = {
+        steps: Plan(
+            tensors[f"plan.{steps}.patterns"].numpy().astype(np.int64),
+            tensors[f"plan.{steps}.quality"].numpy().astype(np.float64),
+        )
+        for steps in manifest.steps
+    }
+    for steps, plan in plans.items():
+        if plan.patterns.min() < -1 or plan.patterns.max() >= len(actions.patterns):
+            raise ArtifactError(
+                f"{folder / TENSORS}: plan.{steps}.patterns must lie in [-1, {len(actions.patterns) - 1}], "
+                f"received [{plan.patterns.min()}, {plan.patterns.max()}]"
+            )
+    metrics = json.loads(_read(folder / METRICS, _MOST_MANIFEST_BYTES))
+    return Policy(manifest, network.eval().requires_grad_(False), plans, metrics)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(
+            _read(path, _MOST_MANIFEST_BYTES),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: expected a JSON object, received {error}") from error
+    known = {field.name for field in fields(Manifest)}
+    for name in raw.keys() - known:
+        raise ArtifactError(f"{path}: unknown field {name!r}.{closest(name, known)}")
+    for name in known - raw.keys():
+        raise ArtifactError(f"{path}: expected a field {name!r}, received none")
+    if raw["schema_version"] != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path}: expected schema_version {SCHEMA_VERSION}, received {raw['schema_version']!r}"
+        )
+    manifest = Manifest(**raw)
+    tiers = {tier.name.lower() for tier in Tier}
+    if not isinstance(manifest.sites, int) or not 1 <= manifest.sites <= 256:
+        raise ArtifactError(f"{path}: sites must be an integer in [1, 256], received {manifest.sites!r}")
+    if not manifest.tiers or not set(manifest.tiers) <= tiers:
+        raise ArtifactError(f"{path}: tiers must be among {sorted(tiers)}, received {manifest.tiers!r}")
+    if not all(isinstance(steps, int) and 1 <= steps <= 4096 for steps in manifest.steps):
+        raise ArtifactError(f"{path}: steps must be integers in [1, 4096], received {manifest.steps!r}")
+    return manifest
+
+
+def _check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    if tensors.keys() != expected.keys():
+        raise ArtifactError(f"{path}: expected tensors {sorted(expected)}, received {sorted(tensors)}")
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise ArtifactError(f"{path}: {name} must have shape {shape}, received {tuple(tensor.shape)}")
+        kind = torch.int32 if name.endswith("patterns") else torch.float32
+        if tensor.dtype != kind:
+            raise ArtifactError(f"{path}: {name} must be {kind}, received {tensor.dtype}")
+        if not name.endswith("quality") and not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{path}: {name} must be finite; export the policy again")
+
+
+def _read(path: Path, most_bytes: int) -> bytes:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ArtifactError(f"{path}: expected a file of a policy folder, found none") from error
+    if size > most_bytes:
+        raise ArtifactError(f"{path}: expected at most {most_bytes} bytes, received {size}")
+    return path.read_bytes()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("duplicate keys")
+    return found
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"the constant {text}; numbers must be finite ({math.inf!r} is not)")

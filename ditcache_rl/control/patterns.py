@@ -1,0 +1,78 @@
+"""The discrete actions of a step: which sites compute and what the others do."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.types import Floats, Mode, Modes
+
+Masks = NDArray[np.bool_]
+
+
+def step_patterns(sites: int) -> Modes:
+    """List the patterns of a step: (patterns, sites) modes.
+
+    Compute all; reuse all; forecast all with order 1 and 2; then, for d = 1 .. sites - 1, compute the first
+    d or the last d sites and forecast the others. Together their costs are 0, 1, .. sites, so that every
+    budget can be met exactly.
+    """
+    rows = [[mode] * sites for mode in Mode]
+    for d in range(1, sites):
+        rows.append([Mode.COMPUTE] * d + [Mode.FORECAST1] * (sites - d))
+        rows.append([Mode.FORECAST1] * (sites - d) + [Mode.COMPUTE] * d)
+    return np.array(rows, dtype=np.int8)
+
+
+def pattern_costs(patterns: Modes) -> NDArray[np.int64]:
+    """Count the sites that each pattern computes: (patterns,)."""
+    return (patterns == Mode.COMPUTE).sum(axis=1).astype(np.int64)
+
+
+def feasible_patterns(
+    patterns: Modes,
+    *,
+    left: NDArray[np.int64],
+    steps_after: int,
+    valid: NDArray[np.int64],
+) -> Masks:
+    """Mark the patterns from which a budget can still be spent exactly.
+
+    Args:
+        patterns: (patterns, sites).
+        left: (rows,) site computes left, this step included; negative for no budget.
+        steps_after: Steps that follow this one.
+        valid: (rows, sites) residuals that each site knows.
+
+    Returns:
+        (rows, patterns); at least one per row is true as long as `left` can be spent.
+    """
+    sites = patterns.shape[1]
+    rest = left[:, None] - pattern_costs(patterns)[None]
+    affordable = (rest >= 0) & (rest <= steps_after * sites) | (left[:, None] < 0)
+    # A forecast of order m needs m + 1 residuals; where sites are mixed, the runner lowers the order.
+    pure = (patterns == patterns[:, :1]).all(axis=1)
+    needed = np.where(patterns == Mode.COMPUTE, 0, np.where(pure[:, None], patterns, 1))
+    known = (valid[:, None] >= needed[None]).all(axis=2)
+    return np.asarray(affordable & known)
+
+
+def plan_prior(
+    plan: NDArray[np.int64], step: int, patterns: int, tiers: int, sharpness: float
+) -> Floats:
+    """Return the log-prior of a row's actions: what its plan would do gets most of the weight.
+
+    Args:
+        plan: (rows, steps) pattern of every step in the static schedule of each row's target.
+        step: The present step.
+        patterns: Number of patterns.
+        tiers: Number of tiers; the first is preferred.
+        sharpness: Log-odds of the planned action against each other one.
+
+    Returns:
+        (rows, patterns + tiers), up to a constant per head.
+    """
+    prior = np.zeros((len(plan), patterns + tiers))
+    prior[np.arange(len(plan)), plan[:, step]] = sharpness
+    prior[:, patterns] = 2 * sharpness
+    return prior

@@ -1,0 +1,78 @@
+"""Measure what a pipeline costs on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.metrics import CostModel, fit_cost
+from ditcache_rl.types import Mode, Modes
+
+
+def measure_profile(
+    pipe: Any,
+    *,
+    steps: int,
+    sites: int,
+    prompt: str,
+    call: Mapping[str, Any],
+    repeats: int = 5,
+    on_run: Callable[[], None] | None = None,
+) -> CostModel:
+    """Fit the cost model to calls of the pipeline under a few very different schedules.
+
+    Args:
+        pipe: The pipeline; batch 1 is measured.
+        steps: Denoising steps.
+        sites: Parts of the block stack.
+        prompt: What to draw.
+        call: Further arguments of the call.
+        repeats: Rounds through all schedules, interleaved; the median of each counts.
+        on_run: Called after every call, for a progress bar.
+    """
+    schedules = probe_schedules(steps, sites)
+    seconds = np.empty((repeats, len(schedules)))
+    for repeat in range(-1, repeats):  # round -1 warms up
+        for index, modes in enumerate(schedules):
+            elapsed = timed_call(pipe, modes, prompt=prompt, call=call)
+            if repeat >= 0:
+                seconds[repeat, index] = elapsed
+            if on_run is not None:
+                on_run()
+    return fit_cost(schedules, [float(s) for s in np.median(seconds, axis=0)])
+
+
+def probe_schedules(steps: int, sites: int) -> list[Modes]:
+    """List schedules from full compute to almost none, with reuse and with forecasts."""
+    full = np.zeros((steps, sites), dtype=np.int8)
+    schedules = [full]
+    for period in (2, 4, steps):
+        for mode in (Mode.REUSE, Mode.FORECAST1, Mode.FORECAST2):
+            modes = np.full((steps, sites), mode, dtype=np.int8)
+            modes[::period] = Mode.COMPUTE
+            schedules.append(modes)
+    return schedules
+
+
+def timed_call(pipe: Any, modes: Modes, *, prompt: str, call: Mapping[str, Any]) -> float:
+    """Return the seconds of one pipeline call under a schedule."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    with BlockRunner(pipe, StaticSchedule(modes), TieredCache(), sites=modes.shape[1]):
+        synchronize()
+        started = time.perf_counter()
+        pipe(prompt, num_inference_steps=len(modes), generator=generator, output_type="pt", **call)
+        synchronize()
+        return time.perf_counter() - started
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,128 @@
+"""Turn what a user asks for into a budget, a schedule or a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ditcache_rl.control import Controller, NetworkController, Plan, Policy, StaticSchedule
+from ditcache_rl.errors import BudgetError, ConfigError
+from ditcache_rl.metrics import CostModel
+from ditcache_rl.types import Decision, RunInfo, StepInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user asks for; exactly one field is set.
+
+    ::
+
+        Wish(speedup=2.0)     # at least twice as fast as full compute, by this policy's cost model
+        Wish(latency_s=0.2)   # at most 0.2 s per pipeline call
+        Wish(budget=0.25)     # a quarter of full compute
+        Wish(tradeoff=1.0)    # maximise quality minus 1.0 * time / reference time
+    """
+
+    speedup: float | None = None
+    latency_s: float | None = None
+    budget: float | None = None
+    tradeoff: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) != 1:
+            raise ConfigError(
+                f"expected exactly one of speedup, latency_s, budget, tradeoff, received {given or 'none'}"
+            )
+        ((name, value),) = given.items()
+        lower_is_open = name != "tradeoff"
+        if not (value > 0 if lower_is_open else value >= 0) or (name == "budget" and value > 1):
+            bounds = {"budget": "in (0, 1]", "tradeoff": ">= 0"}.get(name, "> 0")
+            raise ConfigError(f"{name} must be {bounds}, received {value}")
+
+    def site_computes(self, plan: Plan, cost: CostModel) -> int:
+        """Return the budget in site computes; 0 for a tradeoff.
+
+        Raises:
+            BudgetError: If it is out of reach; the message names what is reachable.
+        """
+        if self.tradeoff is not None:
+            return 0
+        if self.budget is not None:
+            budget = int(self.budget * cost.num_inference_steps * cost.sites + 1e-9)
+        else:
+            wanted = self.speedup or cost.reference_s / (self.latency_s or 1.0)
+            budget = cost.budget_for(wanted)
+        if budget < plan.least:
+            fastest = cost.reference_s / cost.with_computes(plan.least)
+            raise BudgetError(
+                f"expected a target within reach, received {self}: the fastest schedule of this policy for "
+                f"{cost.num_inference_steps} steps computes {plan.least} of "
+                f"{cost.num_inference_steps * cost.sites} site steps, a speedup of {fastest:.2f}x "
+                f"({cost.with_computes(plan.least):.3f} s per call)"
+            )
+        return budget
+
+
+class PolicyController:
+    """Follow a policy under a wish; the step count is that of the request.
+
+    Args:
+        policy: Plans, network and what it is good for.
+        wish: The user's target.
+        adaptive: None to use the network where the policy says that it beats its static schedule; True or
+            False to use it always or never.
+    """
+
+    probe_blocks = 0
+
+    def __init__(self, policy: Policy, wish: Wish, *, adaptive: bool | None = None) -> None:
+        self._policy, self._wish, self._adaptive = policy, wish, adaptive
+
+    def reset(self, run: RunInfo) -> None:
+        """Choose schedule or network for the request's step count.
+
+        Raises:
+            ConfigError: If the policy has no schedule for it.
+            BudgetError: If the wish is out of reach.
+        """
+        self._delegate = self.choose(run.num_inference_steps)
+        self._delegate.reset(run)
+
+    def decide(self, info: StepInfo) -> Decision:
+        """Ask the chosen controller."""
+        return self._delegate.decide(info)
+
+    def choose(self, steps: int) -> Controller:
+        """Return the controller for a step count; the errors are those of `reset`."""
+        policy, manifest = self._policy, self._policy.manifest
+        if steps not in policy.plans:
+            raise ConfigError(
+                f"expected num_inference_steps among {sorted(policy.plans)} as in the policy, received {steps}"
+            )
+        plan, cost = policy.plans[steps], CostModel.from_dict(manifest.profile[str(steps)])
+        budget = self._wish.site_computes(plan, cost)
+        weight = self._wish.tradeoff
+        if weight is not None:
+            row = plan.patterns[tradeoff_budget(plan, cost, manifest.reward, weight)]
+            adaptive = manifest.adaptive_tradeoff
+        else:
+            row = plan.row(budget)
+            adaptive = budget in manifest.adaptive.get(str(steps), [])
+        if self._adaptive if self._adaptive is not None else adaptive:
+            return NetworkController(
+                manifest.actions, policy.network, plan=row, budget=budget, latency_weight=weight or 0.0
+            )
+        return StaticSchedule(manifest.actions.patterns[row])
+
+
+def tradeoff_budget(
+    plan: Plan, cost: CostModel, reward: dict[str, float], latency_weight: float
+) -> int:
+    """Return the budget whose static schedule has the best expected reward at a weight on latency."""
+    budgets = np.flatnonzero((plan.patterns[:, 0] >= 0) & np.isfinite(plan.quality[:, 0]))
+    quality = reward["psnr"] * plan.quality[budgets, 0] / 10 + reward["ssim"] * plan.quality[budgets, 1]
+    times = np.array([cost.with_computes(int(b)) for b in budgets]) / cost.reference_s
+    return int(budgets[np.argmax(quality - latency_weight * times)])

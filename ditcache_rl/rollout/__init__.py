@@ -1,0 +1,5 @@
+"""Turn a pipeline's own call inside out: the caller decides, step by step."""
+
+from ditcache_rl.rollout.worker import Rollout
+
+__all__ = ["Rollout"]

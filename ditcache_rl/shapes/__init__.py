@@ -1,0 +1,28 @@
+"""The embedded pipeline: a small FLUX trained on captioned procedural scenes.
+
+`scenes` draws the data, `components` builds the untrained parts, `train_autoencoder` and
+`train_transformer` train them, `reader` judges the result, `load_pipeline` opens the committed weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+
+#: Folder of the committed weights; `FluxPipeline.from_pretrained` opens it.
+PIPELINE_DIR = Path(__file__).parent / "pipeline"
+#: Pixels per side, and the call arguments that the pipeline was trained with.
+SIDE_PX = 64
+MAX_SEQUENCE_LENGTH = 12
+CALL = {"height": SIDE_PX, "width": SIDE_PX, "max_sequence_length": MAX_SEQUENCE_LENGTH}
+
+
+def load_pipeline() -> FluxPipeline:
+    """Open the committed pipeline in float32 on the CPU."""
+    from diffusers import FluxPipeline
+
+    pipe: FluxPipeline = FluxPipeline.from_pretrained(PIPELINE_DIR)
+    return pipe

@@ -1,0 +1,112 @@
+"""The words that every module shares: modes, tiers, what flows between runner and controller.
+
+Nothing here computes; arrays are numpy on the host, tensors stay on the pipeline's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # reading an environment file must not wait for torch
+    from torch import Tensor
+
+#: (rows, sites) or (steps, sites) array of `Mode` values.
+Modes = NDArray[np.int8]
+#: (rows, sites) array of `Tier` values.
+Tiers = NDArray[np.int8]
+Floats = NDArray[np.float64]
+
+#: Residuals that a site remembers: a forecast of order m needs m + 1 of them.
+HISTORY = 3
+
+
+class Mode(IntEnum):
+    """What a site does at a step; forecasts carry the order of their polynomial."""
+
+    COMPUTE = 0
+    REUSE = 1
+    FORECAST1 = 2
+    FORECAST2 = 3
+
+
+class Tier(IntEnum):
+    """Where a computed residual is kept; DROP keeps it nowhere."""
+
+    DEVICE = 0
+    HOST = 1
+    DISK = 2
+    DROP = 3
+
+
+class RunInfo(NamedTuple):
+    """What is known of a request when its first transformer call arrives."""
+
+    num_inference_steps: int
+    sigmas: Floats
+    """(steps + 1,) noise levels; the last entry is where the sampler ends."""
+    rows: int
+    sites: int
+
+    @property
+    def site_steps(self) -> int:
+        """Sites times steps: what full compute spends."""
+        return self.num_inference_steps * self.sites
+
+
+class History(Protocol):
+    """The residuals that one site computed last, newest first; rows may have computed at different steps."""
+
+    steps: NDArray[np.int64]
+    """(HISTORY, rows) step of each residual."""
+    sigmas: Floats
+    """(HISTORY, rows) noise level of each residual."""
+    valid: NDArray[np.int64]
+    """(rows,) how many of them exist."""
+
+    def residuals(self) -> Sequence[Tensor]:
+        """Return the residuals that are still cached, newest first; each (rows, features), not to be modified."""
+        ...
+
+
+class StepInfo(NamedTuple):
+    """What a controller may look at when it decides a step."""
+
+    run: RunInfo
+    step: int
+    sigma: float
+    sigma_next: float
+    latents: Tensor
+    """(rows, ...) input of the transformer."""
+    hidden_states: Tensor
+    """(rows, tokens, channels) input of the first site, after the probe blocks if there are any."""
+    probe_residual: Tensor | None
+    """(rows, features) what the probe blocks added, None without probe blocks."""
+    modulated: Callable[[], Tensor]
+    """Returns the normalised and modulated input of the first block (TeaCache's signal)."""
+    last_output: Tensor | None
+    """(rows, ...) output of the transformer at the step before, None at the first."""
+    history: Sequence[History]
+    """One per site."""
+    device_free_share: float
+    """Of the device tier's cap that is unused, 1 where there is no cap."""
+
+
+class Decision(NamedTuple):
+    """A mode for every row and site, and a tier for what is computed."""
+
+    modes: Modes
+    tiers: Tiers
+
+
+class EntryKey(NamedTuple):
+    """Name of a cache entry."""
+
+    request: int
+    branch: int
+    site: int
+    generation: int

@@ -1,0 +1,47 @@
+"""What every test runs under: no network, one thread per operation, nothing left behind."""
+
+import os
+
+# Read by the libraries on import, and inherited by the processes that tests start.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+GRACE_S = 2.0  # for threads that were told to end and are on their way out
+
+# A first example loads torch kernels, which no per-example deadline foresees.
+settings.register_profile("ditcache", deadline=None)
+settings.load_profile("ditcache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pinned_threads() -> None:
+    """Sum in one order, so that equal inputs give bit-equal outputs on every machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(pinned_threads: None) -> Iterator[None]:
+    """Fail a test that leaves a non-daemon thread running or torch's thread count changed."""
+    before = set(threading.enumerate())
+    count = torch.get_num_threads()
+
+    yield
+
+    deadline = time.monotonic() + GRACE_S
+    started = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    for thread in started:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    leaked = [thread.name for thread in started if thread.is_alive()]
+    changed = torch.get_num_threads()
+    torch.set_num_threads(count)
+
+    assert not leaked, f"threads still running: {leaked}"
+    assert changed == count, f"torch threads: {count} before the test, {changed} after it"

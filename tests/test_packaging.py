@@ -1,0 +1,108 @@
+"""What is installed: one import name, data included, nothing heavy before it is needed."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import ditcache_rl
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "diffusers", "transformers", "gymnasium", "stable_baselines3", "sb3_contrib")
+HELP_WITHOUT_HEAVY = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({HEAVY!r}))  # importing one of them now fails
+del sys.argv[0]
+run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+run(sys.argv[0], run_name="__main__")
+"""
+
+
+def python(*args: str, cwd: Path = ROOT, path: Path = ROOT) -> str:
+    """Run a fresh interpreter that finds the package in `path`, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the source distribution, and the wheel from it, as a release does."""
+    out = tmp_path_factory.mktemp("dist")
+    python("-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_wheel_has_one_import_name_and_all_data(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+
+    version = ditcache_rl.__version__
+    assert {name.split("/")[0] for name in names} == {
+        "ditcache_rl",
+        f"ditcache_rl-{version}.dist-info",
+    }
+    for folder, inside in {
+        "ditcache_rl": "ditcache_rl",
+        "envs": "ditcache_rl/_shipped/envs",
+        "policies": "ditcache_rl/_shipped/policies",
+    }.items():
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+        expected = {
+            f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
+            for path in files
+            if path.parent.name != "__pycache__"
+        }
+        assert expected
+        assert expected <= names
+
+
+def test_wheel_runs_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+
+    where = "import ditcache_rl; print(ditcache_rl.__file__)"
+    assert python("-c", where, cwd=tmp_path, path=tmp_path).startswith(str(tmp_path))
+    assert "usage" in python("-m", "ditcache_rl.cli", "--help", cwd=tmp_path, path=tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["train.py", "eval.py", "ditcache_rl.cli"])
+def test_help_needs_no_heavy_import(entry: str) -> None:
+    assert "usage" in python("-c", HELP_WITHOUT_HEAVY, entry, "--help")
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("ditcache_rl", HEAVY),
+        ("ditcache_rl.inference", ("gymnasium", "stable_baselines3", "sb3_contrib")),
+    ],
+)
+def test_import_pulls_in_no_more_than_it_needs(module: str, absent: tuple[str, ...]) -> None:
+    loaded = python("-c", f"import {module}, sys; print(*sys.modules, sep='\\n')").split()
+
+    assert not set(absent) & set(loaded)
+
+
+def test_all_is_what_can_be_imported() -> None:
+    tree = ast.parse(Path(ditcache_rl.__file__).read_text())
+    declared = {
+        alias.asname or alias.name
+        for branch in tree.body
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert set(ditcache_rl.__all__) == declared | {"__version__"}
+    assert all(hasattr(ditcache_rl, name) for name in ditcache_rl.__all__)
