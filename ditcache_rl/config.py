@@ -1,7 +1,7 @@
 """Environment files and where they are; the only module that knows the layout on disk.
 
-An environment is one TOML file. It is read into frozen dataclasses; unknown keys, wrong types and missing
-files are errors that name file, table and key. Nothing here imports torch.
+An environment is one TOML file. It is read into frozen dataclasses; unknown keys, wrong types and
+missing files are errors that name file, table and key. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class SearchConfig:
     Attributes:
         prompts: Train prompts that schedules are scored on; more is slower and generalises better.
         evaluations: Candidates tried per budget.
-        most_share: Largest budget that is searched; above it schedules come from the error table alone.
+        most_share: Largest budget that is searched; above it schedules come from the error table
+            alone.
     """
 
     prompts: int = 16
@@ -199,7 +200,9 @@ class EnvConfig:
             ) from error
         prompts = [line.strip() for line in lines if line.strip()]
         if not prompts:
-            raise ConfigError(f"{self.path}: [prompts] {part} must name a file with prompts, {path} has none")
+            raise ConfigError(
+                f"{self.path}: [prompts] {part} must name a file with prompts, {path} has none"
+            )
         return prompts
 
 
@@ -217,10 +220,12 @@ def load_env(source: str | Path | None = None) -> EnvConfig:
         data = path.read_bytes()
         table = tomllib.loads(data.decode())
     except OSError as error:
-        raise ConfigError(f"{path}: expected an environment file, received {error.strerror}") from error
+        raise ConfigError(
+            f"{path}: expected an environment file, received {error.strerror}"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{path}: expected TOML, received {error}") from error
-    config = _build(EnvConfig, table, str(path), "")
+    config: EnvConfig = _build(EnvConfig, table, str(path), "")
     config = dataclasses.replace(config, path=path, sha256=hashlib.sha256(data).hexdigest())
     _check(config)
     return config
@@ -291,7 +296,9 @@ def _find(source: str | Path, kind: str, suffix: str) -> Path:
     shipped = _shipped(kind) / f"{source}{suffix}"
     if isinstance(source, str) and "/" not in source and shipped.exists():
         return shipped
-    names = [p.name.removesuffix(suffix) for p in _shipped(kind).iterdir() if p.name.endswith(suffix)]
+    names = [
+        p.name.removesuffix(suffix) for p in _shipped(kind).iterdir() if p.name.endswith(suffix)
+    ]
     names = [name for name in names if name not in {"README.md", "prompts"}]
     raise ConfigError(
         f"expected a path or one of the shipped {kind} ({', '.join(sorted(names)) or 'none'}), "
@@ -312,7 +319,9 @@ def _build(kind: type[Any], table: Any, where: str, name: str) -> Any:
     values = {}
     for key, spec in declared.items():
         if key in table:
-            values[key] = _convert(hints[key], table[key], where, f"{name}.{key}" if name else key, label, key)
+            values[key] = _convert(
+                hints[key], table[key], where, f"{name}.{key}" if name else key, label, key
+            )
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{label} expected a key {key!r}, received none")
     return kind(**values)
@@ -328,9 +337,17 @@ def _convert(hint: Any, value: Any, where: str, path: str, label: str, key: str)
         (item,) = typing.get_args(hint)
         return [_convert(item, v, where, path, label, key) for v in value]
     plain = origin or hint
-    if isinstance(plain, type) and isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
+    if (
+        isinstance(plain, type)
+        and isinstance(value, plain)
+        and not (plain is int and isinstance(value, bool))
+    ):
         return value
-    named = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else hint
+    named = (
+        hint.__name__
+        if isinstance(hint, type) and not isinstance(hint, types.GenericAlias)
+        else hint
+    )
     raise ConfigError(f"{label} {key} must be {named}, received {value!r}")
 
 
@@ -342,16 +359,32 @@ def _check(config: EnvConfig) -> None:
         if not holds:
             raise ConfigError(f"{where}: {rule}, received {received}")
 
-    require(bool(re.fullmatch(r"ditcache/[\w-]+-v\d+", config.id)), "id must look like ditcache/name-v0", config.id)
-    require(bool(config.steps) and min(config.steps) >= 3, "steps must list counts of 3 or more", config.steps)
+    require(
+        bool(re.fullmatch(r"ditcache/[\w-]+-v\d+", config.id)),
+        "id must look like ditcache/name-v0",
+        config.id,
+    )
+    require(
+        bool(config.steps) and min(config.steps) >= 3,
+        "steps must list counts of 3 or more",
+        config.steps,
+    )
     require(config.cache.sites >= 1, "[cache] sites must be >= 1", config.cache.sites)
     known = {tier.name.lower() for tier in Tier}
     tiers = config.cache.tiers
     hint = "".join(closest(t, known) for t in tiers if t not in known)
-    require(bool(tiers) and set(tiers) <= known, f"[cache] tiers must be among {sorted(known)}.{hint}", tiers)
+    require(
+        bool(tiers) and set(tiers) <= known,
+        f"[cache] tiers must be among {sorted(known)}.{hint}",
+        tiers,
+    )
     require(tiers[0] != "drop", "[cache] tiers must start with one that keeps something", tiers)
     budgets = config.targets.budgets
-    require(bool(budgets) and all(0 < b <= 1 for b in budgets), "[targets] budgets must lie in (0, 1]", budgets)
+    require(
+        bool(budgets) and all(0 < b <= 1 for b in budgets),
+        "[targets] budgets must lie in (0, 1]",
+        budgets,
+    )
     share = config.targets.tradeoff_share
     require(0 <= share <= 1, "[targets] tradeoff_share must lie in [0, 1]", share)
     weights = config.reward.latency_weights
@@ -365,6 +398,10 @@ def _check(config: EnvConfig) -> None:
     starts = {part: getattr(config.seeds, part) for part in parts}
     for a, b in (("train", "select"), ("train", "test"), ("select", "test")):
         shared = sorted(set(parts[a]) & set(parts[b]))
-        require(not shared, f"[prompts] {a} and {b} must be disjoint", f"{len(shared)} shared: {shared[:1]}")
+        require(
+            not shared,
+            f"[prompts] {a} and {b} must be disjoint",
+            f"{len(shared)} shared: {shared[:1]}",
+        )
         apart = starts[a] + len(parts[a]) <= starts[b] or starts[b] + len(parts[b]) <= starts[a]
         require(apart, f"[seeds] {a} and {b} must not overlap", (starts[a], starts[b]))

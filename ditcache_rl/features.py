@@ -1,8 +1,8 @@
 """The observation: one builder for training and for inference.
 
-What an agent saw in training must be what its export sees in production, so both call `FeatureBuilder`, and
-the hash of `schema` is part of every policy. Everything is dimensionless and of order one, so that a policy
-carries over to other step counts and sizes.
+What an agent saw in training must be what its export sees in production, so both call
+`FeatureBuilder`, and the hash of `schema` is part of every policy. Everything is dimensionless and
+of order one, so that a policy carries over to other step counts and sizes.
 
 What the tensors say is packed into one small matrix per step and fetched in one host sync.
 """
@@ -10,6 +10,7 @@ What the tensors say is packed into one small matrix per step and fetched in one
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,8 +76,8 @@ def schema_hash(names: tuple[str, ...]) -> str:
 class FeatureBuilder:
     """Build the observation of every row, step by step.
 
-    Holds the latents of the step before and of the last compute; call `reset` once per request, then
-    `observe` and `note` once per step each.
+    Holds the latents of the step before and of the last compute; call `reset` once per request,
+    then `observe` and `note` once per step each.
     """
 
     def reset(self, run: RunInfo, target: Target) -> None:
@@ -139,8 +140,8 @@ class FeatureBuilder:
             fresh = torch.as_tensor(rows, device=self._before.device)[:, None]
             self._computed = torch.where(fresh, self._before, self._computed)
 
-    def _measure(self, latents: Tensor, histories: tuple[History, ...] | list[History]) -> Floats:
-        """Fetch what the tensors say; refreshes the site facts and returns the drifts: (rows, 2)."""
+    def _measure(self, latents: Tensor, histories: Sequence[History]) -> Floats:
+        """Fetch what the tensors say: refresh the site facts, return the drifts (rows, 2)."""
         parts = [] if self._before is None else _squares(latents, self._computed, self._before)
         stale = []
         for site, history in enumerate(histories):
@@ -172,8 +173,8 @@ def _squares(latents: Tensor, computed: Tensor | None, before: Tensor) -> list[T
     return [torch.stack([row.square().sum(1) for row in rows], dim=1)]
 
 
-def _gram(residuals: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """Return the inner products of a site's residuals, padded with zeros: (rows, HISTORY * HISTORY)."""
+def _gram(residuals: Sequence[Tensor]) -> Tensor:
+    """Return inner products of residuals, padded with zeros: (rows, HISTORY * HISTORY)."""
     stacked = torch.stack([residual.float() for residual in residuals], dim=1)
     gram = stacked @ stacked.transpose(1, 2)
     pad = HISTORY - stacked.shape[1]

@@ -59,7 +59,7 @@ class RunInfo(NamedTuple):
 
 
 class History(Protocol):
-    """The residuals that one site computed last, newest first; rows may have computed at different steps."""
+    """What one site computed last, newest first; rows may have computed at different steps."""
 
     steps: NDArray[np.int64]
     """(HISTORY, rows) step of each residual."""
@@ -69,7 +69,7 @@ class History(Protocol):
     """(rows,) how many of them exist."""
 
     def residuals(self) -> Sequence[Tensor]:
-        """Return the residuals that are still cached, newest first; each (rows, features), not to be modified."""
+        """Return what is still cached, newest first: (rows, features) each, not to be modified."""
         ...
 
 

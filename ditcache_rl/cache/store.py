@@ -57,7 +57,7 @@ class TieredCache:
     def discard_request(self, request: int) -> None:
         """Forget every entry of a request."""
         with self._lock:
-            for key in self.device.keys():
+            for key in self.device.held():
                 if key.request == request:
                     self.device.discard(key)
 

@@ -13,8 +13,8 @@ class DeviceTier:
     On a machine without GPU this is a capped pool in main memory, so that the same path runs there.
 
     Notes:
-        Access is as cheap as a dict lookup. The caller gives a stored tensor away and must not modify it.
-        Lowering `cap_bytes` does not evict by itself; it only stops new entries.
+        Access is as cheap as a dict lookup. The caller gives a stored tensor away and must not
+        modify it. Lowering `cap_bytes` does not evict by itself; it only stops new entries.
     """
 
     def __init__(self, cap_bytes: int | None = None) -> None:
@@ -59,7 +59,7 @@ class DeviceTier:
         if tensor is not None:
             self._used_bytes -= tensor.nbytes
 
-    def keys(self) -> tuple[EntryKey, ...]:
+    def held(self) -> tuple[EntryKey, ...]:
         """List the keys held now."""
         return tuple(self._entries)
 

@@ -1,8 +1,8 @@
 """Read, check and write a policy folder.
 
-A policy is data: `manifest.json`, `controller.safetensors`, `metrics.json` and a `README.md`. Nothing in it
-names code, nothing is unpickled, and sizes are bounded before anything is allocated. The digest of the
-tensors catches accidents, not attackers: both files lie in one folder.
+A policy is data: `manifest.json`, `controller.safetensors`, `metrics.json` and a `README.md`.
+Nothing in it names code, nothing is unpickled, and sizes are bounded before anything is allocated.
+The digest of the tensors catches accidents, not attackers: both files lie in one folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from ditcache_rl.features import schema_hash
 from ditcache_rl.types import Tier
 
 SCHEMA_VERSION = 1
-MANIFEST, TENSORS, METRICS, CARD = "manifest.json", "controller.safetensors", "metrics.json", "README.md"
+MANIFEST, TENSORS, METRICS, CARD = (
+    "manifest.json",
+    "controller.safetensors",
+    "metrics.json",
+    "README.md",
+)
 _MOST_MANIFEST_BYTES = 1 << 18
 _MOST_TENSOR_BYTES = 1 << 24
 
@@ -104,7 +109,9 @@ class Policy:
 def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
     """Write a policy folder that does not exist yet."""
     folder.mkdir(parents=True)
-    tensors = {f"network.{k}": v.detach().contiguous() for k, v in policy.network.state_dict().items()}
+    tensors = {
+        f"network.{k}": v.detach().contiguous() for k, v in policy.network.state_dict().items()
+    }
     for steps, plan in policy.plans.items():
         tensors[f"plan.{steps}.patterns"] = torch.from_numpy(plan.patterns.astype(np.int32))
         tensors[f"plan.{steps}.quality"] = torch.from_numpy(plan.quality.astype(np.float32))
@@ -120,7 +127,8 @@ def load_policy(folder: Path) -> Policy:
     """Open a policy folder.
 
     Raises:
-        ArtifactError: If a file is missing, altered, too large, of another version, or holds what it should
+        ArtifactError: If a file is missing, altered, too large, of another version, or holds what
+        it should
             not; the message names file and field.
     """
     manifest = _read_manifest(folder)
@@ -143,7 +151,10 @@ def load_policy(folder: Path) -> Policy:
     expected = {f"network.{k}": tuple(v.shape) for k, v in network.state_dict().items()}
     for steps in manifest.steps:
         budgets = steps * manifest.sites + 1
-        expected |= {f"plan.{steps}.patterns": (budgets, steps), f"plan.{steps}.quality": (budgets, 2)}
+        expected |= {
+            f"plan.{steps}.patterns": (budgets, steps),
+            f"plan.{steps}.quality": (budgets, 2),
+        }
     _check_tensors(tensors, expected, folder / TENSORS)
     network.load_state_dict({k: tensors[f"network.{k}"] for k in network.state_dict()})
     plans = {
@@ -156,7 +167,8 @@ def load_policy(folder: Path) -> Policy:
     for steps, plan in plans.items():
         if plan.patterns.min() < -1 or plan.patterns.max() >= len(actions.patterns):
             raise ArtifactError(
-                f"{folder / TENSORS}: plan.{steps}.patterns must lie in [-1, {len(actions.patterns) - 1}], "
+                f"{folder / TENSORS}: plan.{steps}.patterns must lie in "
+                f"[-1, {len(actions.patterns) - 1}], "
                 f"received [{plan.patterns.min()}, {plan.patterns.max()}]"
             )
     metrics = json.loads(_read(folder / METRICS, _MOST_MANIFEST_BYTES))
@@ -185,11 +197,17 @@ def _read_manifest(folder: Path) -> Manifest:
     manifest = Manifest(**raw)
     tiers = {tier.name.lower() for tier in Tier}
     if not isinstance(manifest.sites, int) or not 1 <= manifest.sites <= 256:
-        raise ArtifactError(f"{path}: sites must be an integer in [1, 256], received {manifest.sites!r}")
+        raise ArtifactError(
+            f"{path}: sites must be an integer in [1, 256], received {manifest.sites!r}"
+        )
     if not manifest.tiers or not set(manifest.tiers) <= tiers:
-        raise ArtifactError(f"{path}: tiers must be among {sorted(tiers)}, received {manifest.tiers!r}")
+        raise ArtifactError(
+            f"{path}: tiers must be among {sorted(tiers)}, received {manifest.tiers!r}"
+        )
     if not all(isinstance(steps, int) and 1 <= steps <= 4096 for steps in manifest.steps):
-        raise ArtifactError(f"{path}: steps must be integers in [1, 4096], received {manifest.steps!r}")
+        raise ArtifactError(
+            f"{path}: steps must be integers in [1, 4096], received {manifest.steps!r}"
+        )
     return manifest
 
 
@@ -197,11 +215,15 @@ def _check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:
     if tensors.keys() != expected.keys():
-        raise ArtifactError(f"{path}: expected tensors {sorted(expected)}, received {sorted(tensors)}")
+        raise ArtifactError(
+            f"{path}: expected tensors {sorted(expected)}, received {sorted(tensors)}"
+        )
     for name, shape in expected.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
-            raise ArtifactError(f"{path}: {name} must have shape {shape}, received {tuple(tensor.shape)}")
+            raise ArtifactError(
+                f"{path}: {name} must have shape {shape}, received {tuple(tensor.shape)}"
+            )
         kind = torch.int32 if name.endswith("patterns") else torch.float32
         if tensor.dtype != kind:
             raise ArtifactError(f"{path}: {name} must be {kind}, received {tensor.dtype}")

@@ -13,7 +13,8 @@ class Controller(Protocol):
     """Decides what every site does at every step.
 
     `reset` is called once per request, on a shallow copy of the controller; it sets everything that
-    belongs to the request, so that copies never share it. `decide` is called once per step, in order.
+    belongs to the request, so that copies never share it. `decide` is called once per step, in
+    order.
     """
 
     #: Leading blocks that are always computed and that the decision may look at.

@@ -1,7 +1,7 @@
 """Rules from the literature, all as controllers of the same runner.
 
-The three threshold rules decide for the whole stack and, as published, for the whole batch; here every
-row decides for itself, so that a row's image does not depend on its neighbours.
+The three threshold rules decide for the whole stack and, as published, for the whole batch; here
+every row decides for itself, so that a row's image does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ditcache_rl.control.base import uniform_decision
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo, Tier
 
-#: Polynomial of TeaCache for FLUX, highest power first (github.com/ali-vilab/TeaCache, TeaCache4FLUX).
+#: Polynomial of TeaCache for FLUX, highest power first (github.com/ali-vilab/TeaCache,
+#: TeaCache4FLUX).
 TEACACHE_FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
 
@@ -81,7 +82,8 @@ class TeaCache(_Threshold):
 
     Args:
         threshold: Larger is faster and worse.
-        coefficients: Polynomial that maps relative change of the modulated input to that of the output.
+        coefficients: Polynomial that maps relative change of the modulated input to that of the
+            output.
 
     Source: TeaCache, arXiv 2411.19108; the rule of its FLUX implementation.
     """
@@ -148,7 +150,8 @@ class EasyCache(_Threshold):
         start: Share of the steps before which everything computes.
         end: Share of the steps after which everything computes.
 
-    Source: EasyCache, arXiv 2507.02860, in the form of ComfyUI's node (`reuse_threshold`, 15 % to 95 %).
+    Source: EasyCache, arXiv 2507.02860, in the form of ComfyUI's node (`reuse_threshold`, 15 % to
+    95 %).
     """
 
     def __init__(self, threshold: float, *, start: float = 0.15, end: float = 0.95) -> None:
@@ -168,9 +171,12 @@ class EasyCache(_Threshold):
         """Estimate the change of the output from that of the input."""
         self._learn(info.last_output)
         place = info.step / info.run.num_inference_steps
-        known = self._reference_input is not None and self._reference_output is not None
         computing = np.ones(info.run.rows, dtype=bool)
-        if known and self._input is not None and self.start <= place < self.end:
+        if (
+            self._input is not None
+            and self._reference_output is not None
+            and self.start <= place < self.end
+        ):
             moved = mean_l1(info.latents - self._input)
             expected = self._rate * moved / mean_l1(self._reference_output)
             self._accumulated = self._accumulated + np.where(np.isnan(expected), np.inf, expected)

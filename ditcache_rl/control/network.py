@@ -1,7 +1,7 @@
 """The controller that follows an exported policy: a plan per budget, corrected by a small network.
 
-Plain torch and numpy; the training stack is not needed. The logits are the log-prior of the plan plus a
-correction from the observation, infeasible actions are masked, the best one is taken.
+Plain torch and numpy; the training stack is not needed. The logits are the log-prior of the plan
+plus a correction from the observation, infeasible actions are masked, the best one is taken.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ditcache_rl.errors import BudgetError
 from ditcache_rl.features import FeatureBuilder, Observation, Target, schema
 from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo, Tier
 
-#: Log-odds of the planned action against each other one: 0.95 of the probability with four patterns.
+#: Log-odds of the planned action against each other one: 0.95 of the probability with four
+#: patterns.
 SHARPNESS = 4.0
 #: Width of both hidden layers of a policy network.
 HIDDEN = 64
@@ -62,21 +63,21 @@ class PolicyNetwork(nn.Module):
         self.head = nn.Linear(HIDDEN, logits)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self._features = features
+        self.features = features
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return logits: (rows, patterns + tiers)."""
-        corrections: Tensor = self.head(self.hidden(observation[:, : self._features]))
-        return observation[:, self._features :] + corrections
+        corrections: Tensor = self.head(self.hidden(observation[:, : self.features]))
+        return observation[:, self.features :] + corrections
 
 
 class Plan(NamedTuple):
     """Static schedules of one step count, one for every budget."""
 
     patterns: NDArray[np.int64]
-    """(budgets + 1, steps) pattern per step; row b spends b site computes, -1 where there is none."""
+    """(budgets + 1, steps) patterns; row b spends b site computes, -1 where there is none."""
     quality: Floats
-    """(budgets + 1, 2) mean PSNR in dB and SSIM of each row on the search prompts; nan where unknown."""
+    """(budgets + 1, 2) mean PSNR in dB and SSIM on the search prompts; nan where unknown."""
 
     @property
     def least(self) -> int:
@@ -91,12 +92,15 @@ class Plan(NamedTuple):
         """
         rows = np.flatnonzero(self.patterns[: budget + 1, 0] >= 0)
         if not len(rows):
-            raise BudgetError(f"expected a budget of at least {self.least} site computes, received {budget}")
-        return self.patterns[rows[-1]]
+            raise BudgetError(
+                f"expected a budget of at least {self.least} site computes, received {budget}"
+            )
+        found: NDArray[np.int64] = self.patterns[rows[-1]]
+        return found
 
 
 class ActionState:
-    """Observation, masks and accounting of a request: the part that training and inference share."""
+    """Observation, masks and accounting of a request, shared by training and inference."""
 
     def __init__(self, actions: ActionSpace) -> None:
         self.actions = actions

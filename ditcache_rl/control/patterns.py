@@ -13,9 +13,9 @@ Masks = NDArray[np.bool_]
 def step_patterns(sites: int) -> Modes:
     """List the patterns of a step: (patterns, sites) modes.
 
-    Compute all; reuse all; forecast all with order 1 and 2; then, for d = 1 .. sites - 1, compute the first
-    d or the last d sites and forecast the others. Together their costs are 0, 1, .. sites, so that every
-    budget can be met exactly.
+    Compute all; reuse all; forecast all with order 1 and 2; then, for d = 1 .. sites - 1, compute
+    the first d or the last d sites and forecast the others. Together their costs are 0, 1, ..
+    sites, so that every budget can be met exactly.
     """
     rows = [[mode] * sites for mode in Mode]
     for d in range(1, sites):
@@ -26,7 +26,7 @@ def step_patterns(sites: int) -> Modes:
 
 def pattern_costs(patterns: Modes) -> NDArray[np.int64]:
     """Count the sites that each pattern computes: (patterns,)."""
-    return (patterns == Mode.COMPUTE).sum(axis=1).astype(np.int64)
+    return np.asarray((patterns == Mode.COMPUTE).sum(axis=1), dtype=np.int64)
 
 
 def feasible_patterns(
@@ -50,7 +50,8 @@ def feasible_patterns(
     sites = patterns.shape[1]
     rest = left[:, None] - pattern_costs(patterns)[None]
     affordable = (rest >= 0) & (rest <= steps_after * sites) | (left[:, None] < 0)
-    # A forecast of order m needs m + 1 residuals; where sites are mixed, the runner lowers the order.
+    # A forecast of order m needs m + 1 residuals; where sites are mixed, the runner lowers the
+    # order.
     pure = (patterns == patterns[:, :1]).all(axis=1)
     needed = np.where(patterns == Mode.COMPUTE, 0, np.where(pure[:, None], patterns, 1))
     known = (valid[:, None] >= needed[None]).all(axis=2)

@@ -9,10 +9,12 @@ from ditcache_rl.types import Decision, Modes, RunInfo, StepInfo, Tier
 
 
 class StaticSchedule:
-    """Follow a table of modes, the same for every row.
+    """Follow a table of modes.
 
     Args:
-        modes: (steps, sites) `Mode` values; the first step must compute every site.
+        modes: `Mode` values, (steps, sites) for the same in every row or (steps, rows, sites); the
+            first
+            step must compute every site.
 
     Raises:
         ConfigError: If the first step leaves a site uncomputed.
@@ -21,10 +23,11 @@ class StaticSchedule:
     probe_blocks = 0
 
     def __init__(self, modes: Modes) -> None:
-        if modes.ndim != 2 or modes[0].any():
+        if modes.ndim not in (2, 3) or not modes.size or modes[0].any():
+            first = modes[0].tolist() if modes.size else []
             raise ConfigError(
-                "expected a (steps, sites) table whose first step computes every site, received "
-                f"shape {modes.shape} with first step {modes[0].tolist() if modes.size else []}"
+                "expected a (steps, sites) or (steps, rows, sites) table whose first step computes "
+                f"every site, received shape {modes.shape} with first step {first}"
             )
         self.modes = modes.astype(np.int8)
 
@@ -32,15 +35,20 @@ class StaticSchedule:
         """Check that the table fits the request.
 
         Raises:
-            ConfigError: If steps or sites differ.
+            ConfigError: If steps, rows or sites differ.
         """
-        if self.modes.shape != (run.num_inference_steps, run.sites):
+        rows = self.modes.shape[1] if self.modes.ndim == 3 else run.rows
+        expected = (self.modes.shape[0], rows, self.modes.shape[-1])
+        received = (run.num_inference_steps, run.rows, run.sites)
+        if expected != received:
             raise ConfigError(
-                f"expected a request of {self.modes.shape[0]} steps and {self.modes.shape[1]} sites as in the "
-                f"schedule, received {run.num_inference_steps} steps and {run.sites} sites"
+                f"expected a request with (steps, rows, sites) = {expected} as in the schedule, "
+                f"received {received}"
             )
 
     def decide(self, info: StepInfo) -> Decision:
         """Read the row of the table."""
-        modes = np.repeat(self.modes[info.step][None], info.run.rows, axis=0)
+        modes = self.modes[info.step]
+        if modes.ndim == 1:
+            modes = np.repeat(modes[None], info.run.rows, axis=0)
         return Decision(modes, np.full_like(modes, Tier.DEVICE))

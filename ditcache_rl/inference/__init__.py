@@ -1,9 +1,10 @@
 """Run a policy inside a diffusers pipeline; no gymnasium and no stable-baselines3 needed."""
 
 from ditcache_rl.inference.api import Run, attach, cached
-from ditcache_rl.inference.identity import model_identity, scheduler_identity
+from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
+from ditcache_rl.inference.pipeline import open_pipeline
 from ditcache_rl.inference.profile import measure_profile
-from ditcache_rl.inference.targets import PolicyController, Wish
+from ditcache_rl.inference.targets import PolicyController, Wish, tradeoff_budget
 
 __all__ = [
     "PolicyController",
@@ -11,7 +12,10 @@ __all__ = [
     "Wish",
     "attach",
     "cached",
+    "check_identity",
     "measure_profile",
     "model_identity",
+    "open_pipeline",
     "scheduler_identity",
+    "tradeoff_budget",
 ]

@@ -30,7 +30,9 @@ class Run:
         cache: The store of the requests.
     """
 
-    def __init__(self, pipe: Any, controller: Controller, cache: TieredCache, *, sites: int) -> None:
+    def __init__(
+        self, pipe: Any, controller: Controller, cache: TieredCache, *, sites: int
+    ) -> None:
         self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
         self.cache = cache
         self._runner = BlockRunner(pipe, controller, cache, sites=sites, on_finish=self.logs.append)
@@ -41,7 +43,7 @@ class Run:
         self._runner.__exit__(None, None, None)
 
     def summary(self) -> str:
-        """Describe the requests so far: site steps by mode, bytes, seconds, the last effective mask."""
+        """Describe the requests so far: modes, bytes, seconds, the last effective mask."""
         if not self.logs:
             return "no request has finished yet"
         counts = {mode: sum(int((log.modes == mode).sum()) for log in self.logs) for mode in Mode}
@@ -54,8 +56,8 @@ class Run:
             [
                 f"requests      {len(self.logs)}, median {seconds:.3f} s",
                 f"site steps    {total}: {shares}",
-                f"device tier   {stats.hits} hits, {stats.misses} misses, {stats.rejected} rejected, "
-                f"peak {peak / 2**20:.2f} MiB",
+                f"device tier   {stats.hits} hits, {stats.misses} misses, "
+                f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",
                 f"last mask     {mask_text(self.logs[-1])}",
             ]
         )
@@ -81,7 +83,8 @@ def attach(
         latency_s: Target: seconds per call at batch 1.
         budget: Target: share of full compute, in (0, 1].
         tradeoff: Target: weight on time / reference time against quality.
-        device_bytes: Cap of the device tier: bytes, "512MiB", or a share of all device memory as "70%".
+        device_bytes: Cap of the device tier: bytes, "512MiB", or a share of all device memory as
+            "70%".
         sites: Parts of the block stack, for a controller; a policy knows its own.
 
     Raises:
@@ -90,7 +93,9 @@ def attach(
         ConfigError: If arguments contradict each other.
         StateError: If the pipeline is attached already.
     """
-    cap = None if device_bytes is None else parse_bytes(device_bytes, total=memory_bytes(pipe.device))
+    cap = (
+        None if device_bytes is None else parse_bytes(device_bytes, total=memory_bytes(pipe.device))
+    )
     given = {"speedup": speedup, "latency_s": latency_s, "budget": budget, "tradeoff": tradeoff}
     asked = {name: value for name, value in given.items() if value is not None}
     cache = TieredCache(cap)
@@ -98,7 +103,9 @@ def attach(
         policy = load_policy(find_policy(policy))
     if not isinstance(policy, Policy):
         if asked:
-            raise ConfigError(f"a controller decides by itself: expected no target, received {asked}")
+            raise ConfigError(
+                f"a controller decides by itself: expected no target, received {asked}"
+            )
         return Run(pipe, policy, cache, sites=sites or 1)
     if sites is not None:
         raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
@@ -110,7 +117,7 @@ def attach(
 
 @contextmanager
 def cached(pipe: Any, policy: str | Path | Policy | Controller, **options: Any) -> Iterator[Run]:
-    """Run every call of a pipeline under a policy inside a `with` block; options are those of `attach`."""
+    """Attach inside a `with` block; arguments and errors are those of `attach`."""
     run = attach(pipe, policy, **options)
     try:
         yield run
@@ -119,7 +126,16 @@ def cached(pipe: Any, policy: str | Path | Policy | Controller, **options: Any) 
 
 
 def mask_text(log: RequestLog) -> str:
-    """Write the effective mask of the first row: one letter per step (C, R, 1, 2), sites side by side."""
-    letters = {Mode.COMPUTE: "C", Mode.REUSE: "R", Mode.FORECAST1: "1", Mode.FORECAST2: "2", -1: "."}
-    columns = ["".join(letters[int(mode)] for mode in log.modes[:, 0, site]) for site in range(log.run.sites)]
+    """Write the effective mask of the first row: a letter per step, sites side by side."""
+    letters = {
+        Mode.COMPUTE: "C",
+        Mode.REUSE: "R",
+        Mode.FORECAST1: "1",
+        Mode.FORECAST2: "2",
+        -1: ".",
+    }
+    columns = [
+        "".join(letters[int(mode)] for mode in log.modes[:, 0, site])
+        for site in range(log.run.sites)
+    ]
     return " | ".join(columns)

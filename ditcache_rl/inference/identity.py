@@ -18,8 +18,8 @@ _SAMPLES = 64
 def model_identity(denoiser: nn.Module) -> dict[str, str]:
     """Describe a denoiser: class, digest of its config, fingerprint of its weights.
 
-    The fingerprint takes up to 64 numbers of every parameter, in bfloat16, so that it does not depend on
-    the precision in which the same weights were loaded.
+    The fingerprint takes up to 64 numbers of every parameter, in bfloat16, so that it does not
+    depend on the precision in which the same weights were loaded.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in denoiser.named_parameters():
@@ -62,6 +62,6 @@ def check_identity(
         for key, value in expected.items():
             if received[key] != value:
                 raise ArtifactError(
-                    f"policy of another model: expected {what} {key} {value}, received {received[key]} in "
-                    f"{type(pipe).__name__}; train a policy for this pipeline with train.py"
+                    f"policy of another model: expected {what} {key} {value}, received "
+                    f"{received[key]} in {type(pipe).__name__}; train a policy for this pipeline"
                 )

@@ -34,7 +34,8 @@ class Wish:
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) != 1:
             raise ConfigError(
-                f"expected exactly one of speedup, latency_s, budget, tradeoff, received {given or 'none'}"
+                "expected exactly one of speedup, latency_s, budget, tradeoff, received "
+                f"{given or 'none'}"
             )
         ((name, value),) = given.items()
         lower_is_open = name != "tradeoff"
@@ -58,8 +59,8 @@ class Wish:
         if budget < plan.least:
             fastest = cost.reference_s / cost.with_computes(plan.least)
             raise BudgetError(
-                f"expected a target within reach, received {self}: the fastest schedule of this policy for "
-                f"{cost.num_inference_steps} steps computes {plan.least} of "
+                f"expected a target within reach, received {self}: the fastest schedule of this "
+                f"policy for {cost.num_inference_steps} steps computes {plan.least} of "
                 f"{cost.num_inference_steps * cost.sites} site steps, a speedup of {fastest:.2f}x "
                 f"({cost.with_computes(plan.least):.3f} s per call)"
             )
@@ -72,7 +73,8 @@ class PolicyController:
     Args:
         policy: Plans, network and what it is good for.
         wish: The user's target.
-        adaptive: None to use the network where the policy says that it beats its static schedule; True or
+        adaptive: None to use the network where the policy says that it beats its static schedule;
+            True or
             False to use it always or never.
     """
 
@@ -100,7 +102,8 @@ class PolicyController:
         policy, manifest = self._policy, self._policy.manifest
         if steps not in policy.plans:
             raise ConfigError(
-                f"expected num_inference_steps among {sorted(policy.plans)} as in the policy, received {steps}"
+                f"expected num_inference_steps among {sorted(policy.plans)} as in the policy, "
+                f"received {steps}"
             )
         plan, cost = policy.plans[steps], CostModel.from_dict(manifest.profile[str(steps)])
         budget = self._wish.site_computes(plan, cost)
@@ -113,7 +116,11 @@ class PolicyController:
             adaptive = budget in manifest.adaptive.get(str(steps), [])
         if self._adaptive if self._adaptive is not None else adaptive:
             return NetworkController(
-                manifest.actions, policy.network, plan=row, budget=budget, latency_weight=weight or 0.0
+                manifest.actions,
+                policy.network,
+                plan=row,
+                budget=budget,
+                latency_weight=weight or 0.0,
             )
         return StaticSchedule(manifest.actions.patterns[row])
 
@@ -121,8 +128,16 @@ class PolicyController:
 def tradeoff_budget(
     plan: Plan, cost: CostModel, reward: dict[str, float], latency_weight: float
 ) -> int:
-    """Return the budget whose static schedule has the best expected reward at a weight on latency."""
-    budgets = np.flatnonzero((plan.patterns[:, 0] >= 0) & np.isfinite(plan.quality[:, 0]))
-    quality = reward["psnr"] * plan.quality[budgets, 0] / 10 + reward["ssim"] * plan.quality[budgets, 1]
+    """Return the budget whose static schedule has the best expected reward at a weight on latency.
+
+    Of a plan that was never scored, the budget in the middle.
+    """
+    known = np.flatnonzero(plan.patterns[:, 0] >= 0)
+    budgets = known[np.isfinite(plan.quality[known, 0])]
+    if not len(budgets):
+        return int(known[len(known) // 2])
+    quality = (
+        reward["psnr"] * plan.quality[budgets, 0] / 10 + reward["ssim"] * plan.quality[budgets, 1]
+    )
     times = np.array([cost.with_computes(int(b)) for b in budgets]) / cost.reference_s
     return int(budgets[np.argmax(quality - latency_weight * times)])

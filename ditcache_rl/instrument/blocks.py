@@ -1,7 +1,7 @@
 """Find the block stacks of a transformer and know how its blocks are called.
 
-Facts about block classes come from diffusers' `TransformerBlockRegistry`, completed by the table below;
-nothing is guessed: a block class that neither knows is an `UnsupportedModelError`.
+Facts about block classes come from diffusers' `TransformerBlockRegistry`, completed by the table
+below; nothing is guessed: a block class that neither knows is an `UnsupportedModelError`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from ditcache_rl.errors import ConfigError, UnsupportedModelError
 #: Attributes of a denoiser that hold its blocks, in the order in which they run.
 STACK_NAMES = ("transformer_blocks", "single_transformer_blocks", "blocks", "layers")
 #: Block arguments that have no batch dimension, whatever their first size happens to be.
-SHARED_ARGUMENTS = frozenset({"image_rotary_emb", "rotary_emb", "freqs_cis", "joint_attention_kwargs"})
+SHARED_ARGUMENTS = frozenset(
+    {"image_rotary_emb", "rotary_emb", "freqs_cis", "joint_attention_kwargs"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class BlockSignature:
     Attributes:
         names: Argument names of the streams, image tokens first.
         positions: Their positions in the call.
-        outputs: Their indices in the returned tuple; empty if the block returns the image tokens alone.
+        outputs: Their indices in the returned tuple; empty if the block returns the image tokens
+            alone.
         parameters: All argument names by position.
     """
 
@@ -56,7 +60,12 @@ class BlockSignature:
         return tuple(stream for _, stream in ordered)
 
     def with_rows(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], rows: Tensor, batch: int, gathered: bool
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        rows: Tensor,
+        batch: int,
+        gathered: bool,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Restrict a call to some rows of the batch.
 
@@ -76,7 +85,9 @@ class BlockSignature:
             return value.index_select(0, rows)
 
         return (
-            tuple(restrict(name, value) for name, value in zip(self.parameters, args, strict=False)),
+            tuple(
+                restrict(name, value) for name, value in zip(self.parameters, args, strict=False)
+            ),
             {name: restrict(name, value) for name, value in kwargs.items()},
         )
 
@@ -92,8 +103,8 @@ def find_blocks(denoiser: nn.Module) -> list[nn.Module]:
     if not blocks:
         children = ", ".join(name for name, _ in denoiser.named_children())
         raise UnsupportedModelError(
-            f"expected {type(denoiser).__name__} to have a block list named {', '.join(STACK_NAMES)}; "
-            f"found only {children or 'no children'}"
+            f"expected {type(denoiser).__name__} to have a block list named "
+            f"{', '.join(STACK_NAMES)}; found only {children or 'no children'}"
         )
     return blocks
 
@@ -135,6 +146,8 @@ def split_sites(blocks: int, sites: int, probe_blocks: int = 0) -> list[range]:
     """
     left = blocks - probe_blocks
     if not 1 <= sites <= left:
-        raise ConfigError(f"sites must be between 1 and the {left} blocks after the probe, received {sites}")
+        raise ConfigError(
+            f"sites must be between 1 and the {left} blocks after the probe, received {sites}"
+        )
     edges = [probe_blocks + round(i * left / sites) for i in range(sites + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(edges)]

@@ -1,7 +1,8 @@
 """What stands in for the forward of a block while a pipeline is attached.
 
-A site's first block decides between computing and estimating, its last block records the residual, the
-ones between compute or pass through. Rows that compute run as a smaller batch and are scattered back.
+A site's first block decides between computing and estimating, its last block records the residual,
+the ones between compute or pass through. Rows that compute run as a smaller batch and are scattered
+back.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class SitePass(NamedTuple):
 
     rows: NDArray[np.int64]
     """Rows that compute."""
-    index: Tensor | None
+    gathered: Tensor | None
     """The same on the device; None where all rows compute or none does."""
     inputs: tuple[Tensor, ...]
     """Streams of the computing rows at the entrance."""
@@ -73,10 +74,10 @@ class BlockRun:
         active: SitePass = request.active
         if len(active.rows) == 0:
             return self._signature.pack(active.estimated if self._first else streams)
-        if active.index is not None:
+        if active.gathered is not None:
             batch = len(active.tiers)
             args, kwargs = self._signature.with_rows(
-                args, kwargs, active.index, batch, gathered=not self._first
+                args, kwargs, active.gathered, batch, gathered=not self._first
             )
         output = self._plain(*args, **kwargs)
         return self._leave(request, active, output) if self._last else output
@@ -97,7 +98,8 @@ class BlockRun:
             return SitePass(rows, None, streams, (), tiers)
         estimate = request.estimate(self._site, modes)
         estimated = tuple(
-            stream + part for stream, part in zip(streams, unflatten(estimate, streams), strict=True)
+            stream + part
+            for stream, part in zip(streams, unflatten(estimate, streams), strict=True)
         )
         if len(rows) == 0:
             return SitePass(rows, None, (), estimated, tiers)
@@ -110,9 +112,9 @@ class BlockRun:
         if (active.tiers[active.rows] != Tier.DROP).any():
             residual = flatten(streams) - flatten(active.inputs)
             request.record(self._site, residual, active.rows, active.tiers)
-        if active.index is None:
+        if active.gathered is None:
             return output
-        index = active.index
+        index = active.gathered
         merged = [
             whole.index_copy(0, index, part)
             for whole, part in zip(active.estimated, streams, strict=True)
@@ -128,7 +130,7 @@ def flatten(streams: Sequence[Tensor]) -> Tensor:
 def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Invert `flatten`: views with the shapes of `like`."""
     sizes = [stream[0].numel() for stream in like]
-    parts = flat.split(sizes, dim=1)
+    parts = torch.split(flat, sizes, dim=1)
     return [part.view(stream.shape) for part, stream in zip(parts, like, strict=True)]
 
 

@@ -14,11 +14,12 @@ from ditcache_rl.types import HISTORY, Floats
 def newton_weights(sigmas: Floats, sigma: float, order: int) -> Floats:
     """Weigh past residuals so that their sum extrapolates to another noise level.
 
-    The polynomial of the given order through the newest order + 1 points, in Newton's form with divided
-    differences, is linear in the residuals, so it is evaluated as a weighted sum of them.
+    The polynomial of the given order through the newest order + 1 points, in Newton's form with
+    divided differences, is linear in the residuals, so it is evaluated as a weighted sum of them.
 
     Args:
-        sigmas: Noise levels of the past residuals, newest first, pairwise different; at least order + 1.
+        sigmas: Noise levels of the past residuals, newest first, pairwise different; at least order
+            + 1.
         sigma: Noise level to extrapolate to.
         order: 0 repeats the newest residual.
 

@@ -50,7 +50,9 @@ class RequestLog:
 
     def __init__(self, run: RunInfo) -> None:
         self.run = run
-        self.modes: Modes = np.full((run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8)
+        self.modes: Modes = np.full(
+            (run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8
+        )
         self.seconds = 0.0
         self.peak_bytes = 0
 
@@ -64,8 +66,8 @@ class RequestLog:
 class SiteHistory:
     """The last residuals of one site on one branch; implements `types.History`.
 
-    An entry is one tensor for the whole batch. Where rows compute at different steps, a slot holds for
-    every row that row's k-th newest residual.
+    An entry is one tensor for the whole batch. Where rows compute at different steps, a slot holds
+    for every row that row's k-th newest residual.
     """
 
     def __init__(self, cache: TieredCache, request: int, branch: int, site: int, rows: int) -> None:
@@ -88,7 +90,7 @@ class SiteHistory:
         return found
 
     def estimate(self, modes: NDArray[np.int8], sigma: float) -> Tensor:
-        """Reuse or forecast the residual of all rows: (rows, features); computing rows get the newest one."""
+        """Reuse or forecast all rows: (rows, features); computing rows get the newest residual."""
         residuals = self.residuals()
         weights = np.zeros((len(modes), HISTORY))
         weights[:, 0] = 1.0
@@ -97,12 +99,14 @@ class SiteHistory:
         return weighted_sum(residuals, weights)
 
     def effective(self, modes: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Lower the order of a forecast to what the history allows; nothing cached means compute."""
+        """Lower the order of forecasts to what is cached; nothing cached means compute."""
         available = np.minimum(self.valid, len(self.residuals()))
         allowed = np.minimum(modes, np.where(available > 0, available, Mode.COMPUTE))
         return np.asarray(allowed, dtype=np.int8)
 
-    def record(self, residual: Tensor, rows: NDArray[np.int64], step: int, sigma: float, tier: Tier) -> None:
+    def record(
+        self, residual: Tensor, rows: NDArray[np.int64], step: int, sigma: float, tier: Tier
+    ) -> None:
         """Remember what some rows have computed.
 
         Args:
@@ -141,7 +145,7 @@ class SiteHistory:
         self._replace(merged, tier, kept=0)
 
     def _replace(self, slots: Sequence[Tensor], tier: Tier, *, kept: int) -> None:
-        """Store new slots; with kept = 1 the slots behind the first are entries that exist already."""
+        """Store new slots; with kept = 1 those behind the first are stored already."""
         generations = self._generations
         fresh = slots[:1] if kept else slots
         survivors = generations[: HISTORY - 1] if kept else []
@@ -165,7 +169,9 @@ class SiteHistory:
 class Request:
     """One call of the pipeline under a controller."""
 
-    def __init__(self, controller: Controller, cache: TieredCache, scheduler: Any, sites: int) -> None:
+    def __init__(
+        self, controller: Controller, cache: TieredCache, scheduler: Any, sites: int
+    ) -> None:
         self.id = next(_IDS)
         self.controller = controller
         self.cache = cache
@@ -226,14 +232,18 @@ class Request:
             self.log = RequestLog(self._run)
             self.controller.reset(self._run)
         elif rows != self._run.rows:
-            raise ShapeError(f"expected {self._run.rows} rows as at the first step, received {rows} at step {step}")
+            raise ShapeError(
+                f"expected {self._run.rows} rows as at the first step, "
+                f"received {rows} at step {step}"
+            )
         if step != self._step:
             self._step, self._decision = step, None
         self._latents = latents
         self._branch = self._branch_of(conditioning)
         if self._branch not in self._histories:
             self._histories[self._branch] = [
-                SiteHistory(self.cache, self.id, self._branch, site, rows) for site in range(self._sites)
+                SiteHistory(self.cache, self.id, self._branch, site, rows)
+                for site in range(self._sites)
             ]
 
     def end_call(self, output: Tensor) -> None:
@@ -244,8 +254,9 @@ class Request:
         self, hidden_states: Tensor, probe_residual: Tensor | None, modulated: Any
     ) -> Decision:
         """Ask the controller, once per step: branches share the decision."""
-        run, log = self._run, self.log
-        assert run is not None and log is not None and self._latents is not None
+        run = self._run
+        assert run is not None
+        assert self._latents is not None
         if self._decision is None:
             info = StepInfo(
                 run=run,
@@ -274,14 +285,19 @@ class Request:
     def estimate(self, site: int, modes: NDArray[np.int8]) -> Tensor:
         """Return the residual of a site without computing it: (rows, features)."""
         assert self._run is not None
-        return self._histories[self._branch][site].estimate(modes, float(self._run.sigmas[self._step]))
+        return self._histories[self._branch][site].estimate(
+            modes, float(self._run.sigmas[self._step])
+        )
 
-    def record(self, site: int, residual: Tensor, rows: NDArray[np.int64], tiers: NDArray[np.int8]) -> None:
+    def record(
+        self, site: int, residual: Tensor, rows: NDArray[np.int64], tiers: NDArray[np.int8]
+    ) -> None:
         """Remember the residual that some rows computed; rows whose tier is DROP are left out.
 
         A batch tensor lies in one tier: the fastest that any of its rows asks for.
         """
-        assert self._run is not None and self.log is not None
+        assert self._run is not None
+        assert self.log is not None
         wanted = tiers[rows] != Tier.DROP
         if not wanted.any():
             return

@@ -57,12 +57,17 @@ class BlockRunner:
     def __enter__(self) -> Self:
         """Install; raises `StateError` if the pipeline runs under a runner already."""
         if hasattr(self._denoiser, _MARK):
-            raise StateError("expected a plain pipeline, received one that is attached already; detach it first")
+            raise StateError(
+                "expected a plain pipeline, received one that is attached already; detach it first"
+            )
         signatures = [signature_of(block) for block in self._blocks]
         self._denoiser.__dict__[_MARK] = self
         plain_call = self._denoiser.forward
         self._denoiser.forward = lambda *args, **kwargs: _call(plain_call, args, kwargs)
-        for site, blocks in ((PROBE, range(self._controller.probe_blocks)), *enumerate(self._sites)):
+        for site, blocks in (
+            (PROBE, range(self._controller.probe_blocks)),
+            *enumerate(self._sites),
+        ):
             for index in blocks:
                 block = self._blocks[index]
                 block.forward = BlockRun(
@@ -78,7 +83,10 @@ class BlockRunner:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Restore; calling it twice is harmless."""
         if self._class is None:

@@ -1,5 +1,5 @@
 """Turn a pipeline's own call inside out: the caller decides, step by step."""
 
-from ditcache_rl.rollout.worker import Rollout
+from ditcache_rl.rollout.worker import Finished, Rollout
 
-__all__ = ["Rollout"]
+__all__ = ["Finished", "Rollout"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -21,36 +22,34 @@ class _Unwind(BaseException):
     """Leaves a pipeline call that nobody wants any more; raised and caught here only."""
 
 
+@dataclass(frozen=True, slots=True)
 class Finished(Generic[ResultT]):
     """The call has returned."""
 
-    def __init__(self, result: ResultT) -> None:
-        self.result = result
+    result: ResultT
 
 
-class Failed:
-    """The call has raised."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: BaseException
 
 
 class Rollout(Generic[ResultT]):
     """One call of a pipeline, stepped from outside.
 
-    `call` receives a controller and runs the pipeline under it. `advance` hands a decision in and returns
-    the next step's `StepInfo`, or the result of the call once it has ended. An exception of the call comes
-    out of `advance`. `close` unwinds a call that is still running; it is idempotent.
+    `call` receives a controller and runs the pipeline under it. `advance` hands a decision in and
+    returns the next step's `StepInfo`, or the result of the call once it has ended. An exception of
+    the call comes out of `advance`. `close` unwinds a call that is still running; it is idempotent.
 
     Notes:
-        The tensors of a `StepInfo` belong to the call and may be read until the next `advance`. Only one of
-        the two threads runs at a time.
+        The tensors of a `StepInfo` belong to the call and may be read until the next `advance`.
+        Only one of the two threads runs at a time.
     """
 
     def __init__(self, call: Callable[[Controller], ResultT]) -> None:
         self._call = call
         self._decisions: SimpleQueue[Decision | None] = SimpleQueue()
-        self._events: SimpleQueue[StepInfo | Finished[ResultT] | Failed] = SimpleQueue()
+        self._events: SimpleQueue[StepInfo | Finished[ResultT] | _Failed] = SimpleQueue()
         self._waiting = False
         self._thread = threading.Thread(target=self._run, name="ditcache-rollout", daemon=True)
 
@@ -66,23 +65,25 @@ class Rollout(Generic[ResultT]):
             StateError: If the call is not waiting for a decision.
         """
         if not self._waiting:
-            raise StateError("expected a rollout that waits for a decision, received one that has ended")
+            raise StateError(
+                "expected a rollout that waits for a decision, received one that has ended"
+            )
         self._waiting = False
         self._decisions.put(decision)
         return self._receive()
 
     def close(self) -> None:
         """Unwind the call if it is still running, and wait for its thread."""
-        if self._waiting:
-            self._waiting = False
+        self._waiting = False
+        if self._thread.is_alive():
+            # Also after an interrupt in the middle of a step: the next decision finds the None.
             self._decisions.put(None)
-        if self._thread.ident is not None:
             self._thread.join()
 
     def _receive(self) -> StepInfo | Finished[ResultT]:
         event = self._events.get()
         self._waiting = isinstance(event, StepInfo)
-        if isinstance(event, Failed):
+        if isinstance(event, _Failed):
             self._thread.join()
             raise event.error
         if isinstance(event, Finished):
@@ -95,7 +96,7 @@ class Rollout(Generic[ResultT]):
         except _Unwind:
             return
         except BaseException as error:  # the caller must see it whatever it is
-            self._events.put(Failed(error))
+            self._events.put(_Failed(error))
         else:
             self._events.put(Finished(result))
 
@@ -106,7 +107,9 @@ class _Waiting:
     probe_blocks = 0
 
     def __init__(
-        self, events: SimpleQueue[StepInfo | Finished[ResultT] | Failed], decisions: SimpleQueue[Decision | None]
+        self,
+        events: SimpleQueue[StepInfo | Finished[ResultT] | _Failed],
+        decisions: SimpleQueue[Decision | None],
     ) -> None:
         self._events, self._decisions = events, decisions
 

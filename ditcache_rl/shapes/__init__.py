@@ -1,7 +1,8 @@
 """The embedded pipeline: a small FLUX trained on captioned procedural scenes.
 
 `scenes` draws the data, `components` builds the untrained parts, `train_autoencoder` and
-`train_transformer` train them, `reader` judges the result, `load_pipeline` opens the committed weights.
+`train_transformer` train them, `reader` judges the result, `load_pipeline` opens the committed
+weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The untrained parts of the embedded pipeline, stock diffusers and transformers classes of toy size."""
+"""The untrained parts of the embedded pipeline: stock classes of toy size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ _PAD, _EOS, _UNKNOWN = "<pad>", "</s>", "<unk>"
 def vocabulary() -> list[str]:
     """List every token: specials, the fixed words of a caption, then the attribute values."""
     fixed = ["a", "at", "on", "background"]
-    return [_PAD, _EOS, _UNKNOWN, *fixed, *(word for values in ATTRIBUTES.values() for word in values)]
+    return [
+        _PAD,
+        _EOS,
+        _UNKNOWN,
+        *fixed,
+        *(word for values in ATTRIBUTES.values() for word in values),
+    ]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -34,7 +40,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     ids = {word: index for index, word in enumerate(vocabulary())}
     backend = Tokenizer(WordLevel(ids, unk_token=_UNKNOWN))
     backend.pre_tokenizer = WhitespaceSplit()
-    backend.post_processor = TemplateProcessing(single=f"$A {_EOS}", special_tokens=[(_EOS, ids[_EOS])])
+    backend.post_processor = TemplateProcessing(
+        single=f"$A {_EOS}", special_tokens=[(_EOS, ids[_EOS])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=_PAD,
@@ -101,7 +109,7 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def build_transformer() -> FluxTransformer2DModel:
-    """Build the denoiser: 3 double and 6 single blocks, 4 heads of 64, 64 image and 12 text tokens."""
+    """Build the denoiser: 3 double and 6 single blocks, 64 image and 12 text tokens."""
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS,

@@ -1,7 +1,7 @@
 """The attribute reader: which of the six attributes a picture of a scene shows.
 
-A small convolutional classifier, trained on renders alone. It judges what the embedded pipeline draws,
-so it must never be trained on a picture that the pipeline made. To train it anew::
+A small convolutional classifier, trained on renders alone. It judges what the embedded pipeline
+draws, so it must never be trained on a picture that the pipeline made. To train it anew::
 
     python -m ditcache_rl.shapes.reader --steps 1000 --out ditcache_rl/shapes/reader.safetensors
 """
@@ -9,6 +9,7 @@ so it must never be trained on a picture that the pipeline made. To train it ane
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -26,8 +27,8 @@ from ditcache_rl.shapes.scenes import ATTRIBUTES, sample_scenes
 
 #: The committed weights.
 WEIGHTS = Path(__file__).parent / "reader.safetensors"
-#: First seed of what nothing is trained on. `training.fit` stays below it for run seeds up to 2998; it
-#: is below 2**32 because torch's CPU generator ignores all bits above.
+#: First of the seeds that nothing is trained on. `training.fit` stays below it for run seeds up to
+#: 2998; it is below 2**32 because torch's CPU generator ignores all bits above.
 HELD_OUT_SEED = 3_000_000_000
 
 _FORMAT = "ditcache-rl.reader.v1"
@@ -45,7 +46,7 @@ class Reader(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 96, 96)
         layers: list[nn.Module] = []
-        for index, (narrow, wide) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (narrow, wide) in enumerate(itertools.pairwise(widths)):
             stride = 1 if index == len(widths) - 2 else 2
             layers += [nn.Conv2d(narrow, wide, 3, stride, 1, bias=False), nn.GroupNorm(8, wide)]
             layers += [nn.SiLU()]
@@ -71,7 +72,7 @@ class Reader(nn.Module):
                 f"{tuple(images.shape)}; resize them or ask the pipeline for shapes.CALL"
             )
         logits: Tensor = self.heads(self.hidden(self.pixels(images * 2 - 1)))
-        return logits.split([len(values) for values in ATTRIBUTES.values()], dim=1)
+        return torch.split(logits, [len(values) for values in ATTRIBUTES.values()], dim=1)
 
 
 class Report(NamedTuple):
@@ -100,7 +101,7 @@ def read(images: Tensor, reader: Reader | None = None) -> Tensor:
         ShapeError: If the images have another size or another number of channels.
     """
     reader = load_reader() if reader is None else reader
-    parts = [reader(part) for part in images.split(_READ_BATCH)]
+    parts = [reader(part) for part in torch.split(images, _READ_BATCH)]
     return torch.cat([torch.stack([row.argmax(1) for row in logits], dim=1) for logits in parts])
 
 
@@ -144,7 +145,7 @@ def load_report(file: Path = WEIGHTS) -> Report:
 
 def measure(reader: Reader, scenes: int, generator: torch.Generator) -> dict[str, float]:
     """Return the share of fresh renders that are read right, per attribute."""
-    right = torch.zeros(len(ATTRIBUTES))
+    right = torch.zeros(len(ATTRIBUTES), dtype=torch.float64)
     for start in range(0, scenes, _READ_BATCH):
         truth, images = sample_scenes(min(_READ_BATCH, scenes - start), generator)
         right += (read(images, reader) == truth).sum(0)

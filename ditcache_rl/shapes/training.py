@@ -1,7 +1,8 @@
 """The training loop that the parts of the embedded pipeline share.
 
-AdamW under a trapezoidal learning rate, bfloat16 autocast, a moving average of the weights, TensorBoard,
-a progress bar, and a checkpoint from which the same command goes on after an interruption.
+AdamW under a trapezoidal learning rate, bfloat16 autocast, a moving average of the weights,
+TensorBoard, a progress bar, and a checkpoint from which the same command goes on after an
+interruption.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Averaged:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Move towards the present weights; early steps count more, so that the start is forgotten."""
+        """Move towards the present weights; faster early, so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         pairs = [(self.values[k], v.detach()) for k, v in module.named_parameters()]
         torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
@@ -95,9 +96,11 @@ def fit(
         module: What is trained, in place.
         loss: Maps (step, generator) to named scalars; "loss" is minimised, the rest is logged.
         recipe: Length and rates.
-        folder: Holds `checkpoint.pt` (written every two minutes and at the end, resumed from if there) and
+        folder: Holds `checkpoint.pt` (written every two minutes and at the end, resumed from if
+            there) and
             the TensorBoard events.
-        seed: Of the generator that is handed to `loss`; step k of a resumed run sees the same numbers.
+        seed: Of the generator that is handed to `loss`; step k of a resumed run sees the same
+            numbers.
         images: Draws a (3, H, W) picture for TensorBoard with the averaged weights.
         images_every: Steps between two pictures.
 
@@ -107,7 +110,10 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     decayed = [p for p in module.parameters() if p.ndim >= 2]
     plain = [p for p in module.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     averaged = Averaged(module, recipe.ema_decay)
     checkpoint = folder / "checkpoint.pt"
@@ -135,12 +141,19 @@ def fit(
 
     recent: list[dict[str, float]] = []
     saved_at = clock = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress, SummaryWriter(str(folder)) as writer:
         task = progress.add_task(folder.name, total=recipe.steps, completed=start)
         for step in range(start, recipe.steps):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _trapezoid(step / recipe.steps, recipe.warmup_share)
+                group["lr"] = recipe.learning_rate * _trapezoid(
+                    step / recipe.steps, recipe.warmup_share
+                )
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             terms = loss(step, generator)
             terms["loss"].backward()  # type: ignore[no-untyped-call]
@@ -156,7 +169,11 @@ def fit(
                 for name in terms:
                     writer.add_scalar(f"train/{name}", _mean(recent, name), step)
                 writer.add_scalar("train/grad_norm", norm, step)
-                progress.update(task, completed=step + 1, description=f"{folder.name} {_mean(recent, 'loss'):.4f}")
+                progress.update(
+                    task,
+                    completed=step + 1,
+                    description=f"{folder.name} {_mean(recent, 'loss'):.4f}",
+                )
             if images is not None and (step + 1) % images_every == 0:
                 with averaged.swapped_in(module):
                     writer.add_image("samples", images(), step + 1)
@@ -165,7 +182,9 @@ def fit(
                 saved_at = now
     save(recipe.steps)
     averaged.copy_to(module)
-    return {name: _mean(recent, name) for name in (recent[-1] if recent else {})} | {"seconds": seconds}
+    return {name: _mean(recent, name) for name in (recent[-1] if recent else {})} | {
+        "seconds": seconds
+    }
 
 
 def _mean(recent: list[dict[str, float]], name: str) -> float:
@@ -175,8 +194,8 @@ def _mean(recent: list[dict[str, float]], name: str) -> float:
 def _trapezoid(progress: float, warmup_share: float, decay_share: float = 0.3) -> float:
     """Rise, stay, and fall linearly to 1 % of the peak over the last part of the run.
 
-    Unlike a cosine it does not fix the length of a run at its start: a run that is resumed with more steps
-    goes on at the plateau.
+    Unlike a cosine it does not fix the length of a run at its start: a run that is resumed with
+    more steps goes on at the plateau.
     """
     rising = max(progress / warmup_share, 0.01)
     falling = max((1 - progress) / decay_share, 0.01)

@@ -1,0 +1,161 @@
+"""The command line; `train.py`, `eval.py` and the console script `ditcache-rl` end here.
+
+Heavy imports happen inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from ditcache_rl.config import EnvConfig, find_policy, load_env, shipped_envs
+from ditcache_rl.errors import ConfigError, DitcacheError
+
+_RUNS = Path("runs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+    except DitcacheError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser("ditcache-rl", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="learn a policy", formatter_class=formatter)
+    train.add_argument(
+        "env", nargs="?", default="shapes", help="environment file, or name of a shipped one"
+    )
+    train.add_argument(
+        "--out", type=Path, help="folder of the policy (default: runs/ENV/TIME/policy)"
+    )
+    train.add_argument("--seed", type=int, default=1, help="seed of search, actions and weights")
+    train.add_argument(
+        "--episodes", type=int, help="episodes of PPO, in place of the environment's"
+    )
+    train.add_argument("--force", action="store_true", help="replace an existing policy")
+    train.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="go on with an interrupted run: its folder, or the latest of the environment",
+    )
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("eval", help="measure a policy", formatter_class=formatter)
+    evaluate.add_argument(
+        "policy", nargs="?", default="shapes-ppo", help="policy folder, or name of a shipped one"
+    )
+    evaluate.add_argument(
+        "--env", default="shapes", help="environment whose test prompts are drawn"
+    )
+    evaluate.add_argument("--prompts", type=int, default=64, help="test prompts to draw")
+    evaluate.add_argument("--steps", type=int, help="denoising steps (default: the policy's first)")
+    evaluate.add_argument("--json", type=Path, help="write all results to this file")
+    evaluate.add_argument(
+        "--out", type=Path, help="folder of plot and picture grid (default: runs/eval/TIME)"
+    )
+    evaluate.set_defaults(command=_eval)
+
+    listing = commands.add_parser("list", help="name what is shipped", formatter_class=formatter)
+    listing.add_argument("what", choices=["envs", "policies"], help="kind of thing")
+    listing.set_defaults(command=_list)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    config = load_env(options.env)
+    if options.episodes is not None:
+        config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
+    run = _run_folder(config, options.resume)
+    out = options.out or run / "policy"
+    if out.exists():
+        if not options.force:
+            raise ConfigError(
+                f"expected a new folder for the policy, {out} exists; use --force or another --out"
+            )
+        _remove_policy(out)
+
+    from ditcache_rl.rl.train import TrainOptions, train
+
+    console = Console(stderr=True)
+    console.print(f"run folder {run}; curves: tensorboard --logdir {run}")
+    command = shlex.join(["python", "train.py", *sys.argv[1:]])
+    try:
+        train(config, TrainOptions(run, out, options.seed, command), console=console)
+    except KeyboardInterrupt:
+        again = f"python train.py {options.env} --resume {run}"
+        console.print(f"\ninterrupted; what is finished is kept in {run}. Go on with: {again}")
+        return 130
+    print((out / "README.md").read_text())
+    print(f"policy: {out}\nmeasure it: python eval.py {out}")
+    return 0
+
+
+def _run_folder(config: EnvConfig, resume: str | None) -> Path:
+    """Return a new run folder, or the one to go on with."""
+    home = _RUNS / config.name
+    if resume is None:
+        return home / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if resume != "latest":
+        if not Path(resume).is_dir():
+            raise ConfigError(f"--resume must name a run folder, received {resume!r}")
+        return Path(resume)
+    runs = sorted(path for path in home.glob("*") if path.is_dir())
+    if not runs:
+        raise ConfigError(f"--resume found no run in {home}; leave it out to start one")
+    return runs[-1]
+
+
+def _remove_policy(folder: Path) -> None:
+    """Remove a folder, if it is a policy."""
+    if not (folder / "manifest.json").exists():
+        raise ConfigError(f"--force replaces policies only; {folder} has no manifest.json")
+    shutil.rmtree(folder)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from ditcache_rl.evaluate.command import evaluate_policy
+
+    out = options.out or _RUNS / "eval" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    return evaluate_policy(
+        find_policy(options.policy),
+        load_env(options.env),
+        prompts=options.prompts,
+        steps=options.steps,
+        json_file=options.json,
+        out=out,
+        command=shlex.join(["python", "eval.py", *sys.argv[1:]]),
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    if options.what == "envs":
+        for name in shipped_envs():
+            print(f"{name:<20} {load_env(name).id}")
+        return 0
+    for manifest in sorted(find_policy().parent.glob("*/manifest.json")):
+        print(manifest.parent.name)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

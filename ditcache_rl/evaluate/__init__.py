@@ -1,0 +1,39 @@
+"""Measure methods against the reference on one machine, in one run, and report what came out."""
+
+from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
+from ditcache_rl.evaluate.methods import FAMILIES, Family, Method, default_baselines
+from ditcache_rl.evaluate.report import Report, build_report, render_table, write_report
+from ditcache_rl.evaluate.results import Results
+from ditcache_rl.evaluate.run import evaluate
+from ditcache_rl.evaluate.stats import (
+    Interval,
+    Spread,
+    bootstrap_mean,
+    interpolate_frontier,
+    interpolation_weights,
+    spread_of,
+)
+from ditcache_rl.metrics.machine import machine_facts, version_facts
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Interval",
+    "Method",
+    "Report",
+    "Results",
+    "Spread",
+    "bootstrap_mean",
+    "build_report",
+    "default_baselines",
+    "evaluate",
+    "interpolate_frontier",
+    "interpolation_weights",
+    "machine_facts",
+    "plot_frontier",
+    "plot_grid",
+    "render_table",
+    "spread_of",
+    "version_facts",
+    "write_report",
+]

@@ -1,0 +1,98 @@
+"""What `eval.py` does: measure a policy and its opponents on test prompts, and show the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
+from ditcache_rl.control import Policy, load_policy
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
+from ditcache_rl.evaluate.methods import Method, default_baselines
+from ditcache_rl.evaluate.report import build_report, render_table, write_report
+from ditcache_rl.evaluate.run import evaluate
+from ditcache_rl.inference import PolicyController, Wish, check_identity, open_pipeline
+
+
+def evaluate_policy(
+    folder: Path,
+    config: EnvConfig,
+    *,
+    prompts: int,
+    steps: int | None,
+    json_file: Path | None,
+    out: Path,
+    command: str,
+) -> int:
+    """Measure a policy at every budget of the environment, and print, write and plot the result.
+
+    Args:
+        folder: The policy.
+        config: The environment whose test prompts are drawn.
+        prompts: How many of them.
+        steps: Denoising steps; None for those that the policy was trained at.
+        json_file: Where to write the report, besides `out/report.json`.
+        out: Folder of report, plot and picture grid.
+        command: What was typed, for the report.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: If there are fewer test prompts, or the policy has no schedule for the steps.
+        ArtifactError: If the policy is damaged or made for another model.
+    """
+    console = Console()
+    policy = load_policy(folder)
+    texts = config.read_prompts("test")
+    if not 1 <= prompts <= len(texts):
+        raise ConfigError(
+            f"--prompts must lie between 1 and the {len(texts)} of {config.prompts.test}, "
+            f"received {prompts}"
+        )
+    chosen = steps or policy.manifest.steps[0]
+    methods = [*policy_methods(policy, config, steps=chosen), *default_baselines(chosen)]
+    source = config.pipeline
+    pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
+    check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
+    results = evaluate(
+        pipe,
+        methods,
+        texts[:prompts],
+        seeds=[config.seeds.test + index for index in range(prompts)],
+        steps=chosen,
+        call=config.pipeline.call,
+        device_bytes=parse_bytes(config.cache.device_bytes, total=memory_bytes(pipe.device)),
+    )
+    report = build_report(results, env=config.id, command=command)
+    console.print(render_table(report))
+    out.mkdir(parents=True, exist_ok=True)
+    for file in {out / "report.json", json_file or out / "report.json"}:
+        write_report(report, file)
+    plot_frontier(results, out / "frontier.png")
+    plot_grid(results, out / "grid.png")
+    console.print(f"report, plot and pictures: {out}")
+    return 0
+
+
+def policy_methods(policy: Policy, config: EnvConfig, *, steps: int) -> list[Method]:
+    """List the policy at every budget, and its static schedule beside it where a network decides.
+
+    Raises:
+        ConfigError: If the policy has no schedule for these steps.
+    """
+    methods: list[Method] = []
+    used = policy.manifest.adaptive.get(str(steps), [])
+    sites = policy.manifest.sites
+    for share in config.targets.budgets:
+        wish, target = Wish(budget=share), f"budget {share:g}"
+        learned = int(share * steps * sites + 1e-9) in used
+        shipped = PolicyController(policy, wish)
+        shipped.choose(steps)
+        methods.append(Method("policy", "learned" if learned else "static", target, shipped, sites))
+        if learned:
+            schedule = PolicyController(policy, wish, adaptive=False)
+            methods.append(Method("its schedule", "static", target, schedule, sites))
+    return methods

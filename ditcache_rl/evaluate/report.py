@@ -1,0 +1,220 @@
+"""Turn measurements into the report that `eval.py` writes, and into a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from rich.table import Table
+
+from ditcache_rl.evaluate.methods import FAMILIES, Family
+from ditcache_rl.evaluate.results import Results
+from ditcache_rl.evaluate.stats import bootstrap_mean, interpolation_weights, spread_of
+from ditcache_rl.metrics.machine import machine_facts, version_facts
+from ditcache_rl.types import Floats
+
+#: What each family is compared with at equal time. A policy also has to beat static schedules.
+_OPPONENTS: dict[Family, tuple[Family, ...]] = {
+    "static": ("fewer-steps", "heuristic", "peer"),
+    "learned": ("fewer-steps", "heuristic", "peer", "static"),
+}
+_STYLES: dict[str, str] = {"learned": "bold green", "static": "cyan", "reference": "bold"}
+
+#: JSON has no nan: what could not be measured is null.
+Number = float | None
+
+
+class SpreadEntry(TypedDict):
+    """Mean and tails over the images."""
+
+    mean: Number
+    p5: Number
+    p95: Number
+
+
+class ReferenceEntry(TypedDict):
+    """The plain pipeline."""
+
+    seconds_per_image: Number
+
+
+class Row(TypedDict):
+    """A method at one setting; times are medians, `compute_share` is a mean."""
+
+    method: str
+    family: str
+    target: str
+    compute_share: Number
+    seconds_per_image: Number
+    speedup: Number
+    psnr_db: SpreadEntry
+    ssim: SpreadEntry
+    lpips: SpreadEntry | None
+    n: int
+
+
+class Pair(TypedDict):
+    """A method against the best that a family offers in the same mean time.
+
+    `budget` is the share of full compute that the method spent. `gain_db` is null, with n = 0,
+    where nothing of the family is as fast as the method.
+    """
+
+    method: str
+    target: str
+    against: str
+    budget: Number
+    gain_db: Number
+    ci95: list[Number] | None
+    n: int
+
+
+class Report(TypedDict):
+    """The whole report."""
+
+    env: str
+    command: str
+    machine: dict[str, str | int | None]
+    versions: dict[str, str | None]
+    prompts: list[str]
+    seeds: list[int]
+    num_inference_steps: int
+    reference: ReferenceEntry
+    rows: list[Row]
+    paired: list[Pair]
+    notes: list[str]
+
+
+def build_report(
+    results: Results, *, env: str, command: str = "", bootstrap_seed: int = 0
+) -> Report:
+    """Summarise measurements, and compare what is ours with every baseline at equal time.
+
+    Args:
+        results: What `evaluate` returned.
+        env: Name of the environment, or of the pipeline.
+        command: What was typed.
+        bootstrap_seed: Of the confidence intervals.
+    """
+    medians = np.median(results.seconds, axis=1)
+    rows: list[Row] = [
+        {
+            "method": method.name,
+            "family": method.family,
+            "target": method.target,
+            "compute_share": _number(results.compute_share[index].mean()),
+            "seconds_per_image": _number(medians[index]),
+            "speedup": _number(results.speedup[index]),
+            "psnr_db": _spread(results.psnr_db[index]),
+            "ssim": _spread(results.ssim[index]),
+            "lpips": None if results.lpips is None else _spread(results.lpips[index]),
+            "n": results.seconds.shape[1],
+        }
+        for index, method in enumerate(results.methods)
+    ]
+    return {
+        "env": env,
+        "command": command,
+        "machine": machine_facts(),
+        "versions": version_facts(),
+        "prompts": list(results.prompts),
+        "seeds": list(results.seeds),
+        "num_inference_steps": results.num_inference_steps,
+        "reference": {"seconds_per_image": _number(medians[0])},
+        "rows": rows,
+        "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
+        "notes": list(results.notes),
+    }
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a report as JSON, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def render_table(report: Report) -> Table:
+    """Lay a report out for the terminal, one line per method and setting."""
+    images = report["rows"][0]["n"]
+    table = Table(title=f"{report['env']}: {images} images, PSNR and SSIM against the reference")
+    table.add_column("method")
+    table.add_column("setting")
+    with_lpips = report["rows"][0]["lpips"] is not None
+    numeric = ["computed", "s / image", "speed-up", "PSNR dB", "p5", "SSIM"]
+    for title in [*numeric, "LPIPS"] if with_lpips else numeric:
+        table.add_column(title, justify="right")
+    previous = ""
+    for row in sorted(report["rows"], key=_place):
+        if previous and row["family"] != previous:
+            table.add_section()
+        previous = row["family"]
+        lpips = [_shown(row["lpips"]["mean"], ".3f")] if row["lpips"] is not None else []
+        table.add_row(
+            row["method"],
+            row["target"],
+            _shown(row["compute_share"], ".0%"),
+            _shown(row["seconds_per_image"], ".3f"),
+            _shown(row["speedup"], ".2f"),
+            _shown(row["psnr_db"]["mean"], ".2f"),
+            _shown(row["psnr_db"]["p5"], ".2f"),
+            _shown(row["ssim"]["mean"], ".4f"),
+            *lpips,
+            style=_STYLES.get(row["family"]),
+        )
+    if report["notes"]:
+        table.caption = "\n".join(report["notes"])
+    return table
+
+
+def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:
+    seconds, psnr = results.seconds.mean(axis=1), results.psnr_db.mean(axis=1)
+    pairs: list[Pair] = []
+    for index, method in enumerate(results.methods):
+        for family in _OPPONENTS.get(method.family, ()):
+            rivals = [i for i, m in enumerate(results.methods) if m.family == family]
+            if not rivals:
+                continue
+            # The mix is chosen by means, then held for every image: choosing per image would let
+            # the baseline pick with the reference in hand.
+            points = [(float(seconds[i]), float(psnr[i])) for i in rivals]
+            weights = interpolation_weights(points, float(seconds[index]))
+            used = np.flatnonzero(weights)
+            pair: Pair = {
+                "method": method.name,
+                "target": method.target,
+                "against": family,
+                "budget": _number(results.compute_share[index].mean()),
+                "gain_db": None,
+                "ci95": None,
+                "n": 0,
+            }
+            if not np.isnan(weights).any():
+                baseline = weights[used] @ results.psnr_db[np.array(rivals)[used]]
+                gain = bootstrap_mean(results.psnr_db[index] - baseline, generator)
+                pair["gain_db"] = _number(gain.mean)
+                pair["ci95"] = [_number(gain.low), _number(gain.high)]
+                pair["n"] = gain.n
+            pairs.append(pair)
+    return pairs
+
+
+def _place(row: Row) -> tuple[int, str, float]:
+    family = [str(name) for name in FAMILIES].index(row["family"])
+    return family, row["method"], row["speedup"] or 0.0
+
+
+def _spread(values: Floats) -> SpreadEntry:
+    spread = spread_of(values)
+    return {"mean": _number(spread.mean), "p5": _number(spread.p5), "p95": _number(spread.p95)}
+
+
+def _number(value: float) -> Number:
+    return float(value) if math.isfinite(value) else None
+
+
+def _shown(value: Number, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,105 @@
+"""What an evaluation measured, as arrays; whoever reports it starts here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.evaluate.methods import Method
+from ditcache_rl.types import Floats
+
+#: An image as (H, W, 3) 8-bit values.
+Picture = NDArray[np.uint8]
+
+
+class Round(NamedTuple):
+    """One prompt under all methods: (methods,) each."""
+
+    seconds: Floats
+    psnr_db: Floats
+    ssim: Floats
+    lpips: Floats
+    """All nan where LPIPS is not at hand."""
+    compute_share: Floats
+    pictures: Mapping[int, Picture]
+    """By index of a method; empty where the round is not kept for the picture grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What was measured: arrays are (methods, prompts).
+
+    Attributes:
+        methods: The reference first, then the methods as given, without those that could not run.
+        prompts: Prompts that are complete.
+        seeds: Seed of each prompt.
+        num_inference_steps: Steps of the reference.
+        seconds: Wall-clock time of the pipeline call.
+        psnr_db: Against the reference of the same prompt and seed, as are the two that follow.
+        ssim: Structural similarity.
+        lpips: Perceptual distance; None where its weights are not at hand.
+        compute_share: Computed blocks over all blocks of all steps of the reference.
+        pictures: By index of a method, the images of the first prompts; of the
+            reference and of static and learned methods only, or of all methods where there are none
+            of these.
+        notes: What a reader should know: methods left out, an interruption.
+    """
+
+    methods: tuple[Method, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    num_inference_steps: int
+    seconds: Floats
+    psnr_db: Floats
+    ssim: Floats
+    lpips: Floats | None
+    compute_share: Floats
+    pictures: Mapping[int, Sequence[Picture]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def speedup(self) -> Floats:
+        """(methods,) median reference time over median time."""
+        medians = np.median(self.seconds, axis=1)
+        return np.asarray(medians[0] / medians, dtype=np.float64)
+
+
+def gather(
+    methods: Sequence[Method],
+    rounds: Sequence[Round],
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    num_inference_steps: int,
+    notes: Sequence[str],
+) -> Results:
+    """Put rounds together.
+
+    Args:
+        methods: The reference first.
+        rounds: Of the first prompts, at least one.
+        prompts: All prompts that were asked for.
+        seeds: All seeds, one per prompt.
+        num_inference_steps: Steps of the reference.
+        notes: Passed on.
+    """
+    complete = len(rounds)
+    pictured = [one.pictures for one in rounds if one.pictures]
+    lpips = np.stack([one.lpips for one in rounds], axis=1)
+    return Results(
+        methods=tuple(methods),
+        prompts=tuple(prompts[:complete]),
+        seeds=tuple(seeds[:complete]),
+        num_inference_steps=num_inference_steps,
+        seconds=np.stack([one.seconds for one in rounds], axis=1),
+        psnr_db=np.stack([one.psnr_db for one in rounds], axis=1),
+        ssim=np.stack([one.ssim for one in rounds], axis=1),
+        lpips=None if np.isnan(lpips).all() else lpips,
+        compute_share=np.stack([one.compute_share for one in rounds], axis=1),
+        pictures={index: [p[index] for p in pictured] for index in (pictured or [{}])[0]},
+        notes=tuple(notes),
+    )

@@ -1,0 +1,253 @@
+"""Run methods and reference on the same prompts and seeds, and measure times and images.
+
+Times are wall-clock of the whole pipeline call on this machine; nothing here predicts one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.errors import ConfigError, UnsupportedModelError
+from ditcache_rl.evaluate.methods import REFERENCE, Method
+from ditcache_rl.evaluate.results import Picture, Results, Round, gather
+from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.metrics import Lpips, load_lpips, psnr_db, ssim
+from ditcache_rl.types import Floats
+
+#: Prompts whose images are kept for the picture grid.
+KEPT_PROMPTS = 6
+#: Arguments of the pipeline call that an evaluation sets itself.
+_OWN_ARGUMENTS = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
+
+
+class _Shot(NamedTuple):
+    """One image and what it took."""
+
+    image: Tensor
+    """(1, 3, H, W) float32 on the CPU."""
+    seconds: float
+    compute_share: float
+
+
+class _Bench:
+    """Runs one method at a time on a pipeline."""
+
+    def __init__(
+        self, pipe: Any, *, steps: int, call: Mapping[str, object], device_bytes: int | None
+    ) -> None:
+        self._pipe, self._steps, self._call = pipe, steps, call
+        self._device_bytes = device_bytes
+
+    def shoot(self, method: Method, prompt: str, *, seed: int) -> _Shot:
+        steps = method.num_inference_steps or self._steps
+        logs: list[RequestLog] = []
+        generator = torch.Generator("cpu").manual_seed(seed)
+        # Attaching is outside of the clock: a server does it once.
+        with self._attached(method, logs):
+            started = _clock()
+            images: Tensor = self._pipe(
+                prompt,
+                num_inference_steps=steps,
+                generator=generator,
+                output_type="pt",
+                **self._call,
+            ).images
+            seconds = _clock() - started
+        share = self._share(method, logs[0]) if logs else 1.0
+        return _Shot(images.detach().float().cpu(), seconds, share * steps / self._steps)
+
+    def _attached(self, method: Method, logs: list[RequestLog]) -> BlockRunner | nullcontext[None]:
+        if method.controller is None:
+            return nullcontext()
+        cache = TieredCache(self._device_bytes)
+        return BlockRunner(
+            self._pipe, method.controller, cache, sites=method.sites, on_finish=logs.append
+        )
+
+    def _share(self, method: Method, log: RequestLog) -> float:
+        """Count the probe blocks, which always compute, with the sites."""
+        probe = method.controller.probe_blocks if method.controller else 0
+        blocks = len(find_blocks(denoiser_of(self._pipe)))
+        return (probe + (blocks - probe) * float(log.compute_share[0])) / blocks
+
+
+def evaluate(
+    pipe: Any,
+    methods: Sequence[Method],
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    call: Mapping[str, object] | None = None,
+    progress: Progress | None = None,
+    device_bytes: int | None = None,
+) -> Results:
+    """Measure methods against the reference, one image at a time.
+
+    For every prompt all methods run in turn, the reference (the plain pipeline) among
+    them; the order is rotated by one from image to image, so that a slow minute of the machine
+    meets all of them. Before that each runs once uncounted; a method that cannot run on this
+    pipeline is left out with a note.
+
+    Args:
+        pipe: A diffusers pipeline, used as it is and left as it was.
+        methods: What to measure, without the reference.
+        prompts: Texts, one image each.
+        seeds: Of the initial noise, one per prompt.
+        steps: `num_inference_steps` of the reference, and of every method that does not set its
+            own.
+        call: Further arguments of the pipeline call.
+        progress: Where to show a bar; a new display by default.
+        device_bytes: Cap of the device tier under every controller; None for no limit.
+
+    Returns:
+        All measurements; after Ctrl-C those of the prompts that are complete, with a note.
+
+    Raises:
+        ConfigError: If there is nothing to run, or two methods have the same name and target.
+        KeyboardInterrupt: If no prompt is complete yet.
+    """
+    _check(methods, prompts, seeds, call or {})
+    bench = _Bench(pipe, steps=steps, call=call or {}, device_bytes=device_bytes)
+    lpips = load_lpips()
+    rounds: list[Round] = []
+    notes: list[str] = []
+    with _shown(progress) as bar, _silent(pipe):
+        jobs = list(zip(prompts, seeds, strict=True))
+        task = bar.add_task("warm-up", total=(len(methods) + 1) * (len(jobs) + 1))
+        runnable = [REFERENCE]
+        try:
+            for method in (REFERENCE, *methods):
+                bar.update(task, description=f"warm-up: {method.label}")
+                note = _warm_up(bench, method, prompts[0], seed=seeds[0])
+                if note:
+                    notes.append(note)
+                elif method is not REFERENCE:
+                    runnable.append(method)
+                bar.advance(task)
+            bar.update(task, total=len(methods) + 1 + len(runnable) * len(jobs))
+            for number, (prompt, seed) in enumerate(jobs):
+                shots: dict[int, _Shot] = {}
+                for index in _rotated(len(runnable), number):
+                    bar.update(task, description=runnable[index].label)
+                    shots[index] = bench.shoot(runnable[index], prompt, seed=seed)
+                    bar.advance(task)
+                kept = number < KEPT_PROMPTS
+                rounds.append(_compare(runnable, shots, lpips=lpips, kept=kept))
+        except KeyboardInterrupt:
+            if not rounds:
+                raise
+            notes.append(f"interrupted after {len(rounds)} of {len(prompts)} prompts")
+    return gather(runnable, rounds, prompts, seeds=seeds, num_inference_steps=steps, notes=notes)
+
+
+def _check(
+    methods: Sequence[Method],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    call: Mapping[str, object],
+) -> None:
+    if not prompts or len(prompts) != len(seeds):
+        raise ConfigError(
+            f"expected at least one prompt and one seed for each, received {len(prompts)} prompts "
+            f"and {len(seeds)} seeds"
+        )
+    labels = [method.label for method in (REFERENCE, *methods)]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ConfigError(
+            f"expected methods that differ in name or target, received {', '.join(twice)} twice"
+        )
+    taken = sorted(_OWN_ARGUMENTS & call.keys())
+    if taken:
+        raise ConfigError(
+            f"expected call arguments that the evaluation does not set itself, received "
+            f"{', '.join(taken)}; remove them from `call`"
+        )
+
+
+def _rotated(count: int, number: int) -> list[int]:
+    """Order the methods for the n-th image: every place in the order comes to each in turn."""
+    return [(number + place) % count for place in range(count)]
+
+
+def _warm_up(bench: _Bench, method: Method, prompt: str, *, seed: int) -> str:
+    """Run once uncounted; return why the method cannot run here, or nothing."""
+    try:
+        bench.shoot(method, prompt, seed=seed)
+    except UnsupportedModelError as error:
+        if method is REFERENCE:
+            raise
+        return f"{method.label} left out: {error}"
+    return ""
+
+
+def _compare(
+    methods: Sequence[Method], shots: Mapping[int, _Shot], *, lpips: Lpips | None, kept: bool
+) -> Round:
+    ordered = [shots[index] for index in range(len(methods))]
+    reference = ordered[0].image
+
+    def judged(metric: Callable[[Tensor, Tensor], Floats]) -> Floats:
+        # One by one: a batch of large images under all methods would not fit everywhere.
+        return np.concatenate([metric(shot.image, reference) for shot in ordered])
+
+    return Round(
+        seconds=np.array([shot.seconds for shot in ordered]),
+        psnr_db=judged(psnr_db),
+        ssim=judged(ssim),
+        lpips=judged(lpips) if lpips else np.full(len(ordered), np.nan),
+        compute_share=np.array([shot.compute_share for shot in ordered]),
+        pictures={i: _picture(ordered[i].image) for i in _pictured(methods)} if kept else {},
+    )
+
+
+def _pictured(methods: Sequence[Method]) -> list[int]:
+    """Choose the methods whose images are kept: what is ours, else everything."""
+    ours = [i for i, method in enumerate(methods) if method.family in ("static", "learned")]
+    return [0, *ours] if ours else list(range(len(methods)))
+
+
+def _picture(image: Tensor) -> Picture:
+    pixels: Picture = (image[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _clock() -> float:
+    """Read the clock once the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@contextmanager
+def _shown(progress: Progress | None) -> Iterator[Progress]:
+    """Use the caller's display, or a new one for as long as this lasts."""
+    if progress is not None:
+        yield progress
+        return
+    text = TextColumn("{task.description}")
+    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as new:
+        yield new
+
+
+@contextmanager
+def _silent(pipe: Any) -> Iterator[None]:
+    """Turn off the pipeline's own bar of steps."""
+    before = dict(getattr(pipe, "_progress_bar_config", None) or {})
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**before)

@@ -1,0 +1,47 @@
+"""Open the pipeline that an environment names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ditcache_rl.errors import ConfigError
+
+BUILTIN = "builtin:shapes"
+
+
+def open_pipeline(source: str, *, dtype: str = "float32", device: str = "auto") -> Any:
+    """Open a diffusers pipeline.
+
+    Args:
+        source: `builtin:shapes`, a folder, or a Hub id.
+        dtype: Name of a torch floating-point dtype.
+        device: Torch device; `auto` takes the GPU where there is one.
+
+    Raises:
+        ConfigError: If the dtype is unknown or the pipeline cannot be opened.
+    """
+    from diffusers import DiffusionPipeline
+
+    from ditcache_rl.shapes import PIPELINE_DIR
+
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise ConfigError(
+            f"[pipeline] dtype must name a torch dtype as 'float32', received {dtype!r}"
+        )
+    folder = str(PIPELINE_DIR) if source == BUILTIN else source
+    try:
+        pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=kind)
+    except (OSError, ValueError) as error:
+        near = "" if Path(folder).is_dir() else " (no such folder here)"
+        raise ConfigError(
+            f"[pipeline] source must be {BUILTIN!r}, a pipeline folder or a Hub id, "
+            f"received {source!r}{near}: {error}"
+        ) from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)

@@ -1,0 +1,10 @@
+"""The environments, and learning in them: the only part that knows gymnasium and SB3."""
+
+from ditcache_rl.rl.env import DenoiseEnv
+from ditcache_rl.rl.episodes import Episodes, Setting, Task
+from ditcache_rl.rl.register import register_envs
+from ditcache_rl.rl.vec_env import DenoiseVecEnv
+
+__all__ = ["DenoiseEnv", "DenoiseVecEnv", "Episodes", "Setting", "Task", "register_envs"]
+
+register_envs()

@@ -1,0 +1,91 @@
+"""What TensorBoard and the progress bar hear of a training."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from ditcache_rl.rl.episodes import Outcome, Setting
+
+_SHOWN_IMAGES = 4
+
+
+class EpisodeLog:
+    """Collects finished batches until they are written."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self.pairs: torch.Tensor | None = None
+        self.episodes = 0
+
+    def hear(self, outcome: Outcome, baseline: NDArray[np.float64]) -> None:
+        """Note a batch and the return of its baseline."""
+        gains = outcome.terms.total - baseline
+        self.episodes += len(gains)
+        site_steps = self._setting.board.steps * self._setting.board.sites
+        for row, task in enumerate(outcome.tasks):
+            facts = outcome.info(row)
+            target = f"{task.budget / site_steps:.2f}" if task.budget else "tradeoff"
+            self._values["train/reward"].append(float(outcome.terms.total[row]))
+            self._values["train/paired_gain"].append(float(gains[row]))
+            self._values[f"paired_gain/{target}"].append(float(gains[row]))
+            self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])
+            self._values[f"quality/ssim_{target}"].append(facts["ssim"])
+            self._values[f"compute_share/{target}"].append(facts["compute_share"])
+        shown = [task.case for task in outcome.tasks[:_SHOWN_IMAGES]]
+        references = self._setting.board.references(shown)
+        images = outcome.images[:_SHOWN_IMAGES]
+        error = (4 * (images - references).abs()).clamp(0, 1)
+        strips = [torch.cat(list(part), dim=2) for part in (references, images, error)]
+        self.pairs = torch.cat(strips, dim=1)
+
+    def drain(self) -> dict[str, float]:
+        """Return the means since the last call."""
+        means = {name: float(np.mean(values)) for name, values in self._values.items()}
+        self._values.clear()
+        return means
+
+
+class TrainingCallback(BaseCallback):
+    """Write means and image pairs after every rollout, save, and move the progress bar."""
+
+    def __init__(
+        self, log: EpisodeLog, checkpoint: Path, on_episodes: Callable[[int, float], None]
+    ) -> None:
+        super().__init__()
+        self._log, self._checkpoint, self._on_episodes = log, checkpoint, on_episodes
+        self._gain = 0.0
+
+    def _on_step(self) -> bool:
+        self._on_episodes(self._log.episodes, self._gain)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        means = self._log.drain()
+        self._gain = means.get("train/paired_gain", self._gain)
+        for name, value in means.items():
+            self.logger.record(name, value)
+        for output in self.logger.output_formats:
+            writer = getattr(output, "writer", None)
+            if writer is not None and self._log.pairs is not None:
+                writer.add_image(
+                    "reference, policy, error x 4", self._log.pairs, self.num_timesteps
+                )
+
+    def _on_rollout_start(self) -> None:
+        save_checkpoint(self.model, self._checkpoint)
+
+
+def save_checkpoint(model: MaskablePPO, path: Path) -> None:
+    """Write a checkpoint as a whole or not at all."""
+    partial = path.with_name(f"partial-{path.name}")
+    model.save(partial)
+    partial.replace(path)

@@ -1,0 +1,56 @@
+"""The model card of a policy."""
+
+from __future__ import annotations
+
+from ditcache_rl.control import Policy
+
+
+def write_card(policy: Policy) -> str:
+    """Describe a policy in Markdown: what it is for, how it was made, what it gains."""
+    manifest, metrics = policy.manifest, policy.metrics
+    first = manifest.steps[0]
+    rows = []
+    for row in metrics["select"]:
+        low, high = row["ci95"]
+        static, network = row["static_psnr_db"], row["network_psnr_db"]
+        rows.append(
+            f"| {row['target']} | {static['mean']:.2f} / {static['p5']:.2f} "
+            f"| {network['mean']:.2f} / {network['p5']:.2f} "
+            f"| {row['gain']:+.3f} [{low:+.3f}, {high:+.3f}] "
+            f"| {'network' if row['network_used'] else 'schedule'} |"
+        )
+    table = "\n".join(rows)
+    profile = manifest.profile[str(first)]
+    n = metrics["select"][0]["n"] if metrics["select"] else 0
+    return f"""# Policy for {manifest.env_id}
+
+Static schedules for every budget at {" and ".join(map(str, manifest.steps))} steps, and an online
+controller at {first} steps. For `{manifest.model["class"]}` with `{manifest.scheduler["class"]}`;
+another model is refused.
+
+```python
+import ditcache_rl as dc
+
+with dc.cached(pipe, "PATH/OF/THIS/FOLDER", speedup=2.0) as run:
+    image = pipe("...", num_inference_steps={first}).images[0]
+```
+
+## How it was made
+
+`{manifest.command}`, seed {manifest.seed}, {metrics["train_minutes"]:.1f} minutes on
+{manifest.machine.get("cpu")}, {manifest.machine.get("threads")} threads. One call at {first} steps
+takes {profile["fixed_s"] + first * (profile["step_s"] + profile["site_s"] * manifest.sites):.3f} s
+there, a step that reuses {profile["step_s"] * 1e3:.2f} ms, a computed site {
+        profile["site_s"] * 1e3:.2f} ms.
+
+## Network against static schedule
+
+{n} prompts that neither search nor training has seen, {first} steps; PSNR against full compute,
+mean / 5th percentile in dB; gain paired by prompt, with its 95 % bootstrap interval (dB under a
+budget, return under a tradeoff). The network is used where the interval lies above zero, otherwise
+the schedule.
+
+| target | schedule | network | gain | used |
+|---|---|---|---|---|
+{table}
+"""

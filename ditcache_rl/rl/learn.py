@@ -1,0 +1,99 @@
+"""PPO on the vectorised environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv
+
+from ditcache_rl.config import PPOConfig
+from ditcache_rl.control import PolicyNetwork
+from ditcache_rl.rl.callbacks import EpisodeLog, TrainingCallback, save_checkpoint
+from ditcache_rl.rl.episodes import Setting, Task, draw_task
+from ditcache_rl.rl.policy import PriorPolicy, exported
+from ditcache_rl.rl.vec_env import DenoiseVecEnv
+from ditcache_rl.search import Case
+
+#: Pipeline calls per gradient phase: enough episodes for a steady advantage.
+_BATCHES_PER_UPDATE = 4
+
+
+def make_ppo(env: VecEnv, config: PPOConfig, *, episode_steps: int, seed: int) -> MaskablePPO:
+    """Set up PPO so that a rollout is a whole number of episodes."""
+    return MaskablePPO(
+        PriorPolicy,
+        env,
+        learning_rate=lambda left: config.learning_rate * max(left, 0.05),
+        n_steps=episode_steps * _BATCHES_PER_UPDATE,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        gamma=1.0,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
+        target_kl=config.target_kl,
+        normalize_advantage=True,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def learn(
+    setting: Setting,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    seed: int,
+    on_episodes: Callable[[int, float], None],
+) -> PolicyNetwork:
+    """Train, resuming from `folder/ppo.zip` if it is there.
+
+    Args:
+        setting: Board, prices and plan.
+        cases: Prompts and seeds to learn on.
+        folder: Holds checkpoint and TensorBoard events.
+        seed: Of actions, tasks and weights.
+        on_episodes: Hears the episodes played so far and the latest mean gain.
+
+    Returns:
+        The trained actor.
+    """
+    config = setting.config.ppo
+    rng = np.random.default_rng(seed)
+    board = setting.board
+    log = EpisodeLog(setting)
+
+    def draw() -> Task:
+        return draw_task(setting.config, cases, board.steps * board.sites, rng)
+
+    env = DenoiseVecEnv(setting, config.rows, draw, on_outcome=log.hear)
+    checkpoint = folder / "ppo.zip"
+    total = max(1, config.episodes // config.rows) * config.rows * board.steps
+    try:
+        model = make_ppo(env, config, episode_steps=board.steps, seed=seed)
+        if checkpoint.exists():
+            model.set_parameters(checkpoint)
+            model.num_timesteps = _saved_timesteps(checkpoint)
+            rng.bit_generator.advance(model.num_timesteps)  # type: ignore[attr-defined]
+            log.episodes = model.num_timesteps // board.steps
+        model.set_logger(configure(str(folder), ["tensorboard"]))
+        callback = TrainingCallback(log, checkpoint, on_episodes)
+        left = total - model.num_timesteps
+        if left > 0:
+            model.learn(left, callback=callback, reset_num_timesteps=False)
+        save_checkpoint(model, checkpoint)
+        return exported(model.policy)
+    finally:
+        env.close()
+
+
+def _saved_timesteps(checkpoint: Path) -> int:
+    """Read how far a checkpoint had come."""
+    from stable_baselines3.common.save_util import load_from_zip_file
+
+    data, _, _ = load_from_zip_file(checkpoint, load_data=True, device="cpu")
+    return int(data["num_timesteps"]) if data else 0

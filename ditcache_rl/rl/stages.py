@@ -1,0 +1,194 @@
+"""The stages of a training run; each leaves a file and is skipped where that is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from ditcache_rl.config import EnvConfig
+from ditcache_rl.control import Controller, NetworkController, Plan, PolicyNetwork, StaticSchedule
+from ditcache_rl.inference import measure_profile
+from ditcache_rl.metrics import CostModel
+from ditcache_rl.rl.episodes import Setting, Task, budget_of
+from ditcache_rl.search import Board, Case, ClimbSettings, search_plan
+from ditcache_rl.types import Floats
+
+Tick = Callable[[float, str], None]
+"""Hears the share of a stage that is done, and a word about it."""
+
+_PROFILE_REPEATS = 5
+#: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
+#: range.
+_TRADEOFF_PLACES = (0.15, 0.5, 0.85)
+
+
+def profile_stage(
+    config: EnvConfig, pipe: Any, prompt: str, *, steps: int, file: Path, tick: Tick
+) -> CostModel:
+    """Measure what schedules cost on this machine."""
+    if file.exists():
+        return CostModel.from_dict(json.loads(file.read_text()))
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        tick(min(1.0, calls / (10 * (_PROFILE_REPEATS + 1))), f"{steps} steps")
+
+    cost = measure_profile(
+        pipe,
+        steps=steps,
+        sites=config.cache.sites,
+        prompt=prompt,
+        call=config.pipeline.call,
+        repeats=_PROFILE_REPEATS,
+        on_run=count,
+    )
+    file.write_text(json.dumps(cost.to_dict(), indent=2))
+    return cost
+
+
+def search_stage(
+    config: EnvConfig, board: Board, cases: Sequence[Case], *, file: Path, seed: int, tick: Tick
+) -> Plan:
+    """Search a static schedule for every budget up to the largest that the environment names."""
+    if file.exists():
+        with np.load(file) as saved:
+            return Plan(saved["patterns"], saved["quality"])
+    site_steps = board.steps * board.sites
+    most = round(config.search.most_share * site_steps)
+    budgets = _budgets(config, site_steps, board.sites, most)
+
+    def done(budget: int, psnr: float) -> None:
+        share = (budgets.index(budget) + 1) / len(budgets)
+        tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
+
+    reward = config.reward
+    plan = search_plan(
+        board,
+        cases[: config.search.prompts],
+        budgets=budgets,
+        settings=ClimbSettings(config.search.evaluations, reward.psnr, reward.ssim),
+        rng=np.random.default_rng(seed),
+        on_budget=done,
+    )
+    np.savez(file, patterns=plan.patterns, quality=plan.quality)
+    return plan
+
+
+def _budgets(config: EnvConfig, site_steps: int, sites: int, most: int) -> list[int]:
+    """List what is searched: all counts of whole steps up to `most`, some above, the named ones."""
+    steps = site_steps // sites
+    counts = {count * sites for count in range(2, steps) if count * sites <= most}
+    counts |= {round(share * steps) * sites for share in (0.6, 0.75, 0.9)}
+    counts |= {budget_of(share, site_steps) for share in config.targets.budgets}
+    return sorted(counts | {site_steps})
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The network against the static schedule of the same target, paired by prompt and seed."""
+
+    name: str
+    n: int
+    static_psnr_db: float
+    static_p5_db: float
+    psnr_db: float
+    p5_db: float
+    gain: float
+    """Mean difference: of PSNR in dB under a budget, of the return under a tradeoff."""
+    ci95: tuple[float, float]
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval lies above zero."""
+        return self.ci95[0] > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON."""
+        return {
+            "target": self.name,
+            "n": self.n,
+            "static_psnr_db": {"mean": self.static_psnr_db, "p5": self.static_p5_db},
+            "network_psnr_db": {"mean": self.psnr_db, "p5": self.p5_db},
+            "gain": self.gain,
+            "ci95": list(self.ci95),
+            "network_used": self.significant,
+        }
+
+
+def compare(
+    setting: Setting, network: PolicyNetwork, cases: Sequence[Case], *, seed: int, tick: Tick
+) -> dict[int | float, Comparison]:
+    """Compare network and static schedule at every target, on prompts that neither has seen.
+
+    Returns:
+        By budget in site computes (int) or weight on latency (float).
+    """
+    config, board = setting.config, setting.board
+    site_steps = board.steps * board.sites
+    low, high = config.reward.latency_weights
+    targets: list[tuple[int, float]] = [
+        (budget, 0.0)
+        for budget in sorted({budget_of(share, site_steps) for share in config.targets.budgets})
+    ]
+    targets += [(0, low + place * (high - low)) for place in _TRADEOFF_PLACES]
+    found: dict[int | float, Comparison] = {}
+    for index, (budget, weight) in enumerate(targets):
+        tasks = [Task(case, budget, weight) for case in cases]
+        plan = setting.plan.row(setting.plan_budget(tasks[0]))
+        static = StaticSchedule(setting.actions.patterns[plan])
+        learned = NetworkController(
+            setting.actions, network, plan=plan, budget=budget, latency_weight=weight
+        )
+        (static_psnr, static_return), (psnr, returns) = (
+            _play(setting, controller, tasks) for controller in (static, learned)
+        )
+        gains = psnr - static_psnr if budget else returns - static_return
+        name = f"{budget}/{site_steps}" if budget else f"tradeoff {weight:.2f}"
+        found[budget or weight] = Comparison(
+            name,
+            len(cases),
+            float(static_psnr.mean()),
+            float(np.percentile(static_psnr, 5)),
+            float(psnr.mean()),
+            float(np.percentile(psnr, 5)),
+            float(gains.mean()),
+            _interval(gains, seed),
+        )
+        tick((index + 1) / len(targets), f"{name}: {gains.mean():+.2f}")
+    return found
+
+
+def _play(setting: Setting, controller: Controller, tasks: Sequence[Task]) -> tuple[Floats, Floats]:
+    """Return PSNR and return of every task."""
+    board, psnr, returns = setting.board, [], []
+    for start in range(0, len(tasks), board.rows):
+        part = tasks[start : start + board.rows]
+        cases = [task.case for task in part]
+        images, log = board.draw_under(controller, cases)
+        quality = board.judge(images, cases)
+        psnr.append(quality.psnr_db)
+        returns.append(setting.earned(part, quality, log).total)
+    return np.concatenate(psnr), np.concatenate(returns)
+
+
+def _interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean."""
+    if np.ptp(gains) == 0:
+        return float(gains[0]), float(gains[0])
+    rng = np.random.default_rng(seed)
+    found = bootstrap((gains,), np.mean, confidence_level=0.95, n_resamples=9999, rng=rng)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def metrics_of(comparisons: Mapping[int | float, Comparison]) -> list[dict[str, Any]]:
+    """Return the comparisons as JSON rows."""
+    return [comparison.to_dict() for comparison in comparisons.values()]

@@ -1,0 +1,215 @@
+"""The whole training: profile, references, search, PPO, comparison, export.
+
+Every stage leaves a file in the run folder, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ditcache_rl.config import EnvConfig
+from ditcache_rl.control import Manifest, Plan, Policy, PolicyNetwork, save_policy
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.features import schema_hash
+from ditcache_rl.inference import model_identity, open_pipeline, scheduler_identity
+from ditcache_rl.metrics import CostModel
+from ditcache_rl.metrics.machine import machine_facts, version_facts
+from ditcache_rl.rl.card import write_card
+from ditcache_rl.rl.episodes import Setting, cases_of
+from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.setup import board_of
+from ditcache_rl.rl.stages import Comparison, compare, metrics_of, profile_stage, search_stage
+
+#: Share of the whole time that each stage takes on the default environment; only the bar looks at
+#: it.
+_STAGES = {"profile": 0.06, "references": 0.06, "search": 0.33, "learn": 0.4, "compare": 0.15}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Where a training goes and how it can be repeated.
+
+    Attributes:
+        run: Folder of checkpoints, TensorBoard events and, unless `out` says otherwise, the policy.
+        out: Folder of the policy.
+        seed: Of search, actions and weights.
+        command: What was typed, for the manifest.
+    """
+
+    run: Path
+    out: Path
+    seed: int
+    command: str
+
+
+def train(config: EnvConfig, options: TrainOptions, *, console: Console | None = None) -> Path:
+    """Train a policy and write its folder.
+
+    Raises:
+        ConfigError: If the policy folder exists already.
+        KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
+    """
+    if options.out.exists():
+        raise ConfigError(
+            f"expected a new folder for the policy, {options.out} exists; use --force or --out"
+        )
+    started = time.perf_counter()
+    options.run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    with _StageProgress(console) as progress:
+        source = config.pipeline
+        pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
+        cases = cases_of(config, "train")
+
+        progress.enter("profile")
+        costs: dict[int, CostModel] = {}
+        for index, steps in enumerate(config.steps):
+            file = options.run / f"profile-{steps}.json"
+            tick = progress.part(index, len(config.steps))
+            costs[steps] = profile_stage(
+                config, pipe, cases[0].prompt, steps=steps, file=file, tick=tick
+            )
+
+        progress.enter("references")
+        board = board_of(config, pipe, steps=config.steps[0])
+        drawn = 0
+        select = cases_of(config, "select")
+
+        def count(images: int) -> None:
+            nonlocal drawn
+            drawn += images
+            progress.tick(drawn / len(cases + select), f"{drawn} images")
+
+        board.prepare([*cases, *select], on_batch=count)
+
+        progress.enter("search")
+        plans: dict[int, Plan] = {}
+        for index, steps in enumerate(config.steps):
+            plans[steps] = search_stage(
+                config,
+                board if index == 0 else board_of(config, pipe, steps=steps),
+                cases,
+                file=options.run / f"plan-{steps}.npz",
+                seed=options.seed,
+                tick=progress.part(index, len(config.steps)),
+            )
+
+        progress.enter("learn")
+        setting = Setting(config, board, costs[config.steps[0]], plans[config.steps[0]])
+
+        def on_episodes(episodes: int, gain: float) -> None:
+            share = episodes / config.ppo.episodes
+            progress.tick(share, f"{episodes} episodes, gain {gain:+.3f}")
+
+        network = learn(setting, cases, options.run, seed=options.seed, on_episodes=on_episodes)
+
+        progress.enter("compare")
+        comparisons = compare(setting, network, select, seed=options.seed, tick=progress.tick)
+
+    policy = _policy(config, options, pipe, network, plans, costs, comparisons)
+    minutes = (time.perf_counter() - started) / 60
+    policy = Policy(
+        policy.manifest, policy.network, policy.plans, {**policy.metrics, "train_minutes": minutes}
+    )
+    partial = options.out.with_name(f".partial-{options.out.name}")
+    if partial.exists():
+        for leftover in partial.iterdir():
+            leftover.unlink()
+        partial.rmdir()
+    save_policy(policy, partial, card=write_card(policy))
+    partial.rename(options.out)
+    return options.out
+
+
+def _policy(
+    config: EnvConfig,
+    options: TrainOptions,
+    pipe: Any,
+    network: PolicyNetwork,
+    plans: Mapping[int, Plan],
+    costs: Mapping[int, CostModel],
+    comparisons: Mapping[int | float, Comparison],
+) -> Policy:
+    """Put the results together; the network is used where its gain is significant."""
+    first = config.steps[0]
+    used = [budget for budget, found in comparisons.items() if found.significant]
+    tradeoffs = [found for target, found in comparisons.items() if isinstance(target, float)]
+    manifest = Manifest(
+        env_id=config.id,
+        env_sha256=config.sha256,
+        feature_schema="",
+        sites=config.cache.sites,
+        tiers=config.cache.tiers,
+        model=model_identity(pipe.transformer),
+        scheduler=scheduler_identity(pipe.scheduler),
+        call=config.pipeline.call,
+        steps=config.steps,
+        adaptive={str(first): [budget for budget in used if isinstance(budget, int)]},
+        adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
+        profile={str(steps): cost.to_dict() for steps, cost in costs.items()},
+        reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
+        seed=options.seed,
+        command=options.command,
+        machine=dict(machine_facts()),
+        versions={name: text for name, text in version_facts().items() if text is not None},
+    )
+    manifest = _with_schema(manifest)
+    metrics = {
+        "select": metrics_of(comparisons),
+        "config": json.loads(json.dumps(asdict(config), default=str)),
+    }
+    return Policy(manifest, network, plans, metrics)
+
+
+def _with_schema(manifest: Manifest) -> Manifest:
+    fields = asdict(manifest) | {"feature_schema": schema_hash(manifest.actions.schema())}
+    return Manifest(**fields)
+
+
+class _StageProgress:
+    """One bar over all stages, with the name of the present one and the time left."""
+
+    def __init__(self, console: Console | None) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.fields[stage]:<10}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console or Console(stderr=True),
+        )
+        self._task = self._progress.add_task("", total=1.0, stage="open", note="")
+        self._done, self._stage = 0.0, ""
+
+    def __enter__(self) -> _StageProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage; the one before counts as done."""
+        self._done += _STAGES.get(self._stage, 0.0)
+        self._stage = stage
+        self._progress.update(self._task, completed=self._done, stage=stage, note="")
+
+    def tick(self, share: float, note: str) -> None:
+        """Move within the stage."""
+        completed = self._done + _STAGES[self._stage] * min(1.0, share)
+        self._progress.update(self._task, completed=completed, note=note)
+
+    def part(self, index: int, parts: int) -> Any:
+        """Return a `tick` for one of several equal parts of the stage."""
+        return lambda share, note: self.tick((index + share) / parts, note)

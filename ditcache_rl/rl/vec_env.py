@@ -1,0 +1,116 @@
+"""The vectorised environment that trains: the rows of one pipeline call, decisions per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from ditcache_rl.errors import StateError
+from ditcache_rl.rl.env import spaces_of
+from ditcache_rl.rl.episodes import Episodes, Outcome, Setting, Task, infos_of, project
+
+
+class DenoiseVecEnv(VecEnv):
+    """N rows of one pipeline call; all of them end together.
+
+    The reward is the return minus that of the best static schedule on the same prompt, seed and
+    target.
+
+    Args:
+        setting: Board, prices and plan.
+        rows: Number of environments.
+        draw: Draws the task of a row.
+        on_outcome: Hears every finished batch with the baseline of its rows.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        rows: int,
+        draw: Callable[[], Task],
+        *,
+        on_outcome: Callable[[Outcome, NDArray[np.float64]], None] | None = None,
+    ) -> None:
+        self._setting = setting
+        self._draw, self._on_outcome = draw, on_outcome
+        self._episodes = Episodes(setting)
+        self._actions: NDArray[np.int64] | None = None
+        super().__init__(rows, *spaces_of(setting))
+
+    def reset(self) -> VecEnvObs:
+        """Draw a task per row and run up to the first decision."""
+        self._episodes.begin([self._draw() for _ in range(self.num_envs)])
+        return self._episodes.observation.copy()
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Take the actions of all rows: (rows, 2)."""
+        self._actions = np.asarray(actions, dtype=np.int64)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Play one denoising step; after the last one a new batch has begun."""
+        if self._actions is None:
+            raise StateError("expected step_async before step_wait")
+        played = project(self._actions, self._episodes.masks, self._setting.actions)
+        self._actions = None
+        outcome = self._episodes.act(played)
+        rewards = np.zeros(self.num_envs, dtype=np.float32)
+        dones = np.full(self.num_envs, outcome is not None)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if outcome is None:
+            return self._episodes.observation.copy(), rewards, dones, infos
+        baseline = self._setting.baseline(outcome.tasks)
+        rewards = (outcome.terms.total - baseline.total).astype(np.float32)
+        last = self._episodes.observation.copy()
+        for row, terms in enumerate(infos_of(outcome)):
+            infos[row] = {
+                **terms,
+                "baseline": float(baseline.total[row]),
+                "terminal_observation": last[row],
+            }
+        if self._on_outcome is not None:
+            self._on_outcome(outcome, baseline.total)
+        return self.reset(), rewards, dones, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which patterns and tiers are allowed now: (rows, patterns + tiers)."""
+        return self._episodes.masks
+
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
+    ) -> list[Any]:
+        """Answer `action_masks` row by row, which is how sb3-contrib asks."""
+        if method_name != "action_masks":
+            raise StateError(f"expected the method action_masks, received {method_name!r}")
+        return list(self.action_masks()[self._rows(indices)])
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Tell that the rows have masks."""
+        return attr_name == "action_masks"
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of this environment once per row; None if there is none."""
+        return [getattr(self, attr_name, None) for _ in self._rows(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Refuse: rows have no attributes of their own."""
+        raise StateError(f"rows of one pipeline call share everything; cannot set {attr_name!r}")
+
+    def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
+        """Tell that no row is wrapped."""
+        return [False for _ in self._rows(indices)]
+
+    def close(self) -> None:
+        """Unwind a batch that still runs."""
+        self._episodes.close()
+
+    def _rows(self, indices: VecEnvIndices) -> Sequence[int]:
+        return list(self._get_indices(indices))

@@ -1,0 +1,122 @@
+"""Score schedules on prompts: the board on which searches and agents play.
+
+Rows of one pipeline call may follow different schedules and draw different prompts, so candidates
+and prompts are batched together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import Controller, StaticSchedule
+from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.metrics import psnr_db, ssim
+from ditcache_rl.types import Floats, Modes
+
+
+class Case(NamedTuple):
+    """One image to draw."""
+
+    prompt: str
+    seed: int
+
+
+class Quality(NamedTuple):
+    """Similarity to the reference, one number per row."""
+
+    psnr_db: Floats
+    ssim: Floats
+
+
+class Board:
+    """A pipeline at one step count, with the reference images of every case that was asked for.
+
+    Args:
+        pipe: The pipeline.
+        steps: Denoising steps.
+        sites: Parts of the block stack.
+        call: Further arguments of the pipeline's call.
+        rows: Most images per call.
+        device_bytes: Cap of the device tier.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        steps: int,
+        *,
+        sites: int,
+        call: dict[str, Any],
+        rows: int = 32,
+        device_bytes: int | None = None,
+    ) -> None:
+        self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
+        self._call = call
+        self._device_bytes = device_bytes
+        self._references: dict[Case, Tensor] = {}
+
+    def draw(self, cases: Sequence[Case]) -> Tensor:
+        """Call the pipeline as it is: (len(cases), 3, H, W) in [0, 1], on the CPU."""
+        images: Tensor = self.pipe(
+            [case.prompt for case in cases],
+            generator=[torch.Generator("cpu").manual_seed(case.seed) for case in cases],
+            num_inference_steps=self.steps,
+            output_type="pt",
+            **self._call,
+        ).images
+        return images.float().cpu()
+
+    def draw_under(
+        self, controller: Controller, cases: Sequence[Case]
+    ) -> tuple[Tensor, RequestLog]:
+        """Run the pipeline under a controller: images and what was done."""
+        logs: list[RequestLog] = []
+        cache = TieredCache(self._device_bytes)
+        with BlockRunner(self.pipe, controller, cache, sites=self.sites, on_finish=logs.append):
+            images = self.draw(cases)
+        return images, logs[0]
+
+    def prepare(
+        self, cases: Sequence[Case], *, on_batch: Callable[[int], None] | None = None
+    ) -> None:
+        """Draw the references that are missing; `on_batch` hears how many were drawn."""
+        missing = [case for case in dict.fromkeys(cases) if case not in self._references]
+        for start in range(0, len(missing), self.rows):
+            part = missing[start : start + self.rows]
+            self._references.update(zip(part, self.draw(part), strict=True))
+            if on_batch is not None:
+                on_batch(len(part))
+
+    def references(self, cases: Sequence[Case]) -> Tensor:
+        """Return the images of full compute: (len(cases), 3, H, W)."""
+        self.prepare(cases)
+        return torch.stack([self._references[case] for case in cases])
+
+    def judge(self, images: Tensor, cases: Sequence[Case]) -> Quality:
+        """Compare images with their references."""
+        references = self.references(cases)
+        return Quality(psnr_db(images, references), ssim(images, references))
+
+    def score(self, cases: Sequence[Case], schedules: Sequence[Modes]) -> Quality:
+        """Draw every case under its schedule.
+
+        Args:
+            cases: What to draw.
+            schedules: One (steps, sites) table per case.
+        """
+        parts = []
+        for start in range(0, len(cases), self.rows):
+            part = cases[start : start + self.rows]
+            table = np.stack(schedules[start : start + self.rows], axis=1)
+            images, _ = self.draw_under(StaticSchedule(table), part)
+            parts.append(self.judge(images, part))
+        return Quality(
+            np.concatenate([part.psnr_db for part in parts]),
+            np.concatenate([part.ssim for part in parts]),
+        )

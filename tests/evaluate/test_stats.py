@@ -1,0 +1,88 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ditcache_rl.evaluate import (
+    bootstrap_mean,
+    interpolate_frontier,
+    interpolation_weights,
+    spread_of,
+)
+
+points = st.lists(st.tuples(st.floats(0.1, 10), st.floats(10, 60)), min_size=1, max_size=6)
+
+
+def test_a_spread_is_mean_and_tails() -> None:
+    spread = spread_of(np.arange(101.0))
+
+    assert spread == (50.0, 5.0, 95.0)
+
+
+def test_an_interval_of_equal_differences_is_a_point() -> None:
+    interval = bootstrap_mean(np.full(7, 0.5), np.random.default_rng(0))
+
+    assert interval == (0.5, 0.5, 0.5, 7)
+
+
+def test_an_interval_is_about_two_standard_errors_wide_on_each_side() -> None:
+    generator = np.random.default_rng(1)
+    differences = generator.normal(1.0, 2.0, size=400)
+
+    interval = bootstrap_mean(differences, np.random.default_rng(0))
+
+    half = 1.96 * differences.std() / math.sqrt(400)
+    assert interval.mean == differences.mean()
+    # The ends of 10,000 resamples scatter by a few percent of the width.
+    assert interval.low == pytest.approx(interval.mean - half, abs=0.08 * half)
+    assert interval.high == pytest.approx(interval.mean + half, abs=0.08 * half)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    differences = np.random.default_rng(1).normal(size=20)
+
+    first, second = (bootstrap_mean(differences, np.random.default_rng(3)) for _ in range(2))
+
+    assert first == second
+
+
+def test_the_frontier_is_linear_in_the_logarithm_of_the_time() -> None:
+    assert interpolate_frontier([(1.0, 20.0), (4.0, 30.0)], 2.0) == pytest.approx(25.0)
+
+
+def test_the_frontier_ends_where_the_points_end() -> None:
+    line = [(2.0, 30.0), (1.0, 20.0)]
+
+    assert interpolate_frontier(line, 1.0) == 20.0
+    assert interpolate_frontier(line, 9.0) == 30.0
+    assert math.isnan(interpolate_frontier(line, 0.99))
+    assert math.isnan(interpolate_frontier([], 1.0))
+
+
+def test_a_point_that_another_one_beats_has_no_say() -> None:
+    # At 2 s the second point is slower and worse than the first: the line goes from 1 s to 4 s.
+    line = [(1.0, 20.0), (2.0, 10.0), (4.0, 30.0)]
+
+    assert interpolate_frontier(line, 2.0) == pytest.approx(25.0)
+    np.testing.assert_allclose(interpolation_weights(line, 2.0), [0.5, 0.0, 0.5])
+
+
+def test_a_point_without_quality_has_no_say() -> None:
+    assert interpolate_frontier([(1.0, 20.0), (2.0, math.nan), (4.0, 30.0)], 4.0) == 30.0
+
+
+@given(points, st.floats(0.1, 20))
+def test_the_frontier_is_never_below_a_point_that_is_as_fast(
+    line: list[tuple[float, float]], at_seconds: float
+) -> None:
+    value = interpolate_frontier(line, at_seconds)
+    reachable = [psnr for seconds, psnr in line if seconds <= at_seconds]
+
+    if not reachable:
+        assert math.isnan(value)
+    else:
+        assert value >= max(reachable) - 1e-9
+        assert value <= max(psnr for _, psnr in line) + 1e-9
+        assert interpolation_weights(line, at_seconds).sum() == pytest.approx(1)

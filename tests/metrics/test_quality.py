@@ -1,0 +1,130 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ditcache_rl.errors import ShapeError
+from ditcache_rl.metrics import Images, load_lpips, psnr_db, ssim
+from ditcache_rl.types import Floats
+
+Metric = Callable[[Images, Images], Floats]
+
+
+def uniform(*values: float, side: int = 8) -> Tensor:
+    """One image of one grey per value: (B, 3, side, side)."""
+    return torch.tensor(values, dtype=torch.float64)[:, None, None, None].expand(-1, 3, side, side)
+
+
+def noise(count: int = 2, side: int = 16) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_psnr_is_that_of_the_mean_squared_error_of_each_image() -> None:
+    decibels = psnr_db(uniform(0.5, 0.5), uniform(0.6, 0.51))
+
+    # Errors of 0.1 and 0.01: -20 log10 of each.
+    np.testing.assert_allclose(decibels, [20.0, 40.0])
+    assert decibels.dtype == np.float64
+
+
+def test_psnr_is_capped_at_60_db() -> None:
+    decibels = psnr_db(uniform(0.5, 0.5), uniform(0.5, 0.5005))
+
+    np.testing.assert_array_equal(decibels, [60.0, 60.0])
+
+
+def test_ssim_of_equal_images_is_1() -> None:
+    np.testing.assert_allclose(ssim(noise(), noise()), [1.0, 1.0])
+
+
+def test_ssim_of_two_greys_is_their_luminance_term() -> None:
+    # Without variance, SSIM is (2ab + c) / (a^2 + b^2 + c) with c = 0.01^2 (Wang et al., 2004).
+    expected = (2 * 0.2 * 0.4 + 1e-4) / (0.2**2 + 0.4**2 + 1e-4)
+
+    np.testing.assert_allclose(ssim(uniform(0.2), uniform(0.4)), [expected])
+
+
+def test_ssim_works_from_7_pixels_on() -> None:
+    assert ssim(uniform(0.2, side=7), uniform(0.2, side=7)).shape == (1,)
+    with pytest.raises(ShapeError, match=r"at least 7 x 7 pixels .* received 6 x 6"):
+        ssim(uniform(0.2, side=6), uniform(0.2, side=6))
+
+
+@pytest.mark.parametrize("metric", [psnr_db, ssim])
+def test_tensors_and_arrays_of_any_float_type_give_the_same(metric: Metric) -> None:
+    ours = noise().half()
+    theirs = noise().flip(0).half()
+
+    wide = metric(ours.numpy().astype(np.float64), theirs.numpy().astype(np.float32))
+
+    np.testing.assert_array_equal(metric(ours, theirs), wide)
+
+
+@pytest.mark.parametrize("metric", [psnr_db, ssim])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (noise(1), r"one shape, received \(1, 3, 16, 16\) and \(2, 3, 16, 16\)"),
+        (noise().permute(0, 2, 3, 1), r"received shape \(2, 16, 16, 3\)"),
+        (noise()[0], r"received shape \(3, 16, 16\)"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "of torch.uint8"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(metric: Metric, images: Images, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        metric(images, noise())
+
+
+class Distance(nn.Module):
+    """Stands in for the network: the mean difference in the range that it works in."""
+
+    def __init__(self, net: str, verbose: bool) -> None:
+        super().__init__()
+        assert (net, verbose) == ("alex", False)
+
+    def forward(self, ours: Tensor, theirs: Tensor, normalize: bool) -> Tensor:
+        assert normalize
+        return 2 * (ours - theirs).abs().mean(dim=(1, 2, 3), keepdim=True)
+
+
+@pytest.fixture
+def lpips_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Pretend that package and torchvision are there; return where weights would lie."""
+    url = "https://example.invalid/alexnet-1.pth"
+    weights = SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(url=url))
+    contents: dict[str, dict[str, object]] = {"lpips": {"LPIPS": Distance}, "torchvision": {}}
+    contents["torchvision.models"] = {"AlexNet_Weights": weights}
+    for name, members in contents.items():
+        module = ModuleType(name)
+        module.__dict__.update(members)
+        module.__spec__ = SimpleNamespace()  # type: ignore[assignment]
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints" / "alexnet-1.pth"
+
+
+def test_lpips_is_none_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    assert load_lpips() is None
+
+
+def test_lpips_is_none_without_weights_and_nothing_is_fetched(lpips_installed: Path) -> None:
+    assert not lpips_installed.exists()
+
+    assert load_lpips() is None
+
+
+def test_lpips_gives_a_distance_per_image(lpips_installed: Path) -> None:
+    lpips_installed.touch()
+    lpips = load_lpips()
+
+    assert lpips is not None
+    # 2 * 0.25, in the float32 of the network.
+    np.testing.assert_allclose(lpips(uniform(0.5, 0.5), uniform(0.5, 0.75)), [0.0, 0.5], atol=1e-6)
