@@ -9,25 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-import ditcache_rl
+from ditcache_rl.metrics.machine import machine_facts, version_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 console = Console()
 
-_PACKAGES = ("diffusers", "numpy", "safetensors", "torch", "transformers")
 _GIB = 2**30
 
 
@@ -97,22 +93,14 @@ class Run:
 
 def machine() -> dict[str, str | int | float | None]:
     """Describe what the timings depend on; `load` is what else was running."""
-    return {
-        "cpu": _cpu(),
-        "cores_count": os.cpu_count(),
-        "torch_threads_count": torch.get_num_threads(),
-        "ram_bytes": _ram_bytes(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "os": f"{platform.system()} {platform.release()}",
-        # Runnable processes over the last minute: more than 0 at the start means a shared machine.
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
+    # Runnable processes over the last minute: more than 0 at the start means a shared machine.
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    return {**machine_facts(), "load": load}
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, str | None]:
     """List what the figures depend on, with the commit where there is one."""
-    found = {"python": platform.python_version(), "ditcache_rl": ditcache_rl.__version__}
-    found |= {name: metadata.version(name) for name in _PACKAGES}
+    found = version_facts()
     command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -158,20 +146,3 @@ def _bytes(value: float) -> str:
         if abs(value) >= scale:
             return f"{value / scale:.2f} {unit}"
     return f"{value:.0f} B"
-
-
-def _cpu() -> str:
-    """Name the processor; `platform` alone says only "x86_64" on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def _ram_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ditcache_rl.config import EnvConfig, find_policy, load_env, shipped_envs
+from ditcache_rl.config import EnvConfig, find_policy, load_env, shipped_envs, shipped_policies
 from ditcache_rl.errors import ConfigError, DitcacheError
 
 _RUNS = Path("runs")
@@ -25,8 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.command(options)
     except DitcacheError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # What other libraries say inside of it may have several lines.
+        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return status
 
 
@@ -84,6 +88,8 @@ def _train(options: argparse.Namespace) -> int:
 
     config = load_env(options.env)
     if options.episodes is not None:
+        if options.episodes < 1:
+            raise ConfigError(f"--episodes must be >= 1, received {options.episodes}")
         config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
     run = _run_folder(config, options.resume)
     out = options.out or run / "policy"
@@ -97,17 +103,30 @@ def _train(options: argparse.Namespace) -> int:
     from ditcache_rl.rl.train import TrainOptions, train
 
     console = Console(stderr=True)
-    console.print(f"run folder {run}; curves: tensorboard --logdir {run}")
+
+    def say(text: str) -> None:
+        # Neither wrapped nor styled: the commands in it are there to be copied.
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    say(f"run folder {run}; curves: tensorboard --logdir {run}")
     command = shlex.join(["python", "train.py", *sys.argv[1:]])
     try:
         train(config, TrainOptions(run, out, options.seed, command), console=console)
     except KeyboardInterrupt:
-        again = f"python train.py {options.env} --resume {run}"
-        console.print(f"\ninterrupted; what is finished is kept in {run}. Go on with: {again}")
+        again = shlex.join(_resuming(options, run))
+        say(f"\ninterrupted; what is finished is kept in {run}. Go on with: {again}")
         return 130
     print((out / "README.md").read_text())
     print(f"policy: {out}\nmeasure it: python eval.py {out}")
     return 0
+
+
+def _resuming(options: argparse.Namespace, run: Path) -> list[str]:
+    """Return the command that goes on with an interrupted training."""
+    command = ["python", "train.py", options.env, "--resume", str(run), "--seed", str(options.seed)]
+    if options.episodes is not None:
+        command += ["--episodes", str(options.episodes)]
+    return command if options.out is None else [*command, "--out", str(options.out)]
 
 
 def _run_folder(config: EnvConfig, resume: str | None) -> Path:
@@ -133,12 +152,14 @@ def _remove_policy(folder: Path) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    policy, config = find_policy(options.policy), load_env(options.env)
+    out = options.out or _RUNS / "eval" / datetime.now().strftime("%Y%m%d-%H%M%S")
+
     from ditcache_rl.evaluate.command import evaluate_policy
 
-    out = options.out or _RUNS / "eval" / datetime.now().strftime("%Y%m%d-%H%M%S")
     return evaluate_policy(
-        find_policy(options.policy),
-        load_env(options.env),
+        policy,
+        config,
         prompts=options.prompts,
         steps=options.steps,
         json_file=options.json,
@@ -152,8 +173,8 @@ def _list(options: argparse.Namespace) -> int:
         for name in shipped_envs():
             print(f"{name:<20} {load_env(name).id}")
         return 0
-    for manifest in sorted(find_policy().parent.glob("*/manifest.json")):
-        print(manifest.parent.name)
+    for name in shipped_policies():
+        print(name)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import re
 import tomllib
@@ -49,7 +50,7 @@ class CacheConfig:
     Attributes:
         sites: Parts of the block stack; more give finer actions, and a harder problem.
         tiers: What an action may choose for a computed residual; the first is the default.
-        device_bytes: Cap of the device tier: bytes, "512MiB", or a share of the memory as "70%".
+        device_bytes: Cap of the device tier: "512MiB", or a share of the memory as "70%".
     """
 
     sites: int = 1
@@ -236,6 +237,11 @@ def shipped_envs() -> list[str]:
     return sorted(path.stem for path in _shipped("envs").glob("*.toml"))
 
 
+def shipped_policies() -> list[str]:
+    """Name the policies that come with the package."""
+    return sorted(path.parent.name for path in _shipped("policies").glob("*/manifest.json"))
+
+
 def find_policy(source: str | Path | None = None) -> Path:
     """Return a policy folder.
 
@@ -291,7 +297,7 @@ def _shipped(kind: str) -> Path:
 
 def _find(source: str | Path, kind: str, suffix: str) -> Path:
     path = Path(source)
-    if path.exists():
+    if path.is_file() if suffix else path.is_dir():
         return path
     shipped = _shipped(kind) / f"{source}{suffix}"
     if isinstance(source, str) and "/" not in source and shipped.exists():
@@ -393,6 +399,16 @@ def _check(config: EnvConfig) -> None:
     for name in ("rows", "episodes", "n_epochs", "batch_size"):
         number = getattr(config.ppo, name)
         require(number >= 1, f"[ppo] {name} must be >= 1", number)
+    for name in ("learning_rate", "clip_range", "target_kl"):
+        number = getattr(config.ppo, name)
+        require(number > 0, f"[ppo] {name} must be > 0", number)
+    search = config.search
+    require(search.prompts >= 1, "[search] prompts must be >= 1", search.prompts)
+    require(search.evaluations >= 0, "[search] evaluations must be >= 0", search.evaluations)
+    require(0 < search.most_share <= 1, "[search] most_share must lie in (0, 1]", search.most_share)
+    for name in ("psnr", "ssim"):
+        number = getattr(config.reward, name)
+        require(0 <= number < math.inf, f"[reward] {name} must be >= 0 and finite", number)
     parse_bytes(config.cache.device_bytes, total=2**40)
     parts = {part: config.read_prompts(part) for part in ("train", "select", "test")}
     starts = {part: getattr(config.seeds, part) for part in parts}

@@ -9,6 +9,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,3 +47,37 @@ def nothing_leaks(pinned_threads: None) -> Iterator[None]:
 
     assert not leaked, f"threads still running: {leaked}"
     assert changed == count, f"torch threads: {count} before the test, {changed} after it"
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe() -> Any:
+    """A tiny FluxPipeline with random weights; leave it as you found it."""
+    from tests.pipelines import build_tiny_pipe
+
+    return build_tiny_pipe()
+
+
+@pytest.fixture(scope="session")
+def tiny_call() -> dict[str, Any]:
+    """Further arguments of a call of `tiny_pipe`: its size and the length of its prompts."""
+    from tests.pipelines import CALL
+
+    return dict(CALL)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds `tiny_pipe`, for what opens pipelines itself."""
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    tiny_pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_env(
+    tiny_folder: Path, tiny_call: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The file of an environment on `tiny_pipe`: 4 and 6 steps, two or three prompts a part."""
+    from tests.environment import write_env
+
+    return write_env(tmp_path_factory.mktemp("env"), tiny_call, source=str(tiny_folder))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -128,8 +130,7 @@ def load_policy(folder: Path) -> Policy:
 
     Raises:
         ArtifactError: If a file is missing, altered, too large, of another version, or holds what
-        it should
-            not; the message names file and field.
+            it should not; the message names file and field.
     """
     manifest = _read_manifest(folder)
     data = _read(folder / TENSORS, _MOST_TENSOR_BYTES)
@@ -139,7 +140,12 @@ def load_policy(folder: Path) -> Policy:
             f"{folder / TENSORS}: expected sha256 {manifest.tensors_sha256} as in {MANIFEST}, "
             f"received {digest}; export the policy again"
         )
-    tensors = load_tensors(data)
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"{folder / TENSORS}: expected safetensors, received {error}; export the policy again"
+        ) from error
     actions = manifest.actions
     names = actions.schema()
     if schema_hash(names) != manifest.feature_schema:
@@ -165,38 +171,29 @@ def load_policy(folder: Path) -> Policy:
         for steps in manifest.steps
     }
     for steps, plan in plans.items():
-        if plan.patterns.min() < -1 or plan.patterns.max() >= len(actions.patterns):
-            raise ArtifactError(
-                f"{folder / TENSORS}: plan.{steps}.patterns must lie in "
-                f"[-1, {len(actions.patterns) - 1}], "
-                f"received [{plan.patterns.min()}, {plan.patterns.max()}]"
-            )
-    metrics = json.loads(_read(folder / METRICS, _MOST_MANIFEST_BYTES))
+        _check_plan(plan, len(actions.patterns), f"{folder / TENSORS}: plan.{steps}.patterns")
+    metrics = _read_json(folder / METRICS)
     return Policy(manifest, network.eval().requires_grad_(False), plans, metrics)
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    try:
-        raw = json.loads(
-            _read(path, _MOST_MANIFEST_BYTES),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-        )
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: expected a JSON object, received {error}") from error
-    known = {field.name for field in fields(Manifest)}
-    for name in raw.keys() - known:
+    raw = _read_json(path)
+    known = {field.name: field.type for field in fields(Manifest)}
+    for name in raw.keys() - known.keys():
         raise ArtifactError(f"{path}: unknown field {name!r}.{closest(name, known)}")
-    for name in known - raw.keys():
+    for name in known.keys() - raw.keys():
         raise ArtifactError(f"{path}: expected a field {name!r}, received none")
     if raw["schema_version"] != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path}: expected schema_version {SCHEMA_VERSION}, received {raw['schema_version']!r}"
         )
+    for name, hint in typing.get_type_hints(Manifest).items():
+        if not _fits(raw[name], hint):
+            raise ArtifactError(f"{path}: {name} must be {known[name]}, received {raw[name]!r:.80}")
     manifest = Manifest(**raw)
     tiers = {tier.name.lower() for tier in Tier}
-    if not isinstance(manifest.sites, int) or not 1 <= manifest.sites <= 256:
+    if not 1 <= manifest.sites <= 256:
         raise ArtifactError(
             f"{path}: sites must be an integer in [1, 256], received {manifest.sites!r}"
         )
@@ -204,11 +201,38 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{path}: tiers must be among {sorted(tiers)}, received {manifest.tiers!r}"
         )
-    if not all(isinstance(steps, int) and 1 <= steps <= 4096 for steps in manifest.steps):
+    if not all(1 <= steps <= 4096 for steps in manifest.steps):
         raise ArtifactError(
             f"{path}: steps must be integers in [1, 4096], received {manifest.steps!r}"
         )
     return manifest
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a JSON value is of the type of a field of the manifest."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _check_plan(plan: Plan, patterns: int, where: str) -> None:
+    """Check that every row is a schedule that starts with full compute, or is empty."""
+    low, high = plan.patterns.min(), plan.patterns.max()
+    if low < -1 or high >= patterns:
+        raise ArtifactError(f"{where} must lie in [-1, {patterns - 1}], received [{low}, {high}]")
+    rows = (plan.patterns >= 0).any(axis=1)
+    if not rows.any() or (plan.patterns[rows] < 0).any() or plan.patterns[rows, 0].any():
+        raise ArtifactError(
+            f"{where} must hold schedules that start with pattern 0, and rows of -1 where there is "
+            f"none, received {plan.patterns[rows][:3].tolist()!r:.80}; export the policy again"
+        )
 
 
 def _check_tensors(
@@ -239,6 +263,21 @@ def _read(path: Path, most_bytes: int) -> bytes:
     if size > most_bytes:
         raise ArtifactError(f"{path}: expected at most {most_bytes} bytes, received {size}")
     return path.read_bytes()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read an object without duplicate keys, infinities or nan."""
+    try:
+        value = json.loads(
+            _read(path, _MOST_MANIFEST_BYTES),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: expected a JSON object, received {error}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: expected a JSON object, received {value!r:.80}")
+    return value
 
 
 def _write_json(path: Path, value: Any) -> None:

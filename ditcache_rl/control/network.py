@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ditcache_rl.control.patterns import (
+    Follower,
     feasible_patterns,
     pattern_costs,
     plan_prior,
@@ -109,16 +110,19 @@ class ActionState:
 
     def reset(self, run: RunInfo, target: Target, plan: NDArray[np.int64]) -> None:
         """Start a request; `plan` is (rows, steps)."""
-        self._run, self._target, self._plan = run, target, plan
+        self._target, self._plan = target, plan
+        self._follower = Follower(self.actions.patterns, plan)
         self._builder.reset(run, target)
 
     def observe(self, info: StepInfo) -> tuple[Observation, NDArray[np.bool_]]:
         """Return observation (rows, features) and masks (rows, patterns + tiers)."""
         actions, target = self.actions, self._target
-        prior = plan_prior(
-            self._plan, info.step, len(actions.patterns), len(actions.tiers), SHARPNESS
-        )
-        left = np.where(target.budget > 0, target.budget - self._builder.spent, -1)
+        spent = self._builder.spent
+        # Under a tradeoff a row may spend what it likes, so there is nothing to make up for.
+        followed = self._follower.wanted(info.step, spent)
+        wanted = np.where(target.budget > 0, followed, self._plan[:, info.step])
+        prior = plan_prior(wanted[:, None], 0, len(actions.patterns), len(actions.tiers), SHARPNESS)
+        left = np.where(target.budget > 0, target.budget - spent, -1)
         masks = np.ones((info.run.rows, actions.logits), dtype=bool)
         valid = np.stack([history.valid for history in info.history], axis=1)
         masks[:, : len(actions.patterns)] = feasible_patterns(

@@ -50,12 +50,46 @@ def feasible_patterns(
     sites = patterns.shape[1]
     rest = left[:, None] - pattern_costs(patterns)[None]
     affordable = (rest >= 0) & (rest <= steps_after * sites) | (left[:, None] < 0)
-    # A forecast of order m needs m + 1 residuals; where sites are mixed, the runner lowers the
-    # order.
-    pure = (patterns == patterns[:, :1]).all(axis=1)
-    needed = np.where(patterns == Mode.COMPUTE, 0, np.where(pure[:, None], patterns, 1))
-    known = (valid[:, None] >= needed[None]).all(axis=2)
+    # One residual is enough for every forecast, as the runner lowers the order to what is known.
+    # Static schedules rely on that, and forbidding here what they do would make a policy leave its
+    # plan before it has learned anything.
+    known = ((patterns == Mode.COMPUTE)[None] | (valid[:, None] > 0)).all(axis=2)
     return np.asarray(affordable & known)
+
+
+class Follower:
+    """Follow plans, and make up for every departure from them as soon as possible.
+
+    A computed step that was left out is made up at the next step, one that came early is left out
+    later: so one departure moves a compute, and what a budget pays for is never pushed to the end.
+
+    Args:
+        patterns: (patterns, sites).
+        plan: (rows, steps) pattern per step of each row's schedule.
+    """
+
+    def __init__(self, patterns: Modes, plan: NDArray[np.int64]) -> None:
+        costs = pattern_costs(patterns)
+        self._plan, self._due = plan, costs[plan].cumsum(axis=1)
+        self._cost = costs[plan]
+        # The cheapest way to compute 0 .. sites sites; for 0 the plan itself knows better.
+        self._paying = np.array([int(np.argmax(costs == n)) for n in range(patterns.shape[1] + 1)])
+        self._idle = np.full_like(plan, Mode.FORECAST1)
+        for step in range(plan.shape[1] - 1, -1, -1):
+            later = self._idle[:, min(step + 1, plan.shape[1] - 1)]
+            self._idle[:, step] = np.where(costs[plan[:, step]] == 0, plan[:, step], later)
+
+    def wanted(self, step: int, spent: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the pattern that keeps to the plan: (rows,).
+
+        Args:
+            step: The present step.
+            spent: (rows,) sites computed so far.
+        """
+        owed = self._due[:, step] - spent
+        made_up = self._paying[np.clip(owed, 0, len(self._paying) - 1)]
+        made_up = np.where(owed <= 0, self._idle[:, step], made_up)
+        return np.where(owed == self._cost[:, step], self._plan[:, step], made_up)
 
 
 def plan_prior(

@@ -73,7 +73,7 @@ def evaluate_policy(
         write_report(report, file)
     plot_frontier(results, out / "frontier.png")
     plot_grid(results, out / "grid.png")
-    console.print(f"report, plot and pictures: {out}")
+    console.print(f"report, plot and pictures: {out}", soft_wrap=True)
     return 0
 
 

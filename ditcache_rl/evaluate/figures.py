@@ -78,7 +78,7 @@ def plot_grid(results: Results, path: Path) -> None:
         cells: list[tuple[Picture, str, str]] = [(reference, "", "reference")]
         for index in shown:
             image = results.pictures[index][row]
-            psnr = results.psnr_db[index, row * len(results.seeds)]
+            psnr = results.psnr_db[index, row]
             title = f"{results.methods[index].label}\nmeasured {results.speedup[index]:.2f}x"
             cells.append((image, f"{psnr:.1f} dB", title))
             cells.append((_difference(image, reference), "", f"difference x {AMPLIFIED}"))

@@ -34,7 +34,7 @@ def open_pipeline(source: str, *, dtype: str = "float32", device: str = "auto") 
         )
     folder = str(PIPELINE_DIR) if source == BUILTIN else source
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=kind)
+        pipe = DiffusionPipeline.from_pretrained(folder, dtype=kind)
     except (OSError, ValueError) as error:
         near = "" if Path(folder).is_dir() else " (no such folder here)"
         raise ConfigError(

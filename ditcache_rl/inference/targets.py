@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -52,17 +53,22 @@ class Wish:
         if self.tradeoff is not None:
             return 0
         if self.budget is not None:
-            budget = int(self.budget * cost.num_inference_steps * cost.sites + 1e-9)
+            budget = int(self.budget * cost.site_steps + 1e-9)
         else:
             wanted = self.speedup or cost.reference_s / (self.latency_s or 1.0)
-            budget = cost.budget_for(wanted)
+            try:
+                budget = cost.budget_for(wanted)
+            except BudgetError:
+                budget = 0  # the message below names what the policy reaches
         if budget < plan.least:
-            fastest = cost.reference_s / cost.with_computes(plan.least)
+            # Both are rounded towards what can be kept: asking for what the message names works.
+            least_s = cost.with_computes(plan.least)
+            fastest = math.floor(cost.reference_s / least_s * 100) / 100
             raise BudgetError(
                 f"expected a target within reach, received {self}: the fastest schedule of this "
                 f"policy for {cost.num_inference_steps} steps computes {plan.least} of "
-                f"{cost.num_inference_steps * cost.sites} site steps, a speedup of {fastest:.2f}x "
-                f"({cost.with_computes(plan.least):.3f} s per call)"
+                f"{cost.site_steps} site steps, a speedup of {fastest:.2f}x "
+                f"({math.ceil(least_s * 1000) / 1000:.3f} s per call)"
             )
         return budget
 

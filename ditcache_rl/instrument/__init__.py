@@ -1,6 +1,6 @@
 """Run a pipeline's blocks under a controller: compute, reuse or forecast each site."""
 
 from ditcache_rl.instrument.request import Request, RequestLog
-from ditcache_rl.instrument.runner import BlockRunner
+from ditcache_rl.instrument.runner import BlockRunner, is_attached
 
-__all__ = ["BlockRunner", "Request", "RequestLog"]
+__all__ = ["BlockRunner", "Request", "RequestLog", "is_attached"]

@@ -120,50 +120,54 @@ class SiteHistory:
             self._push(residual, tier)
         else:
             self._scatter(residual, rows, tier)
-        if not self._generations:
-            self.valid[rows] = 0
-            return
         self.steps[1:, rows] = self.steps[:-1, rows]
         self.sigmas[1:, rows] = self.sigmas[:-1, rows]
         self.steps[0, rows], self.sigmas[0, rows] = step, sigma
-        self.valid[rows] = np.minimum(self.valid[rows] + 1, HISTORY)
+        self.valid[rows] += 1
+        np.minimum(self.valid, len(self._generations), out=self.valid)
 
     def _push(self, residual: Tensor, tier: Tier) -> None:
-        self._replace([residual, *self.residuals()[: HISTORY - 1]], tier, kept=1)
+        self._replace([residual], tier, survivors=self._generations[: HISTORY - 1])
 
     def _scatter(self, residual: Tensor, rows: NDArray[np.int64], tier: Tier) -> None:
         """Shift the slots of some rows and leave the other rows as they are."""
         index = torch.as_tensor(rows, device=residual.device)
         old = self.residuals()
+        # No row may know more than is cached: what is missing would be read as zeros later.
+        np.minimum(self.valid, len(old), out=self.valid)
         if not old:
             blank = residual.new_zeros(len(self.valid), residual.shape[1])
-            self._replace([blank.index_copy(0, index, residual)], tier, kept=0)
+            self._replace([blank.index_copy(0, index, residual)], tier, survivors=[])
             return
         deeper = old if len(old) == HISTORY else [*old, old[-1]]
         shifted = [residual, *(tensor.index_select(0, index) for tensor in deeper[:-1])]
         merged = [a.index_copy(0, index, b) for a, b in zip(deeper, shifted, strict=True)]
-        self._replace(merged, tier, kept=0)
+        self._replace(merged, tier, survivors=[])
 
-    def _replace(self, slots: Sequence[Tensor], tier: Tier, *, kept: int) -> None:
-        """Store new slots; with kept = 1 those behind the first are stored already."""
-        generations = self._generations
-        fresh = slots[:1] if kept else slots
-        survivors = generations[: HISTORY - 1] if kept else []
-        for generation in generations:
+    def _replace(self, fresh: Sequence[Tensor], tier: Tier, *, survivors: list[int]) -> None:
+        """Store new slots, newest first, in front of those that survive."""
+        for generation in self._generations:
             if generation not in survivors:
                 self._cache.discard(EntryKey(*self._name, generation))
         added = []
         for slot in fresh:
-            if not self._cache.put(EntryKey(*self._name, self._next), slot, tier):
+            if not self._keep(slot, tier, survivors):
                 break
             added.append(self._next)
             self._next += 1
-        # Without its newest residual a history would extrapolate from the wrong point: forget it.
-        if not added:
-            for generation in survivors:
-                self._cache.discard(EntryKey(*self._name, generation))
-            survivors = []
         self._generations = [*added, *survivors]
+
+    def _keep(self, slot: Tensor, tier: Tier, older: list[int]) -> bool:
+        """Store a slot; older ones make room for it.
+
+        Without its newest residual a history would extrapolate from the wrong point.
+        """
+        key = EntryKey(*self._name, self._next)
+        while not self._cache.put(key, slot, tier):
+            if not older:
+                return False
+            self._cache.discard(EntryKey(*self._name, older.pop()))
+        return True
 
 
 class Request:

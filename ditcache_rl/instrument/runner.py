@@ -6,6 +6,7 @@ The runner executes decisions and takes none; `execute` holds what a block does 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,8 @@ from ditcache_rl.instrument.execute import PROBE, BlockRun
 from ditcache_rl.instrument.request import Request, RequestLog, current_request
 
 _MARK = "_ditcache_rl_runner"
+#: The argument of a transformer that tells its guidance branches apart.
+_BRANCH = "encoder_hidden_states"
 
 
 class BlockRunner:
@@ -53,6 +56,7 @@ class BlockRunner:
         self._blocks = find_blocks(self._denoiser)
         self._sites = split_sites(len(self._blocks), sites, controller.probe_blocks)
         self._class: type | None = None
+        self._before: list[tuple[nn.Module, Any]] = []
 
     def __enter__(self) -> Self:
         """Install; raises `StateError` if the pipeline runs under a runner already."""
@@ -63,14 +67,16 @@ class BlockRunner:
         signatures = [signature_of(block) for block in self._blocks]
         self._denoiser.__dict__[_MARK] = self
         plain_call = self._denoiser.forward
-        self._denoiser.forward = lambda *args, **kwargs: _call(plain_call, args, kwargs)
+        parameters = [*inspect.signature(type(self._denoiser).forward).parameters][1:]
+        place = parameters.index(_BRANCH) if _BRANCH in parameters else len(parameters)
+        self._swap(self._denoiser, lambda *args, **kwargs: _call(plain_call, place, args, kwargs))
         for site, blocks in (
             (PROBE, range(self._controller.probe_blocks)),
             *enumerate(self._sites),
         ):
             for index in blocks:
                 block = self._blocks[index]
-                block.forward = BlockRun(
+                run = BlockRun(
                     block,
                     signatures[index],
                     site=site,
@@ -78,6 +84,7 @@ class BlockRunner:
                     last=index == blocks.stop - 1,
                     stack_head=self._blocks[0],
                 )
+                self._swap(block, run)
         self._class = type(self._pipe)
         self._pipe.__class__ = self._request_class(self._class)
         return self
@@ -92,9 +99,21 @@ class BlockRunner:
         if self._class is None:
             return
         self._pipe.__class__, self._class = self._class, None
-        for module in (*self._blocks, self._denoiser):
-            module.__dict__.pop("forward", None)
+        for module, forward in self._before:
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
+        self._before.clear()
         self._denoiser.__dict__.pop(_MARK, None)
+
+    def _swap(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Give an instance another forward, and remember one that is not of its class.
+
+        Hooks of diffusers and accelerate (offloading, quantization) lie in such a forward.
+        """
+        self._before.append((module, module.__dict__.get("forward")))
+        module.__dict__["forward"] = forward
 
     def _request_class(self, plain: type) -> type:
         """Derive a class whose `__call__` is a request, and that looks like the plain one."""
@@ -115,6 +134,11 @@ class BlockRunner:
         return type(plain.__name__, (plain,), body)
 
 
+def is_attached(pipe: Any) -> bool:
+    """Tell whether a pipeline runs under a runner now."""
+    return hasattr(getattr(pipe, "transformer", None), _MARK)
+
+
 def denoiser_of(pipe: Any) -> nn.Module:
     """Return the transformer of a pipeline.
 
@@ -129,13 +153,16 @@ def denoiser_of(pipe: Any) -> nn.Module:
     return denoiser
 
 
-def _call(plain: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _call(
+    plain: Callable[..., Any], place: int, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
     """Run the transformer; outside of a request exactly as it was."""
     request = current_request()
     if request is None:
         return plain(*args, **kwargs)
     latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    request.begin_call(latents, kwargs.get("encoder_hidden_states"))
+    conditioning = args[place] if place < len(args) else kwargs.get(_BRANCH)
+    request.begin_call(latents, conditioning)
     output = plain(*args, **kwargs)
     request.end_call(output[0])
     return output

@@ -69,7 +69,11 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
     def step(
         self, action: NDArray[np.int64]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Play one denoising step."""
+        """Play one denoising step.
+
+        Raises:
+            StateError: If no episode is running.
+        """
         wanted = np.asarray(action, dtype=np.int64)[None]
         played = project(wanted, self._episodes.masks, self._setting.actions)
         outcome = self._episodes.act(played)
@@ -79,12 +83,13 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
         image = outcome.images[0].permute(1, 2, 0).numpy()
         self._image = np.asarray((image * 255).round(), dtype=np.uint8)
         reward = float(outcome.terms.total[0])
-        return self._episodes.observation[0], reward, True, False, info | outcome.info(0)
+        # There is no new observation; a copy, as callers keep what they are given.
+        last = self._episodes.observation[0].copy()
+        return last, reward, True, False, info | outcome.info(0)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which patterns and tiers are allowed now: (patterns + tiers,)."""
-        masks: NDArray[np.bool_] = self._episodes.masks[0]
-        return masks
+        return np.asarray(self._episodes.masks[0])
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return the last finished image, (H, W, 3), black before there is one."""

@@ -24,7 +24,7 @@ from ditcache_rl.metrics import CostModel
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
 from ditcache_rl.rollout import Finished, Rollout
 from ditcache_rl.search import Board, Case, Quality
-from ditcache_rl.types import StepInfo
+from ditcache_rl.types import Mode, StepInfo
 
 
 class Task(NamedTuple):
@@ -130,8 +130,19 @@ class Episodes:
         self._state = ActionState(setting.actions)
         self._rollout: Rollout[tuple[Tensor, RequestLog]] | None = None
         self._tasks: Sequence[Task] = ()
+        self._masks: NDArray[np.bool_]
+        #: (rows, features) of the present step; after the last one still that of the last.
         self.observation: Observation
-        self.masks: NDArray[np.bool_]
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(rows, patterns + tiers) what is allowed at the present step.
+
+        Raises:
+            StateError: If no batch is running.
+        """
+        self._running()
+        return self._masks
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Start a batch; one that still runs is unwound."""
@@ -153,7 +164,7 @@ class Episodes:
         event = self._rollout.start()
         assert isinstance(event, StepInfo), "a pipeline asks for a decision before it ends"
         self._state.reset(event.run, target, plan)
-        self.observation, self.masks = self._state.observe(event)
+        self.observation, self._masks = self._state.observe(event)
 
     def act(self, actions: NDArray[np.int64]) -> Outcome | None:
         """Play one step.
@@ -168,9 +179,7 @@ class Episodes:
         Raises:
             StateError: If no batch is running.
         """
-        if self._rollout is None:
-            raise StateError("expected a running episode, received none; call reset first")
-        event = self._rollout.advance(self._state.apply(actions))
+        event = self._running().advance(self._state.apply(actions))
         if isinstance(event, Finished):
             self._rollout = None
             images, log = event.result
@@ -178,7 +187,7 @@ class Episodes:
             return Outcome(
                 self._tasks, images, quality, self.setting.earned(self._tasks, quality, log), log
             )
-        self.observation, self.masks = self._state.observe(event)
+        self.observation, self._masks = self._state.observe(event)
         return None
 
     def close(self) -> None:
@@ -187,6 +196,11 @@ class Episodes:
             self._rollout.close()
             self._rollout = None
 
+    def _running(self) -> Rollout[tuple[Tensor, RequestLog]]:
+        if self._rollout is None:
+            raise StateError("expected a running episode, received none; call reset first")
+        return self._rollout
+
 
 def project(
     actions: NDArray[np.int64], masks: NDArray[np.bool_], actions_of: ActionSpace
@@ -194,6 +208,8 @@ def project(
     """Replace infeasible actions by the nearest feasible ones.
 
     Nearest is the feasible pattern whose number of computed sites is closest, the first of equals.
+    Where no pattern is feasible (the cache has no room, so nothing can be reused), everything is
+    computed.
 
     Args:
         actions: (rows, 2) pattern and tier.
@@ -206,7 +222,8 @@ def project(
     for row, (pattern, tier) in enumerate(actions):
         if not masks[row, pattern]:
             feasible = np.flatnonzero(masks[row, :patterns])
-            projected[row, 0] = feasible[np.argmin(np.abs(costs[feasible] - costs[pattern]))]
+            distance = np.abs(costs[feasible] - costs[pattern])
+            projected[row, 0] = feasible[np.argmin(distance)] if len(feasible) else Mode.COMPUTE
         if not masks[row, patterns + tier]:
             projected[row, 1] = np.flatnonzero(masks[row, patterns:])[0]
     return projected

@@ -80,12 +80,12 @@ def learn(
             model.num_timesteps = _saved_timesteps(checkpoint)
             rng.bit_generator.advance(model.num_timesteps)  # type: ignore[attr-defined]
             log.episodes = model.num_timesteps // board.steps
-        model.set_logger(configure(str(folder), ["tensorboard"]))
-        callback = TrainingCallback(log, checkpoint, on_episodes)
         left = total - model.num_timesteps
         if left > 0:
+            model.set_logger(configure(str(folder), ["tensorboard"]))
+            callback = TrainingCallback(log, checkpoint, on_episodes)
             model.learn(left, callback=callback, reset_num_timesteps=False)
-        save_checkpoint(model, checkpoint)
+            save_checkpoint(model, checkpoint)
         return exported(model.policy)
     finally:
         env.close()

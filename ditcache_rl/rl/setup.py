@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference import open_pipeline
+from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.metrics import nominal_cost
 from ditcache_rl.rl.episodes import Setting
 from ditcache_rl.search import Board, spaced_plan
@@ -15,8 +18,22 @@ from ditcache_rl.search import Board, spaced_plan
 
 @lru_cache(maxsize=1)
 def shared_pipeline(source: str, dtype: str, device: str) -> Any:
-    """Open a pipeline once per process; environments on it take turns."""
+    """Open a pipeline once per process; environments run twins of it."""
     return open_pipeline(source, dtype=dtype, device=device)
+
+
+def twin_of(pipe: Any) -> Any:
+    """Copy what a request changes, and share the weights.
+
+    The copy has a module tree and a scheduler of its own, so that it can be attached while the
+    original or another twin is in the middle of an episode.
+    """
+    twin = copy.copy(pipe)
+    denoiser = denoiser_of(pipe)
+    shared = {id(tensor): tensor for tensor in chain(denoiser.parameters(), denoiser.buffers())}
+    twin.transformer = copy.deepcopy(denoiser, shared)
+    twin.scheduler = copy.deepcopy(pipe.scheduler)
+    return twin
 
 
 def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
@@ -42,7 +59,7 @@ def nominal_setting(config: EnvConfig, *, steps: int | None = None) -> Setting:
     if chosen not in config.steps:
         raise ConfigError(f"{config.path}: expected steps among {config.steps}, received {chosen}")
     source = config.pipeline
-    pipe = shared_pipeline(source.source, source.dtype, source.device)
+    pipe = twin_of(shared_pipeline(source.source, source.dtype, source.device))
     sites = config.cache.sites
     return Setting(
         config,

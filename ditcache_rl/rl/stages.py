@@ -14,10 +14,11 @@ from scipy.stats import bootstrap
 
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Controller, NetworkController, Plan, PolicyNetwork, StaticSchedule
+from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.inference import measure_profile
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.rl.episodes import Setting, Task, budget_of
-from ditcache_rl.search import Board, Case, ClimbSettings, search_plan
+from ditcache_rl.search import Board, Case, ClimbSettings, pay_up, rescale_plan, search_plan
 from ditcache_rl.types import Floats
 
 Tick = Callable[[float, str], None]
@@ -40,7 +41,7 @@ def profile_stage(
     def count() -> None:
         nonlocal calls
         calls += 1
-        tick(min(1.0, calls / (10 * (_PROFILE_REPEATS + 1))), f"{steps} steps")
+        tick(min(1.0, calls / (12 * (_PROFILE_REPEATS + 1))), f"{steps} steps")
 
     cost = measure_profile(
         pipe,
@@ -58,38 +59,107 @@ def profile_stage(
 def search_stage(
     config: EnvConfig, board: Board, cases: Sequence[Case], *, file: Path, seed: int, tick: Tick
 ) -> Plan:
-    """Search a static schedule for every budget up to the largest that the environment names."""
+    """Search a static schedule for every count of whole steps up to `most_share`.
+
+    Above that, budgets get the schedule below with more steps computed, scored but not searched.
+    """
     if file.exists():
-        with np.load(file) as saved:
-            return Plan(saved["patterns"], saved["quality"])
+        return _read_plan(file)
     site_steps = board.steps * board.sites
-    most = round(config.search.most_share * site_steps)
-    budgets = _budgets(config, site_steps, board.sites, most)
+    counts = {count * board.sites for count in range(2, board.steps + 1)}
+    searched = sorted(count for count in counts if count <= config.search.most_share * site_steps)
+    # Thinned out from the top: full compute must be there.
+    above = sorted({*(counts - set(searched)), site_steps})[:: -max(1, board.steps // 8)][::-1]
+    named = {budget_of(share, site_steps) for share in config.targets.budgets}
+    settings = _settings(config, config.search.evaluations)
+    rng = np.random.default_rng(seed)
+    scored = cases[: config.search.prompts]
+    total = sum((settings.evaluations + 7) * budget for budget in searched) + sum(above)
+    spent = 0
+
+    def done(budget: int, psnr: float) -> None:
+        nonlocal spent
+        spent += budget * (settings.evaluations + 7 if budget in searched else 1)
+        tick(min(1.0, spent / total), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
+
+    low = search_plan(
+        board,
+        scored,
+        budgets=sorted({*searched, *named}),
+        settings=settings,
+        rng=rng,
+        on_budget=done,
+    )
+    last = low.row(site_steps)
+    start = Plan(low.patterns.copy(), low.quality.copy())
+    for budget in above:
+        start.patterns[budget] = pay_up(last, budget, step_patterns(board.sites))
+    high = search_plan(
+        board,
+        scored,
+        budgets=above,
+        settings=_settings(config, 0),
+        rng=rng,
+        on_budget=done,
+        start=start,
+    )
+    plan = _joined(low, high)
+    np.savez(file, patterns=plan.patterns, quality=plan.quality)
+    return plan
+
+
+def rescale_stage(
+    config: EnvConfig,
+    plan: Plan,
+    sigmas: Floats,
+    board: Board,
+    cases: Sequence[Case],
+    *,
+    file: Path,
+    seed: int,
+    tick: Tick,
+) -> Plan:
+    """Carry the plan over to another step count, and climb a little from there at named budgets."""
+    if file.exists():
+        return _read_plan(file)
+    carried = rescale_plan(plan, sigmas, board.sigmas(), sites=board.sites)
+    site_steps = board.steps * board.sites
+    budgets = sorted({budget_of(share, site_steps) for share in config.targets.budgets})
+    budgets = [budget for budget in budgets if budget >= carried.least]
 
     def done(budget: int, psnr: float) -> None:
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    reward = config.reward
-    plan = search_plan(
+    found = search_plan(
         board,
         cases[: config.search.prompts],
         budgets=budgets,
-        settings=ClimbSettings(config.search.evaluations, reward.psnr, reward.ssim),
+        settings=_settings(config, config.search.evaluations // 4),
         rng=np.random.default_rng(seed),
         on_budget=done,
+        start=carried,
     )
-    np.savez(file, patterns=plan.patterns, quality=plan.quality)
-    return plan
+    joined = _joined(carried, found)
+    np.savez(file, patterns=joined.patterns, quality=joined.quality)
+    return joined
 
 
-def _budgets(config: EnvConfig, site_steps: int, sites: int, most: int) -> list[int]:
-    """List what is searched: all counts of whole steps up to `most`, some above, the named ones."""
-    steps = site_steps // sites
-    counts = {count * sites for count in range(2, steps) if count * sites <= most}
-    counts |= {round(share * steps) * sites for share in (0.6, 0.75, 0.9)}
-    counts |= {budget_of(share, site_steps) for share in config.targets.budgets}
-    return sorted(counts | {site_steps})
+def _settings(config: EnvConfig, evaluations: int) -> ClimbSettings:
+    return ClimbSettings(evaluations, config.reward.psnr, config.reward.ssim)
+
+
+def _joined(plan: Plan, better: Plan) -> Plan:
+    """Take the rows of the second plan where it has any."""
+    has = better.patterns[:, :1] >= 0
+    return Plan(
+        np.where(has, better.patterns, plan.patterns), np.where(has, better.quality, plan.quality)
+    )
+
+
+def _read_plan(file: Path) -> Plan:
+    with np.load(file) as saved:
+        return Plan(saved["patterns"], saved["quality"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +196,11 @@ class Comparison:
 
 def compare(
     setting: Setting, network: PolicyNetwork, cases: Sequence[Case], *, seed: int, tick: Tick
-) -> dict[int | float, Comparison]:
+) -> dict[tuple[int, float], Comparison]:
     """Compare network and static schedule at every target, on prompts that neither has seen.
 
     Returns:
-        By budget in site computes (int) or weight on latency (float).
+        By budget in site computes and weight on latency, one of them zero.
     """
     config, board = setting.config, setting.board
     site_steps = board.steps * board.sites
@@ -140,7 +210,7 @@ def compare(
         for budget in sorted({budget_of(share, site_steps) for share in config.targets.budgets})
     ]
     targets += [(0, low + place * (high - low)) for place in _TRADEOFF_PLACES]
-    found: dict[int | float, Comparison] = {}
+    found: dict[tuple[int, float], Comparison] = {}
     for index, (budget, weight) in enumerate(targets):
         tasks = [Task(case, budget, weight) for case in cases]
         plan = setting.plan.row(setting.plan_budget(tasks[0]))
@@ -153,7 +223,7 @@ def compare(
         )
         gains = psnr - static_psnr if budget else returns - static_return
         name = f"{budget}/{site_steps}" if budget else f"tradeoff {weight:.2f}"
-        found[budget or weight] = Comparison(
+        found[budget, weight] = Comparison(
             name,
             len(cases),
             float(static_psnr.mean()),
@@ -189,6 +259,6 @@ def _interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def metrics_of(comparisons: Mapping[int | float, Comparison]) -> list[dict[str, Any]]:
+def metrics_of(comparisons: Mapping[tuple[int, float], Comparison]) -> list[dict[str, Any]]:
     """Return the comparisons as JSON rows."""
     return [comparison.to_dict() for comparison in comparisons.values()]

@@ -27,11 +27,25 @@ from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.episodes import Setting, cases_of
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.setup import board_of
-from ditcache_rl.rl.stages import Comparison, compare, metrics_of, profile_stage, search_stage
+from ditcache_rl.rl.stages import (
+    Comparison,
+    compare,
+    metrics_of,
+    profile_stage,
+    rescale_stage,
+    search_stage,
+)
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at
 #: it.
-_STAGES = {"profile": 0.06, "references": 0.06, "search": 0.33, "learn": 0.4, "compare": 0.15}
+_STAGES = {
+    "profile": 0.06,
+    "references": 0.07,
+    "search": 0.35,
+    "rescale": 0.07,
+    "learn": 0.36,
+    "compare": 0.09,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +107,30 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
 
         progress.enter("search")
         plans: dict[int, Plan] = {}
-        for index, steps in enumerate(config.steps):
-            plans[steps] = search_stage(
+        first, *others = config.steps
+        plans[first] = search_stage(
+            config,
+            board,
+            cases,
+            file=options.run / f"plan-{first}.npz",
+            seed=options.seed,
+            tick=progress.tick,
+        )
+        progress.enter("rescale")
+        for index, steps in enumerate(others):
+            plans[steps] = rescale_stage(
                 config,
-                board if index == 0 else board_of(config, pipe, steps=steps),
+                plans[first],
+                board.sigmas(),
+                board_of(config, pipe, steps=steps),
                 cases,
                 file=options.run / f"plan-{steps}.npz",
                 seed=options.seed,
-                tick=progress.part(index, len(config.steps)),
+                tick=progress.part(index, len(others)),
             )
 
         progress.enter("learn")
-        setting = Setting(config, board, costs[config.steps[0]], plans[config.steps[0]])
+        setting = Setting(config, board, costs[first], plans[first])
 
         def on_episodes(episodes: int, gain: float) -> None:
             share = episodes / config.ppo.episodes
@@ -137,12 +163,12 @@ def _policy(
     network: PolicyNetwork,
     plans: Mapping[int, Plan],
     costs: Mapping[int, CostModel],
-    comparisons: Mapping[int | float, Comparison],
+    comparisons: Mapping[tuple[int, float], Comparison],
 ) -> Policy:
     """Put the results together; the network is used where its gain is significant."""
     first = config.steps[0]
-    used = [budget for budget, found in comparisons.items() if found.significant]
-    tradeoffs = [found for target, found in comparisons.items() if isinstance(target, float)]
+    used = [budget for (budget, _), found in comparisons.items() if budget and found.significant]
+    tradeoffs = [found for (budget, _), found in comparisons.items() if not budget]
     manifest = Manifest(
         env_id=config.id,
         env_sha256=config.sha256,
@@ -153,7 +179,7 @@ def _policy(
         scheduler=scheduler_identity(pipe.scheduler),
         call=config.pipeline.call,
         steps=config.steps,
-        adaptive={str(first): [budget for budget in used if isinstance(budget, int)]},
+        adaptive={str(first): used},
         adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
         profile={str(steps): cost.to_dict() for steps, cost in costs.items()},
         reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},

@@ -121,5 +121,7 @@ class _Waiting:
         self._events.put(info)
         decision = self._decisions.get()
         if decision is None:
+            # Also for every later step of a call that caught this one: nobody will answer it.
+            self._decisions.put(None)
             raise _Unwind
         return decision

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, StaticSchedule
-from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.errors import StateError
+from ditcache_rl.instrument import BlockRunner, RequestLog, is_attached
 from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.types import Floats, Modes
 
@@ -85,8 +86,18 @@ class Board:
     def prepare(
         self, cases: Sequence[Case], *, on_batch: Callable[[int], None] | None = None
     ) -> None:
-        """Draw the references that are missing; `on_batch` hears how many were drawn."""
+        """Draw the references that are missing; `on_batch` hears how many were drawn.
+
+        Raises:
+            StateError: If some are missing and the pipeline is attached.
+        """
         missing = [case for case in dict.fromkeys(cases) if case not in self._references]
+        if missing and is_attached(self.pipe):
+            # Under a controller the call would be no reference, or wait for decisions for ever.
+            raise StateError(
+                "expected a plain pipeline to draw references, received one that is attached; "
+                "finish or close what runs on it first"
+            )
         for start in range(0, len(missing), self.rows):
             part = missing[start : start + self.rows]
             self._references.update(zip(part, self.draw(part), strict=True))
@@ -97,6 +108,12 @@ class Board:
         """Return the images of full compute: (len(cases), 3, H, W)."""
         self.prepare(cases)
         return torch.stack([self._references[case] for case in cases])
+
+    def sigmas(self) -> Floats:
+        """Return the noise levels of the steps, read off a call: (steps + 1,)."""
+        all_compute = StaticSchedule(np.zeros((self.steps, self.sites), dtype=np.int8))
+        _, log = self.draw_under(all_compute, [Case("", 0)])
+        return log.run.sigmas
 
     def judge(self, images: Tensor, cases: Sequence[Case]) -> Quality:
         """Compare images with their references."""

@@ -55,7 +55,7 @@ def search_plan(
         settings: Length and objective.
         rng: Draws the moves.
         on_budget: Called with budget and mean PSNR when a budget is done.
-        start: Schedules to start from as well, of the same step count.
+        start: Schedules to start from in place of spaced ones, where it has any.
 
     Returns:
         One schedule per budget, rows in between left empty.
@@ -66,13 +66,13 @@ def search_plan(
     quality = np.full((steps * sites + 1, 2), np.nan)
     before: Row | None = None
     for budget in sorted(budgets):
-        first = [
-            _spaced(steps, sites, budget, power, mode) for power in _SPACINGS for mode in _FORECASTS
-        ]
         if start is not None and start.patterns[budget, 0] >= 0:
-            first.insert(0, start.patterns[budget])
+            first = [start.patterns[budget]]
+        else:
+            first = [_spaced(steps, sites, budget, power, Mode.FORECAST1) for power in _SPACINGS]
+            first.append(_spaced(steps, sites, budget, 1.0, Mode.FORECAST2))
         if before is not None:
-            first.insert(0, _pay_up(before, budget, patterns, rng))
+            first.append(pay_up(before, budget, patterns))
         best, scored = _climb(board, cases, first, settings, patterns, rng)
         rows[budget], quality[budget], before = best, scored, best
         if on_budget is not None:
@@ -146,18 +146,24 @@ def _spaced(steps: int, sites: int, budget: int, power: float, between: Mode) ->
     return row
 
 
-def _pay_up(row: Row, budget: int, patterns: NDArray[np.int8], rng: np.random.Generator) -> Row:
+def pay_up(row: Row, budget: int, patterns: NDArray[np.int8]) -> Row:
     """Add computes to a schedule, in the middle of its longest gaps, until it spends the budget."""
     costs, row = pattern_costs(patterns), row.copy()
     sites = patterns.shape[1]
     while (missing := budget - int(costs[row].sum())) > 0:
-        computed = np.flatnonzero(costs[row] > 0)
-        edges = np.append(computed, len(row))
-        gap = int(np.argmax(np.diff(edges)))
-        place = int(computed[gap] + max(1, (edges[gap + 1] - computed[gap]) // 2))
-        if place >= len(row) or costs[row[place]] > 0:
-            place = int(rng.choice(np.flatnonzero(costs[row] == 0)))
-        row[place] = Mode.COMPUTE if missing >= sites else 4 + 2 * (missing - 1)
+        dearer = Mode.COMPUTE if missing >= sites else 4 + 2 * (missing - 1)
+        free = np.flatnonzero(costs[row] == 0)
+        if not len(free):
+            # Every step computes something: complete the partial ones.
+            partial = int(np.flatnonzero(costs[row] < sites)[0])
+            lacking = min(missing, sites - int(costs[row[partial]]))
+            whole = int(costs[row[partial]]) + lacking
+            row[partial] = Mode.COMPUTE if whole == sites else 4 + 2 * (whole - 1)
+            continue
+        taken = np.flatnonzero(costs[row] > 0)
+        before = free - taken[np.searchsorted(taken, free) - 1]
+        after = np.append(taken, len(row))[np.searchsorted(taken, free)] - free
+        row[free[np.argmax(np.minimum(before, after))]] = dearer
     return row
 
 

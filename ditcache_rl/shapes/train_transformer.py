@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ditcache_rl.shapes import CALL, MAX_SEQUENCE_LENGTH
+from ditcache_rl.shapes.card import write_card
 from ditcache_rl.shapes.components import (
     build_clip,
     build_scheduler,
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/shapes"), help="folder of checkpoints and result"
     )
-    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=4600, help="optimizer steps")
     parser.add_argument("--scenes", type=int, default=32_768, help="size of the training set")
     parser.add_argument("--batch", type=int, default=64, help="scenes per step")
     parser.add_argument("--seed", type=int, default=1, help="seed of weights, scenes and noise")
@@ -127,6 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     (options.out / "report.json").write_text(
         json.dumps(vars(options) | report, default=str, indent=2)
     )
+    (options.out / "pipeline" / "README.md").write_text(write_card(options.out))
 
 
 @torch.inference_mode()

@@ -56,7 +56,7 @@ def pipe() -> FluxPipeline:
 
 @pytest.fixture(scope="module")
 def results(pipe: FluxPipeline) -> Results:
-    return evaluate(pipe, METHODS, PROMPTS, seeds=[7], steps=4, call=CALL)
+    return evaluate(pipe, METHODS, PROMPTS, seeds=[7, 8], steps=4, call=CALL)
 
 
 class Stub:
@@ -152,17 +152,19 @@ def test_the_report_holds_every_key_of_the_format(results: Results, tmp_path: Pa
 def test_the_order_of_the_methods_rotates_from_image_to_image() -> None:
     stub = Stub()
 
-    evaluate(stub, STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4)
+    prompts = [*PROMPTS, "another"]
+
+    evaluate(stub, STUB_METHODS, prompts, seeds=[5, 6, 7], steps=4)
 
     counts = [steps for _, steps, _ in stub.calls]
     assert counts[:3] == [4, 3, 2]  # warm-up
-    assert counts[3:] == [4, 3, 2, 3, 2, 4, 2, 4, 3, 4, 3, 2]
+    assert counts[3:] == [4, 3, 2, 3, 2, 4, 2, 4, 3]
     seen = [(prompt, seed) for prompt, _, seed in stub.calls[3::3]]
-    assert seen == [(prompt, seed) for prompt in PROMPTS for seed in (5, 6)]
+    assert seen == list(zip(prompts, [5, 6, 7], strict=True))
 
 
 def test_every_image_is_compared_with_the_reference_of_its_round() -> None:
-    results = evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5], steps=4)
+    results = evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4)
 
     # Greys 0.1 and 0.2 away from the reference, wherever in the order they were drawn.
     np.testing.assert_allclose(results.psnr_db[1], 20.0, atol=1e-5)
@@ -172,15 +174,15 @@ def test_every_image_is_compared_with_the_reference_of_its_round() -> None:
 
 
 def test_an_interrupt_keeps_whole_prompts() -> None:
-    # 3 warm-ups, 2 prompts of 2 seeds of 3 methods, then in the third prompt after its first seed.
-    stub = Stub(stop_at(3 + 12 + 4))
+    # 3 warm-ups, 2 prompts of 3 methods, then in the third prompt after its first method.
+    stub = Stub(stop_at(3 + 6 + 2))
 
-    results = evaluate(stub, STUB_METHODS, [*PROMPTS, "another"], seeds=[5, 6], steps=4)
+    results = evaluate(stub, STUB_METHODS, [*PROMPTS, "another"], seeds=[5, 6, 7], steps=4)
 
-    assert results.prompts == PROMPTS
-    assert results.psnr_db.shape == (3, 4)
+    assert (results.prompts, results.seeds) == (PROMPTS, (5, 6))
+    assert results.psnr_db.shape == (3, 2)
     assert results.notes == ("interrupted after 2 of 3 prompts",)
-    assert build_report(results, env="stub")["rows"][0]["n"] == 4
+    assert build_report(results, env="stub")["rows"][0]["n"] == 2
 
 
 @pytest.mark.parametrize("call", [2, 5])
@@ -188,7 +190,7 @@ def test_an_interrupt_before_the_first_prompt_is_complete_is_passed_on(call: int
     stub = Stub(stop_at(call))
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(stub, STUB_METHODS, PROMPTS, seeds=[5], steps=4)
+        evaluate(stub, STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4)
 
     assert not stub.bar
 
@@ -196,7 +198,7 @@ def test_an_interrupt_before_the_first_prompt_is_complete_is_passed_on(call: int
 def test_a_method_that_cannot_run_on_the_pipeline_is_left_out_with_a_note() -> None:
     methods = [Method("all", "heuristic", controller=AllCompute()), *STUB_METHODS]
 
-    results = evaluate(Stub(), methods, PROMPTS, seeds=[5], steps=4)
+    results = evaluate(Stub(), methods, PROMPTS, seeds=[5, 6], steps=4)
 
     assert [m.label for m in results.methods[1:]] == ["fewer steps 3 steps", "fewer steps 2 steps"]
     (note,) = results.notes
@@ -206,7 +208,7 @@ def test_a_method_that_cannot_run_on_the_pipeline_is_left_out_with_a_note() -> N
 def test_progress_is_shown_on_the_bar_of_the_caller() -> None:
     bar = Progress(disable=True)
 
-    evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5], steps=4, progress=bar)
+    evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4, progress=bar)
 
     (task,) = bar.tasks
     assert (task.completed, task.total) == (9, 9)
@@ -224,7 +226,12 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
     methods: list[Method], prompts: list[str], call: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate(Stub(), methods, prompts, seeds=[5], steps=4, call=call)
+        evaluate(Stub(), methods, prompts, seeds=range(5, 5 + len(prompts)), steps=4, call=call)
+
+
+def test_a_prompt_without_a_seed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="received 2 prompts and 1 seeds"):
+        evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5], steps=4)
 
 
 def test_an_unknown_family_is_refused_with_the_close_one() -> None:

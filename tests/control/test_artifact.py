@@ -1,0 +1,304 @@
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ditcache_rl.control import ActionSpace, Manifest, Plan, Policy, load_policy, save_policy
+from ditcache_rl.control.network import PolicyNetwork
+from ditcache_rl.errors import ArtifactError
+from ditcache_rl.features import schema_hash
+from ditcache_rl.types import Tier
+
+SITES, STEPS = 2, 4
+ACTIONS = ActionSpace.of(SITES, (Tier.DEVICE, Tier.DROP))
+OBSERVATIONS = len(ACTIONS.schema()) - ACTIONS.logits
+Edit = Callable[[dict[str, Any]], Any]
+TensorEdit = Callable[[dict[str, torch.Tensor]], Any]
+
+
+def make_policy() -> Policy:
+    """Build a policy as training would: a random network, and plans for some of the budgets."""
+    generator = torch.Generator().manual_seed(0)
+    network = PolicyNetwork(OBSERVATIONS, ACTIONS.logits)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    patterns = np.full((STEPS * SITES + 1, STEPS), -1)
+    patterns[2], patterns[4], patterns[8] = [0, 1, 2, 3], [0, 1, 0, 2], [0, 0, 0, 0]
+    quality = np.full((STEPS * SITES + 1, 2), np.nan)
+    quality[2] = 20.5, 0.5
+    manifest = Manifest(
+        env_id="ditcache/test-v0",
+        env_sha256="0" * 64,
+        feature_schema=schema_hash(ACTIONS.schema()),
+        sites=SITES,
+        tiers=["device", "drop"],
+        model={"class": "FluxTransformer2DModel", "config": "1", "weights": "2"},
+        scheduler={"class": "FlowMatchEulerDiscreteScheduler", "config": "3"},
+        call={"height": 64, "width": 64, "flag": True, "name": None},
+        steps=[STEPS],
+        adaptive={str(STEPS): [2, 4]},
+        adaptive_tradeoff=False,
+        profile={str(STEPS): {"fixed_s": 0.5, "site_s": 1}},
+        reward={"psnr": 1.0, "ssim": 1},
+        seed=3,
+        command="train.py",
+        machine={"cpu": "one", "cores": 2},
+        versions={"torch": "2"},
+    )
+    return Policy(
+        manifest, network, {STEPS: Plan(patterns, quality)}, {"gain_db": 0.5, "unknown": None}
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policies") / "good"
+    save_policy(make_policy(), folder, card="# A policy\n")
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "policy"))
+
+
+def edit_manifest(folder: Path, edit: Edit) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def edit_tensors(folder: Path, edit: TensorEdit) -> None:
+    """Change tensors and sign them again, so that the digest does not hide the damage."""
+    path = folder / "controller.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+    sign(folder)
+
+
+def sign(folder: Path) -> None:
+    digest = hashlib.sha256((folder / "controller.safetensors").read_bytes()).hexdigest()
+    edit_manifest(folder, lambda manifest: manifest.update(tensors_sha256=digest))
+
+
+def complaint(folder: Path) -> str:
+    with pytest.raises(ArtifactError) as caught:
+        load_policy(folder)
+    return str(caught.value)
+
+
+def test_a_policy_comes_back_as_it_was(saved: Path) -> None:
+    policy = make_policy()
+
+    loaded = load_policy(saved)
+
+    digest = hashlib.sha256((saved / "controller.safetensors").read_bytes()).hexdigest()
+    assert loaded.manifest == dataclasses.replace(policy.manifest, tensors_sha256=digest)
+    assert loaded.metrics == policy.metrics
+    assert loaded.plans.keys() == policy.plans.keys()
+    assert np.array_equal(loaded.plans[STEPS].patterns, policy.plans[STEPS].patterns)
+    np.testing.assert_array_equal(loaded.plans[STEPS].quality, policy.plans[STEPS].quality)
+    assert loaded.plans[STEPS].row(5).tolist() == [0, 1, 0, 2]
+    assert loaded.manifest.actions.tiers == ACTIONS.tiers
+    assert np.array_equal(loaded.manifest.actions.patterns, ACTIONS.patterns)
+
+
+def test_the_loaded_network_says_the_same_bit_for_bit(saved: Path) -> None:
+    observation = torch.randn(64, len(ACTIONS.schema()), generator=torch.Generator().manual_seed(1))
+
+    network = load_policy(saved).network
+
+    assert torch.equal(network(observation), make_policy().network(observation))
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_folder_holds_four_files_and_no_pickle(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {
+        "manifest.json",
+        "controller.safetensors",
+        "metrics.json",
+        "README.md",
+    }
+    assert (saved / "README.md").read_text() == "# A policy\n"
+
+
+def test_a_policy_does_not_overwrite_another(saved: Path) -> None:
+    with pytest.raises(FileExistsError):
+        save_policy(make_policy(), saved, card="")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "controller.safetensors", "metrics.json"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+    assert str(folder / name) in complaint(folder)
+
+
+@pytest.mark.parametrize("place", [0, 8, 200, -1])
+def test_a_flipped_bit_of_the_tensors_is_noticed(folder: Path, place: int) -> None:
+    path = folder / "controller.safetensors"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+    message = complaint(folder)
+
+    assert str(path) in message
+    assert "sha256" in message
+
+
+@pytest.mark.parametrize("size", [0, 7, 100])
+def test_tensors_that_are_no_tensors_are_noticed_even_when_signed(folder: Path, size: int) -> None:
+    path = folder / "controller.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    sign(folder)
+
+    assert str(path) in complaint(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda m: m.update(site=1), "unknown field 'site'. Did you mean 'sites'?"),
+        (lambda m: m.pop("reward"), "expected a field 'reward', received none"),
+        (lambda m: m.update(schema_version=2), "expected schema_version 1, received 2"),
+        (lambda m: m.update(schema_version=None), "expected schema_version 1, received None"),
+        (lambda m: m.update(feature_schema="0" * 16), "feature_schema"),
+        (lambda m: m.update(sites=0), "sites must be"),
+        (lambda m: m.update(sites=10**9), "sites must be"),
+        (lambda m: m.update(sites="2"), "sites must be"),
+        (lambda m: m.update(sites=True), "sites must be"),
+        (lambda m: m.update(sites=1), "feature_schema"),
+        (lambda m: m.update(tiers=[]), "tiers must be"),
+        (lambda m: m.update(tiers=["moon"]), "tiers must be"),
+        (lambda m: m.update(tiers=[["device"]]), "tiers must be"),
+        (lambda m: m.update(tiers=5), "tiers must be"),
+        (lambda m: m.update(tiers=None), "tiers must be"),
+        (lambda m: m.update(steps=[0]), "steps must be"),
+        (lambda m: m.update(steps=[10**9]), "steps must be"),
+        (lambda m: m.update(steps=4), "steps must be"),
+        (lambda m: m.update(steps=[4.0]), "steps must be"),
+        (lambda m: m.update(model=None), "model must be"),
+        (lambda m: m.update(model={"class": 1}), "model must be"),
+        (lambda m: m.update(adaptive={"4": 2}), "adaptive must be"),
+        (lambda m: m.update(adaptive_tradeoff="no"), "adaptive_tradeoff must be"),
+        (lambda m: m.update(profile={"4": {"fixed_s": "fast"}}), "profile must be"),
+        (lambda m: m.update(reward=[1.0]), "reward must be"),
+        (lambda m: m.update(seed=1.5), "seed must be"),
+        (lambda m: m.update(env_id=7), "env_id must be"),
+        (lambda m: m.update(tensors_sha256=None), "tensors_sha256 must be"),
+    ],
+)
+def test_damage_to_the_manifest_names_file_and_field(
+    folder: Path, edit: Edit, expected: str
+) -> None:
+    edit_manifest(folder, edit)
+
+    message = complaint(folder)
+
+    assert message.startswith(f"{folder / 'manifest.json'}: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.json"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("[]", "expected a JSON object"),
+        ("7", "expected a JSON object"),
+        ('{"sites": 1, "sites": 2}', "duplicate keys"),
+        ('{"reward": {"psnr": 1, "psnr": 2}}', "duplicate keys"),
+        ('{"reward": NaN}', "NaN"),
+        ('{"reward": -Infinity}', "-Infinity"),
+        ('{"call": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
+        ('{"call": "' + "x" * (1 << 18) + '"}', "expected at most 262144 bytes"),
+    ],
+)
+def test_damage_to_json_names_file_and_reason(
+    folder: Path, name: str, text: str, expected: str
+) -> None:
+    (folder / name).write_text(text)
+
+    message = complaint(folder)
+
+    assert message.startswith(f"{folder / name}: ")
+    assert expected in message
+
+
+def test_bytes_that_are_no_text_are_named(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
+
+    assert str(folder / "manifest.json") in complaint(folder)
+
+
+def test_tensors_beyond_the_size_limit_are_not_read(folder: Path) -> None:
+    path = folder / "controller.safetensors"
+    with path.open("r+b") as file:
+        file.truncate((1 << 24) + 1)
+
+    assert complaint(folder).startswith(f"{path}: expected at most {1 << 24} bytes")
+
+
+HEAD, PATTERNS, QUALITY = "network.head.weight", f"plan.{STEPS}.patterns", f"plan.{STEPS}.quality"
+
+
+def overwrite(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> TensorEdit:
+    return lambda tensors: tensors.update({name: change(tensors[name]).contiguous()})
+
+
+def filled(name: str, place: tuple[int, int], value: float) -> TensorEdit:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name][place] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (overwrite(HEAD, lambda t: t[:-1]), f"{HEAD} must have shape"),
+        (overwrite(PATTERNS, lambda t: t[:, 1:]), f"{PATTERNS} must have shape"),
+        (overwrite(QUALITY, lambda t: t[1:]), f"{QUALITY} must have shape"),
+        (overwrite(HEAD, torch.Tensor.half), f"{HEAD} must be torch.float32"),
+        (overwrite(PATTERNS, torch.Tensor.float), f"{PATTERNS} must be torch.int32"),
+        (overwrite(HEAD, lambda t: t / 0), f"{HEAD} must be finite"),
+        (filled(PATTERNS, (2, 1), len(ACTIONS.patterns)), f"{PATTERNS} must lie in"),
+        (filled(PATTERNS, (2, 1), -2), f"{PATTERNS} must lie in"),
+        (filled(PATTERNS, (2, 1), -1), f"{PATTERNS} must"),
+        (filled(PATTERNS, (2, 0), 1), f"{PATTERNS} must"),
+        (overwrite(PATTERNS, lambda t: t * 0 - 1), f"{PATTERNS} must"),
+        (lambda tensors: tensors.pop(HEAD), "expected tensors"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "expected tensors"),
+    ],
+)
+def test_damage_to_the_tensors_names_file_and_tensor(
+    folder: Path, edit: TensorEdit, expected: str
+) -> None:
+    edit_tensors(folder, edit)
+
+    message = complaint(folder)
+
+    assert message.startswith(f"{folder / 'controller.safetensors'}: ")
+    assert expected in message
+
+
+def test_metrics_must_be_finite_to_be_written(tmp_path: Path) -> None:
+    policy = dataclasses.replace(make_policy(), metrics={"gain_db": float("nan")})
+
+    with pytest.raises(ValueError, match="JSON"):
+        save_policy(policy, tmp_path / "policy", card="")
+
+    assert not (tmp_path / "policy" / "manifest.json").exists(), "the manifest is written last"

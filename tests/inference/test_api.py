@@ -1,0 +1,253 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ditcache_rl as dc
+from ditcache_rl.control import EveryK, Policy, save_policy
+from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, StateError
+from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.metrics import CostModel
+from tests.environment import PROMPTS, untrained_policy
+
+
+@pytest.fixture
+def pipe(tiny_pipe: Any) -> Iterator[Any]:
+    """The tiny pipeline; whatever a test does, it must be left as it was."""
+    kind, scheduler = type(tiny_pipe), tiny_pipe.scheduler
+
+    yield tiny_pipe
+
+    tiny_pipe.scheduler = scheduler
+    assert type(tiny_pipe) is kind
+    assert not any("forward" in module.__dict__ for module in tiny_pipe.transformer.modules())
+
+
+@pytest.fixture
+def policy(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Policy:
+    return untrained_policy(tiny_pipe, tiny_call)
+
+
+def draw(pipe: Any, call: dict[str, Any], *, steps: int = 4) -> Tensor:
+    images: Tensor = pipe(
+        PROMPTS["test"][0],
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+        **call,
+    ).images
+    return images
+
+
+def test_a_policy_folder_speeds_up_a_pipeline_and_leaves_it_as_it_was(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    save_policy(policy, tmp_path / "policy", card="made for a test")
+    before = draw(pipe, tiny_call)
+
+    with dc.cached(pipe, str(tmp_path / "policy"), budget=0.5) as run:
+        cached = draw(pipe, tiny_call)
+        draw(pipe, tiny_call, steps=6)
+
+    assert [log.compute_share.tolist() for log in run.logs] == [[0.5], [0.5]]
+    assert not torch.equal(cached, before)
+    assert torch.equal(draw(pipe, tiny_call), before)
+    assert run.cache.used_bytes == 0
+
+
+def test_the_default_wish_is_twice_as_fast(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    with dc.cached(pipe, policy) as run:
+        draw(pipe, tiny_call)
+
+    # Time is counted in computed sites here.
+    assert run.logs[0].compute_share == [0.5]
+
+
+def test_a_latency_is_kept_by_the_cost_model_of_the_policy(
+    pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    times = {"fixed_s": 0.1, "step_s": 0.0, "site_s": 0.1, "forecast_s": 0.0}
+    costs = {n: CostModel(**times, num_inference_steps=n, sites=1) for n in (4, 6)}
+    policy = untrained_policy(pipe, tiny_call, costs=costs)
+
+    with dc.cached(pipe, policy, latency_s=0.41) as run:
+        draw(pipe, tiny_call)
+        draw(pipe, tiny_call, steps=6)
+
+    # 0.1 s + 3 * 0.1 s, whatever the number of steps.
+    assert [float(log.compute_share[0]) for log in run.logs] == [3 / 4, 3 / 6]
+
+
+def test_full_compute_under_a_policy_is_the_plain_pipeline(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    with dc.cached(pipe, policy, speedup=1.0):
+        cached = draw(pipe, tiny_call)
+
+    assert torch.equal(cached, draw(pipe, tiny_call))
+
+
+def test_the_summary_tells_what_was_done(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    with dc.cached(pipe, policy, budget=0.5) as run:
+        assert run.summary() == "no request has finished yet"
+        draw(pipe, tiny_call)
+        draw(pipe, tiny_call)
+        requests, steps, tier, mask = run.summary().splitlines()
+
+    assert requests.startswith("requests      2, median 0.")
+    assert steps == "site steps    8: 50% compute, 25% reuse, 25% forecast1, 0% forecast2"
+    assert tier.startswith("device tier   ")
+    assert " 0 misses, 0 rejected, peak 0." in tier
+    # The first forecast knows one residual only, so it repeats it.
+    assert mask == "last mask     CRC1"
+
+
+def test_sites_stand_side_by_side_in_the_mask(pipe: Any, tiny_call: dict[str, Any]) -> None:
+    with dc.cached(pipe, EveryK(2), sites=2) as run:
+        draw(pipe, tiny_call)
+
+    assert run.summary().splitlines()[-1] == "last mask     CRCR | CRCR"
+
+
+def test_an_exception_inside_restores_the_pipeline(pipe: Any, policy: Policy) -> None:
+    with pytest.raises(KeyError), dc.cached(pipe, policy):
+        raise KeyError
+
+
+def test_attaching_lasts_until_detach(pipe: Any, policy: Policy, tiny_call: dict[str, Any]) -> None:
+    before = draw(pipe, tiny_call)
+    run = dc.attach(pipe, policy, budget=0.25)
+    attached = draw(pipe, tiny_call)
+
+    with pytest.raises(StateError, match="attached already"):
+        dc.attach(pipe, policy)
+    still = draw(pipe, tiny_call)
+    run.detach()
+    run.detach()
+
+    assert torch.equal(attached, still)
+    assert not torch.equal(attached, before)
+    assert torch.equal(draw(pipe, tiny_call), before)
+
+
+def test_out_of_reach_is_refused_before_anything_is_touched(pipe: Any, policy: Policy) -> None:
+    with pytest.raises(BudgetError, match=r"a speedup of 4\.00x"):
+        dc.attach(pipe, policy, speedup=5.0)
+
+
+def test_a_policy_of_another_model_is_refused(
+    pipe: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = pipe.transformer.transformer_blocks[0].attn.to_q
+    before = block.weight.detach().clone()
+    with torch.no_grad():
+        block.weight.mul_(1.1)
+
+    try:
+        with pytest.raises(ArtifactError, match="expected transformer weights"):
+            dc.attach(pipe, policy)
+    finally:
+        with torch.no_grad():
+            block.weight.copy_(before)
+
+    monkeypatch.setitem(policy.manifest.model, "class", "SD3Transformer2DModel")
+    with pytest.raises(ArtifactError, match="class SD3Transformer2DModel, received Flux"):
+        dc.attach(pipe, policy)
+
+
+def test_a_policy_for_another_scheduler_is_refused(pipe: Any, policy: Policy) -> None:
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=3.0)
+
+    with pytest.raises(ArtifactError, match="expected scheduler config_sha256"):
+        dc.attach(pipe, policy)
+
+
+def test_other_steps_are_refused_at_the_call_and_nothing_breaks(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    with dc.cached(pipe, policy, budget=0.5) as run:
+        first = draw(pipe, tiny_call)
+        with pytest.raises(ConfigError, match=r"among \[4, 6\] as in the policy, received 5"):
+            draw(pipe, tiny_call, steps=5)
+        again = draw(pipe, tiny_call)
+
+        assert torch.equal(first, again)
+        assert run.cache.used_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speedup": 2.0, "budget": 0.5}, "exactly one"),
+        ({"budget": 2.0}, "budget must be"),
+        ({"sites": 2}, "a policy knows its sites"),
+        ({"device_bytes": "lots"}, "received 'lots'"),
+        ({"device_bytes": 0}, "above zero"),
+    ],
+)
+def test_arguments_that_contradict_are_refused(
+    options: dict[str, Any], message: str, pipe: Any, policy: Policy
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dc.attach(pipe, policy, **options)
+
+
+def test_a_controller_takes_no_wish(pipe: Any) -> None:
+    with pytest.raises(ConfigError, match=r"expected no target, received {'speedup': 2\.0}"):
+        dc.attach(pipe, EveryK(2), speedup=2.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, None), (4096, 4096), ("8KiB", 8192), ("1.5 kb", 1500)]
+)
+def test_a_cap_in_bytes_is_the_cap_of_the_device_tier(
+    given: int | str | None, expected: int | None, pipe: Any, policy: Policy
+) -> None:
+    with dc.cached(pipe, policy, device_bytes=given) as run:
+        assert run.cache.device.cap_bytes == expected
+
+
+def test_a_cap_in_percent_is_a_share_of_the_memory(pipe: Any, policy: Policy) -> None:
+    with dc.cached(pipe, policy, device_bytes="10%") as tenth:
+        pass
+    with dc.cached(pipe, policy, device_bytes="20%") as fifth:
+        pass
+
+    caps = np.array([run.cache.device.cap_bytes for run in (tenth, fifth)])
+    assert caps[1] == pytest.approx(2 * caps[0], abs=2)
+    assert caps[0] > 2**20
+
+
+@pytest.mark.parametrize("cap", ["1KiB", "20KiB", "40KiB"])
+def test_no_cap_is_ever_exceeded(
+    cap: str, pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    with dc.cached(pipe, policy, budget=0.5, device_bytes=cap) as run:
+        image = draw(pipe, tiny_call)
+
+    # A residual has 64 image and 12 text tokens of 32 float32 numbers: 9.5 KiB.
+    assert run.logs[0].peak_bytes <= int(cap.removesuffix("KiB")) * 1024
+    assert torch.isfinite(image).all()
+    if cap == "1KiB":
+        assert torch.equal(image, draw(pipe, tiny_call))
+
+
+def test_a_wish_reaches_the_network(pipe: Any, tiny_call: dict[str, Any]) -> None:
+    policy = untrained_policy(pipe, tiny_call, adaptive={"4": [2]})
+
+    with dc.cached(pipe, policy, budget=0.5) as run:
+        adaptive = draw(pipe, tiny_call)
+    with dc.cached(pipe, PolicyController(policy, Wish(budget=0.5), adaptive=False)):
+        static = draw(pipe, tiny_call)
+
+    # A network that has learned nothing does what the schedule does.
+    assert run.logs[0].compute_share == [0.5]
+    assert torch.equal(adaptive, static)

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
+from ditcache_rl.types import HISTORY
+
+GAPS = st.floats(0.01, 0.3)
+ORDERS = st.integers(0, 2)
+
+
+@st.composite
+def falling_sigmas(draw: st.DrawFn) -> NDArray[np.float64]:
+    """Noise levels at uneven gaps, newest first: the one ahead, then those of the history."""
+    gaps = draw(st.lists(GAPS, min_size=HISTORY, max_size=HISTORY))
+    return np.cumsum([0.0, *gaps])
+
+
+@given(falling_sigmas(), ORDERS, st.lists(st.floats(-2, 2), min_size=3, max_size=3))
+def test_a_forecast_is_exact_on_polynomials_of_its_order(
+    sigmas: NDArray[np.float64], order: int, coefficients: list[float]
+) -> None:
+    polynomial = np.polynomial.Polynomial(coefficients[: order + 1])
+    ahead, past = float(sigmas[0]), sigmas[1:]
+
+    weights = newton_weights(past, ahead, order)
+
+    # Gaps of 0.01 next to gaps of 0.3 give weights near 1e3, which costs three digits.
+    assert weights @ polynomial(past) == pytest.approx(polynomial(ahead), abs=1e-10)
+
+
+@given(falling_sigmas(), ORDERS)
+def test_weights_sum_to_one_and_end_with_the_order(sigmas: NDArray[np.float64], order: int) -> None:
+    weights = newton_weights(sigmas[1:], float(sigmas[0]), order)
+
+    assert weights.shape == (HISTORY,)
+    assert weights.sum() == pytest.approx(1, abs=1e-10)
+    assert not weights[order + 1 :].any()
+
+
+@given(falling_sigmas(), ORDERS)
+def test_weights_equal_a_least_squares_fit_through_the_same_points(
+    sigmas: NDArray[np.float64], order: int
+) -> None:
+    ahead, past = sigmas[0], sigmas[1 : order + 2]
+    values = np.random.default_rng(0).normal(size=(order + 1, 4))
+
+    weights = newton_weights(sigmas[1:], float(ahead), order)
+
+    fitted = np.vander([ahead], order + 1) @ np.polyfit(past, values, order)
+    # The fit squares the condition of its matrix, so it and not the weights sets the tolerance.
+    np.testing.assert_allclose(weights[: order + 1] @ values, fitted[0], rtol=1e-6, atol=1e-6)
+
+
+def test_order_zero_repeats_the_newest() -> None:
+    assert newton_weights(np.array([0.5]), 0.1, 0).tolist() == [1, 0, 0]
+
+
+def test_even_gaps_give_the_textbook_weights() -> None:
+    past = np.array([0.7, 0.8, 0.9])
+
+    np.testing.assert_allclose(newton_weights(past, 0.6, 1), [2, -1, 0], atol=1e-12)
+    np.testing.assert_allclose(newton_weights(past, 0.6, 2), [3, -3, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_are_summed_with_their_own_weights_in_the_input_dtype(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    residuals = [torch.randn(4, 7, generator=generator).to(dtype) for _ in range(HISTORY)]
+    untouched = [residual.clone() for residual in residuals]
+    weights = np.array([[1, 0, 0], [2.5, -1.5, 0], [3, -3, 1], [1, 0, 0]], dtype=np.float64)
+
+    total = weighted_sum(residuals, weights)
+
+    values = np.stack([residual.double().numpy() for residual in residuals])
+    expected = np.einsum("rk,krf->rf", weights, values)
+    assert total.dtype == dtype
+    # One rounding to the dtype, on top of a sum in float32.
+    torch.testing.assert_close(total, torch.from_numpy(expected).to(dtype), rtol=1e-2, atol=1e-5)
+    if dtype == torch.float32:
+        np.testing.assert_allclose(total.numpy(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(total[[0, 3]], residuals[0][[0, 3]]), "rows that reuse lose no bit"
+    assert all(torch.equal(a, b) for a, b in zip(residuals, untouched, strict=True))
+
+
+def test_equal_rows_are_summed_like_different_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    residuals = [torch.randn(2, 7, generator=generator) for _ in range(2)]
+    shared = np.array([[1.75, -0.75, 0]] * 2)
+
+    both = weighted_sum(residuals, shared)
+    with_another = weighted_sum(residuals, np.array([shared[0], [1.5, -0.5, 0]]))
+
+    # The factor is a float64 number in one case and a float32 tensor in the other.
+    torch.testing.assert_close(both[0], with_another[0], rtol=1e-6, atol=1e-6)
+
+
+def test_reuse_returns_the_newest_itself() -> None:
+    residuals = [torch.ones(2, 3), torch.zeros(2, 3)]
+
+    assert weighted_sum(residuals, np.array([[1.0, 0, 0]] * 2)) is residuals[0]

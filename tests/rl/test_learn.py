@@ -1,0 +1,111 @@
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ditcache_rl.control import PolicyNetwork
+from ditcache_rl.rl import DenoiseVecEnv, Setting
+from ditcache_rl.rl.episodes import cases_of, draw_task
+from ditcache_rl.rl.learn import learn, make_ppo
+from tests.environment import tiny_config, tiny_setting
+
+EPISODES = 32  # two rollouts of four batches of four rows
+
+# TensorBoard's own protobuf files, read when its writer is imported.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+
+@pytest.fixture
+def setting(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Setting:
+    config = tiny_config(tmp_path / "env", tiny_call, episodes=EPISODES)
+    return tiny_setting(config, tiny_pipe)
+
+
+def learned(
+    setting: Setting, folder: Path, *, seed: int = 1, hear: Callable[[int], None] | None = None
+) -> tuple[PolicyNetwork, list[int]]:
+    """Train, and return the network and the numbers of episodes that were told on the way."""
+    folder.mkdir(exist_ok=True)
+    told = []
+
+    def on_episodes(episodes: int, gain: float) -> None:
+        assert np.isfinite(gain)
+        told.append(episodes)
+        if hear is not None:
+            hear(episodes)
+
+    cases = cases_of(setting.config, "train")
+    network = learn(setting, cases, folder, seed=seed, on_episodes=on_episodes)
+    return network, told
+
+
+def same(a: PolicyNetwork, b: PolicyNetwork) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_the_first_episodes_are_those_of_the_static_schedules(setting: Setting) -> None:
+    rng = np.random.default_rng(0)
+    cases = cases_of(setting.config, "train")
+    env = DenoiseVecEnv(setting, 8, lambda: draw_task(setting.config, cases, 4, rng))
+    model = make_ppo(env, setting.config.ppo, episode_steps=4, seed=0)
+
+    obs: Any = env.reset()
+    rewards: NDArray[np.float32] = np.zeros(8, dtype=np.float32)
+    for _ in range(4):
+        actions, _ = model.predict(obs, deterministic=True, action_masks=env.action_masks())
+        obs, rewards, _, infos = env.step(actions)
+    env.close()
+
+    np.testing.assert_allclose(rewards, 0, atol=1e-3)
+    assert {info["compute_share"] for info in infos} >= {0.25, 0.5, 0.75}
+
+
+def test_the_same_seed_learns_the_same_network(setting: Setting, tmp_path: Path) -> None:
+    first, told = learned(setting, tmp_path / "a")
+    setting.baselines.clear()
+    again, _ = learned(setting, tmp_path / "b")
+    other, _ = learned(setting, tmp_path / "c", seed=2)
+
+    assert told[-1] == EPISODES
+    assert same(first, again)
+    assert not same(first, other)
+    assert first.head.weight.abs().max() > 0
+
+
+def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
+    setting: Setting, tmp_path: Path
+) -> None:
+    def interrupt(episodes: int) -> None:
+        if episodes > 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learned(setting, tmp_path, hear=interrupt)
+    begun, told = learned(setting, tmp_path)
+
+    assert told[0] == 16  # the first rollout was kept
+    assert told[-1] == EPISODES
+    saved = (tmp_path / "ppo.zip").stat().st_mtime_ns
+    finished, nothing = learned(setting, tmp_path)
+    assert nothing == []
+    assert same(begun, finished)
+    assert (tmp_path / "ppo.zip").stat().st_mtime_ns == saved
+
+
+def test_curves_and_images_are_written(setting: Setting, tmp_path: Path) -> None:
+    module = "tensorboard.backend.event_processing.event_accumulator"
+    accumulator: Any = importlib.import_module(module)
+
+    learned(setting, tmp_path / "run")
+    events = accumulator.EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    tags = events.Tags()
+
+    assert {"train/reward", "train/paired_gain", "paired_gain/0.25"} <= set(tags["scalars"])
+    assert tags["images"] == ["reference, policy, error x 4"]

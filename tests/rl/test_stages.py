@@ -1,0 +1,126 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ditcache_rl.config import EnvConfig
+from ditcache_rl.control import Plan, PolicyNetwork
+from ditcache_rl.control.patterns import pattern_costs, step_patterns
+from ditcache_rl.rl.episodes import cases_of
+from ditcache_rl.rl.stages import Comparison, compare, metrics_of, rescale_stage, search_stage
+from ditcache_rl.search import Case
+from ditcache_rl.types import Mode
+from tests.boards import Puzzle, hidden_schedule
+from tests.environment import tiny_config, tiny_setting
+
+CASES = [Case("a", 1), Case("b", 2)]
+
+
+class Ticks:
+    """Remembers what a progress bar would show."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    def __call__(self, share: float, note: str) -> None:
+        self.shares.append(share)
+
+
+@pytest.fixture
+def config(tiny_call: dict[str, Any], tmp_path: Path) -> EnvConfig:
+    options: dict[str, Any] = {"steps": [28, 50], "budgets": [0.15, 0.25, 0.5]}
+    return tiny_config(tmp_path / "env", tiny_call, **options)
+
+
+def searched(config: EnvConfig, board: Puzzle, file: Path, tick: Ticks) -> Plan:
+    return search_stage(config, board, CASES, file=file, seed=0, tick=tick)
+
+
+@pytest.mark.parametrize("sites", [1, 3])
+def test_a_searched_plan_spends_its_budgets_and_ends_at_full_compute(
+    sites: int, config: EnvConfig, tmp_path: Path
+) -> None:
+    board, tick = Puzzle(hidden_schedule(28, sites, 0)), Ticks()
+
+    plan = searched(config, board, tmp_path / "plan.npz", tick)
+
+    found = np.flatnonzero(plan.patterns[:, 0] >= 0)
+    spent = pattern_costs(step_patterns(sites))[plan.patterns[found]].sum(axis=1)
+    np.testing.assert_array_equal(spent, found)
+    named = {int(share * 28 * sites + 1e-9) for share in config.targets.budgets}
+    assert named | set(range(2 * sites, 14 * sites + 1, sites)) <= set(found.tolist())
+    # What asks for no speed-up at all must get the reference.
+    assert (plan.patterns[28 * sites] == Mode.COMPUTE).all()
+    assert np.isfinite(plan.quality[found]).all()
+    assert tick.shares == sorted(tick.shares)
+    assert 0.9 < tick.shares[-1] <= 1
+
+
+def test_a_finished_search_is_read_not_repeated(config: EnvConfig, tmp_path: Path) -> None:
+    file = tmp_path / "plan.npz"
+    plan = searched(config, Puzzle(hidden_schedule(28, 1, 0)), file, Ticks())
+    board = Puzzle(hidden_schedule(28, 1, 1))
+
+    again = searched(config, board, file, Ticks())
+
+    assert board.scored == []
+    np.testing.assert_array_equal(plan.patterns, again.patterns)
+    np.testing.assert_array_equal(plan.quality, again.quality)
+
+
+def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
+    config: EnvConfig, tmp_path: Path
+) -> None:
+    first = Puzzle(hidden_schedule(28, 1, 0))
+    plan = searched(config, first, tmp_path / "plan-28.npz", Ticks())
+    board = Puzzle(hidden_schedule(50, 1, 0))
+
+    carried = rescale_stage(
+        config,
+        plan,
+        first.sigmas(),
+        board,
+        CASES,
+        file=tmp_path / "plan-50.npz",
+        seed=0,
+        tick=Ticks(),
+    )
+
+    assert np.flatnonzero(np.isfinite(carried.quality[:, 0])).tolist() == [7, 12, 25]
+    found = np.flatnonzero(carried.patterns[:, 0] >= 0)
+    spent = pattern_costs(step_patterns(1))[carried.patterns[found]].sum(axis=1)
+    np.testing.assert_array_equal(spent, found)
+    assert found[-1] == 50
+
+
+def test_a_network_that_changes_nothing_gains_nothing(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    setting = tiny_setting(tiny_config(tmp_path, tiny_call), tiny_pipe)
+    schema, logits = len(setting.actions.schema()), setting.actions.logits
+    network = PolicyNetwork(schema - logits, logits).eval()
+
+    found = compare(setting, network, cases_of(setting.config, "select"), seed=0, tick=Ticks())
+
+    assert list(found)[:3] == [(1, 0.0), (2, 0.0), (3, 0.0)]
+    # A weight on latency of 3 is not a budget of 3.
+    np.testing.assert_allclose(list(found)[3:], [(0, 1.6), (0, 3.0), (0, 4.4)])
+    for comparison in found.values():
+        assert (comparison.gain, comparison.ci95) == (0.0, (0.0, 0.0))
+        assert comparison.psnr_db == comparison.static_psnr_db
+        assert not comparison.significant
+
+
+def test_a_gain_counts_when_its_interval_lies_above_zero() -> None:
+    def gained(low: float, high: float) -> Comparison:
+        return Comparison("2/4", 64, 30.0, 25.0, 30.5, 25.5, 0.5, (low, high))
+
+    assert gained(0.1, 0.9).significant
+    assert not gained(0.0, 0.9).significant
+    assert not gained(-0.1, 0.9).significant
+    (row,) = metrics_of({(2, 0.0): gained(0.1, 0.9)})
+    assert json.loads(json.dumps(row)) == row
+    assert row["network_used"] is True
+    assert row["network_psnr_db"] == {"mean": 30.5, "p5": 25.5}

@@ -1,0 +1,216 @@
+import io
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import ditcache_rl as dc
+from ditcache_rl.cli import main
+from ditcache_rl.config import load_env
+from ditcache_rl.control import load_policy
+from ditcache_rl.control.patterns import pattern_costs
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.inference import open_pipeline
+from ditcache_rl.rl import stages, train
+from ditcache_rl.rl.train import TrainOptions
+from tests.environment import PROMPTS, write_env
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+FILES = {"manifest.json", "controller.safetensors", "metrics.json", "README.md"}
+
+
+class Trained(NamedTuple):
+    """A training that was interrupted after its search and then resumed as it said."""
+
+    env: Path
+    home: Path
+    """Where the commands ran."""
+    interrupted: tuple[int, str]
+    """Status and stderr."""
+    resumed: tuple[int, str]
+    kept: dict[str, tuple[int, bytes]]
+    """Time and content of the files of finished stages when the resumed run began."""
+
+    @property
+    def run(self) -> Path:
+        (run,) = (self.home / "runs" / "tiny").iterdir()
+        return run
+
+    @property
+    def policy(self) -> Path:
+        return self.home / "new" / "policy"
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """Run the command line, and return its status and what it wrote to stderr."""
+    with redirect_stderr(io.StringIO()) as said, redirect_stdout(io.StringIO()):
+        status = main(arguments)
+    return status, said.getvalue()
+
+
+def stamps(run: Path) -> dict[str, tuple[int, bytes]]:
+    files = [*run.glob("profile-*.json"), *run.glob("plan-*.npz")]
+    return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny_folder: Path, tiny_call: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trained]:
+    home = tmp_path_factory.mktemp("train")
+    options: dict[str, Any] = {"steps": [4, 5], "budgets": [0.25, 0.5], "rows": 8}
+    env = write_env(home / "env", tiny_call, source=str(tiny_folder), **options)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setattr(stages, "_PROFILE_REPEATS", 1)
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr(train, "learn", interrupt)
+            first = command("train", str(env), "--seed", "3", "--out", "new/policy")
+        kept = stamps(next((home / "runs" / "tiny").iterdir()))
+        again = shlex.split(first[1].partition("Go on with: ")[2])
+        second = command(*again[1:]) if again[1] != "train.py" else command("train", *again[2:])
+        yield Trained(env, home, first, second, kept)
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(trained: Trained) -> None:
+    status, said = trained.interrupted
+
+    assert status == 130
+    last = said.strip().splitlines()[-1]
+    assert last.endswith(
+        f"python train.py {trained.env} --resume runs/tiny/{trained.run.name} --seed 3 "
+        "--out new/policy"
+    )
+
+
+def test_what_it_says_goes_on_and_leaves_finished_stages_alone(trained: Trained) -> None:
+    status, said = trained.resumed
+
+    assert status == 0, said
+    assert set(trained.kept) == {"profile-4.json", "profile-5.json", "plan-4.npz", "plan-5.npz"}
+    assert stamps(trained.run) == trained.kept
+
+
+def test_a_training_leaves_a_complete_policy(trained: Trained) -> None:
+    policy = load_policy(trained.policy)
+    manifest, config = policy.manifest, load_env(trained.env)
+
+    assert {file.name for file in trained.policy.iterdir()} == FILES
+    assert not list(trained.policy.parent.glob(".partial*"))
+    assert (manifest.env_id, manifest.env_sha256) == ("ditcache/tiny-v0", config.sha256)
+    assert (manifest.steps, manifest.sites, manifest.seed) == ([4, 5], 1, 3)
+    assert manifest.tiers == ["device", "drop"]
+    assert manifest.call == config.pipeline.call
+    assert set(manifest.profile) == {"4", "5"}
+    assert manifest.machine["cores"]
+    assert manifest.versions["torch"]
+    costs = pattern_costs(manifest.actions.patterns)
+    for steps, plan in policy.plans.items():
+        found = np.flatnonzero(plan.patterns[:, 0] >= 0)
+        np.testing.assert_array_equal(costs[plan.patterns[found]].sum(axis=1), found)
+        assert {2, steps} <= set(found.tolist())
+    searched = policy.plans[4]
+    assert searched.least == 1
+    assert np.isfinite(searched.quality[1:]).all()
+    assert searched.quality[4, 0] == 60.0
+
+
+def test_the_metrics_compare_network_and_schedule_at_every_target(trained: Trained) -> None:
+    metrics = load_policy(trained.policy).metrics
+    text = (trained.policy / "README.md").read_text()
+
+    rows = metrics["select"]
+    assert [row["target"] for row in rows[:2]] == ["1/4", "2/4"]
+    assert len(rows) == 5  # two budgets and three weights on latency
+    for row in rows:
+        low, high = row["ci95"]
+        assert low <= row["gain"] <= high
+        assert row["network_used"] == (low > 0)
+        assert row["n"] == len(PROMPTS["select"])
+        assert f"| {row['target']} |" in text
+    assert metrics["config"]["ppo"]["episodes"] == 16
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_the_network_is_used_only_where_it_is_better(trained: Trained) -> None:
+    policy = load_policy(trained.policy)
+
+    used = {row["target"] for row in policy.metrics["select"] if row["network_used"]}
+    budgets = policy.manifest.adaptive["4"]
+    assert {f"{budget}/4" for budget in budgets} == {name for name in used if "/" in name}
+    assert policy.manifest.adaptive_tradeoff == (sum("tradeoff" in name for name in used) == 3)
+
+
+def test_the_policy_runs_in_the_pipeline(trained: Trained, tiny_folder: Path) -> None:
+    pipe = open_pipeline(str(tiny_folder), device="cpu")
+    call = load_env(trained.env).pipeline.call
+
+    with dc.cached(pipe, trained.policy, budget=0.5) as run:
+        pipe(PROMPTS["test"][0], num_inference_steps=4, **call)
+        pipe(PROMPTS["test"][0], num_inference_steps=5, **call)
+
+    assert [log.compute_share[0] for log in run.logs] == [2 / 4, 2 / 5]
+
+
+def test_training_again_on_finished_stages_gives_the_same_policy(trained: Trained) -> None:
+    config = load_env(trained.env)
+    checkpoint = trained.run / "ppo.zip"
+    before = checkpoint.stat().st_mtime_ns
+
+    out = trained.home / "again"
+    options = TrainOptions(trained.run, out, 3, "again")
+    with redirect_stderr(io.StringIO()):
+        train.train(config, options)
+
+    assert stamps(trained.run) == trained.kept
+    assert checkpoint.stat().st_mtime_ns == before
+    ours, theirs = (folder / "controller.safetensors" for folder in (out, trained.policy))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_an_existing_policy_is_not_replaced_unasked(trained: Trained) -> None:
+    before = (trained.policy / "manifest.json").read_bytes()
+
+    status, said = command("train", str(trained.env), "--out", str(trained.policy))
+
+    assert status == 2
+    assert said.count("\n") == 1
+    assert "--force" in said
+    assert (trained.policy / "manifest.json").read_bytes() == before
+    with pytest.raises(ConfigError, match="exists"):
+        train.train(load_env(trained.env), TrainOptions(trained.run, trained.policy, 3, ""))
+
+
+def test_force_replaces_policies_and_nothing_else(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = shutil.copytree(trained.policy, tmp_path / "old")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+
+    def write(config: object, options: TrainOptions, **_: object) -> None:
+        assert not options.out.exists()
+        options.out.mkdir()
+        (options.out / "README.md").write_text("a new policy")
+
+    monkeypatch.setattr(train, "train", write)
+    replaced, _ = command("train", str(trained.env), "--out", str(old), "--force")
+    refused, said = command("train", str(trained.env), "--out", str(precious), "--force")
+
+    assert (replaced, refused) == (0, 2)
+    assert [file.name for file in old.iterdir()] == ["README.md"]
+    assert "no manifest.json" in said
+    assert (precious / "thesis.txt").exists()

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ditcache_rl.control import Plan
+from ditcache_rl.control.patterns import pattern_costs, step_patterns
+from ditcache_rl.search import Case, ClimbSettings, pay_up, search_plan, spaced_plan
+from ditcache_rl.types import Mode
+from tests.boards import Puzzle, hidden_schedule
+
+CASES = [Case("a", 1), Case("b", 2)]
+SETTINGS = ClimbSettings(evaluations=12, psnr_weight=1.0, ssim_weight=1.0)
+
+
+def computes(rows: NDArray[np.int64], sites: int) -> NDArray[np.int64]:
+    """Count what schedules (rows, steps) of patterns compute: (rows,)."""
+    return np.asarray(pattern_costs(step_patterns(sites))[rows].sum(axis=1))
+
+
+def searched(
+    board: Puzzle, budgets: list[int], *, seed: int = 0, start: Plan | None = None
+) -> Plan:
+    rng = np.random.default_rng(seed)
+    return search_plan(board, CASES, budgets=budgets, settings=SETTINGS, rng=rng, start=start)
+
+
+def values(board: Puzzle, plan: Plan, budgets: list[int]) -> list[float]:
+    patterns = step_patterns(board.sites)
+    return [board.value(patterns[plan.patterns[budget]]) for budget in budgets]
+
+
+@pytest.mark.parametrize("sites", [1, 2, 3])
+@pytest.mark.parametrize("steps", [3, 4, 7, 28])
+def test_spaced_schedules_spend_every_budget_exactly(steps: int, sites: int) -> None:
+    plan = spaced_plan(steps, sites)
+
+    assert plan.patterns.shape == (steps * sites + 1, steps)
+    assert (plan.patterns[:sites] == -1).all()
+    spending = plan.patterns[sites:]
+    np.testing.assert_array_equal(computes(spending, sites), np.arange(sites, steps * sites + 1))
+    assert (spending[:, 0] == Mode.COMPUTE).all()
+    assert np.isnan(plan.quality).all()
+    assert plan.least == sites
+
+
+def test_spaced_schedules_are_evenly_spaced() -> None:
+    plan = spaced_plan(8, 1)
+
+    computed = [np.flatnonzero(row == Mode.COMPUTE).tolist() for row in plan.patterns]
+    assert computed[1] == [0]
+    assert computed[2] == [0, 4]
+    assert computed[4] == [0, 2, 4, 6]
+    assert computed[8] == list(range(8))
+    assert set(plan.patterns[2][[1, 2, 3, 5, 6, 7]]) == {Mode.FORECAST1}
+
+
+@pytest.mark.parametrize("sites", [1, 2, 3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_budget_is_spent_exactly(sites: int, seed: int) -> None:
+    board = Puzzle(hidden_schedule(6, sites, seed))
+    budgets = list(range(sites, 6 * sites + 1))
+
+    plan = searched(board, budgets, seed=seed)
+
+    np.testing.assert_array_equal(computes(plan.patterns[budgets], sites), budgets)
+    assert (plan.patterns[budgets, 0] == Mode.COMPUTE).all()
+    np.testing.assert_array_equal(plan.quality[budgets, 0], values(board, plan, budgets))
+    # Nothing else was even tried: whatever is scored spends one of the budgets.
+    spent = [int((modes == Mode.COMPUTE).sum()) for modes in board.scored]
+    assert set(spent) == set(budgets)
+    assert not any(modes[0].any() for modes in board.scored)
+
+
+def test_budgets_that_were_not_asked_for_stay_empty() -> None:
+    plan = searched(Puzzle(hidden_schedule(6, 1, 0)), [4, 2])
+
+    assert np.flatnonzero(plan.patterns[:, 0] >= 0).tolist() == [2, 4]
+    assert np.flatnonzero(np.isfinite(plan.quality[:, 0])).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_result_is_the_best_of_all_that_was_tried(seed: int) -> None:
+    board = Puzzle(hidden_schedule(10, 1, seed))
+
+    plan = searched(board, [4])
+
+    assert values(board, plan, [4]) == [max(board.value(modes) for modes in board.scored)]
+    spaced = step_patterns(1)[spaced_plan(10, 1).patterns[4]]
+    assert values(board, plan, [4])[0] >= board.value(spaced)
+
+
+def test_a_start_is_never_made_worse() -> None:
+    board = Puzzle(hidden_schedule(10, 1, 3))
+    budgets = [int((board.hidden == Mode.COMPUTE).sum())]
+    best = Plan(np.full((11, 10), -1), np.full((11, 2), np.nan))
+    best.patterns[budgets[0]] = board.hidden[:, 0]
+
+    plan = searched(board, budgets, start=best)
+
+    assert values(board, plan, budgets) == [60.0]
+    np.testing.assert_array_equal(plan.patterns[budgets[0]], board.hidden[:, 0])
+
+
+def test_climbing_improves_on_what_it_starts_from() -> None:
+    gains = []
+    for seed in range(5):
+        board = Puzzle(hidden_schedule(10, 1, seed))
+        plan = searched(board, [5], seed=seed)
+        first = board.scored[: 6 * len(CASES)]  # the spaced candidates
+        gains.append(values(board, plan, [5])[0] - max(board.value(m) for m in first))
+
+    assert min(gains) >= 0
+    assert np.mean(gains) > 0.5
+
+
+def test_the_same_seed_searches_the_same_way() -> None:
+    runs = []
+    for seed in (0, 0, 1):
+        board = Puzzle(hidden_schedule(10, 2, 7))
+        runs.append((searched(board, [6, 9, 14], seed=seed), board.scored))
+
+    (plan, scored), (again, scored_again), (_, scored_other) = runs
+    np.testing.assert_array_equal(plan.patterns, again.patterns)
+    np.testing.assert_array_equal(scored, scored_again)
+    assert not np.array_equal(scored, scored_other)
+
+
+def test_every_budget_is_reported_when_it_is_done() -> None:
+    board, heard = Puzzle(hidden_schedule(6, 1, 0)), []
+
+    plan = search_plan(
+        board,
+        CASES,
+        budgets=[3, 2],
+        settings=SETTINGS,
+        rng=np.random.default_rng(0),
+        on_budget=lambda budget, psnr: heard.append((budget, psnr)),
+    )
+
+    assert heard == [(2, plan.quality[2, 0]), (3, plan.quality[3, 0])]
+
+
+def test_evaluations_are_bounded() -> None:
+    board = Puzzle(hidden_schedule(28, 1, 0), rows=2)
+
+    searched(board, [8])
+
+    tried = {modes.tobytes() for modes in board.scored}
+    assert len(tried) <= SETTINGS.evaluations + 7
+
+
+@pytest.mark.parametrize("sites", [1, 3])
+def test_paying_up_keeps_what_is_computed_and_fills_the_longest_gap(sites: int) -> None:
+    row = np.full(12, int(Mode.FORECAST1))
+    row[[0, 2]] = Mode.COMPUTE
+    patterns = step_patterns(sites)
+    costs = pattern_costs(patterns)
+
+    for budget in range(2 * sites, 12 * sites + 1):
+        paid = pay_up(row, budget, patterns)
+        assert costs[paid].sum() == budget
+        assert (costs[paid] >= costs[row]).all()
+
+    (added,) = np.flatnonzero(pay_up(row, 3 * sites, patterns) != row)
+    assert added == 7  # between 2 and the end

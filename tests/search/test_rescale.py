@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from ditcache_rl.control.patterns import pattern_costs, step_patterns
+from ditcache_rl.search import rescale_plan, spaced_plan
+from ditcache_rl.types import Floats, Mode
+
+
+def levels(steps: int, shift: float = 1.5) -> Floats:
+    """Noise levels of a flow-matching sampler."""
+    sigmas = np.linspace(1, 0, steps + 1)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+@pytest.mark.parametrize("sites", [1, 3])
+@pytest.mark.parametrize(("steps", "new_steps"), [(28, 50), (28, 12), (6, 4), (5, 5)])
+def test_carried_schedules_spend_every_budget_exactly(
+    steps: int, new_steps: int, sites: int
+) -> None:
+    carried = rescale_plan(spaced_plan(steps, sites), levels(steps), levels(new_steps), sites=sites)
+
+    budgets = np.flatnonzero(carried.patterns[:, 0] >= 0)
+    assert budgets.tolist() == list(range(carried.least, new_steps * sites + 1))
+    rows = carried.patterns[budgets]
+    spent = pattern_costs(step_patterns(sites))[rows].sum(axis=1)
+    np.testing.assert_array_equal(spent, budgets)
+    assert (rows[:, 0] == Mode.COMPUTE).all()
+    assert np.isnan(carried.quality).all()
+
+
+def test_the_same_steps_carry_schedules_over_unchanged() -> None:
+    plan = spaced_plan(28, 1)
+
+    same = rescale_plan(plan, levels(28), levels(28), sites=1)
+
+    np.testing.assert_array_equal(same.patterns[1:], plan.patterns[1:])
+
+
+def test_computed_steps_stay_at_their_noise_levels() -> None:
+    plan = spaced_plan(28, 1)
+    old, new = levels(28), levels(56)
+
+    carried = rescale_plan(plan, old, new, sites=1)
+
+    # Twice the steps and twice the budget: every old level is met, and as many lie between.
+    computed = new[:-1][carried.patterns[14] == Mode.COMPUTE]
+    before = old[:-1][plan.patterns[7] == Mode.COMPUTE]
+    assert set(np.round(before, 9)) <= set(np.round(computed, 9))

@@ -1,0 +1,136 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ditcache_rl import config
+from ditcache_rl.cli import main
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.evaluate import command
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Data as it lies in an installed package: the shipped environments, two policies."""
+    shipped = tmp_path / "package" / "_shipped"
+    for name in ("shapes-ppo", "tiny"):
+        (shipped / "policies" / name).mkdir(parents=True)
+        (shipped / "policies" / name / "manifest.json").write_text("{}")
+    (shipped / "policies" / "README.md").write_text("what is here")
+    (shipped / "envs").symlink_to(ROOT / "envs")
+    monkeypatch.setattr(config, "_PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    return shipped
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail with one line on stderr, and return that line."""
+    status = main(arguments)
+
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], ("train", "eval", "list")),
+        (["train"], ("--out", "--seed", "--episodes", "--force", "--resume", "(default: shapes)")),
+        (["eval"], ("--env", "--prompts", "--steps", "--json", "--out", "(default: shapes-ppo)")),
+        (["list"], ("envs", "policies")),
+    ],
+)
+def test_help_names_every_option_and_default(
+    arguments: list[str],
+    named: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert out.startswith("usage: ditcache-rl")
+    assert all(name in out for name in named)
+
+
+def test_what_is_shipped_is_listed(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "envs"]) == 0
+    assert "shapes" in capsys.readouterr().out.split()
+    assert main(["list", "policies"]) == 0
+    assert capsys.readouterr().out.split() == ["shapes-ppo", "tiny"]
+
+
+def test_no_policy_at_all_is_an_empty_list(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for manifest in installed.glob("policies/*/manifest.json"):
+        manifest.unlink()
+
+    assert main(["list", "policies"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "shape"], "Did you mean 'shapes'?"),
+        (["eval", "shapes-pp"], "Did you mean 'shapes-ppo'?"),
+        (["eval", "tiny", "--env", "shaped"], "Did you mean 'shapes'?"),
+        (["eval", "zebra"], "shapes-ppo, tiny"),
+        (["eval", "tiny"], "tiny/manifest.json: expected a field"),
+        (["train", "--resume", "runs/nowhere"], "--resume must name a run folder"),
+        (["train", "--resume"], "--resume found no run in runs/shapes"),
+        (["train", "--episodes", "0"], "--episodes must be >= 1, received 0"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    arguments: list[str], hint: str, installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hint in refused(arguments, capsys)
+
+
+def test_an_error_of_several_lines_is_still_one(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise ConfigError("one\ntwo")
+
+    monkeypatch.setattr(command, "evaluate_policy", fail)
+
+    assert refused(["eval"], capsys) == "error: one two\n"
+
+
+def test_an_interrupted_evaluation_has_no_traceback(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "evaluate_policy", interrupt)
+
+    assert main(["eval"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_the_scripts_end_as_the_commands_do(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, script, "nowhere"], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
