@@ -6,8 +6,8 @@ Heavy imports happen inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,6 +22,8 @@ _RUNS = Path("runs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    # What transformers says of packages that are not installed concerns none of the commands.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         status: int = options.command(options)
     except DitcacheError as error:
@@ -93,12 +95,6 @@ def _train(options: argparse.Namespace) -> int:
         config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
     run = _run_folder(config, options.resume)
     out = options.out or run / "policy"
-    if out.exists():
-        if not options.force:
-            raise ConfigError(
-                f"expected a new folder for the policy, {out} exists; use --force or another --out"
-            )
-        _remove_policy(out)
 
     from ditcache_rl.rl.train import TrainOptions, train
 
@@ -111,7 +107,7 @@ def _train(options: argparse.Namespace) -> int:
     say(f"run folder {run}; curves: tensorboard --logdir {run}")
     command = shlex.join(["python", "train.py", *sys.argv[1:]])
     try:
-        train(config, TrainOptions(run, out, options.seed, command), console=console)
+        train(config, TrainOptions(run, out, options.force, options.seed, command), console=console)
     except KeyboardInterrupt:
         again = shlex.join(_resuming(options, run))
         say(f"\ninterrupted; what is finished is kept in {run}. Go on with: {again}")
@@ -142,13 +138,6 @@ def _run_folder(config: EnvConfig, resume: str | None) -> Path:
     if not runs:
         raise ConfigError(f"--resume found no run in {home}; leave it out to start one")
     return runs[-1]
-
-
-def _remove_policy(folder: Path) -> None:
-    """Remove a folder, if it is a policy."""
-    if not (folder / "manifest.json").exists():
-        raise ConfigError(f"--force replaces policies only; {folder} has no manifest.json")
-    shutil.rmtree(folder)
 
 
 def _eval(options: argparse.Namespace) -> int:

@@ -391,6 +391,8 @@ def _check(config: EnvConfig) -> None:
         "[targets] budgets must lie in (0, 1]",
         budgets,
     )
+    fewest = min(budgets, default=0) * min(config.steps)
+    require(fewest >= 1, "[targets] budgets must leave a full step at every step count", budgets)
     share = config.targets.tradeoff_share
     require(0 <= share <= 1, "[targets] tradeoff_share must lie in [0, 1]", share)
     weights = config.reward.latency_weights

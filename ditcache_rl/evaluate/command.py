@@ -15,6 +15,9 @@ from ditcache_rl.evaluate.report import build_report, render_table, write_report
 from ditcache_rl.evaluate.run import evaluate
 from ditcache_rl.inference import PolicyController, Wish, check_identity, open_pipeline
 
+#: Columns of the table where no terminal says how many there are.
+_FILE_WIDTH = 112
+
 
 def evaluate_policy(
     folder: Path,
@@ -45,6 +48,8 @@ def evaluate_policy(
         ArtifactError: If the policy is damaged or made for another model.
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
     policy = load_policy(folder)
     texts = config.read_prompts("test")
     if not 1 <= prompts <= len(texts):

@@ -89,7 +89,7 @@ def attach(
 
     Raises:
         ArtifactError: If the policy is damaged or belongs to another model.
-        BudgetError: If the target is out of reach at every step count of the policy.
+        BudgetError: If the target is out of reach at the first step count of the policy.
         ConfigError: If arguments contradict each other.
         StateError: If the pipeline is attached already.
     """

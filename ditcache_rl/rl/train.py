@@ -6,6 +6,7 @@ Every stage leaves a file in the run folder, so an interrupted run goes on where
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Manifest, Plan, Policy, PolicyNetwork, save_policy
+from ditcache_rl.control.artifact import MANIFEST
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.features import schema_hash
 from ditcache_rl.inference import model_identity, open_pipeline, scheduler_identity
@@ -55,12 +57,14 @@ class TrainOptions:
     Attributes:
         run: Folder of checkpoints, TensorBoard events and, unless `out` says otherwise, the policy.
         out: Folder of the policy.
+        replace: Whether a policy that is there gives way, once the new one is complete.
         seed: Of search, actions and weights.
         command: What was typed, for the manifest.
     """
 
     run: Path
     out: Path
+    replace: bool
     seed: int
     command: str
 
@@ -72,10 +76,7 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         ConfigError: If the policy folder exists already.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
-    if options.out.exists():
-        raise ConfigError(
-            f"expected a new folder for the policy, {options.out} exists; use --force or --out"
-        )
+    _check_out(options)
     started = time.perf_counter()
     options.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
@@ -147,13 +148,25 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         policy.manifest, policy.network, policy.plans, {**policy.metrics, "train_minutes": minutes}
     )
     partial = options.out.with_name(f".partial-{options.out.name}")
-    if partial.exists():
-        for leftover in partial.iterdir():
-            leftover.unlink()
-        partial.rmdir()
+    shutil.rmtree(partial, ignore_errors=True)
     save_policy(policy, partial, card=write_card(policy))
+    if options.out.exists():
+        shutil.rmtree(options.out)
     partial.rename(options.out)
     return options.out
+
+
+def _check_out(options: TrainOptions) -> None:
+    """Refuse to replace what is not wanted replaced, or is no policy."""
+    out = options.out
+    if not out.exists():
+        return
+    if not options.replace:
+        raise ConfigError(
+            f"expected a new folder for the policy, {out} exists; use --force or another --out"
+        )
+    if not (out / MANIFEST).exists():
+        raise ConfigError(f"--force replaces policies only; {out} has no {MANIFEST}")
 
 
 def _policy(

@@ -25,8 +25,8 @@ def rescale_plan(plan: Plan, sigmas: Floats, new_sigmas: Floats, *, sites: int) 
         sites: Parts of the block stack.
 
     Returns:
-        A schedule for every budget of the new run that is not below the least share of the old
-        one; not scored.
+        A schedule for every budget of the new run down to the least share of the old one; not
+        scored.
     """
     steps, new_steps = len(sigmas) - 1, len(new_sigmas) - 1
     nearest = np.abs(new_sigmas[:-1, None] - sigmas[None, :-1]).argmin(axis=1)
@@ -34,7 +34,7 @@ def rescale_plan(plan: Plan, sigmas: Floats, new_sigmas: Floats, *, sites: int) 
     forth[0], forth[-1] = 0, new_steps - 1
     known = np.flatnonzero(plan.patterns[:, 0] >= 0)
     rows = np.full((new_steps * sites + 1, new_steps), -1, dtype=np.int64)
-    least = max(sites, -(-plan.least * new_steps // steps))
+    least = max(sites, plan.least * new_steps // steps)
     for budget in range(least, len(rows)):
         source = plan.patterns[known[np.abs(known * new_steps / steps - budget).argmin()]]
         rows[budget] = _carry(source, forth, nearest, budget, step_patterns(sites))

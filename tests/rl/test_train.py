@@ -169,7 +169,7 @@ def test_training_again_on_finished_stages_gives_the_same_policy(trained: Traine
     before = checkpoint.stat().st_mtime_ns
 
     out = trained.home / "again"
-    options = TrainOptions(trained.run, out, 3, "again")
+    options = TrainOptions(trained.run, out, False, 3, "again")
     with redirect_stderr(io.StringIO()):
         train.train(config, options)
 
@@ -189,28 +189,22 @@ def test_an_existing_policy_is_not_replaced_unasked(trained: Trained) -> None:
     assert "--force" in said
     assert (trained.policy / "manifest.json").read_bytes() == before
     with pytest.raises(ConfigError, match="exists"):
-        train.train(load_env(trained.env), TrainOptions(trained.run, trained.policy, 3, ""))
+        train.train(load_env(trained.env), TrainOptions(trained.run, trained.policy, False, 3, ""))
 
 
-def test_force_replaces_policies_and_nothing_else(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_force_replaces_policies_and_nothing_else(trained: Trained, tmp_path: Path) -> None:
     old = shutil.copytree(trained.policy, tmp_path / "old")
+    (old / "notes.txt").write_text("of the old policy")
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
+    resumed = ("train", str(trained.env), "--resume", str(trained.run), "--seed", "3", "--force")
 
-    def write(config: object, options: TrainOptions, **_: object) -> None:
-        assert not options.out.exists()
-        options.out.mkdir()
-        (options.out / "README.md").write_text("a new policy")
-
-    monkeypatch.setattr(train, "train", write)
-    replaced, _ = command("train", str(trained.env), "--out", str(old), "--force")
-    refused, said = command("train", str(trained.env), "--out", str(precious), "--force")
+    replaced, _ = command(*resumed, "--out", str(old))
+    refused, said = command(*resumed, "--out", str(precious))
 
     assert (replaced, refused) == (0, 2)
-    assert [file.name for file in old.iterdir()] == ["README.md"]
+    assert not (old / "notes.txt").exists()
+    assert load_policy(old).plans.keys() == {4, 5}
     assert "no manifest.json" in said
     assert (precious / "thesis.txt").exists()
