@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--env", default="shapes", help="environment whose test prompts are drawn"
     )
-    evaluate.add_argument("--prompts", type=int, default=64, help="test prompts to draw")
+    evaluate.add_argument("--prompts", type=int, default=48, help="test prompts to draw")
     evaluate.add_argument("--steps", type=int, help="denoising steps (default: the policy's first)")
     evaluate.add_argument("--json", type=Path, help="write all results to this file")
     evaluate.add_argument(
@@ -98,6 +98,9 @@ def _train(options: argparse.Namespace) -> int:
 
     from ditcache_rl.rl.train import TrainOptions, train
 
+    command = shlex.join(["python", "train.py", *sys.argv[1:]])
+    settings = TrainOptions(run, out, options.force, options.seed, command)
+    settings.check()
     console = Console(stderr=True)
 
     def say(text: str) -> None:
@@ -105,9 +108,8 @@ def _train(options: argparse.Namespace) -> int:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     say(f"run folder {run}; curves: tensorboard --logdir {run}")
-    command = shlex.join(["python", "train.py", *sys.argv[1:]])
     try:
-        train(config, TrainOptions(run, out, options.force, options.seed, command), console=console)
+        train(config, settings, console=console)
     except KeyboardInterrupt:
         again = shlex.join(_resuming(options, run))
         say(f"\ninterrupted; what is finished is kept in {run}. Go on with: {again}")

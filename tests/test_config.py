@@ -214,7 +214,7 @@ def test_a_file_that_is_no_text_is_named(env: Path) -> None:
 
 
 def test_a_folder_is_not_an_environment_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected an environment file"):
+    with pytest.raises(ConfigError, match="expected a path or one of the shipped envs"):
         load_env(tmp_path)
 
 

@@ -13,15 +13,15 @@ from ditcache_rl.errors import ConfigError, closest
 Family = Literal["reference", "fewer-steps", "heuristic", "peer", "static", "learned"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
-#: Shares of the steps that the fewer-steps baseline takes: about 1.4x to 5x.
-FEWER_STEPS_SHARES = (0.7, 0.5, 0.35, 0.25, 0.18)
+#: Shares of the steps that the fewer-steps baseline takes: about 2x to 8x.
+FEWER_STEPS_SHARES = (0.5, 0.33, 0.25, 0.18, 0.11)
 #: Steps from one computed step to the next, by the order of the forecast between; 0 reuses.
-EVERY_K: Mapping[int, tuple[int, ...]] = MappingProxyType({0: (2, 3, 4, 6), 1: (2, 3, 4, 6, 8)})
+EVERY_K: Mapping[int, tuple[int, ...]] = MappingProxyType({0: (2, 4, 7), 1: (3, 4, 6, 9)})
 #: Thresholds from careful to greedy. They reach beyond the published ranges (TeaCache 0.25 to 0.8,
-#: FBCache 0.06 to 0.12, EasyCache 0.2), because a small model changes more from step to step.
-TEACACHE_THRESHOLDS = (0.2, 0.25, 0.4, 0.6, 0.8, 1.4)
-FBCACHE_THRESHOLDS = (0.08, 0.12, 0.2, 0.3, 0.45, 0.7)
-EASYCACHE_THRESHOLDS = (0.03, 0.05, 0.1, 0.2, 0.4, 0.8)
+#: FBCache 0.06 to 0.12, EasyCache 0.2), so that a small model too computes 10 to 50 % of its steps.
+TEACACHE_THRESHOLDS = (0.4, 0.8, 1.2, 2.4)
+FBCACHE_THRESHOLDS = (0.12, 0.2, 0.35, 0.6)
+EASYCACHE_THRESHOLDS = (0.05, 0.12, 0.4)
 
 
 @dataclass(frozen=True, slots=True)

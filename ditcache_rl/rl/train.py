@@ -68,6 +68,22 @@ class TrainOptions:
     seed: int
     command: str
 
+    def check(self) -> None:
+        """Refuse to replace what is not wanted replaced, or is no policy.
+
+        Raises:
+            ConfigError: If the policy folder exists, unless it is a policy that may be replaced.
+        """
+        if not self.out.exists():
+            return
+        if not self.replace:
+            raise ConfigError(
+                f"expected a new folder for the policy, {self.out} exists; use --force or "
+                "another --out"
+            )
+        if not (self.out / MANIFEST).exists():
+            raise ConfigError(f"--force replaces policies only; {self.out} has no {MANIFEST}")
+
 
 def train(config: EnvConfig, options: TrainOptions, *, console: Console | None = None) -> Path:
     """Train a policy and write its folder.
@@ -76,7 +92,7 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         ConfigError: If the policy folder exists already.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
-    _check_out(options)
+    options.check()
     started = time.perf_counter()
     options.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
@@ -154,19 +170,6 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         shutil.rmtree(options.out)
     partial.rename(options.out)
     return options.out
-
-
-def _check_out(options: TrainOptions) -> None:
-    """Refuse to replace what is not wanted replaced, or is no policy."""
-    out = options.out
-    if not out.exists():
-        return
-    if not options.replace:
-        raise ConfigError(
-            f"expected a new folder for the policy, {out} exists; use --force or another --out"
-        )
-    if not (out / MANIFEST).exists():
-        raise ConfigError(f"--force replaces policies only; {out} has no {MANIFEST}")
 
 
 def _policy(

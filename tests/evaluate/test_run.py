@@ -244,14 +244,10 @@ def test_baselines_cover_every_known_rule_at_several_settings() -> None:
 
     names = [method.name for method in methods]
     assert len({method.label for method in methods}) == len(methods)
-    assert {name: names.count(name) for name in names} == {
-        "fewer steps": 5,
-        "every-k reuse": 4,
-        "every-k forecast": 5,
-        "teacache": 6,
-        "fbcache": 6,
-        "easycache": 6,
-    }
+    rules = ("fewer steps", "every-k reuse", "every-k forecast", "teacache", "fbcache", "easycache")
+    assert set(names) == set(rules)
+    # A frontier needs points on both sides of what it is compared with.
+    assert all(names.count(rule) >= 3 for rule in rules)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
