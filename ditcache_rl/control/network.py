@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ditcache_rl.control.patterns import (
     Follower,
+    action_prior,
     feasible_patterns,
     pattern_costs,
-    plan_prior,
     step_patterns,
 )
 from ditcache_rl.errors import BudgetError
@@ -121,7 +121,7 @@ class ActionState:
         # Under a tradeoff a row may spend what it likes, so there is nothing to make up for.
         followed = self._follower.wanted(info.step, spent)
         wanted = np.where(target.budget > 0, followed, self._plan[:, info.step])
-        prior = plan_prior(wanted[:, None], 0, len(actions.patterns), len(actions.tiers), SHARPNESS)
+        prior = action_prior(wanted, len(actions.patterns), len(actions.tiers), sharpness=SHARPNESS)
         left = np.where(target.budget > 0, target.budget - spent, -1)
         masks = np.ones((info.run.rows, actions.logits), dtype=bool)
         valid = np.stack([history.valid for history in info.history], axis=1)

@@ -92,22 +92,21 @@ class Follower:
         return np.where(owed == self._cost[:, step], self._plan[:, step], made_up)
 
 
-def plan_prior(
-    plan: NDArray[np.int64], step: int, patterns: int, tiers: int, sharpness: float
+def action_prior(
+    wanted: NDArray[np.int64], patterns: int, tiers: int, *, sharpness: float
 ) -> Floats:
-    """Return the log-prior of a row's actions: what its plan would do gets most of the weight.
+    """Return the log-prior of a row's actions: what its plan wants gets most of the weight.
 
     Args:
-        plan: (rows, steps) pattern of every step in the static schedule of each row's target.
-        step: The present step.
+        wanted: (rows,) pattern that keeps to the plan.
         patterns: Number of patterns.
         tiers: Number of tiers; the first is preferred.
-        sharpness: Log-odds of the planned action against each other one.
+        sharpness: Log-odds of the wanted pattern against each other one.
 
     Returns:
         (rows, patterns + tiers), up to a constant per head.
     """
-    prior = np.zeros((len(plan), patterns + tiers))
-    prior[np.arange(len(plan)), plan[:, step]] = sharpness
+    prior = np.zeros((len(wanted), patterns + tiers))
+    prior[np.arange(len(wanted)), wanted] = sharpness
     prior[:, patterns] = 2 * sharpness
     return prior

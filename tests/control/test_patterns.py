@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ditcache_rl.control.patterns import (
+    action_prior,
     feasible_patterns,
     pattern_costs,
-    plan_prior,
     step_patterns,
 )
 from ditcache_rl.types import HISTORY, Mode
@@ -138,6 +138,6 @@ def test_a_budget_that_can_barely_be_spent_leaves_only_full_compute() -> None:
 def test_the_prior_prefers_the_plan_and_the_first_tier() -> None:
     plan = np.array([[0, 3], [0, 1]])
 
-    prior = plan_prior(plan, 1, 4, 2, 5.0)
+    prior = action_prior(plan[:, 1], 4, 2, sharpness=5.0)
 
     assert prior.tolist() == [[0, 0, 0, 5, 10, 0], [0, 5, 0, 0, 10, 0]]

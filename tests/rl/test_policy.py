@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import best_actions
-from ditcache_rl.control.patterns import plan_prior
+from ditcache_rl.control.patterns import action_prior
 from ditcache_rl.rl.learn import make_ppo
 from ditcache_rl.rl.policy import PriorPolicy, exported
 
@@ -48,8 +48,8 @@ class Bandit(VecEnv):
         self._paying = self._rng.integers(PATTERNS, size=self.rows)
         features = np.zeros((self.rows, FEATURES))
         features[np.arange(self.rows), self._paying] = 1
-        wrong = (self._paying[:, None] + 1) % PATTERNS
-        prior = plan_prior(wrong, 0, PATTERNS, TIERS, 2.0)
+        wrong = (self._paying + 1) % PATTERNS
+        prior = action_prior(wrong, PATTERNS, TIERS, sharpness=2.0)
         return np.concatenate([features, prior], axis=1).astype(np.float32)
 
     def reset(self) -> NDArray[np.float32]:
@@ -100,7 +100,9 @@ def test_a_policy_starts_exactly_at_its_plan(model: MaskablePPO) -> None:
     features = rng.uniform(-5, 5, (500, FEATURES))
     masks = random_masks(rng, 500)
     masks[np.arange(500), plan[:, 3]] = masks[:, PATTERNS] = True
-    obs = np.concatenate([features, plan_prior(plan, 3, PATTERNS, TIERS, 4.0)], axis=1)
+    obs = np.concatenate(
+        [features, action_prior(plan[:, 3], PATTERNS, TIERS, sharpness=4.0)], axis=1
+    )
 
     actions = predict(model, obs.astype(np.float32), masks)
 
@@ -108,7 +110,7 @@ def test_a_policy_starts_exactly_at_its_plan(model: MaskablePPO) -> None:
 
 
 def test_a_plan_has_19_parts_in_20_of_the_probability(model: MaskablePPO) -> None:
-    prior = plan_prior(np.array([[2]]), 0, PATTERNS, TIERS, 4.0)
+    prior = action_prior(np.array([2]), PATTERNS, TIERS, sharpness=4.0)
     obs = np.concatenate([np.ones((1, FEATURES)), prior], axis=1).astype(np.float32)
 
     policy = model.policy
