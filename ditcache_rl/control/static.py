@@ -45,10 +45,10 @@ class StaticSchedule:
                 f"expected a request with (steps, rows, sites) = {expected} as in the schedule, "
                 f"received {received}"
             )
+        table = self.modes if self.modes.ndim == 3 else self.modes[:, None]
+        self._rows = np.broadcast_to(table, expected)
+        self._tiers = np.full(expected[1:], Tier.DEVICE, dtype=np.int8)
 
     def decide(self, info: StepInfo) -> Decision:
         """Read the row of the table."""
-        modes = self.modes[info.step]
-        if modes.ndim == 1:
-            modes = np.repeat(modes[None], info.run.rows, axis=0)
-        return Decision(modes, np.full_like(modes, Tier.DEVICE))
+        return Decision(self._rows[info.step], self._tiers)

@@ -43,10 +43,8 @@ class BlockSignature:
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """Pick the streams out of a call's arguments."""
-        return tuple(
-            kwargs[name] if name in kwargs else args[position]
-            for name, position in zip(self.names, self.positions, strict=True)
-        )
+        places = zip(self.names, self.positions, strict=True)
+        return tuple([kwargs[name] if name in kwargs else args[place] for name, place in places])
 
     def unpack(self, output: Any) -> tuple[Tensor, ...]:
         """Pick the streams out of a block's output."""
@@ -56,8 +54,8 @@ class BlockSignature:
         """Return streams in the form of the block's output."""
         if not self.outputs:
             return streams[0]
-        ordered = sorted(zip(self.outputs, streams, strict=True), key=lambda pair: pair[0])
-        return tuple(stream for _, stream in ordered)
+        # There are two streams at most.
+        return tuple(streams) if self.outputs[0] < self.outputs[-1] else tuple(streams)[::-1]
 
     def with_rows(
         self,

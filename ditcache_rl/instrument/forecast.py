@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,17 +30,18 @@ def newton_weights(sigmas: Floats, sigma: float, order: int) -> Floats:
     Source: Newton's divided-difference interpolation. Unlike backward differences with k^i / i!
     (TaylorSeer, arXiv 2503.06923) it is exact for polynomials at uneven gaps.
     """
-    nodes = np.asarray(sigmas[: order + 1], dtype=np.float64)
-    # Row i holds the divided difference f[0..i] as weights of the residuals.
-    table = np.eye(order + 1)
+    # f[0 .. level] is the sum of f_i over the product of all s_i - s_j, so every level adds its
+    # basis polynomial over that product to the weight of each point. Plain floats: this runs once
+    # per row and step, and an array of three numbers costs more than its arithmetic.
+    nodes = [float(node) for node in sigmas[: order + 1]]
+    weights = [1.0] + [0.0] * (HISTORY - 1)
+    basis = 1.0
     for level in range(1, order + 1):
-        gaps = nodes[level:] - nodes[:-level]
-        table[level:] = (table[level:] - table[level - 1 : -1]) / gaps[:, None]
-    # After the loop, row i is f[node 0 .. node i].
-    basis = np.cumprod(np.concatenate([[1.0], sigma - nodes[:-1]])) if order else np.ones(1)
-    weights = np.zeros(HISTORY)
-    weights[: order + 1] = basis @ table
-    return weights
+        basis *= sigma - nodes[level - 1]
+        for i in range(level + 1):
+            gaps = math.prod(nodes[i] - nodes[j] for j in range(level + 1) if j != i)
+            weights[i] += basis / gaps
+    return np.array(weights)
 
 
 def weighted_sum(residuals: Sequence[Tensor], weights: Floats) -> Tensor:
@@ -53,16 +55,19 @@ def weighted_sum(residuals: Sequence[Tensor], weights: Floats) -> Tensor:
         (rows, features) in the input dtype, summed in float32; the newest residual itself where the
         weights say so.
     """
-    if (weights[:, 0] == 1.0).all() and not weights[:, 1:].any():
-        return residuals[0]
-    dtype = residuals[0].dtype
-    if (weights == weights[0]).all():
-        factors: list[float | Tensor] = [float(w) for w in weights[0]]
-    else:
-        columns = torch.as_tensor(weights, dtype=torch.float32, device=residuals[0].device)
-        factors = [columns[:, k : k + 1] for k in range(HISTORY)]
-    total = residuals[0].float() * factors[0]
+    first = residuals[0]
+    shared = weights[0].tolist() if (weights == weights[0]).all() else None
+    if shared is not None:
+        if shared[0] == 1.0 and not any(shared[1:]):
+            return first
+        total: Tensor = first.float() * shared[0]
+        for residual, factor in zip(residuals[1:], shared[1:], strict=False):
+            if factor:
+                total.add_(residual.float(), alpha=factor)
+        return total.to(first.dtype)
+    columns: Tensor = torch.as_tensor(weights, dtype=torch.float32, device=first.device)
+    total = first.float() * columns[:, :1]
     for k in range(1, len(residuals)):
         if weights[:, k].any():
-            total += residuals[k].float() * factors[k]
-    return total.to(dtype)
+            total.addcmul_(residuals[k].float(), columns[:, k : k + 1])
+    return total.to(first.dtype)
