@@ -38,6 +38,11 @@ class SitePass(NamedTuple):
     tiers: NDArray[np.int8]
 
 
+_NONE = np.zeros(0, dtype=np.int64)
+#: A site of which every row computes and nothing is kept: its blocks run as they are.
+COMPUTED = SitePass(_NONE, None, (), (), np.zeros(0, dtype=np.int8))
+
+
 class BlockRun:
     """Stands in for the forward of one block.
 
@@ -64,6 +69,8 @@ class BlockRun:
         request = current_request()
         if request is None:
             return self._plain(*args, **kwargs)
+        if request.active is COMPUTED and not self._first:
+            return self._plain(*args, **kwargs)
         streams = self._signature.read(args, kwargs)
         if self._site == PROBE:
             if self._first:
@@ -72,6 +79,8 @@ class BlockRun:
         if self._first:
             request.active = self._enter(request, streams, kwargs)
         active: SitePass = request.active
+        if active is COMPUTED:
+            return self._plain(*args, **kwargs)
         if len(active.rows) == 0:
             return self._signature.pack(active.estimated if self._first else streams)
         if active.gathered is not None:
@@ -95,6 +104,8 @@ class BlockRun:
         modes = request.effective(self._site, decision.modes[:, self._site])
         rows = np.flatnonzero(modes == Mode.COMPUTE)
         if len(rows) == len(modes):
+            if (tiers == Tier.DROP).all():
+                return COMPUTED
             return SitePass(rows, None, streams, (), tiers)
         estimate = request.estimate(self._site, modes)
         estimated = tuple(

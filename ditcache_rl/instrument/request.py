@@ -100,6 +100,8 @@ class SiteHistory:
 
     def effective(self, modes: NDArray[np.int8]) -> NDArray[np.int8]:
         """Lower the order of forecasts to what is cached; nothing cached means compute."""
+        if not modes.any():
+            return modes
         available = np.minimum(self.valid, len(self.residuals()))
         allowed = np.minimum(modes, np.where(available > 0, available, Mode.COMPUTE))
         return np.asarray(allowed, dtype=np.int8)
