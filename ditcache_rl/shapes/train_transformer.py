@@ -101,9 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=32_768, help="size of the training set")
     parser.add_argument("--batch", type=int, default=64, help="scenes per step")
     parser.add_argument("--seed", type=int, default=1, help="seed of weights, scenes and noise")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the transformer (twice as fast on a CPU)"
-    )
+    parser.add_argument("--compile", action="store_true", help="compile the transformer first")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
