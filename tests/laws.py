@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.instrument.request import SiteHistory
+from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.types import Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ditcache_rl import config
 from ditcache_rl.cli import main
+from ditcache_rl.config import shipped as layout
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import command
 
@@ -21,7 +21,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (shipped / "policies" / name / "manifest.json").write_text("{}")
     (shipped / "policies" / "README.md").write_text("what is here")
     (shipped / "envs").symlink_to(ROOT / "envs")
-    monkeypatch.setattr(config, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(layout, "_PACKAGE", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     return shipped
 

@@ -1,0 +1,38 @@
+"""Environment files: one TOML file each, read into frozen dataclasses.
+
+Unknown keys, wrong types and missing files are errors that name file, table and key. Nothing here
+imports torch.
+"""
+
+from ditcache_rl.config.load import load_env
+from ditcache_rl.config.settings import (
+    CacheConfig,
+    EnvConfig,
+    PipelineConfig,
+    PPOConfig,
+    PromptConfig,
+    RewardConfig,
+    SearchConfig,
+    SeedConfig,
+    TargetConfig,
+)
+from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_policies
+from ditcache_rl.config.sizes import memory_bytes, parse_bytes
+
+__all__ = [
+    "CacheConfig",
+    "EnvConfig",
+    "PPOConfig",
+    "PipelineConfig",
+    "PromptConfig",
+    "RewardConfig",
+    "SearchConfig",
+    "SeedConfig",
+    "TargetConfig",
+    "find_policy",
+    "load_env",
+    "memory_bytes",
+    "parse_bytes",
+    "shipped_envs",
+    "shipped_policies",
+]

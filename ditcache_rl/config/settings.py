@@ -1,0 +1,191 @@
+"""What an environment file says, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.types import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """Which pipeline, and how it is called.
+
+    Attributes:
+        source: `builtin:shapes`, a folder, or a Hub id.
+        dtype: Torch dtype of the weights.
+        device: Torch device; `auto` takes the GPU where there is one.
+        call: Further arguments of the pipeline's call.
+    """
+
+    source: str
+    dtype: str = "float32"
+    device: str = "auto"
+    call: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """How the block stack is cached.
+
+    Attributes:
+        sites: Parts of the block stack; more give finer actions, and a harder problem.
+        tiers: What an action may choose for a computed residual; the first is the default.
+        device_bytes: Cap of the device tier: "512MiB", or a share of the memory as "70%".
+    """
+
+    sites: int = 1
+    tiers: list[str] = field(default_factory=lambda: ["device", "drop"])
+    device_bytes: str = "70%"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    """Weights of the reward `psnr * PSNR / 10 + ssim * SSIM - w * t / t_reference`.
+
+    Attributes:
+        psnr: Weight of ten decibels.
+        ssim: Weight of the structural similarity.
+        latency_weights: Range from which w of a tradeoff is drawn; larger is faster and worse.
+    """
+
+    psnr: float = 1.0
+    ssim: float = 1.0
+    latency_weights: list[float] = field(default_factory=lambda: [0.5, 8.0])
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConfig:
+    """What episodes are asked for.
+
+    Attributes:
+        budgets: Shares of full compute, each in (0, 1].
+        tradeoff_share: Share of the episodes that get a weight on latency instead of a budget.
+    """
+
+    budgets: list[float]
+    tradeoff_share: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """Prompt files, one prompt per line; relative to the environment file; pairwise disjoint.
+
+    Attributes:
+        train: For search and learning.
+        select: For the choice between static schedule and network.
+        test: For `eval.py` only.
+    """
+
+    train: str
+    select: str
+    test: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeedConfig:
+    """Seed of the first prompt of each file; prompt i gets that seed plus i. Ranges are disjoint.
+
+    Attributes:
+        train: First seed of the train prompts.
+        select: First seed of the select prompts.
+        test: First seed of the test prompts.
+    """
+
+    train: int = 0
+    select: int = 100_000
+    test: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """Search of the static schedules.
+
+    Attributes:
+        prompts: Train prompts that schedules are scored on; more is slower and generalises better.
+        evaluations: Candidates tried per budget.
+        most_share: Largest budget that is searched; above it schedules come from the error table
+            alone.
+    """
+
+    prompts: int = 16
+    evaluations: int = 24
+    most_share: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PPOConfig:
+    """Settings of MaskablePPO, under the names of the paper.
+
+    Attributes:
+        rows: Episodes that run as one pipeline call.
+        episodes: Episodes in all.
+        learning_rate: Of Adam, falling linearly to zero.
+        clip_range: Largest change of an action's probability ratio.
+        ent_coef: Weight of the entropy; larger explores more.
+        n_epochs: Passes over each rollout.
+        batch_size: Of a gradient step.
+        gae_lambda: Of the advantage estimate; 1 credits the terminal reward undiscounted.
+        target_kl: Stops the passes over a rollout when the policy has moved that far.
+    """
+
+    rows: int = 32
+    episodes: int = 2048
+    learning_rate: float = 1e-3
+    clip_range: float = 0.2
+    ent_coef: float = 0.001
+    n_epochs: int = 6
+    batch_size: int = 448
+    gae_lambda: float = 1.0
+    target_kl: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class EnvConfig:
+    """An environment: pipeline, sampler, cache, reward, targets, prompts and training settings."""
+
+    id: str
+    steps: list[int]
+    pipeline: PipelineConfig
+    targets: TargetConfig
+    prompts: PromptConfig
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    seeds: SeedConfig = field(default_factory=SeedConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    path: Path = field(default=Path(), metadata={"computed": True})
+    sha256: str = field(default="", metadata={"computed": True})
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The tiers of an action."""
+        return tuple(Tier[name.upper()] for name in self.cache.tiers)
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its ending."""
+        return self.path.stem
+
+    def read_prompts(self, part: str) -> list[str]:
+        """Read the prompts of `train`, `select` or `test`.
+
+        Raises:
+            ConfigError: If the file is missing or empty.
+        """
+        path = self.path.parent / getattr(self.prompts, part)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: [prompts] {part} must name a file, received {path}: {error.strerror}"
+            ) from error
+        prompts = [line.strip() for line in lines if line.strip()]
+        if not prompts:
+            raise ConfigError(
+                f"{self.path}: [prompts] {part} must name a file with prompts, {path} has none"
+            )
+        return prompts

@@ -1,0 +1,59 @@
+"""Where environments and policies lie; the only module that knows the layout on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ditcache_rl.errors import ConfigError, closest
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def shipped_envs() -> list[str]:
+    """Name the environments that come with the package."""
+    return sorted(path.stem for path in _shipped("envs").glob("*.toml"))
+
+
+def shipped_policies() -> list[str]:
+    """Name the policies that come with the package."""
+    return sorted(path.parent.name for path in _shipped("policies").glob("*/manifest.json"))
+
+
+def find_policy(source: str | Path | None = None) -> Path:
+    """Return a policy folder.
+
+    Args:
+        source: A path, or the name of a shipped policy; None for `shapes-ppo`.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    return find_shipped(source or "shapes-ppo", "policies", "")
+
+
+def _shipped(kind: str) -> Path:
+    """Return where a kind of data lies: inside an installed package, or beside it in a checkout."""
+    inside = _PACKAGE / "_shipped" / kind
+    return inside if inside.is_dir() else _PACKAGE.parent / kind
+
+
+def find_shipped(source: str | Path, kind: str, suffix: str) -> Path:
+    """Return a path that is there, or what is shipped under a name.
+
+    Raises:
+        ConfigError: If it is neither; the message lists the names.
+    """
+    path = Path(source)
+    if path.is_file() if suffix else path.is_dir():
+        return path
+    shipped = _shipped(kind) / f"{source}{suffix}"
+    if isinstance(source, str) and "/" not in source and shipped.exists():
+        return shipped
+    names = [
+        p.name.removesuffix(suffix) for p in _shipped(kind).iterdir() if p.name.endswith(suffix)
+    ]
+    names = [name for name in names if name not in {"README.md", "prompts"}]
+    raise ConfigError(
+        f"expected a path or one of the shipped {kind} ({', '.join(sorted(names)) or 'none'}), "
+        f"received {str(source)!r}.{closest(str(source), names)}"
+    )
