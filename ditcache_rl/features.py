@@ -44,6 +44,12 @@ _SITE = (
     "log_error_0",  # log10 of the relative error of reuse at the last compute, over 2, shifted by 1
     "log_error_1",  # the same of the forecast of order 1
 )
+_COLUMN = {name: place for place, name in enumerate(_RUN)}
+#: What changes with every computed site: budget left, the same per step, and what is spent.
+_SPENDING = slice(_COLUMN["budget_left_share"], _COLUMN["spent_share"] + 1)
+_DRIFTS = slice(_COLUMN["drift_since_compute"], _COLUMN["drift_since_step"] + 1)
+_AGE, _VALID, _FACTS = 0, 1, 2  # places within a site; the facts are what `_site_facts` returns
+_NORMS = 3
 _CLIP = 5.0
 _TINY = 1e-12
 
@@ -83,12 +89,11 @@ class FeatureBuilder:
     def reset(self, run: RunInfo, target: Target) -> None:
         """Start a request."""
         self._run = run
-        self._target = target
         self.spent: NDArray[np.int64] = np.zeros(run.rows, dtype=np.int64)
-        self._before: Tensor | None = None
-        self._computed: Tensor | None = None
-        self._seen: list[NDArray[np.int64] | None] = [None] * run.sites
-        self._blocks: list[Floats] = [np.zeros((run.rows, 4)) for _ in range(run.sites)]
+        self._table, self._per_compute = _known_beforehand(run, target)
+        self._drift = _Drift(run.rows)
+        #: Per site, the newest step that its facts know of.
+        self._seen = [-1] * run.sites
 
     def observe(self, info: StepInfo, prior: Floats) -> Observation:
         """Describe the present step.
@@ -100,77 +105,112 @@ class FeatureBuilder:
         Returns:
             (rows, len(schema)) float32.
         """
-        run, target = self._run, self._target
-        latents = info.latents.detach().flatten(1).float()
-        measured = self._measure(latents, info.history)
-        steps_left = run.num_inference_steps - info.step
-        left = np.where(target.budget > 0, target.budget - self.spent, 0)
-        columns = [
-            target.budget / run.site_steps,
-            left / run.site_steps,
-            left / (steps_left * run.sites),
-            self.spent / run.site_steps,
-            target.latency_weight / 2,
-            info.step / run.num_inference_steps,
-            10 / run.num_inference_steps,
-            info.sigma,
-            (info.sigma - info.sigma_next) * run.num_inference_steps / 2,
-            measured[:, 0],
-            measured[:, 1],
-            info.device_free_share,
-        ]
-        for history, facts in zip(info.history, self._blocks, strict=True):
-            age = np.where(history.valid > 0, info.step - history.steps[0], 8)
-            columns += [age / 8, history.valid / HISTORY, *facts.T]
-        observation = np.empty((run.rows, len(columns) + prior.shape[1]), dtype=np.float32)
-        for index, column in enumerate(columns):
-            observation[:, index] = column
-        np.clip(observation, -_CLIP, _CLIP, out=observation)
-        observation[:, len(columns) :] = prior
-        self._before = latents
+        run = self._run
+        features = self._table[info.step]
+        features[:, _SPENDING] += self.spent[:, None] * self._per_compute[info.step]
+        features[:, _COLUMN["device_free_share"]] = info.device_free_share
+        self._measure(features, info)
+        for site, history in enumerate(info.history):
+            place = len(_RUN) + site * len(_SITE)
+            features[:, place + _AGE] = (info.step - history.steps[0]) / 8
+            features[:, place + _VALID] = history.valid / HISTORY
+        np.minimum(np.maximum(features, -_CLIP), _CLIP, out=features)
+        observation = np.empty((run.rows, features.shape[1] + prior.shape[1]), dtype=np.float32)
+        observation[:, : features.shape[1]], observation[:, features.shape[1] :] = features, prior
         return observation
 
     def note(self, computed: NDArray[np.int64]) -> None:
         """Count what the decision spends: (rows,) sites that compute at this step."""
         self.spent = self.spent + computed
-        rows = computed > 0
-        if self._computed is None or rows.all():
-            self._computed = self._before
-        elif rows.any() and self._before is not None:
-            fresh = torch.as_tensor(rows, device=self._before.device)[:, None]
-            self._computed = torch.where(fresh, self._before, self._computed)
+        self._drift.note(computed > 0)
 
-    def _measure(self, latents: Tensor, histories: Sequence[History]) -> Floats:
-        """Fetch what the tensors say: refresh the site facts, return the drifts (rows, 2)."""
-        parts = [] if self._before is None else _squares(latents, self._computed, self._before)
+    def _measure(self, features: Floats, info: StepInfo) -> None:
+        """Fetch what the tensors say: fill in the drifts, and the facts of sites that computed."""
+        parts = [self._drift.norms(info.latents)]
         stale = []
-        for site, history in enumerate(histories):
-            newest = history.steps[0]
-            seen = self._seen[site]
-            if history.valid.any() and (seen is None or not np.array_equal(seen, newest)):
+        for site, history in enumerate(info.history):
+            newest = int(history.steps[0].max())
+            if newest > self._seen[site] and (residuals := history.residuals()):
+                self._seen[site] = newest
                 stale.append(site)
-                self._seen[site] = newest.copy()
-                parts.append(_gram(history.residuals()))
-        if not parts:
-            return np.zeros((len(latents), 2))
-        fetched = torch.cat(parts, dim=1).double().cpu().numpy()  # the host sync of the step
-        drifts, start = np.zeros((len(latents), 2)), 0
-        if self._before is not None:
-            squares, start = fetched[:, :4], 4
-            drifts = np.sqrt(squares[:, 0::2] / (squares[:, 1::2] + _TINY))
-        for site in stale:
-            size = HISTORY * HISTORY
-            gram = fetched[:, start : start + size].reshape(-1, HISTORY, HISTORY)
-            self._blocks[site] = _site_facts(gram, histories[site])
-            start += size
+                parts.append(_gram(residuals))
+        fetched = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).cpu().numpy()  # sync
+        drifts = self._drift.relative(fetched[:, :_NORMS])
+        features[:, _DRIFTS] = drifts
+        for index, site in enumerate(stale):
+            grams = fetched[:, _NORMS:].reshape(len(fetched), -1, HISTORY, HISTORY)
+            facts = _site_facts(grams[:, index].astype(np.float64), info.history[site])
+            place = len(_RUN) + site * len(_SITE) + _FACTS
+            # What a site said last holds until it computes again.
+            self._table[info.step :, :, place : place + facts.shape[1]] = facts
+
+
+def _known_beforehand(run: RunInfo, target: Target) -> tuple[Floats, Floats]:
+    """Lay out what is known of all steps when a request starts.
+
+    Returns:
+        (steps, rows, features) with nothing spent yet and zero for what must be measured, and
+        (steps, rows, 3) by how much each computed site changes the columns `_SPENDING`.
+    """
+    steps = run.num_inference_steps
+    clock = np.arange(steps)[:, None]
+    table = np.zeros((steps, run.rows, len(_RUN) + run.sites * len(_SITE)))
+    columns: dict[str, Floats | float] = {
+        "budget_share": target.budget / run.site_steps,
+        "budget_left_share": target.budget / run.site_steps,
+        "budget_left_per_step": target.budget / ((steps - clock) * run.sites),
+        "latency_weight": target.latency_weight / 2,
+        "step_share": clock / steps,
+        "inverse_steps": 10 / steps,
+        "sigma": run.sigmas[:steps, None],
+        "sigma_step": -np.diff(run.sigmas)[:steps, None] * steps / 2,
+    }
+    for name, values in columns.items():
+        table[:, :, _COLUMN[name]] = values
+    bound = np.sign(target.budget)
+    per_compute = np.empty((steps, run.rows, 3))
+    per_compute[..., 0] = -bound / run.site_steps
+    per_compute[..., 1] = -bound / ((steps - clock) * run.sites)
+    per_compute[..., 2] = 1 / run.site_steps
+    return table, per_compute
+
+
+class _Drift:
+    """How far the latents have moved since the last compute and since the last step."""
+
+    def __init__(self, rows: int) -> None:
+        self._before: Tensor | None = None
+        self._computed: Tensor | None = None
+        self._norms = np.ones((rows, 2))
+
+    def norms(self, latents: Tensor) -> Tensor:
+        """Return norms of both moves and of the latents themselves: (rows, 3) float32."""
+        now = latents.detach().float()
+        before = now if self._before is None else self._before
+        computed = before if self._computed is None else self._computed
+        self._before = now
+        moves: Tensor = torch.linalg.vector_norm(
+            torch.stack([now - computed, now - before, now], dim=1), dim=[*range(2, now.ndim + 1)]
+        )
+        return moves
+
+    def relative(self, norms: Floats) -> Floats:
+        """Relate fetched norms to those of the latents of then: (rows, 2)."""
+        drifts = norms[:, :2] / (self._norms + _TINY)
+        self._norms[:, 1] = norms[:, 2]
         return drifts
 
-
-def _squares(latents: Tensor, computed: Tensor | None, before: Tensor) -> list[Tensor]:
-    """Return squared norms of (change, base) since the last compute and since the last step."""
-    base = before if computed is None else computed
-    rows = [latents - base, base, latents - before, before]
-    return [torch.stack([row.square().sum(1) for row in rows], dim=1)]
+    def note(self, computed: NDArray[np.bool_]) -> None:
+        """Remember the present latents of the rows that compute."""
+        assert self._before is not None
+        if self._computed is None or computed.all():
+            self._computed = self._before
+            self._norms[:, 0] = self._norms[:, 1]
+        elif computed.any():
+            fresh = torch.as_tensor(computed, device=self._before.device)
+            fresh = fresh.view(-1, *[1] * (self._before.ndim - 1))
+            self._computed = torch.where(fresh, self._before, self._computed)
+            self._norms[computed, 0] = self._norms[computed, 1]
 
 
 def _gram(residuals: Sequence[Tensor]) -> Tensor:

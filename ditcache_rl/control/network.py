@@ -1,7 +1,8 @@
 """The controller that follows an exported policy: a plan per budget, corrected by a small network.
 
-Plain torch and numpy; the training stack is not needed. The logits are the log-prior of the plan
-plus a correction from the observation, infeasible actions are masked, the best one is taken.
+The training stack is not needed: torch holds the network, numpy evaluates it. The logits are the
+log-prior of the plan plus a correction from the observation, infeasible actions are masked, the
+best one is taken.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ditcache_rl.control.patterns import (
-    Follower,
     action_prior,
-    feasible_patterns,
+    affordable_patterns,
+    follow,
+    known_patterns,
     pattern_costs,
     step_patterns,
 )
@@ -58,9 +60,8 @@ class PolicyNetwork(nn.Module):
 
     def __init__(self, features: int, logits: int) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(
-            nn.Linear(features, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh()
-        )
+        self.first = nn.Linear(features, HIDDEN)
+        self.second = nn.Linear(HIDDEN, HIDDEN)
         self.head = nn.Linear(HIDDEN, logits)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -68,8 +69,34 @@ class PolicyNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return logits: (rows, patterns + tiers)."""
-        corrections: Tensor = self.head(self.hidden(observation[:, : self.features]))
+        hidden = torch.tanh(self.first(observation[:, : self.features]))
+        corrections: Tensor = self.head(torch.tanh(self.second(hidden)))
         return observation[:, self.features :] + corrections
+
+    def on_host(self) -> HostNetwork:
+        """Return the same function of numpy arrays."""
+        layers = [
+            (layer.weight.detach().cpu().numpy().T, layer.bias.detach().cpu().numpy())
+            for layer in (self.first, self.second, self.head)
+        ]
+        return HostNetwork(layers, self.features)
+
+
+class HostNetwork(NamedTuple):
+    """A policy network in numpy: at batch 1 half of torch's time is spent before its arithmetic."""
+
+    layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+    """Weight (inputs, outputs) and bias (outputs,) of every layer."""
+    features: int
+
+    def __call__(self, observation: Observation) -> Observation:
+        """Return logits: (rows, patterns + tiers)."""
+        (first, second, (weight, bias)) = self.layers
+        hidden = observation[:, : self.features]
+        for inner, shift in (first, second):
+            hidden = np.tanh(hidden @ inner + shift)
+        logits: Observation = observation[:, self.features :] + (hidden @ weight + bias)
+        return logits
 
 
 class Plan(NamedTuple):
@@ -101,55 +128,77 @@ class Plan(NamedTuple):
 
 
 class ActionState:
-    """Observation, masks and accounting of a request, shared by training and inference."""
+    """Observation, masks and accounting of a request, shared by training and inference.
+
+    What plan and budget say is laid out as tables when the request starts, so that a step looks it
+    up: at batch 1 every array operation costs more than its arithmetic.
+    """
 
     def __init__(self, actions: ActionSpace) -> None:
         self.actions = actions
         self._costs = pattern_costs(actions.patterns)
+        every = np.arange(len(actions.patterns))
+        #: (patterns, patterns + tiers) log-prior of the actions where the plan wants a pattern.
+        self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
+        self._tiers = np.array(actions.tiers, dtype=np.int8)
         self._builder = FeatureBuilder()
 
     def reset(self, run: RunInfo, target: Target, plan: NDArray[np.int64]) -> None:
         """Start a request; `plan` is (rows, steps)."""
-        self._target, self._plan = target, plan
-        self._follower = Follower(self.actions.patterns, plan)
+        followed = follow(self.actions.patterns, plan)
+        # Under a tradeoff a row may spend what it likes, so there is nothing to make up for.
+        bound = (target.budget > 0)[:, None, None]
+        self._wanted = np.where(bound, followed, plan[..., None])
+        self._allowed = _affordable(self.actions, run.num_inference_steps)
+        #: Site computes left; -1 in rows without a budget, whose computes take nothing away.
+        self._left = np.where(target.budget > 0, target.budget, -1)
+        self._bound = (target.budget > 0).astype(np.int64)
+        self._rows = np.arange(run.rows)
         self._builder.reset(run, target)
 
     def observe(self, info: StepInfo) -> tuple[Observation, NDArray[np.bool_]]:
         """Return observation (rows, features) and masks (rows, patterns + tiers)."""
-        actions, target = self.actions, self._target
-        spent = self._builder.spent
-        # Under a tradeoff a row may spend what it likes, so there is nothing to make up for.
-        followed = self._follower.wanted(info.step, spent)
-        wanted = np.where(target.budget > 0, followed, self._plan[:, info.step])
-        prior = action_prior(wanted, len(actions.patterns), len(actions.tiers), sharpness=SHARPNESS)
-        left = np.where(target.budget > 0, target.budget - spent, -1)
-        masks = np.ones((info.run.rows, actions.logits), dtype=bool)
-        valid = np.stack([history.valid for history in info.history], axis=1)
-        masks[:, : len(actions.patterns)] = feasible_patterns(
-            actions.patterns,
-            left=left,
-            steps_after=info.run.num_inference_steps - info.step - 1,
-            valid=valid,
-        )
-        if info.step == 0:
-            # Without a first residual nothing could ever be reused.
-            masks[:, len(actions.patterns) :] = [tier is not Tier.DROP for tier in actions.tiers]
+        prior = self._priors[self._wanted[self._rows, info.step, self._builder.spent]]
+        masks = self._allowed[info.step, self._left]
+        if not all(history.valid.all() for history in info.history):
+            valid = np.stack([history.valid for history in info.history], axis=1)
+            masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
         return self._builder.observe(info, prior), masks
 
     def apply(self, chosen: NDArray[np.int64]) -> Decision:
         """Turn chosen actions (rows, 2) into a decision and account for it."""
         modes = self.actions.patterns[chosen[:, 0]]
-        self._builder.note(self._costs[chosen[:, 0]])
-        wanted = np.array(self.actions.tiers, dtype=np.int8)[chosen[:, 1]]
-        return Decision(modes, np.repeat(wanted[:, None], modes.shape[1], axis=1))
+        computed = self._costs[chosen[:, 0]]
+        self._left = self._left - computed * self._bound
+        self._builder.note(computed)
+        return Decision(modes, self._tiers[chosen[:, 1:]].repeat(modes.shape[1], axis=1))
 
 
-def best_actions(logits: Floats, masks: NDArray[np.bool_], patterns: int) -> NDArray[np.int64]:
+def _affordable(actions: ActionSpace, steps: int) -> NDArray[np.bool_]:
+    """Tell which actions a budget allows: (steps, site computes left + 1, patterns + tiers).
+
+    The last entry of the second axis, which is that of -1, is for rows without a budget.
+    """
+    patterns = actions.patterns
+    left = np.append(np.arange(steps * patterns.shape[1] + 1), -1)
+    table = np.ones((steps, len(left), actions.logits), dtype=bool)
+    table[..., : len(patterns)] = affordable_patterns(
+        patterns, left=left, steps_after=np.arange(steps)[::-1, None]
+    )
+    # Without a first residual nothing could ever be reused.
+    table[0, :, len(patterns) :] = [tier is not Tier.DROP for tier in actions.tiers]
+    return table
+
+
+def best_actions(
+    logits: Floats | Observation, masks: NDArray[np.bool_], patterns: int
+) -> NDArray[np.int64]:
     """Take the best feasible pattern and tier of every row: (rows, 2)."""
     allowed = np.where(masks, logits, -np.inf)
-    return np.stack(
-        [allowed[:, :patterns].argmax(axis=1), allowed[:, patterns:].argmax(axis=1)], axis=1
-    )
+    chosen = np.empty((len(allowed), 2), dtype=np.int64)
+    allowed[:, :patterns].argmax(axis=1, out=chosen[:, 0])
+    allowed[:, patterns:].argmax(axis=1, out=chosen[:, 1])
+    return chosen
 
 
 class NetworkController:
@@ -174,7 +223,7 @@ class NetworkController:
         budget: int,
         latency_weight: float,
     ) -> None:
-        self._actions, self._network = actions, network
+        self._actions, self._network = actions, network.on_host()
         self._plan, self._budget, self._weight = plan, budget, latency_weight
 
     def reset(self, run: RunInfo) -> None:
@@ -183,9 +232,8 @@ class NetworkController:
         self._state = ActionState(self._actions)
         self._state.reset(run, target, np.repeat(self._plan[None], run.rows, axis=0))
 
-    @torch.inference_mode()
     def decide(self, info: StepInfo) -> Decision:
         """Take the best feasible action."""
         observation, masks = self._state.observe(info)
-        logits = self._network(torch.from_numpy(observation)).numpy()
+        logits = self._network(observation)
         return self._state.apply(best_actions(logits, masks, len(self._actions.patterns)))

@@ -29,36 +29,41 @@ def pattern_costs(patterns: Modes) -> NDArray[np.int64]:
     return np.asarray((patterns == Mode.COMPUTE).sum(axis=1), dtype=np.int64)
 
 
-def feasible_patterns(
-    patterns: Modes,
-    *,
-    left: NDArray[np.int64],
-    steps_after: int,
-    valid: NDArray[np.int64],
+def affordable_patterns(
+    patterns: Modes, *, left: NDArray[np.int64], steps_after: NDArray[np.int64]
 ) -> Masks:
-    """Mark the patterns from which a budget can still be spent exactly.
+    """Mark the patterns after which a budget can still be spent exactly.
 
     Args:
         patterns: (patterns, sites).
-        left: (rows,) site computes left, this step included; negative for no budget.
-        steps_after: Steps that follow this one.
-        valid: (rows, sites) residuals that each site knows.
+        left: (...) site computes left, this step included; negative for no budget.
+        steps_after: (...) steps that follow this one; broadcasts with `left`.
 
     Returns:
-        (rows, patterns); at least one per row is true as long as `left` can be spent.
+        (..., patterns); at least one is true as long as `left` can be spent.
     """
-    sites = patterns.shape[1]
-    rest = left[:, None] - pattern_costs(patterns)[None]
-    affordable = (rest >= 0) & (rest <= steps_after * sites) | (left[:, None] < 0)
-    # One residual is enough for every forecast, as the runner lowers the order to what is known.
-    # Static schedules rely on that, and forbidding here what they do would make a policy leave its
-    # plan before it has learned anything.
-    known = ((patterns == Mode.COMPUTE)[None] | (valid[:, None] > 0)).all(axis=2)
-    return np.asarray(affordable & known)
+    rest = left[..., None] - pattern_costs(patterns)
+    most = steps_after[..., None] * patterns.shape[1]
+    return np.asarray((rest >= 0) & (rest <= most) | (left[..., None] < 0))
 
 
-class Follower:
-    """Follow plans, and make up for every departure from them as soon as possible.
+def known_patterns(patterns: Modes, valid: NDArray[np.int64]) -> Masks:
+    """Mark the patterns whose estimates have a residual to start from: (rows, patterns).
+
+    One residual is enough for every forecast, as the runner lowers the order to what is known.
+    Static schedules rely on that, and forbidding here what they do would make a policy leave its
+    plan before it has learned anything.
+
+    Args:
+        patterns: (patterns, sites).
+        valid: (rows, sites) residuals that each site knows.
+    """
+    known = (patterns == Mode.COMPUTE)[None] | (valid[:, None] > 0)
+    return np.asarray(known.all(axis=2))
+
+
+def follow(patterns: Modes, plan: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tell how to follow plans, and how to make up for every departure as soon as possible.
 
     A computed step that was left out is made up at the next step, one that came early is left out
     later: so one departure moves a compute, and what a budget pays for is never pushed to the end.
@@ -66,30 +71,24 @@ class Follower:
     Args:
         patterns: (patterns, sites).
         plan: (rows, steps) pattern per step of each row's schedule.
+
+    Returns:
+        (rows, steps, steps * sites + 1) pattern that keeps to the plan at a step, by the sites that
+        were computed before it.
     """
-
-    def __init__(self, patterns: Modes, plan: NDArray[np.int64]) -> None:
-        costs = pattern_costs(patterns)
-        self._plan, self._due = plan, costs[plan].cumsum(axis=1)
-        self._cost = costs[plan]
-        # The cheapest way to compute 0 .. sites sites; for 0 the plan itself knows better.
-        self._paying = np.array([int(np.argmax(costs == n)) for n in range(patterns.shape[1] + 1)])
-        self._idle = np.full_like(plan, Mode.FORECAST1)
-        for step in range(plan.shape[1] - 1, -1, -1):
-            later = self._idle[:, min(step + 1, plan.shape[1] - 1)]
-            self._idle[:, step] = np.where(costs[plan[:, step]] == 0, plan[:, step], later)
-
-    def wanted(self, step: int, spent: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the pattern that keeps to the plan: (rows,).
-
-        Args:
-            step: The present step.
-            spent: (rows,) sites computed so far.
-        """
-        owed = self._due[:, step] - spent
-        made_up = self._paying[np.clip(owed, 0, len(self._paying) - 1)]
-        made_up = np.where(owed <= 0, self._idle[:, step], made_up)
-        return np.where(owed == self._cost[:, step], self._plan[:, step], made_up)
+    costs = pattern_costs(patterns)
+    steps = plan.shape[1]
+    # The cheapest way to compute 0 .. sites sites; for 0 the plan itself knows better.
+    paying = np.array([int(np.argmax(costs == n)) for n in range(patterns.shape[1] + 1)])
+    idle = np.full_like(plan, Mode.FORECAST1)
+    for step in range(steps - 1, -1, -1):
+        later = idle[:, min(step + 1, steps - 1)]
+        idle[:, step] = np.where(costs[plan[:, step]] == 0, plan[:, step], later)
+    spent = np.arange(steps * patterns.shape[1] + 1)
+    owed = costs[plan].cumsum(axis=1)[..., None] - spent
+    made_up = paying[np.clip(owed, 0, len(paying) - 1)]
+    wanted = np.where(owed <= 0, idle[..., None], made_up)
+    return np.where(owed == costs[plan][..., None], plan[..., None], wanted)
 
 
 def action_prior(

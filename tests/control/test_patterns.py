@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from ditcache_rl.control.patterns import (
     action_prior,
-    feasible_patterns,
+    affordable_patterns,
+    known_patterns,
     pattern_costs,
     step_patterns,
 )
@@ -49,13 +50,11 @@ def test_any_play_by_the_masks_spends_exactly_the_budget(
     valid = np.zeros((1, sites), dtype=np.int64)
 
     for step in range(steps):
-        (mask,) = feasible_patterns(
-            patterns,
-            left=np.array([budget - spent]),
-            steps_after=steps - step - 1,
-            valid=valid,
+        (affordable,) = affordable_patterns(
+            patterns, left=np.array([budget - spent]), steps_after=np.array([steps - step - 1])
         )
-        feasible = np.flatnonzero(mask).tolist()
+        (known,) = known_patterns(patterns, valid)
+        feasible = np.flatnonzero(affordable & known).tolist()
         assert feasible, "an action is left at every step"
         chosen = data.draw(st.sampled_from(feasible), label="pattern")
         spent += int(costs[chosen])
@@ -64,32 +63,21 @@ def test_any_play_by_the_masks_spends_exactly_the_budget(
     assert spent == budget
 
 
-@given(st.data(), st.integers(1, 4), st.integers(0, 5))
-def test_rows_are_masked_one_by_one(data: st.DataObject, sites: int, steps_after: int) -> None:
+@given(st.integers(1, 4), st.integers(1, 6))
+def test_a_table_over_all_steps_says_what_every_step_says(sites: int, steps: int) -> None:
     patterns = step_patterns(sites)
-    left = data.draw(st.lists(st.integers(-1, 12), min_size=3, max_size=3), label="left")
-    counts = st.lists(st.integers(0, HISTORY), min_size=3 * sites, max_size=3 * sites)
-    valid = np.array(data.draw(counts, label="valid")).reshape(3, sites)
+    left, after = np.arange(-1, steps * sites + 1), np.arange(steps)
 
-    together = feasible_patterns(
-        patterns, left=np.array(left), steps_after=steps_after, valid=valid
-    )
+    table = affordable_patterns(patterns, left=left, steps_after=after[:, None])
 
-    for row in range(3):
-        alone = feasible_patterns(
-            patterns,
-            left=np.array(left[row : row + 1]),
-            steps_after=steps_after,
-            valid=valid[[row]],
-        )
-        assert np.array_equal(alone[0], together[row])
+    for place, number in np.ndindex(steps, len(left)):
+        (alone,) = affordable_patterns(patterns, left=left[[number]], steps_after=after[[place]])
+        assert np.array_equal(table[place, number], alone)
 
 
 @pytest.mark.parametrize("known", range(HISTORY + 1))
 def test_one_residual_opens_every_forecast_as_the_runner_lowers_the_order(known: int) -> None:
-    (mask,) = feasible_patterns(
-        step_patterns(1), left=np.array([-1]), steps_after=5, valid=np.array([[known]])
-    )
+    (mask,) = known_patterns(step_patterns(1), np.array([[known]]))
 
     assert mask.tolist() == [mode == Mode.COMPUTE or known > 0 for mode in Mode]
 
@@ -97,42 +85,31 @@ def test_one_residual_opens_every_forecast_as_the_runner_lowers_the_order(known:
 def test_a_mixed_pattern_needs_one_residual_where_it_does_not_compute() -> None:
     patterns = step_patterns(2)
 
-    (mask,) = feasible_patterns(
-        patterns, left=np.array([-1]), steps_after=5, valid=np.array([[0, 1]])
-    )
+    (mask,) = known_patterns(patterns, np.array([[0, 1]]))
 
     # Only compute all, and computing the first site, do without the first site's history.
     assert patterns[mask].tolist() == [[0, 0], [0, 2]]
 
 
-def test_without_a_budget_only_the_history_limits() -> None:
+@pytest.mark.parametrize(
+    ("left", "steps_after", "costs"),
+    [
+        (-1, 0, {0, 1, 2}),
+        (0, 3, {0}),
+        (8, 3, {2}),
+    ],
+    ids=["without a budget everything", "spent: what is free", "barely spendable: full compute"],
+)
+def test_a_budget_leaves_what_can_still_spend_it(
+    left: int, steps_after: int, costs: set[int]
+) -> None:
     patterns = step_patterns(2)
 
-    mask = feasible_patterns(
-        patterns, left=np.array([-1]), steps_after=0, valid=np.full((1, 2), HISTORY)
+    (mask,) = affordable_patterns(
+        patterns, left=np.array([left]), steps_after=np.array([steps_after])
     )
 
-    assert mask.all()
-
-
-def test_a_spent_budget_leaves_only_what_costs_nothing() -> None:
-    patterns = step_patterns(2)
-
-    (mask,) = feasible_patterns(
-        patterns, left=np.array([0]), steps_after=3, valid=np.full((1, 2), HISTORY)
-    )
-
-    assert np.array_equal(mask, pattern_costs(patterns) == 0)
-
-
-def test_a_budget_that_can_barely_be_spent_leaves_only_full_compute() -> None:
-    patterns = step_patterns(2)
-
-    (mask,) = feasible_patterns(
-        patterns, left=np.array([8]), steps_after=3, valid=np.full((1, 2), HISTORY)
-    )
-
-    assert patterns[mask].tolist() == [[0, 0]]
+    assert mask.tolist() == [cost in costs for cost in pattern_costs(patterns).tolist()]
 
 
 def test_the_prior_prefers_the_plan_and_the_first_tier() -> None:

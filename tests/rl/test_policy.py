@@ -134,7 +134,7 @@ def test_an_export_decides_as_the_policy_that_was_trained(model: MaskablePPO) ->
     masks = random_masks(rng, 10_000)
 
     network = exported(policy)
-    logits = network(torch.from_numpy(obs)).double().numpy()
+    logits = network.on_host()(obs)
     ours, theirs = best_actions(logits, masks, PATTERNS), predict(model, obs, masks)
     policy.load_state_dict(start)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ditcache_rl.control.patterns import Follower, pattern_costs, step_patterns
+from ditcache_rl.control.patterns import follow, pattern_costs, step_patterns
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.types import Mode
 
@@ -10,10 +10,10 @@ C, R, F = int(Mode.COMPUTE), int(Mode.REUSE), int(Mode.FORECAST1)
 
 def played(plan: list[int], departures: dict[int, int]) -> list[int]:
     """Follow a plan of one site, except at some steps."""
-    follower = Follower(step_patterns(1), np.array([plan]))
+    wanted = follow(step_patterns(1), np.array([plan]))
     modes, spent = [], 0
     for step in range(len(plan)):
-        mode = departures.get(step, int(follower.wanted(step, np.array([spent]))[0]))
+        mode = departures.get(step, int(wanted[0, step, spent]))
         modes.append(mode)
         spent += mode == C
     return modes
@@ -40,10 +40,10 @@ def test_a_departure_moves_a_compute_and_changes_nothing_else(
 def test_a_plan_that_is_kept_to_is_followed_exactly(sites: int) -> None:
     patterns = step_patterns(sites)
     plan = spaced_plan(7, sites).patterns[sites:]
-    follower = Follower(patterns, plan)
+    table, rows = follow(patterns, plan), np.arange(len(plan))
     spent = np.zeros(len(plan), dtype=np.int64)
 
     for step in range(7):
-        wanted = follower.wanted(step, spent)
+        wanted = table[rows, step, spent]
         np.testing.assert_array_equal(wanted, plan[:, step])
         spent += pattern_costs(patterns)[wanted]
