@@ -54,9 +54,11 @@ class CallReader:
             latents = next(iter(kwargs.values()), None)
         switches = tuple(
             [
-                (name, value if value.__class__ is not list else repr(value))
+                (name, plain)
                 for name, value in kwargs.items()
-                if value.__class__ in _PLAIN and name not in _SILENT
+                if value.__class__ in _PLAIN
+                and name not in _SILENT
+                and (plain := _plain(value)) is not None
             ]
         )
         return CallFacts(
@@ -69,6 +71,16 @@ class CallReader:
 
 #: Types of arguments that can switch something on or off.
 _PLAIN = frozenset({bool, int, str, list, tuple})
+#: Longer lists (positions of a packed sequence) are compared by their beginning.
+_MOST_PARTS = 64
+
+
+def _plain(value: Any) -> Any:
+    """Return what can be compared; None for containers of tensors or of much else."""
+    if value.__class__ not in (list, tuple):
+        return value if value.__class__ in (bool, int, str) else None
+    parts = tuple([_plain(item) for item in value[:_MOST_PARTS]])
+    return None if None in parts else parts
 
 
 def _first_of(kwargs: Mapping[str, Any], names: Sequence[str]) -> Any:

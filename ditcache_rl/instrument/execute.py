@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.request import Request, SpanState, current_request
-from ditcache_rl.instrument.signatures import BlockSignature, map_tensors
+from ditcache_rl.instrument.signatures import BlockSignature, has_opaque, map_tensors
 from ditcache_rl.instrument.taps import Tap
 from ditcache_rl.types import Mode, Tier
 
@@ -94,12 +94,12 @@ class RowsPass(Pass):
 
     def _compute_all(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
         if self._previous is not None:
-            first = role.signature.read(args, kwargs)[0]
-            self._pure = self._pure and first is self._previous
+            given = role.signature.read(args, kwargs)
+            same = [a is b for a, b in zip(given, self._previous, strict=False)]
+            self._pure = self._pure and all(same)
         output = tap.plain(*args, **kwargs)
-        streams = role.signature.unpack(output)
-        self._previous = streams[0]
-        if role.deep and not self.states[0].forms.get(tap):
+        streams = self._previous = role.signature.unpack(output)
+        if role.deep and tap not in self.states[0].forms:
             form = map_tensors(output, lambda t: t.new_zeros(()).expand(t.shape))
             for state in self.states:
                 state.forms[tap] = form
@@ -121,10 +121,12 @@ class RowsPass(Pass):
 
     def _compute_some(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
         signature, pure = role.signature, self.states[0].pure
+        if signature.tokens_first or has_opaque(args) or has_opaque(kwargs.values()):
+            return self._compute_more(request, role, tap, args, kwargs)
         streams = signature.read(args, kwargs)
-        whole = self._batch * request_ratio(self.inputs[0], self._batch)
+        whole = len(self.inputs[0]) if self._gathered else len(streams[0])
         few_args, few_kwargs = signature.map_rows(
-            args, kwargs, whole, self._pick, gathered=self._gathered
+            args, kwargs, {whole, self._batch}, self._pick, gathered=self._gathered
         )
         output = tap.plain(*few_args, **few_kwargs)
         if role.last:
@@ -148,6 +150,23 @@ class RowsPass(Pass):
             for start, end in zip(streams, signature.unpack(output), strict=True)
         ]
         return signature.pack(merged)
+
+    def _compute_more(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+        """Compute all rows, and take what was asked for: the rows of some argument are hidden."""
+        output = tap.plain(*args, **kwargs)
+        if not role.last:
+            return output
+        few_inputs = map_tensors(self.inputs, self._pick)
+        ends = [
+            None if end is None else self._pick(end) for end in role.signature.unpack(output)
+        ]
+        count = len(self.states) * len(self.rows)
+        self._record(request, few_inputs, ends, self.states[0].exits, count)
+        merged = [
+            end if end is None else self._put(all_rows, end)
+            for all_rows, end in zip(self.estimated, ends, strict=True)
+        ]
+        return role.signature.pack(merged)
 
     def _record(
         self,
@@ -262,11 +281,6 @@ def finish(
         part = next(parts).reshape(batch * form.shape[0], *form.shape[1:])
         ends.append((start + part).to(start.dtype) if form.is_residual else part.clone())
     return tuple(ends)
-
-
-def request_ratio(stream: Tensor, batch: int) -> int:
-    """Tell how many entries of a stream belong to one row: frames may lie in its first dimension."""
-    return len(stream) // batch
 
 
 def with_rows(stream: Tensor, batch: int) -> Tensor:

@@ -94,12 +94,13 @@ def _infer(module: nn.Module, calls: Sequence[_Seen]) -> BlockSignature:
     index = next(i for i, call in enumerate(calls) if call.module is module)
     call = calls[index]
     follower = calls[index + 1] if index + 1 < len(calls) else None
-    if follower is None and index and type(calls[index - 1].module) is type(module):
-        twin = _streams(calls[index - 1], call)
-        if isinstance(call.output, tuple) == isinstance(calls[index - 1].output, tuple):
-            return make_signature(module, twin, is_tuple=isinstance(call.output, tuple))
+    members = len(call.output) if isinstance(call.output, tuple) else 0
     streams = _streams(call, follower)
-    return make_signature(module, streams, is_tuple=isinstance(call.output, tuple))
+    if follower is None and index and type(calls[index - 1].module) is type(module):
+        before = calls[index - 1]
+        if isinstance(call.output, tuple) == isinstance(before.output, tuple):
+            streams = _streams(before, call)
+    return make_signature(module, streams, is_tuple=members > 0, members=members)
 
 
 def _streams(call: _Seen, follower: _Seen | None) -> list[tuple[str, int]]:

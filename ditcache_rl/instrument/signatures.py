@@ -7,7 +7,7 @@ for a class that neither knows, `probe` watches one forward pass.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,11 @@ _POSITIONS = frozenset(
 #: What a table of one row per token looks like: (tokens, channels).
 _TABLE_NDIM = 2
 
+#: Blocks whose streams are (tokens, rows, channels).
+_TOKENS_FIRST = frozenset({"ErnieImageSharedAdaLNBlock"})
+#: Types of arguments that are the same for every row, besides tensors and containers.
+_SHARED = (bool, int, float, str, type(None))
+
 #: Streams by block class, image tokens first, with their index in the returned tuple. Only what
 #: diffusers' registry has wrong: it takes Bria's first output for the image, which is the text.
 _SIGNATURES: dict[str, tuple[tuple[str, int], ...]] = {
@@ -46,12 +51,16 @@ class BlockSignature:
         outputs: Their indices in the returned tuple; empty if the block returns the image tokens
             alone.
         parameters: All argument names by position.
+        members: Length of the returned tuple, where it has more than the streams.
+        tokens_first: Streams are (tokens, rows, channels) outside; they are turned around here.
     """
 
     names: tuple[str, ...]
     positions: tuple[int, ...]
     outputs: tuple[int, ...]
     parameters: tuple[str, ...]
+    members: int = 0
+    tokens_first: bool = False
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Pick the streams out of a call's arguments; None where one is left out."""
@@ -61,12 +70,12 @@ class BlockSignature:
                 found.append(kwargs[name])
             else:
                 found.append(args[place] if place < len(args) else None)
-        return tuple(found)
+        return tuple(found) if not self.tokens_first else tuple(map(_turn, found))
 
     def unpack(self, output: Any) -> tuple[Any, ...]:
         """Pick the streams out of a block's output."""
         if not self.outputs or isinstance(output, Tensor):
-            return (output,)
+            return (output,) if not self.tokens_first else (_turn(output),)
         return tuple([output[index] for index in self.outputs])
 
     def pack(self, streams: Sequence[Any], like: Any = None) -> Any:
@@ -77,8 +86,8 @@ class BlockSignature:
             like: An output of that block, whose other members are taken over.
         """
         if not self.outputs or isinstance(like, Tensor):
-            return streams[0]
-        size = max(self.outputs) + 1 if like is None else len(like)
+            return streams[0] if not self.tokens_first else _turn(streams[0])
+        size = max(self.members, max(self.outputs) + 1)
         packed = [None] * size if like is None else list(like)
         for index, stream in zip(self.outputs, streams, strict=False):
             packed[index] = stream
@@ -88,7 +97,7 @@ class BlockSignature:
         self,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        rows: int,
+        rows: Collection[int],
         pick: Callable[[Tensor], Tensor],
         *,
         gathered: bool,
@@ -98,7 +107,7 @@ class BlockSignature:
         Args:
             args: Positional arguments of the call.
             kwargs: Its keyword arguments.
-            rows: First dimension of the whole batch inside of the block.
+            rows: First dimensions that mean the whole batch.
             pick: Selects the rows of a tensor that has them all.
             gathered: The streams hold only these rows already.
         """
@@ -108,9 +117,9 @@ class BlockSignature:
                 return value
             if name in _POSITIONS:
                 return map_tensors(
-                    value, lambda t: pick(t) if t.ndim > _TABLE_NDIM and len(t) == rows else t
+                    value, lambda t: pick(t) if t.ndim > _TABLE_NDIM and len(t) in rows else t
                 )
-            return map_tensors(value, lambda t: pick(t) if t.ndim and len(t) == rows else t)
+            return map_tensors(value, lambda t: pick(t) if t.ndim and len(t) in rows else t)
 
         return (
             tuple(
@@ -118,6 +127,20 @@ class BlockSignature:
             ),
             {name: restrict(name, value) for name, value in kwargs.items()},
         )
+
+
+def has_opaque(values: Collection[Any]) -> bool:
+    """Tell whether there is an argument whose rows can't be picked, as a block mask or a cache."""
+    return any(
+        has_opaque(value.values() if isinstance(value, dict) else value)
+        if isinstance(value, tuple | list | dict)
+        else not isinstance(value, (Tensor, *_SHARED))
+        for value in values
+    )
+
+
+def _turn(stream: Any) -> Any:
+    return stream.transpose(0, 1) if isinstance(stream, Tensor) else stream
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -153,15 +176,17 @@ def known_signature(block: nn.Module) -> BlockSignature | None:
 
 
 def make_signature(
-    block: nn.Module, streams: Sequence[tuple[str, int]], *, is_tuple: bool
+    block: nn.Module, streams: Sequence[tuple[str, int]], *, is_tuple: bool, members: int = 0
 ) -> BlockSignature:
-    """Build a signature from stream names and output indices."""
+    """Build a signature from stream names and output indices; `members` counts all outputs."""
     parameters = parameters_of(block)
     return BlockSignature(
         names=tuple(name for name, _ in streams),
         positions=tuple(parameters.index(name) for name, _ in streams),
         outputs=tuple(index for _, index in streams) if is_tuple else (),
         parameters=parameters,
+        members=members,
+        tokens_first=type(block).__name__ in _TOKENS_FIRST,
     )
 
 

@@ -128,7 +128,7 @@ def test_a_call_restricted_to_rows_keeps_what_has_no_rows() -> None:
     args, kwargs = BOTH.map_rows(
         (hidden,),
         {"encoder_hidden_states": encoder, "temb": temb, "image_rotary_emb": rotary, "flag": True},
-        3,
+        {3},
         lambda tensor: tensor.index_select(0, rows),
         gathered=False,
     )
@@ -144,7 +144,7 @@ def test_streams_that_hold_only_the_rows_already_are_left_alone() -> None:
     gathered, temb = torch.zeros(3, 4), torch.arange(12.0).view(3, 4)
 
     args, kwargs = ALONE.map_rows(
-        (gathered,), {"temb": temb}, 3, lambda tensor: tensor[[0, 1, 2]], gathered=True
+        (gathered,), {"temb": temb}, {3}, lambda tensor: tensor[[0, 1, 2]], gathered=True
     )
 
     assert args[0] is gathered

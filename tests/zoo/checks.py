@@ -15,6 +15,7 @@ from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.types import Mode
+from tests.zoo.denoisers import DENOISERS
 
 #: Modes of the steps, the same in every site; each kind of estimate occurs.
 SCHEDULE = (0, 1, 0, 2, 0, 3)
@@ -269,4 +270,4 @@ def denoiser_unit(loop: Any) -> Unit:
         drawn: Tensor = loop(seeds=seeds, size=12 if large else 8, num_inference_steps=STEPS)
         return drawn
 
-    return Unit(loop, draw)
+    return Unit(loop, draw, DENOISERS[loop.name].rows)

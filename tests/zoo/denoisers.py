@@ -37,6 +37,7 @@ class Denoiser:
         listed: Latents are a list of rows.
         tail: The prediction is at the end of the output's tokens.
         integers: Timesteps are integers.
+        rows: It takes batches.
     """
 
     config: dict[str, Any]
@@ -49,6 +50,7 @@ class Denoiser:
     listed: bool = False
     tail: bool = False
     integers: bool = False
+    rows: bool = True
 
 
 def build(name: str) -> nn.Module:
@@ -817,6 +819,7 @@ DENOISERS: dict[str, Denoiser] = {
         },
         lambda n: (2, n, n, 4),
         _kandinsky,
+        rows=False,
     ),
     "Kandinsky6Transformer3DModel": Denoiser(
         {
@@ -1336,7 +1339,8 @@ DENOISERS: dict[str, Denoiser] = {
     ),
     "UNetMotionModel": Denoiser(
         {
-            **{k: v for k, v in _UNET.items() if k not in ("attention_head_dim",)},
+            **{k: v for k, v in _UNET.items() if k != "attention_head_dim"},
+            "cross_attention_dim": 16,
             "num_attention_heads": 2,
             "motion_num_attention_heads": 2,
             "motion_max_seq_length": 8,
@@ -1354,7 +1358,7 @@ DENOISERS: dict[str, Denoiser] = {
             ),
         },
         _VIDEO,
-        _text(32),
+        _text(),
         latents="sample",
     ),
 }
