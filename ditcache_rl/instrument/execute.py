@@ -121,7 +121,7 @@ class RowsPass(Pass):
 
     def _compute_some(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
         signature, pure = role.signature, self.states[0].pure
-        if signature.tokens_first or has_opaque(args) or has_opaque(kwargs.values()):
+        if signature.inseparable or has_opaque(args) or has_opaque(kwargs.values()):
             return self._compute_more(request, role, tap, args, kwargs)
         streams = signature.read(args, kwargs)
         whole = len(self.inputs[0]) if self._gathered else len(streams[0])

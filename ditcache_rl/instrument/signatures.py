@@ -31,6 +31,8 @@ _TABLE_NDIM = 2
 
 #: Blocks whose streams are (tokens, rows, channels).
 _TOKENS_FIRST = frozenset({"ErnieImageSharedAdaLNBlock"})
+#: Blocks of which some argument has a row more than the batch, or its rows elsewhere.
+_INSEPARABLE = frozenset({"ErnieImageSharedAdaLNBlock", "QwenImage21TransformerBlock"})
 #: Types of arguments that are the same for every row, besides tensors and containers.
 _SHARED = (bool, int, float, str, type(None))
 
@@ -53,6 +55,7 @@ class BlockSignature:
         parameters: All argument names by position.
         members: Length of the returned tuple, where it has more than the streams.
         tokens_first: Streams are (tokens, rows, channels) outside; they are turned around here.
+        inseparable: Rows of its arguments can't be picked; it computes all or none.
     """
 
     names: tuple[str, ...]
@@ -61,6 +64,7 @@ class BlockSignature:
     parameters: tuple[str, ...]
     members: int = 0
     tokens_first: bool = False
+    inseparable: bool = False
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Pick the streams out of a call's arguments; None where one is left out."""
@@ -187,6 +191,7 @@ def make_signature(
         parameters=parameters,
         members=members,
         tokens_first=type(block).__name__ in _TOKENS_FIRST,
+        inseparable=type(block).__name__ in _INSEPARABLE,
     )
 
 

@@ -60,9 +60,9 @@ class Findings(NamedTuple):
 def examine(unit: Unit, *, seed: int = 0) -> Findings:
     """Run all checks on a unit; what goes wrong inside of one is its exception."""
     pipe, seeds = unit.pipe, [1]
-    before = fingerprint(pipe)
     with counted(pipe) as plain_calls:
         plain = unit.draw(seeds, False)
+    before = fingerprint(pipe)  # a call leaves attributes of its own
     with runner(pipe, AllCompute(), TieredCache()):
         computed = unit.draw(seeds, False)
     checks = {

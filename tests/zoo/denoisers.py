@@ -1337,30 +1337,6 @@ DENOISERS: dict[str, Denoiser] = {
         _svd,
         latents="sample",
     ),
-    "UNetMotionModel": Denoiser(
-        {
-            **{k: v for k, v in _UNET.items() if k != "attention_head_dim"},
-            "cross_attention_dim": 16,
-            "num_attention_heads": 2,
-            "motion_num_attention_heads": 2,
-            "motion_max_seq_length": 8,
-            "use_motion_mid_block": False,
-            "block_out_channels": (16, 16, 16),
-            "down_block_types": (
-                "DownBlockMotion",
-                "CrossAttnDownBlockMotion",
-                "CrossAttnDownBlockMotion",
-            ),
-            "up_block_types": (
-                "CrossAttnUpBlockMotion",
-                "CrossAttnUpBlockMotion",
-                "UpBlockMotion",
-            ),
-        },
-        _VIDEO,
-        _text(),
-        latents="sample",
-    ),
 }
 
 
