@@ -790,6 +790,7 @@ PIPELINES: dict[str, Pipeline] = {
         "PRX",
         _plain("PRXTransformer2DModel", kl),
         call(guided(masked=True), square, use_resolution_binning=False),
+        rows=False,
     ),
     "SkyReelsV2Pipeline": Pipeline(
         "SkyReels",
