@@ -9,8 +9,8 @@ whole pipelines with tiny random components by themselves; each must pass all of
 `threads_identical_count`: of 200 mixed requests (8 threads, 25 each) on one transformer, how many
 are bit-identical to running alone; `peer_threads_identical_count` is the same for diffusers'
 FirstBlockCache.
-`cancel_identical_count`: of 20 cancellations, one at each step, after how many another size is drawn
-as by a fresh process; `cancel_left_bytes`: what the cancelled requests left behind.
+`cancel_identical_count`: of 20 cancellations, one at each step, after how many another size is
+drawn as by a fresh pipeline; `cancel_left_bytes`: what the cancelled requests left behind.
 `ranks_disagree_count`: of 1,000 random steps on two gloo ranks, at how many the ranks disagreed.
 `compile_product_share`: speed-up of cache and compiled blocks together, over the product of the two
 alone, on `shapes` at batch 1; medians of interleaved calls.
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.progress import track
-from torch import multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 if TYPE_CHECKING:
     from benchmarks._report import ROOT, Run, parser
@@ -42,21 +42,21 @@ else:
 
 sys.path.insert(0, str(ROOT))  # the zoo of tiny models belongs to the tests
 
-from ditcache_rl.cache import TieredCache  # noqa: E402
-from ditcache_rl.control import EveryK  # noqa: E402
-from ditcache_rl.instrument import BlockRunner  # noqa: E402
-from tests.pipelines import build_tiny_pipe  # noqa: E402
-from tests.zoo.checks import Unit, denoiser_unit, examine  # noqa: E402
-from tests.zoo.denoisers import DENOISERS  # noqa: E402
-from tests.zoo.docs import NOT_BUILT, table_of, write_docs  # noqa: E402
-from tests.zoo.loop import DenoiserLoop  # noqa: E402
-from tests.zoo.pipelines import PIPELINES, build, pipeline_unit  # noqa: E402
-from tests.zoo.requests import (  # noqa: E402
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import EveryK
+from ditcache_rl.instrument import BlockRunner
+from tests.pipelines import build_tiny_pipe
+from tests.zoo.checks import Unit, denoiser_unit, examine
+from tests.zoo.denoisers import DENOISERS
+from tests.zoo.docs import NOT_BUILT, table_of, write_docs
+from tests.zoo.loop import DenoiserLoop
+from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
+from tests.zoo.requests import (
     cancel_identical,
     rank_disagreements,
     threads_identical,
 )
-from tests.zoo.stack import compile_figures, int8_figures  # noqa: E402
+from tests.zoo.stack import compile_figures, int8_figures
 
 THREADS, EACH = 8, 25
 RANK_STEPS = 1000
@@ -122,7 +122,9 @@ def _request_figures(each: int) -> dict[str, float]:
     peer = threads_identical(pipe, lambda: _first_block_cache(pipe), threads=THREADS, each=each)
     right, left = cancel_identical(pipe)
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(rank_disagreements, (2, folder, RANK_STEPS), nprocs=2)
+        start_processes(  # type: ignore[no-untyped-call]
+            rank_disagreements, (2, folder, RANK_STEPS), nprocs=2
+        )
         disagreed = int((Path(folder) / "disagreements").read_text())
     return {
         "threads_identical_count": ours,

@@ -10,7 +10,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ditcache_rl.inference import Run, attach, cached, session
 else:
-    _HOME = {"Run": "inference", "attach": "inference", "cached": "inference", "session": "inference"}
+    _HOME = {
+        "Run": "inference",
+        "attach": "inference",
+        "cached": "inference",
+        "session": "inference",
+    }
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:

@@ -105,8 +105,8 @@ def find_stack(denoiser: nn.Module, blocks: str | None = None) -> Stack | None:
             if not isinstance(found, nn.ModuleList) or not len(found):
                 lists = [n for n, child in denoiser.named_children() if _is_list(child)]
                 raise UnsupportedModelError(
-                    f"blocks must name block lists of {type(denoiser).__name__}, received {name!r}; "
-                    f"it has {', '.join(lists) or 'none'}"
+                    f"blocks must name block lists of {type(denoiser).__name__}, received {name!r}"
+                    f"; it has {', '.join(lists) or 'none'}"
                 )
     elif all(hasattr(denoiser, name) for name in _UNET_NAMES):
         return _deep_branch(denoiser)
@@ -143,7 +143,9 @@ def find_blocks(denoiser: nn.Module, blocks: str | None = None) -> list[nn.Modul
 def no_blocks(denoiser: nn.Module) -> UnsupportedModelError:
     """Say what was seen of a model whose blocks can't be told, and how to name them."""
     children = ", ".join(
-        f"{name} ({len(child)} × {type(child[0]).__name__})" if _is_list(child) else name
+        f"{name} ({len(child)} × {type(child[0]).__name__})"
+        if isinstance(child, nn.ModuleList) and len(child)
+        else name
         for name, child in denoiser.named_children()
     )
     return UnsupportedModelError(

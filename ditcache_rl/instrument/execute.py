@@ -157,9 +157,7 @@ class RowsPass(Pass):
         if not role.last:
             return output
         few_inputs = map_tensors(self.inputs, self._pick)
-        ends = [
-            None if end is None else self._pick(end) for end in role.signature.unpack(output)
-        ]
+        ends = [None if end is None else self._pick(end) for end in role.signature.unpack(output)]
         count = len(self.states) * len(self.rows)
         self._record(request, few_inputs, ends, self.states[0].exits, count)
         merged = [
@@ -316,5 +314,10 @@ def modulated_input(role: Role, hidden_states: Tensor, args: Any, kwargs: Any) -
 
 def _leaves(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    map_tensors(value, lambda tensor: found.append(tensor) or tensor)
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, collect)
     return found

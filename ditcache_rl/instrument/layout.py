@@ -89,13 +89,13 @@ class Layout:
             whole is None or isinstance(whole, Tap)
         ):
             raise UnsupportedModelError(
-                f"expected a {self.name} whose blocks are compiled one by one, received one that is "
-                f"compiled as a whole; use pipe.{self.name}.compile_repeated_blocks()"
+                f"expected a {self.name} whose blocks are compiled one by one, received one that "
+                f"is compiled as a whole; use pipe.{self.name}.compile_repeated_blocks()"
             )
         if getattr(self.denoiser, "gradient_checkpointing", False):
             raise StateError(
-                f"expected a {self.name} without gradient checkpointing, which would run its blocks "
-                f"a second time; call pipe.{self.name}.disable_gradient_checkpointing()"
+                f"expected a {self.name} without gradient checkpointing, which would run its "
+                f"blocks a second time; call pipe.{self.name}.disable_gradient_checkpointing()"
             )
 
     def complete(self, run: Callable[[], Any]) -> None:
@@ -116,7 +116,8 @@ class Layout:
 
     def _install_blocks(self) -> None:
         assert self.stack is not None
-        roles, heads = {}, {}
+        roles: dict[Tap, Role] = {}
+        heads: dict[int, Span] = {}
         for span in self._spans:
             if span.site >= 0:
                 heads.setdefault(span.site, span)

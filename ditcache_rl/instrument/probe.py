@@ -120,9 +120,7 @@ def _streams(call: _Seen, follower: _Seen | None) -> list[tuple[str, int]]:
             for name, value in call.arguments.items()
             if isinstance(value, Tensor) and value.shape == output.shape and name not in taken
         ]
-        passed = [
-            name for name in fitting if follower and follower.arguments.get(name) is output
-        ]
+        passed = [name for name in fitting if follower and follower.arguments.get(name) is output]
         usual = [name for name in _IMAGE_NAMES if name in fitting]
         if passed or fitting:
             found.append(((passed or usual or fitting)[0], index))

@@ -374,7 +374,9 @@ class Request:
             key = (self.chunks[-1], self._span_key(span))
             state = self._states.get(key)
             found.append(
-                SiteHistory(self.cache, self.id, *key, self.rows) if state is None else state.history
+                SiteHistory(self.cache, self.id, *key, self.rows)
+                if state is None
+                else state.history
             )
         return found
 

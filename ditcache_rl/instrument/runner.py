@@ -20,7 +20,7 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.layout import Layout
-from ditcache_rl.instrument.request import Request, RequestLog, current_request
+from ditcache_rl.instrument.request import Request, RequestLog
 from ditcache_rl.instrument.taps import tap_of
 
 if TYPE_CHECKING:
@@ -117,13 +117,13 @@ class BlockRunner:
             runners = self._pipe.__dict__[_RUNNERS]
             runners.remove(self)
             if not runners:
-                self._pipe.__class__ = type(self._pipe).__base__
+                self._pipe.__class__ = _plain_class(type(self._pipe))
                 del self._pipe.__dict__[_RUNNERS]
         self._remove_layouts()
 
     def request(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of the pipeline."""
-        plain = type(pipe).__base__.__call__
+        plain = _plain_class(type(pipe)).__call__
         for layout in self.layouts:
             layout.check()
         admitted = self._admit()
@@ -153,9 +153,9 @@ class BlockRunner:
         """Tell whether another request may keep something, and count it."""
         cap = self._cache.device.cap_bytes
         with _LOCK:
-            if self._request_bytes is not None and cap is not None:
-                if (self._active + 1) * self._request_bytes > cap:
-                    return False
+            wanted = (self._active + 1) * (self._request_bytes or 0)
+            if cap is not None and wanted > cap:
+                return False
             self._active += 1
             return True
 
@@ -176,6 +176,11 @@ def _request_class(plain: type) -> type:
     call.__doc__ = plain.__call__.__doc__
     body = {"__call__": call, "__module__": plain.__module__, "__doc__": plain.__doc__}
     return type(plain.__name__, (plain,), body)
+
+
+def _plain_class(attached: type) -> Any:
+    """Return what `_request_class` was derived from."""
+    return attached.__bases__[0]
 
 
 def is_attached(pipe: Any) -> bool:

@@ -1,7 +1,7 @@
 """How a block takes and returns its token streams, and which of its arguments have rows.
 
-Facts about block classes come from the table below, then from diffusers' `TransformerBlockRegistry`;
-for a class that neither knows, `probe` watches one forward pass.
+Facts about block classes come from the table below, then from diffusers'
+`TransformerBlockRegistry`; for a class that neither knows, `probe` watches one forward pass.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from ditcache_rl import session
 from ditcache_rl.cache import TieredCache
@@ -100,9 +100,7 @@ def test_a_request_over_budget_runs_uncached(tiny_pipe: Any, share: int, cached:
     cache = TieredCache(100_000)
     half: list[RequestLog] = []
 
-    with BlockRunner(
-        tiny_pipe, EveryK(2), cache, request_bytes=share, on_finish=half.append
-    ):
+    with BlockRunner(tiny_pipe, EveryK(2), cache, request_bytes=share, on_finish=half.append):
         drawn = draw(tiny_pipe, PROMPTS, seeds=(0, 1))  # an entry of two rows has 19456 bytes
 
     # Three entries, which a history may grow to, take 58368 bytes.
@@ -155,13 +153,15 @@ def test_blocks_may_be_named(tiny_pipe: Any) -> None:
 
     with BlockRunner(tiny_pipe, EveryK(2), TieredCache(), blocks=named):
         assert torch.equal(draw(tiny_pipe), expected)
-    with pytest.raises(ConfigError, match="received 'nothing.blocks'"):
+    with pytest.raises(ConfigError, match=r"received 'nothing\.blocks'"):
         BlockRunner(tiny_pipe, EveryK(2), TieredCache(), blocks="nothing.blocks")
     with pytest.raises(UnsupportedModelError, match="it has transformer_blocks, single"):
         BlockRunner(tiny_pipe, EveryK(2), TieredCache(), blocks="transformer.norm_out")
 
 
 def test_ranks_that_wish_for_different_things_do_the_same(tmp_path: Path) -> None:
-    multiprocessing.spawn(rank_disagreements, (2, str(tmp_path), 200), nprocs=2)
+    start_processes(  # type: ignore[no-untyped-call]
+        rank_disagreements, (2, str(tmp_path), 200), nprocs=2
+    )
 
     assert (tmp_path / "disagreements").read_text() == "0"

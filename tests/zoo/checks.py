@@ -218,9 +218,9 @@ def executes(log: RequestLog, calls: Calls, plain: Calls, attached: BlockRunner)
         if module not in cached:
             if count != full:
                 return False
-        elif share == share and abs(count - full * share) > 1e-6:
-            return False
-        elif share != share and not 0 < count <= full and full:
+        elif (share == share and abs(count - full * share) > 1e-6) or (
+            share != share and not 0 < count <= full and full
+        ):
             return False
     return 0 < sum(calls.calls) < sum(plain.calls)
 

@@ -38,6 +38,7 @@ class Denoiser:
         tail: The prediction is at the end of the output's tokens.
         integers: Timesteps are integers.
         rows: It takes batches.
+        guided: It has conditioning, and so a second branch.
     """
 
     config: dict[str, Any]
@@ -51,6 +52,7 @@ class Denoiser:
     tail: bool = False
     integers: bool = False
     rows: bool = True
+    guided: bool = True
 
 
 def build(name: str) -> nn.Module:
@@ -65,7 +67,7 @@ def build(name: str) -> nn.Module:
 
 
 def enliven(model: nn.Module) -> None:
-    """Give weights to what starts at zero: it would switch blocks off, and all caches look right."""
+    """Give weights to what starts at zero: it would switch blocks off, and hide every fault."""
     for parameter in model.eval().parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
@@ -840,6 +842,21 @@ DENOISERS: dict[str, Denoiser] = {
         lambda n: (2, n, n, 4),
         _kandinsky6,
     ),
+    "Kandinsky6SRTransformer3DModel": Denoiser(
+        {
+            "in_visual_dim": 4,
+            "out_visual_dim": 8,
+            "time_dim": 16,
+            "patch_size": (1, 2, 2),
+            "model_dim": 24,
+            "ff_dim": 32,
+            "num_visual_blocks": 2,
+            "axes_dims": (4, 4, 4),
+        },
+        lambda n: (2, 16 * (n // 4 - 1), 16 * (n // 4 - 1), 9),  # tokens come in squares of 8
+        lambda d, n, m: {},
+        guided=False,
+    ),
     "Krea2Transformer2DModel": Denoiser(
         {
             "in_channels": 4,
@@ -984,8 +1001,9 @@ DENOISERS: dict[str, Denoiser] = {
             "use_additional_conditions": False,
         },
         _IMAGE,
-        lambda d, n, m: _masked(8)(d, n, m)
-        | {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
+        lambda d, n, m: (
+            _masked(8)(d, n, m) | {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+        ),
     ),
     "PriorTransformer": Denoiser(
         {
@@ -1316,7 +1334,9 @@ DENOISERS: dict[str, Denoiser] = {
     ),
     "UNetSpatioTemporalConditionModel": Denoiser(
         {
-            **{k: v for k, v in _UNET.items() if k not in ("norm_num_groups", "attention_head_dim")},
+            **{
+                k: v for k, v in _UNET.items() if k not in ("norm_num_groups", "attention_head_dim")
+            },
             "in_channels": 8,
             "block_out_channels": (32, 64, 64),
             "num_attention_heads": (2, 4, 4),

@@ -35,7 +35,9 @@ class DenoiserLoop:
     def component(self) -> str:
         """What a pipeline would call the denoiser."""
         kind = self.name.partition("Model")[0]
-        return "unet" if kind.startswith("UNet") else "prior" if kind[:5] == "Prior" else "transformer"
+        return (
+            "unet" if kind.startswith("UNet") else "prior" if kind[:5] == "Prior" else "transformer"
+        )
 
     @torch.no_grad()
     def __call__(
@@ -44,7 +46,6 @@ class DenoiserLoop:
         seeds: Sequence[int],
         size: int,
         num_inference_steps: int,
-        guidance: bool = True,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Return the last latents: (rows, ...)."""
@@ -52,7 +53,7 @@ class DenoiserLoop:
         draw = Draw(seeds)
         latents = draw.normal(*facts.shape(size))
         branches = [facts.inputs(draw, size, model)]
-        if guidance:
+        if facts.guided:
             branches.append(facts.inputs(Draw([s + _OTHER for s in seeds]), size, model))
         self.scheduler.set_timesteps(num_inference_steps)
         for step, t in enumerate(self.scheduler.timesteps):

@@ -308,7 +308,7 @@ def _small_sources() -> AbstractContextManager[Any]:
     """Keep the source image small: the pipeline brings every one to a million pixels."""
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as module
 
-    return mock.patch.object(module, "calculate_dimensions", lambda area, ratio: (32, 32, None))
+    return mock.patch.object(module, "calculate_dimensions", return_value=(32, 32, None))
 
 
 def _qwen_controlnet() -> dict[str, Any]:
@@ -472,8 +472,13 @@ def _svd() -> dict[str, Any]:
         "vae": vae,
         "image_encoder": encoder,
         "scheduler": EulerDiscreteScheduler(
-            prediction_type="v_prediction", use_karras_sigmas=True, timestep_type="continuous",
-            sigma_min=0.002, sigma_max=700.0, timestep_spacing="leading", steps_offset=1,
+            prediction_type="v_prediction",
+            use_karras_sigmas=True,
+            timestep_type="continuous",
+            sigma_min=0.002,
+            sigma_max=700.0,
+            timestep_spacing="leading",
+            steps_offset=1,
         ),
         "feature_extractor": CLIPImageProcessorPil(),
     }
@@ -514,13 +519,12 @@ PIPELINES: dict[str, Pipeline] = {
     "FluxPipeline (true guidance)": Pipeline(
         "FLUX",
         _flux,
-        lambda d, side: _prompt(d, side)
-        | {"true_cfg_scale": 2.0, "negative_prompt": ["a green ring"] * d.rows},
+        lambda d, side: (
+            _prompt(d, side) | {"true_cfg_scale": 2.0, "negative_prompt": ["a green ring"] * d.rows}
+        ),
         _SIDES,
     ),
-    "FluxImg2ImgPipeline": Pipeline(
-        "FLUX", _flux, call(_prompt, _source, strength=0.9), _SIDES
-    ),
+    "FluxImg2ImgPipeline": Pipeline("FLUX", _flux, call(_prompt, _source, strength=0.9), _SIDES),
     "FluxInpaintPipeline": Pipeline(
         "FLUX", _flux, call(_prompt, _masked_source, strength=0.9), _SIDES
     ),

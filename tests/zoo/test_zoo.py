@@ -1,4 +1,4 @@
-"""Every model of the zoo passes every check; a third of them in each run, the others with `-m sweep`."""
+"""Every model of the zoo passes every check; a third in each run, the others with `-m sweep`."""
 
 from typing import Any
 
