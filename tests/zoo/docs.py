@@ -12,7 +12,7 @@ from tests.zoo.pipelines import PIPELINES
 #: Classes that are not in the zoo, each with the reason.
 NOT_BUILT = {
     "AllegroTransformer3DModel": "needs rotary grids that its pipeline builds; not tried yet",
-    "AnyFlowFARTransformer3DModel": "denoises chunks over a cache of keys and values; not tried yet",
+    "AnyFlowFARTransformer3DModel": "denoises over a cache of keys and values; not tried yet",
     "Cosmos3OmniTransformer": "takes one packed sequence of text, video and sound; not tried yet",
     "Flux3Transformer2DModel": "not tried yet",
     "JoyImageEditPlusTransformer3DModel": "takes lists of image shapes; not tried yet",
