@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,11 @@ from torch import Tensor
 from ditcache_rl.types import Floats
 
 #: Timesteps are handed to a denoiser as they are, or scaled and turned around by the pipeline.
-_SCALE = 1000.0
+_FORMS: tuple[Callable[[float], float], ...] = (
+    lambda t: t,
+    lambda t: t * 1000.0,
+    lambda t: (1.0 - t) * 1000.0,
+)
 
 
 class Clock:
@@ -27,6 +32,7 @@ class Clock:
         self._values: list[float] = []
         self._step = -1
         self._last: float | None = None
+        self._form: int | None = None
 
     def restarted(self) -> bool:
         """Tell whether the scheduler was given other timesteps than at the last call."""
@@ -36,7 +42,7 @@ class Clock:
         same = self._timesteps is not None and _equal(timesteps, self._timesteps)
         self._timesteps = timesteps
         if not same:
-            self._values, self._step, self._last = [], -1, None
+            self._values, self._step, self._last, self._form = [], -1, None, None
         return not same
 
     @property
@@ -69,12 +75,21 @@ class Clock:
         return self._step
 
     def _find(self, value: float) -> int | None:
-        """Look a timestep up, behind the present step first: PNDM has some of them twice."""
-        for plain in (value, value * _SCALE, (1 - value) * _SCALE):
+        """Look a timestep up behind the present step, as PNDM has some of them twice.
+
+        How the pipeline scales it is settled by its first call, which is the earliest of all.
+        """
+        found = {}
+        for form in range(len(_FORMS)) if self._form is None else (self._form,):
+            plain = _FORMS[form](value)
             for index in range(self._step + 1, len(self._values)):
                 if abs(self._values[index] - plain) <= 1e-3:  # float32 of numbers up to 1000
-                    return index
-        return None
+                    found[form] = index
+                    break
+        if not found:
+            return None
+        self._form = min(found, key=lambda form: found[form])
+        return found[self._form]
 
     def _repeats(self) -> bool:
         after = self._step + 1

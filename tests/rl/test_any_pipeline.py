@@ -1,4 +1,4 @@
-"""An environment takes other pipelines than FLUX: a U-Net with both guidance branches in a batch."""
+"""An environment takes other pipelines than FLUX: a U-Net with both branches in one batch."""
 
 from pathlib import Path
 from typing import Any
