@@ -19,10 +19,11 @@ from ditcache_rl.control import Controller
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
 from ditcache_rl.instrument.history import SiteHistory
+from ditcache_rl.instrument.log import RequestLog
+from ditcache_rl.instrument.state import SpanState
 from ditcache_rl.types import (
     HISTORY,
     Decision,
-    Floats,
     Mode,
     Modes,
     RunInfo,
@@ -45,52 +46,6 @@ _MOST_BRANCHES = 64
 def current_request() -> Request | None:
     """Return the request of this thread or task, None outside of one."""
     return _CURRENT.get()
-
-
-class RequestLog:
-    """What a request really did.
-
-    Attributes:
-        modes: (steps, rows, sites) effective modes of the branch that decided; -1 where no call
-            came.
-        seconds: Wall-clock time of the pipeline call so far.
-        peak_bytes: Most bytes that the cache held, entries of other requests included.
-    """
-
-    def __init__(self, run: RunInfo) -> None:
-        self.run = run
-        self.modes: Modes = np.full(
-            (run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8
-        )
-        self.seconds = 0.0
-        self.peak_bytes = 0
-
-    @property
-    def compute_share(self) -> Floats:
-        """(rows,) computed sites over all sites of all steps."""
-        computed = (self.modes == Mode.COMPUTE).sum(axis=(0, 2))
-        return np.asarray(computed / self.run.site_steps, dtype=np.float64)
-
-
-class SpanState:
-    """What a request knows of one span on one branch.
-
-    Attributes:
-        history: Its residuals.
-        shapes: Of the streams at the entrance; with others the history is worthless.
-        exits: How the end is made of an entry: see `execute.Exit`; empty before the first.
-        forms: Placeholders for the outputs of the blocks of a deep branch.
-        pure: Nothing happens to the streams between the blocks.
-    """
-
-    __slots__ = ("exits", "forms", "history", "pure", "shapes")
-
-    def __init__(self, history: SiteHistory, shapes: tuple[Any, ...]) -> None:
-        self.history = history
-        self.shapes = shapes
-        self.exits: tuple[Any, ...] = ()
-        self.forms: dict[Any, Any] = {}
-        self.pure = True
 
 
 class Request:

@@ -20,7 +20,8 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.layout import Layout
-from ditcache_rl.instrument.request import Request, RequestLog
+from ditcache_rl.instrument.log import RequestLog
+from ditcache_rl.instrument.request import Request
 from ditcache_rl.instrument.taps import tap_of
 
 if TYPE_CHECKING:
