@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_WIDE = 200  # characters: the longest row
+
 
 def supported_pipelines() -> list[dict[str, Any]]:
     """Return a row per denoiser: its pipelines, block stacks, entries, and whether checks pass."""
@@ -28,5 +30,8 @@ def print_pipelines() -> None:
             str(row["spans"]),
             "pass" if row["tested"] else "fail",
         )
-    Console().print(table)
-    Console().print("Others are looked at when they are attached: see docs/pipelines.md.")
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width to keep to
+        console = Console(width=_WIDE)
+    console.print(table)
+    console.print("Others are looked at when they are attached: see docs/pipelines.md.")
