@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ditcache_rl.inference import Run, attach, cached
+    from ditcache_rl.inference import Run, attach, cached, session
 else:
-    _HOME = {"Run": "inference", "attach": "inference", "cached": "inference"}
+    _HOME = {
+        "Run": "inference",
+        "attach": "inference",
+        "cached": "inference",
+        "session": "inference",
+    }
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:
@@ -18,4 +23,4 @@ else:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-__all__ = ["Run", "__version__", "attach", "cached"]
+__all__ = ["Run", "__version__", "attach", "cached", "session"]

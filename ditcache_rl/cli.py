@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="go on with an interrupted run: its folder, or the latest of the environment",
     )
+    train.add_argument(
+        "--retarget",
+        metavar="POLICY",
+        help="keep the schedules of a policy and recalibrate it for this environment's weights",
+    )
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser("eval", help="measure a policy", formatter_class=formatter)
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_eval)
 
     listing = commands.add_parser("list", help="name what is shipped", formatter_class=formatter)
-    listing.add_argument("what", choices=["envs", "policies"], help="kind of thing")
+    listing.add_argument("what", choices=["envs", "policies", "pipelines"], help="kind of thing")
     listing.set_defaults(command=_list)
     return parser
 
@@ -95,6 +100,8 @@ def _train(options: argparse.Namespace) -> int:
         config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
     run = _run_folder(config, options.resume)
     out = options.out or run / "policy"
+    if options.retarget is not None:
+        return _retarget(options, config, out)
 
     from ditcache_rl.rl.train import TrainOptions, train
 
@@ -116,6 +123,22 @@ def _train(options: argparse.Namespace) -> int:
         return 130
     print((out / "README.md").read_text())
     print(f"policy: {out}\nmeasure it: python eval.py {out}")
+    return 0
+
+
+def _retarget(options: argparse.Namespace, config: EnvConfig, out: Path) -> int:
+    """Recalibrate a policy for the pipeline of an environment."""
+    policy, source = find_policy(options.retarget), config.pipeline
+
+    from ditcache_rl.inference import open_pipeline
+    from ditcache_rl.rl.retarget import retarget_folder
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pipe = open_pipeline(
+        source.source, dtype=source.dtype, device=source.device, quantize=source.quantize
+    )
+    retarget_folder(policy, out, pipe, config, force=options.force)
+    print(f"policy: {out}\nmeasure it: python eval.py {out} --env {options.env}")
     return 0
 
 
@@ -160,6 +183,11 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    if options.what == "pipelines":
+        from ditcache_rl.inference.supported import print_pipelines
+
+        print_pipelines()
+        return 0
     if options.what == "envs":
         for name in shipped_envs():
             print(f"{name:<20} {load_env(name).id}")

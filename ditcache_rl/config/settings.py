@@ -18,12 +18,15 @@ class PipelineConfig:
         source: `builtin:shapes`, a folder, or a Hub id.
         dtype: Torch dtype of the weights.
         device: Torch device; `auto` takes the GPU where there is one.
+        quantize: Quantization of the denoiser's linear layers: "int8" (weights, through torchao),
+            or "" for none.
         call: Further arguments of the pipeline's call.
     """
 
     source: str
     dtype: str = "float32"
     device: str = "auto"
+    quantize: str = ""
     call: dict[str, Any] = field(default_factory=dict)
 
 

@@ -60,7 +60,9 @@ def evaluate_policy(
     chosen = steps or policy.manifest.steps[0]
     methods = [*policy_methods(policy, config, steps=chosen), *default_baselines(chosen)]
     source = config.pipeline
-    pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
+    pipe = open_pipeline(
+        source.source, dtype=source.dtype, device=source.device, quantize=source.quantize
+    )
     check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
     results = evaluate(
         pipe,

@@ -4,6 +4,7 @@ from ditcache_rl.inference.api import Run, attach, cached
 from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
 from ditcache_rl.inference.pipeline import open_pipeline
 from ditcache_rl.inference.profile import measure_profile
+from ditcache_rl.inference.session import session
 from ditcache_rl.inference.targets import PolicyController, Wish, tradeoff_budget
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "model_identity",
     "open_pipeline",
     "scheduler_identity",
+    "session",
     "tradeoff_budget",
 ]

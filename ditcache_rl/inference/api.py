@@ -16,7 +16,7 @@ from ditcache_rl.control import Controller, Policy, load_policy
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.identity import check_identity
 from ditcache_rl.inference.targets import PolicyController, Wish
-from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
 from ditcache_rl.types import Mode
 
 _REMEMBERED_REQUESTS = 1000
@@ -31,11 +31,13 @@ class Run:
     """
 
     def __init__(
-        self, pipe: Any, controller: Controller, cache: TieredCache, *, sites: int
+        self, pipe: Any, controller: Controller, cache: TieredCache, *, sites: int, **options: Any
     ) -> None:
         self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
         self.cache = cache
-        self._runner = BlockRunner(pipe, controller, cache, sites=sites, on_finish=self.logs.append)
+        self._runner = BlockRunner(
+            pipe, controller, cache, sites=sites, on_finish=self.logs.append, **options
+        )
         self._runner.__enter__()
 
     def detach(self) -> None:
@@ -73,6 +75,9 @@ def attach(
     tradeoff: float | None = None,
     device_bytes: int | str | None = None,
     sites: int | None = None,
+    blocks: str | None = None,
+    request_bytes: int | str | None = None,
+    ranks: Ranks | None = None,
 ) -> Run:
     """Run every call of a pipeline under a policy, until `Run.detach`.
 
@@ -86,16 +91,23 @@ def attach(
         device_bytes: Cap of the device tier: bytes, "512MiB", or a share of all device memory as
             "70%".
         sites: Parts of the block stack, for a controller; a policy knows its own.
+        blocks: Where the blocks are, if they can't be found: "transformer.my_blocks".
+        request_bytes: Most bytes that one request may keep. Under a cap, requests beyond those
+            that fit compute everything.
+        ranks: Processes that run this request together and must decide the same.
 
     Raises:
         ArtifactError: If the policy is damaged or belongs to another model.
         BudgetError: If the target is out of reach at the first step count of the policy.
         ConfigError: If arguments contradict each other.
-        StateError: If the pipeline is attached already.
+        StateError: If the pipeline recomputes its blocks for gradients.
+        UnsupportedModelError: If the blocks can't be told.
     """
-    cap = (
-        None if device_bytes is None else parse_bytes(device_bytes, total=memory_bytes(pipe.device))
+    cap, share = (
+        None if size is None else parse_bytes(size, total=memory_bytes(pipe.device))
+        for size in (device_bytes, request_bytes)
     )
+    options: dict[str, Any] = {"blocks": blocks, "request_bytes": share, "ranks": ranks}
     given = {"speedup": speedup, "latency_s": latency_s, "budget": budget, "tradeoff": tradeoff}
     asked = {name: value for name, value in given.items() if value is not None}
     cache = TieredCache(cap)
@@ -106,13 +118,13 @@ def attach(
             raise ConfigError(
                 f"a controller decides by itself: expected no target, received {asked}"
             )
-        return Run(pipe, policy, cache, sites=sites or 1)
+        return Run(pipe, policy, cache, sites=sites or 1, **options)
     if sites is not None:
         raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
     check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
     controller = PolicyController(policy, Wish(**(asked or {"speedup": 2.0})))
     controller.choose(policy.manifest.steps[0])
-    return Run(pipe, controller, cache, sites=policy.manifest.sites)
+    return Run(pipe, controller, cache, sites=policy.manifest.sites, **options)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.instrument.runner import denoiser_of
 
 _SAMPLES = 64
 
@@ -23,7 +24,10 @@ def model_identity(denoiser: nn.Module) -> dict[str, str]:
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in denoiser.named_parameters():
-        flat = parameter.detach().flatten()
+        data: Any = parameter.detach()
+        if type(data) is not torch.Tensor:  # quantized: what it stands for is what counts
+            data = data.dequantize()
+        flat = data.flatten()
         stride = max(1, flat.numel() // _SAMPLES)
         sampled = flat[::stride][:_SAMPLES].to(torch.bfloat16).cpu().view(torch.int16).numpy()
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
@@ -55,7 +59,7 @@ def check_identity(
         ArtifactError: Naming the first thing that differs.
     """
     pairs = (
-        ("transformer", expected_model, model_identity(pipe.transformer)),
+        ("transformer", expected_model, model_identity(denoiser_of(pipe))),
         ("scheduler", expected_scheduler, scheduler_identity(pipe.scheduler)),
     )
     for what, expected, received in pairs:

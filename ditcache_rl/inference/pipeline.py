@@ -8,20 +8,24 @@ from typing import Any
 import torch
 
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument.blocks import denoisers_of
 
 BUILTIN = "builtin:shapes"
 
 
-def open_pipeline(source: str, *, dtype: str = "float32", device: str = "auto") -> Any:
+def open_pipeline(
+    source: str, *, dtype: str = "float32", device: str = "auto", quantize: str = ""
+) -> Any:
     """Open a diffusers pipeline.
 
     Args:
         source: `builtin:shapes`, a folder, or a Hub id.
         dtype: Name of a torch floating-point dtype.
         device: Torch device; `auto` takes the GPU where there is one.
+        quantize: `int8` for the weights of the denoiser's linear layers.
 
     Raises:
-        ConfigError: If the dtype is unknown or the pipeline cannot be opened.
+        ConfigError: If the dtype is unknown, the pipeline cannot be opened, or torchao is missing.
     """
     from diffusers import DiffusionPipeline
 
@@ -44,4 +48,25 @@ def open_pipeline(source: str, *, dtype: str = "float32", device: str = "auto") 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    pipe = pipe.to(device)
+    if quantize:
+        quantize_weights(pipe, quantize)
+    return pipe
+
+
+def quantize_weights(pipe: Any, kind: str) -> None:
+    """Quantize the linear layers of all denoisers in place.
+
+    Raises:
+        ConfigError: If the kind is unknown or torchao is not installed.
+    """
+    if kind != "int8":
+        raise ConfigError(f"[pipeline] quantize must be 'int8' or '', received {kind!r}")
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise ConfigError(
+            "[pipeline] quantize = 'int8' needs torchao: pip install 'ditcache-rl[quantize]'"
+        ) from error
+    for denoiser in denoisers_of(pipe).values():
+        quantize_(denoiser, Int8WeightOnlyConfig())

@@ -1,6 +1,8 @@
 """Run a pipeline's blocks under a controller: compute, reuse or forecast each site."""
 
-from ditcache_rl.instrument.request import Request, RequestLog
+from ditcache_rl.instrument.log import RequestLog
+from ditcache_rl.instrument.ranks import Ranks
+from ditcache_rl.instrument.request import Request
 from ditcache_rl.instrument.runner import BlockRunner, is_attached
 
-__all__ = ["BlockRunner", "Request", "RequestLog", "is_attached"]
+__all__ = ["BlockRunner", "Ranks", "Request", "RequestLog", "is_attached"]

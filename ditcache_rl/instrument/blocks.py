@@ -1,138 +1,157 @@
-"""Find the block stacks of a transformer and know how its blocks are called.
+"""Find the denoisers of a pipeline, their block stacks, and how they split into sites.
 
-Facts about block classes come from diffusers' `TransformerBlockRegistry`, completed by the table
-below; nothing is guessed: a block class that neither knows is an `UnsupportedModelError`.
+Names that diffusers uses are tried first; what they miss is left to `probe`. A U-Net has one site,
+its deep branch: everything between the first down block and the last up block, so that the skips
+that are used always belong to the present step.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
+from ditcache_rl.instrument.signatures import BlockSignature, make_signature
 
-#: Attributes of a denoiser that hold its blocks, in the order in which they run.
-STACK_NAMES = ("transformer_blocks", "single_transformer_blocks", "blocks", "layers")
-#: Block arguments that have no batch dimension, whatever their first size happens to be.
-SHARED_ARGUMENTS = frozenset(
-    {"image_rotary_emb", "rotary_emb", "freqs_cis", "joint_attention_kwargs"}
+#: Attributes of a denoiser that hold its main blocks, in the order in which they run.
+STACK_NAMES = (
+    "joint_transformer_blocks",
+    "transformer_blocks",
+    "double_stream_blocks",
+    "double_blocks",
+    "single_transformer_blocks",
+    "single_stream_blocks",
+    "blocks",
+    "layers",
+    "visual_transformer_blocks",
+    "transformer_layers",
+    "temporal_transformer_blocks",
 )
+#: Components of a pipeline that are called once or more per step.
+DENOISER_NAMES = ("transformer", "transformer_2", "unconditional_transformer", "unet", "prior")
+#: Denoisers whose blocks read outputs of blocks far before them: several sites would mix steps.
+_ONE_SITE = {"HunyuanDiT2DModel": "its later blocks read the outputs of the earlier ones"}
+_UNET_NAMES = ("down_blocks", "mid_block", "up_blocks")
 
 
 @dataclass(frozen=True, slots=True)
-class BlockSignature:
-    """How a block takes and returns its token streams.
+class Stack:
+    """The blocks of a denoiser.
 
     Attributes:
-        names: Argument names of the streams, image tokens first.
-        positions: Their positions in the call.
-        outputs: Their indices in the returned tuple; empty if the block returns the image tokens
-            alone.
-        parameters: All argument names by position.
+        blocks: In the order in which they run.
+        names: Attributes that hold them.
+        signatures: One per block; None where only a forward pass can tell.
+        deep: They are the deep branch of a U-Net, whose end has another shape than its start.
+        most_sites: None where nothing but the number of blocks limits it.
     """
 
+    blocks: tuple[nn.Module, ...]
     names: tuple[str, ...]
-    positions: tuple[int, ...]
-    outputs: tuple[int, ...]
-    parameters: tuple[str, ...]
+    signatures: tuple[BlockSignature | None, ...]
+    deep: bool = False
+    most_sites: int | None = None
 
-    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Pick the streams out of a call's arguments."""
-        places = zip(self.names, self.positions, strict=True)
-        return tuple([kwargs[name] if name in kwargs else args[place] for name, place in places])
 
-    def unpack(self, output: Any) -> tuple[Tensor, ...]:
-        """Pick the streams out of a block's output."""
-        return tuple(output[index] for index in self.outputs) if self.outputs else (output,)
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """A run of blocks that is cached as one entry; a site has one span, or one per stack it covers.
 
-    def pack(self, streams: Sequence[Tensor]) -> Any:
-        """Return streams in the form of the block's output."""
-        if not self.outputs:
-            return streams[0]
-        # There are two streams at most.
-        return tuple(streams) if self.outputs[0] < self.outputs[-1] else tuple(streams)[::-1]
+    Attributes:
+        site: The site that it belongs to; -1 for the probe blocks.
+        index: Number of the span in its denoiser.
+        blocks: Range of its blocks.
+    """
 
-    def with_rows(
-        self,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        rows: Tensor,
-        batch: int,
-        gathered: bool,
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Restrict a call to some rows of the batch.
+    site: int
+    index: int
+    blocks: range
 
-        Args:
-            args: Positional arguments of the call.
-            kwargs: Its keyword arguments.
-            rows: (n,) indices to keep.
-            batch: Rows of the whole batch.
-            gathered: The streams hold only these rows already.
-        """
 
-        def restrict(name: str, value: Any) -> Any:
-            if not isinstance(value, Tensor) or name in SHARED_ARGUMENTS or value.ndim == 0:
-                return value
-            if (gathered and name in self.names) or value.shape[0] != batch:
-                return value
-            return value.index_select(0, rows)
+def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
+    """Return the denoisers of a pipeline by component name.
 
-        return (
-            tuple(
-                restrict(name, value) for name, value in zip(self.parameters, args, strict=False)
-            ),
-            {name: restrict(name, value) for name, value in kwargs.items()},
+    Raises:
+        UnsupportedModelError: If there is none, or no scheduler that could tell the step.
+    """
+    found = {name: getattr(pipe, name, None) for name in DENOISER_NAMES}
+    modules = {name: value for name, value in found.items() if isinstance(value, nn.Module)}
+    if not modules or getattr(pipe, "scheduler", None) is None:
+        raise UnsupportedModelError(
+            f"expected a diffusers pipeline with a scheduler and one of {', '.join(DENOISER_NAMES)}"
+            f", received {type(pipe).__name__}"
         )
+    return modules
 
 
-def find_blocks(denoiser: nn.Module) -> list[nn.Module]:
-    """List the blocks of a denoiser in the order in which they run.
+def find_stack(denoiser: nn.Module, blocks: str | None = None) -> Stack | None:
+    """Find the blocks of a denoiser by name; None if no name fits.
+
+    Args:
+        denoiser: The model.
+        blocks: Attribute that holds them, or several with commas, in place of the known names.
+
+    Raises:
+        UnsupportedModelError: If an attribute was named that is no block list.
+    """
+    if blocks is not None:
+        names = [name.strip() for name in blocks.split(",")]
+        for name in names:
+            found = getattr(denoiser, name, None)
+            if not isinstance(found, nn.ModuleList) or not len(found):
+                lists = [n for n, child in denoiser.named_children() if _is_list(child)]
+                raise UnsupportedModelError(
+                    f"blocks must name block lists of {type(denoiser).__name__}, received {name!r}"
+                    f"; it has {', '.join(lists) or 'none'}"
+                )
+    elif all(hasattr(denoiser, name) for name in _UNET_NAMES):
+        return _deep_branch(denoiser)
+    else:
+        names = [name for name in STACK_NAMES if _is_list(getattr(denoiser, name, None))]
+    found = [block for name in names for block in getattr(denoiser, name)]
+    return stack_of(denoiser, found, names) if found else None
+
+
+def stack_of(denoiser: nn.Module, blocks: Sequence[nn.Module], names: Sequence[str]) -> Stack:
+    """Describe blocks that run in this order."""
+    from ditcache_rl.instrument.signatures import known_signature
+
+    return Stack(
+        tuple(blocks),
+        tuple(names),
+        tuple(known_signature(block) for block in blocks),
+        most_sites=1 if type(denoiser).__name__ in _ONE_SITE else None,
+    )
+
+
+def find_blocks(denoiser: nn.Module, blocks: str | None = None) -> list[nn.Module]:
+    """List the blocks of a denoiser in the order in which they run, as far as names can tell.
 
     Raises:
         UnsupportedModelError: If no block stack is found.
     """
-    stacks = [getattr(denoiser, name, None) for name in STACK_NAMES]
-    blocks = [block for stack in stacks if isinstance(stack, nn.ModuleList) for block in stack]
-    if not blocks:
-        children = ", ".join(name for name, _ in denoiser.named_children())
-        raise UnsupportedModelError(
-            f"expected {type(denoiser).__name__} to have a block list named "
-            f"{', '.join(STACK_NAMES)}; found only {children or 'no children'}"
-        )
-    return blocks
+    stack = find_stack(denoiser, blocks)
+    if stack is None:
+        raise no_blocks(denoiser)
+    return list(stack.blocks)
 
 
-def signature_of(block: nn.Module) -> BlockSignature:
-    """Look up how a block is called.
-
-    Raises:
-        UnsupportedModelError: If the class is not registered.
-    """
-    from diffusers.hooks._helpers import TransformerBlockRegistry
-
-    try:
-        facts = TransformerBlockRegistry.get(type(block))
-    except ValueError as error:
-        raise UnsupportedModelError(
-            f"expected a block class that diffusers' TransformerBlockRegistry knows, "
-            f"received {type(block).__name__}; register its metadata there"
-        ) from error
-    parameters = tuple(inspect.signature(type(block).forward).parameters)[1:]
-    names = [facts.hidden_states_argument_name]
-    outputs = [facts.return_hidden_states_index]
-    if facts.return_encoder_hidden_states_index is not None:
-        names.append(facts.encoder_hidden_states_argument_name)
-        outputs.append(facts.return_encoder_hidden_states_index)
-    return BlockSignature(
-        names=tuple(names),
-        positions=tuple(parameters.index(name) for name in names),
-        outputs=tuple(outputs) if len(outputs) > 1 else (),
-        parameters=parameters,
+def no_blocks(denoiser: nn.Module) -> UnsupportedModelError:
+    """Say what was seen of a model whose blocks can't be told, and how to name them."""
+    children = ", ".join(
+        f"{name} ({len(child)} × {type(child[0]).__name__})"
+        if isinstance(child, nn.ModuleList) and len(child)
+        else name
+        for name, child in denoiser.named_children()
+    )
+    return UnsupportedModelError(
+        f"expected {type(denoiser).__name__} to have a block list named {', '.join(STACK_NAMES)}, "
+        f"or one whose modules run one after the other; found only {children or 'no children'}; "
+        'name the list: dc.cached(pipe, ..., blocks="transformer.my_blocks")'
     )
 
 
@@ -149,3 +168,52 @@ def split_sites(blocks: int, sites: int, probe_blocks: int = 0) -> list[range]:
         )
     edges = [probe_blocks + round(i * left / sites) for i in range(sites + 1)]
     return [range(a, b) for a, b in pairwise(edges)]
+
+
+def split_spans(stack: Stack, sites: int, probe_blocks: int = 0) -> list[Span]:
+    """Split a stack, whose signatures are known, into the spans of its sites.
+
+    A site is cut where the number of streams changes: what goes on there is not a residual.
+
+    Raises:
+        ConfigError: If the stack can't have that many sites or probe blocks.
+    """
+    if stack.deep and (sites > 1 or probe_blocks):
+        raise ConfigError(
+            "the deep branch of a U-Net is one site without probe blocks: expected sites = 1 and a "
+            f"controller that does not probe, received sites = {sites}, {probe_blocks} probe blocks"
+        )
+    if stack.most_sites is not None and sites > stack.most_sites:
+        raise ConfigError(f"expected at most {stack.most_sites} site here, received {sites}")
+    ranges = split_sites(len(stack.blocks), 1 if stack.deep else sites, probe_blocks)
+    spans = [Span(-1, -1, range(probe_blocks))] if probe_blocks else []
+    for site, blocks in enumerate(ranges):
+        cuts = [] if stack.deep else [k for k in blocks[1:] if _changes(stack.signatures, k)]
+        for start, stop in pairwise([blocks.start, *cuts, blocks.stop]):
+            spans.append(Span(site, len(spans) - bool(probe_blocks), range(start, stop)))
+    return spans
+
+
+def _changes(signatures: Sequence[BlockSignature | None], index: int) -> bool:
+    before, after = signatures[index - 1], signatures[index]
+    assert before is not None
+    assert after is not None
+    return len(before.names) != len(after.names)
+
+
+def _is_list(child: Any) -> bool:
+    return isinstance(child, nn.ModuleList) and len(child) > 0
+
+
+def _deep_branch(unet: nn.Module) -> Stack | None:
+    """Return what lies between the first down block and the last up block; None if nothing does."""
+    downs, middle, ups = (getattr(unet, name) for name in _UNET_NAMES)
+    if not (_is_list(downs) and _is_list(ups)) or isinstance(downs[0], nn.ModuleList):
+        return None
+    blocks: list[nn.Module] = [*downs[1:], *([] if middle is None else [middle]), *ups[:-1]]
+    if not downs[1:] or not ups[:-1]:
+        return None
+    takes = [make_signature(block, [("hidden_states", 0)], is_tuple=True) for block in blocks]
+    return Stack(
+        tuple(blocks), ("down_blocks[1:]", "mid_block", "up_blocks[:-1]"), tuple(takes), deep=True
+    )

@@ -1,13 +1,14 @@
-"""What stands in for the forward of a block while a pipeline is attached.
+"""What a block does while a pipeline is attached.
 
-A site's first block decides between computing and estimating, its last block records the residual,
-the ones between compute or pass through. Rows that compute run as a smaller batch and are scattered
-back.
+The first block of a span that runs decides between computing and estimating, the last one hands
+out the estimate or records the residual, the ones between compute or pass through. Rows that
+compute run as a smaller batch and are scattered back: at the end of the span, or after every block
+where the denoiser itself adds something in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,142 +17,241 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.instrument.blocks import BlockSignature
+from ditcache_rl.instrument.blocks import Span
+from ditcache_rl.instrument.exits import Exit, exit_of, finish, flatten, with_rows
 from ditcache_rl.instrument.request import Request, current_request
+from ditcache_rl.instrument.signatures import BlockSignature, has_opaque, map_tensors
+from ditcache_rl.instrument.state import SpanState
+from ditcache_rl.instrument.taps import Tap
 from ditcache_rl.types import Mode, Tier
 
-#: Site number of the probe blocks, which always compute.
-PROBE = -1
+
+class Role(NamedTuple):
+    """What a block is to a runner."""
+
+    span: Span
+    signature: BlockSignature
+    last: bool
+    deep: bool
+    stack_head: nn.Module
 
 
-class SitePass(NamedTuple):
-    """A site between its first and its last block."""
+class Pass:
+    """A span between its first and its last block; this one leaves all blocks as they are."""
 
-    rows: NDArray[np.int64]
-    """Rows that compute."""
-    gathered: Tensor | None
-    """The same on the device; None where all rows compute or none does."""
-    inputs: tuple[Tensor, ...]
-    """Streams of the computing rows at the entrance."""
-    estimated: tuple[Tensor, ...]
-    """Streams of all rows at the exit, as estimated; empty where all rows compute."""
-    tiers: NDArray[np.int8]
+    plain = True
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
 
 
-_NONE = np.zeros(0, dtype=np.int64)
-#: A site of which every row computes and nothing is kept: its blocks run as they are.
-COMPUTED = SitePass(_NONE, None, (), (), np.zeros(0, dtype=np.int8))
+class RowsPass(Pass):
+    """A span of which some rows compute and are recorded, and the others are estimated.
 
-
-class BlockRun:
-    """Stands in for the forward of one block.
-
-    Outside of a request it is the plain forward.
+    Attributes:
+        rows: Rows of a branch that compute.
+        inputs: Streams of all rows at the entrance.
+        estimated: Streams of all rows at the exit; empty where all rows compute.
     """
+
+    plain = False
 
     def __init__(
         self,
-        block: nn.Module,
-        signature: BlockSignature,
+        span: Span,
+        states: list[SpanState],
         *,
-        site: int,
-        first: bool,
-        last: bool,
-        stack_head: nn.Module,
+        batch: int,
+        rows: NDArray[np.int64],
+        tiers: NDArray[np.int8],
+        inputs: tuple[Any, ...],
+        estimated: tuple[Any, ...],
     ) -> None:
-        self._plain: Callable[..., Any] = block.forward
-        self._signature = signature
-        self._site, self._first, self._last = site, first, last
-        self._stack_head = stack_head
+        super().__init__(span)
+        self.states, self.rows, self.tiers = states, rows, tiers
+        self.inputs, self.estimated = inputs, estimated
+        self._batch = batch
+        self._everyone = not estimated
+        self._index: dict[int, Tensor] = {}
+        self._previous: Any = None
+        self._gathered = False
+        self._pure = True
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute, estimate or pass through."""
-        request = current_request()
-        if request is None:
-            return self._plain(*args, **kwargs)
-        if request.active is COMPUTED and not self._first:
-            return self._plain(*args, **kwargs)
-        streams = self._signature.read(args, kwargs)
-        if self._site == PROBE:
-            if self._first:
-                request.stack_input = streams
-            return self._plain(*args, **kwargs)
-        if self._first:
-            request.active = self._enter(request, streams, kwargs)
-        active: SitePass = request.active
-        if active is COMPUTED:
-            return self._plain(*args, **kwargs)
-        if len(active.rows) == 0:
-            return self._signature.pack(active.estimated if self._first else streams)
-        if active.gathered is not None:
-            batch = len(active.tiers)
-            args, kwargs = self._signature.with_rows(
-                args, kwargs, active.gathered, batch, gathered=not self._first
+    def run(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+        """Compute, pass through, or hand out the estimate."""
+        if self._everyone:
+            return self._compute_all(request, role, tap, args, kwargs)
+        if not len(self.rows):
+            return self._skip(role, tap, args, kwargs)
+        return self._compute_some(request, role, tap, args, kwargs)
+
+    def _compute_all(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+        if self._previous is not None:
+            given = role.signature.read(args, kwargs)
+            same = [a is b for a, b in zip(given, self._previous, strict=False)]
+            self._pure = self._pure and all(same)
+        output = tap.plain(*args, **kwargs)
+        streams = self._previous = role.signature.unpack(output)
+        if role.deep and tap not in self.states[0].forms:
+            form = map_tensors(output, lambda t: t.new_zeros(()).expand(t.shape))
+            for state in self.states:
+                state.forms[tap] = form
+        if role.last:
+            exits = tuple(
+                exit_of(start, end, self._batch, deep=role.deep)
+                for start, end in zip(self.inputs, streams, strict=True)
             )
-        output = self._plain(*args, **kwargs)
-        return self._leave(request, active, output) if self._last else output
+            for state in self.states:
+                state.exits, state.pure = exits, self._pure and not role.deep
+            self._record(request, self.inputs, streams, exits, len(self.states) * request.rows)
+        return output
 
-    def _enter(
-        self, request: Request, streams: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> SitePass:
-        start = request.stack_input if request.stack_input else streams
-        decision = request.decide(
-            streams[0],
-            flatten(streams) - flatten(start) if request.stack_input else None,
-            lambda: modulated_input(self._stack_head, start[0], kwargs),
-        )
-        tiers = decision.tiers[:, self._site]
-        modes = request.effective(self._site, decision.modes[:, self._site])
-        rows = np.flatnonzero(modes == Mode.COMPUTE)
-        if len(rows) == len(modes):
-            if (tiers == Tier.DROP).all():
-                return COMPUTED
-            return SitePass(rows, None, streams, (), tiers)
-        estimate = request.estimate(self._site, modes)
-        estimated = tuple(
-            stream + part
-            for stream, part in zip(streams, unflatten(estimate, streams), strict=True)
-        )
-        if len(rows) == 0:
-            return SitePass(rows, None, (), estimated, tiers)
-        index = torch.as_tensor(rows, device=streams[0].device)
-        inputs = tuple(stream.index_select(0, index) for stream in streams)
-        return SitePass(rows, index, inputs, estimated, tiers)
+    def _skip(self, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+        form = self.states[0].forms.get(tap)
+        if role.last:
+            return role.signature.pack(self.estimated, form)
+        return form if role.deep else role.signature.pack(role.signature.read(args, kwargs))
 
-    def _leave(self, request: Request, active: SitePass, output: Any) -> Any:
-        streams = self._signature.unpack(output)
-        if (active.tiers[active.rows] != Tier.DROP).any():
-            residual = flatten(streams) - flatten(active.inputs)
-            request.record(self._site, residual, active.rows, active.tiers)
-        if active.gathered is None:
+    def _compute_some(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+        signature, pure = role.signature, self.states[0].pure
+        if signature.inseparable or has_opaque(args) or has_opaque(kwargs.values()):
+            return self._compute_more(request, role, tap, args, kwargs)
+        streams = signature.read(args, kwargs)
+        whole = len(self.inputs[0]) if self._gathered else len(streams[0])
+        few_args, few_kwargs = signature.map_rows(
+            args, kwargs, {whole, self._batch}, self._pick, gathered=self._gathered
+        )
+        output = tap.plain(*few_args, **few_kwargs)
+        if role.last:
+            few_inputs = map_tensors(self.inputs, self._pick)
+            ends = signature.unpack(output)
+            count = len(self.states) * len(self.rows)
+            self._record(request, few_inputs, ends, self.states[0].exits, count)
+            merged = [
+                end if end is None or all_rows is None else self._put(all_rows, end)
+                for all_rows, end in zip(self.estimated, ends, strict=True)
+            ]
+            return signature.pack(merged, output if role.deep else None)
+        if pure:
+            self._gathered = True
             return output
-        index = active.gathered
+        if role.deep:
+            form = iter(_leaves(self.states[0].forms[tap]))
+            return map_tensors(output, lambda t: self._put(torch.zeros_like(next(form)), t))
         merged = [
-            whole.index_copy(0, index, part)
-            for whole, part in zip(active.estimated, streams, strict=True)
+            end if end is None else self._put(start, end)
+            for start, end in zip(streams, signature.unpack(output), strict=True)
         ]
-        return self._signature.pack(merged)
+        return signature.pack(merged)
+
+    def _compute_more(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+        """Compute all rows, and take what was asked for: the rows of some argument are hidden."""
+        output = tap.plain(*args, **kwargs)
+        if not role.last:
+            return output
+        few_inputs = map_tensors(self.inputs, self._pick)
+        ends = [None if end is None else self._pick(end) for end in role.signature.unpack(output)]
+        count = len(self.states) * len(self.rows)
+        self._record(request, few_inputs, ends, self.states[0].exits, count)
+        merged = [
+            end if end is None else self._put(all_rows, end)
+            for all_rows, end in zip(self.estimated, ends, strict=True)
+        ]
+        return role.signature.pack(merged)
+
+    def _record(
+        self,
+        request: Request,
+        starts: Sequence[Any],
+        ends: Sequence[Any],
+        exits: Sequence[Exit],
+        batch: int,
+    ) -> None:
+        if not (self.tiers[self.rows] != Tier.DROP).any():
+            return
+        parts = []
+        for start, end, form in zip(starts, ends, exits, strict=True):
+            if form.shape:
+                flat = end.reshape(batch, -1)
+                parts.append(flat - start.reshape(batch, -1) if form.is_residual else flat)
+        if len(parts) > 1:
+            entry = torch.cat(parts, dim=1)
+        else:  # a stream itself may be modified later by whoever owns it
+            entry = parts[0] if exits[0].is_residual else parts[0].clone()
+        request.record(self.span, self.states, entry, self.rows, self.tiers)
+
+    def _pick(self, tensor: Tensor) -> Tensor:
+        return tensor.index_select(0, self._rows_of(tensor.device, len(tensor) // self._batch))
+
+    def _put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return whole.index_copy(0, self._rows_of(part.device, len(whole) // self._batch), part)
+
+    def _rows_of(self, device: torch.device, ratio: int) -> Tensor:
+        """Index the computing rows of all branches in a tensor with `ratio` entries per row."""
+        if ratio not in self._index:
+            branches = np.arange(len(self.states))[:, None] * (self._batch // len(self.states))
+            rows = (branches + self.rows).reshape(-1, 1) * ratio + np.arange(ratio)
+            self._index[ratio] = torch.as_tensor(rows.ravel(), device=device)
+        return self._index[ratio]
 
 
-def flatten(streams: Sequence[Tensor]) -> Tensor:
-    """Concatenate streams row by row: (rows, features)."""
-    return torch.cat([stream.flatten(1) for stream in streams], dim=1)
+def run_block(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Stand in for a block; outside of a request it is the plain one."""
+    request = current_request()
+    if request is None or request.off:
+        return tap.plain(*args, **kwargs)
+    assert request.layout is not None
+    role = request.layout.roles.get(tap)
+    if role is None:
+        return tap.plain(*args, **kwargs)
+    active = request.active
+    if active is None or active.span is not role.span:
+        active = request.active = _enter(request, role, args, kwargs)
+    if active.plain:
+        return tap.plain(*args, **kwargs)
+    return active.run(request, role, tap, args, kwargs)
 
 
-def unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Invert `flatten`: views with the shapes of `like`."""
-    sizes = [stream[0].numel() for stream in like]
-    parts = torch.split(flat, sizes, dim=1)
-    return [part.view(stream.shape) for part, stream in zip(parts, like, strict=True)]
+def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:
+    span = role.span
+    streams = role.signature.read(args, kwargs)
+    if span.site < 0:
+        request.stack_input = streams
+        return Pass(span)
+    batch = len(request.chunks) * request.rows
+    if len(streams[0]) % batch:
+        return Pass(span)  # rows are packed into one sequence: they can't be told apart
+    start = request.stack_input or streams
+    decision = request.decide(
+        with_rows(streams[0], batch),
+        flatten(streams, batch) - flatten(start, batch) if request.stack_input else None,
+        lambda: modulated_input(role, start[0], args, kwargs),
+    )
+    tiers = decision.tiers[:, span.site]
+    shapes = tuple([None if stream is None else stream.shape for stream in streams])
+    states = request.states(span, shapes)
+    modes = request.effective(span, states, decision.modes[:, span.site])
+    rows = np.flatnonzero(modes == Mode.COMPUTE)
+    estimated: tuple[Any, ...] = ()
+    if len(rows) < len(modes):
+        entry = request.estimate(states, modes)
+        estimated = finish(entry, streams, states[0].exits, batch)
+    elif (tiers == Tier.DROP).all():
+        return Pass(span)
+    return RowsPass(
+        span, states, batch=batch, rows=rows, tiers=tiers, inputs=streams, estimated=estimated
+    )
 
 
-def modulated_input(block: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def modulated_input(role: Role, hidden_states: Tensor, args: Any, kwargs: Any) -> Tensor:
     """Return the normalised and modulated input of the first block: (rows, tokens, channels).
 
     Raises:
         UnsupportedModelError: If the block has no adaptive norm of that kind.
     """
-    norm, temb = getattr(block, "norm1", None), kwargs.get("temb")
+    block = role.stack_head
+    given = dict(zip(role.signature.parameters, args, strict=False)) | kwargs
+    norm, temb = getattr(block, "norm1", None), given.get("temb")
     if norm is None or temb is None:
         raise UnsupportedModelError(
             f"expected a block with an adaptive `norm1` and a `temb` argument, received "
@@ -159,3 +259,14 @@ def modulated_input(block: nn.Module, hidden_states: Tensor, kwargs: dict[str, A
         )
     modulated: Tensor = norm(hidden_states, emb=temb)[0]
     return modulated
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, collect)
+    return found

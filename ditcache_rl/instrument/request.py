@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +16,31 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.errors import ShapeError
+from ditcache_rl.instrument.branches import Branches, CallFacts
+from ditcache_rl.instrument.clock import Clock
 from ditcache_rl.instrument.history import SiteHistory
-from ditcache_rl.types import Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
+from ditcache_rl.instrument.log import RequestLog
+from ditcache_rl.instrument.state import SpanState
+from ditcache_rl.types import (
+    HISTORY,
+    Decision,
+    Mode,
+    Modes,
+    RunInfo,
+    StepInfo,
+    Tier,
+)
+
+if TYPE_CHECKING:
+    from ditcache_rl.instrument.blocks import Span
+    from ditcache_rl.instrument.layout import Layout
+    from ditcache_rl.instrument.ranks import Ranks
+    from ditcache_rl.instrument.taps import Tap
 
 _CURRENT: ContextVar[Request | None] = ContextVar("ditcache_rl_request", default=None)
 _IDS = itertools.count()
+#: Branches that are remembered; a pipeline with more of them has other conditioning at each step.
+_MOST_BRANCHES = 64
 
 
 def current_request() -> Request | None:
@@ -29,54 +48,67 @@ def current_request() -> Request | None:
     return _CURRENT.get()
 
 
-class RequestLog:
-    """What a request really did.
+class Request:
+    """One call of the pipeline under a controller.
 
-    Attributes:
-        modes: (steps, rows, sites) effective modes of the first branch; -1 where no call came.
-        seconds: Wall-clock time of the pipeline call so far.
-        peak_bytes: Most bytes that the cache held, entries of other requests included.
+    Args:
+        controller: Its own copy.
+        cache: Where residuals are kept.
+        scheduler: Of the pipeline.
+        sites: Parts of each block stack.
+        rows: Samples of the request, where the call tells; else the first batch counts.
+        max_bytes: Most bytes that it may keep; None for no limit.
+        admitted: False computes everything and keeps nothing.
+        ranks: Other processes that must decide the same.
     """
 
-    def __init__(self, run: RunInfo) -> None:
-        self.run = run
-        self.modes: Modes = np.full(
-            (run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8
-        )
-        self.seconds = 0.0
-        self.peak_bytes = 0
-
-    @property
-    def compute_share(self) -> Floats:
-        """(rows,) computed sites over all sites of all steps."""
-        computed = (self.modes == Mode.COMPUTE).sum(axis=(0, 2))
-        return np.asarray(computed / self.run.site_steps, dtype=np.float64)
-
-
-class Request:
-    """One call of the pipeline under a controller."""
-
     def __init__(
-        self, controller: Controller, cache: TieredCache, scheduler: Any, sites: int
+        self,
+        controller: Controller,
+        cache: TieredCache,
+        scheduler: Any,
+        sites: int,
+        *,
+        rows: int | None = None,
+        max_bytes: int | None = None,
+        admitted: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
         self.id = next(_IDS)
         self.controller = controller
         self.cache = cache
-        self.log: RequestLog | None = None
-        self._scheduler = scheduler
+        #: One log per schedule of timesteps that the pipeline goes through; most have one.
+        self.logs: list[RequestLog] = []
+        #: The denoisers that belong to the request, by their taps.
+        self.layouts: dict[Tap, Layout] = {}
+        #: The call of the denoiser is left alone: no decision, nothing recorded.
+        self.off = True
+        #: The span that is being run, owned by its blocks.
+        self.active: Any = None
+        #: Layout of the denoiser that is being run.
+        self.layout: Layout | None = None
+        #: Streams at the entrance of the stack, set by the first probe block; empty without probes.
+        self.stack_input: tuple[Tensor, ...] = ()
+        #: Branches in the batch of the present call, one after the other, and rows of each.
+        self.chunks: list[int] = []
+        self.rows = 0
+        self._expected_rows = rows
+        self._max_bytes = max_bytes
+        self._admitted = admitted
+        self._ranks = ranks
+        self._clock = Clock(scheduler)
         self._sites = sites
         self._run: RunInfo | None = None
         self._step = -1
+        self._calls = self._calls_before = 0
         self._decision: Decision | None = None
+        self._decides = False
         self._last_output: Tensor | None = None
-        self._branches: list[Tensor] = []
-        self._histories: dict[int, list[SiteHistory]] = {}
-        self._branch = 0
+        self._branches = Branches()
+        self._called: set[int] = set()
+        self._states: dict[tuple[int, int], SpanState] = {}
+        self._held: dict[tuple[int, int], int] = {}
         self._latents: Tensor | None = None
-        #: Streams at the entrance of the stack, set by the first probe block; empty without probes.
-        self.stack_input: tuple[Tensor, ...] = ()
-        #: The site that is being run, owned by the blocks of that site.
-        self.active: Any = None
 
     @contextmanager
     def current(self) -> Iterator[Request]:
@@ -87,122 +119,224 @@ class Request:
             yield self
         finally:
             _CURRENT.reset(token)
-            self.cache.discard_request(self.id)
-            self._histories.clear()
-            self._branches.clear()
-            self._last_output = self._latents = self.active = None
-            self.stack_input = ()
-            if self.log is not None:
-                self.log.seconds = time.perf_counter() - started
+            self._forget()
+            self._last_output = self._latents = self.active = self.layout = None
+            self.off = True
+            for log in self.logs:
+                log.seconds = time.perf_counter() - started
+
+    @property
+    def log(self) -> RequestLog | None:
+        """What was done since the pipeline set its timesteps last; None before the first call."""
+        return self.logs[-1] if self.logs else None
 
     @property
     def step(self) -> int:
         """Index of the present step."""
         return self._step
 
-    def begin_call(self, latents: Tensor, conditioning: Tensor | None) -> None:
-        """Note a call of the transformer.
-
-        Args:
-            latents: (rows, ...) its input.
-            conditioning: What tells the guidance branches apart, by identity.
-
-        Raises:
-            ShapeError: If the number of rows changed within the request.
-        """
-        step = self._scheduler.step_index
-        step = (self._scheduler.begin_index or 0) if step is None else int(step)
-        rows = latents.shape[0]
-        if self._run is None:
-            sigmas = np.asarray(self._scheduler.sigmas.detach().cpu(), dtype=np.float64)
-            self._run = RunInfo(len(self._scheduler.timesteps), sigmas, rows, self._sites)
-            self.log = RequestLog(self._run)
-            self.controller.reset(self._run)
-        elif rows != self._run.rows:
-            raise ShapeError(
-                f"expected {self._run.rows} rows as at the first step, "
-                f"received {rows} at step {step}"
-            )
+    def begin_call(self, layout: Layout, facts: CallFacts) -> None:
+        """Note a call of a denoiser; `off` tells afterwards whether it is left alone."""
+        self.layout, self.active, self.stack_input = layout, None, ()
+        self._decides = False
+        rows = len(facts.latents)
+        if self._clock.restarted():
+            self._start_run(rows)
+        run = self._run
+        assert run is not None
+        repeated = self._calls >= self._calls_before > 0
+        step = self._clock.step(facts.timestep, repeated)
         if step != self._step:
             self._step, self._decision = step, None
-        self._latents = latents
-        self._branch = self._branch_of(conditioning)
-        if self._branch not in self._histories:
-            self._histories[self._branch] = [
-                SiteHistory(self.cache, self.id, self._branch, site, rows)
-                for site in range(self._sites)
-            ]
+            self._calls_before, self._calls = self._calls, 0
+            self._called.clear()
+        self._calls += 1
+        self._latents = facts.latents
+        self.off = not 0 <= step < run.num_inference_steps or rows % run.rows != 0
+        if self.off:
+            return
+        if not self._admitted:
+            self.logs[-1].modes[step] = Mode.COMPUTE
+            self.off = True
+            return
+        self.rows = run.rows
+        self.chunks = self._branches.numbers(
+            (layout.key, facts.switches),
+            facts.conditioning,
+            run.rows,
+            rows // run.rows,
+            called=self._called,
+        )
+        # A second look at the same branch in one step belongs to no place in its history.
+        self.off = not self._called.isdisjoint(self.chunks) or max(self.chunks) > _MOST_BRANCHES
+        self._called.update(self.chunks)
 
-    def end_call(self, output: Tensor) -> None:
-        """Note what the transformer returned."""
-        self._last_output = output
+    def end_call(self, output: Any) -> None:
+        """Note what a denoiser returned."""
+        self.off, self.active, self.layout, self.stack_input = True, None, None, ()
+        if isinstance(output, Tensor):
+            self._last_output = self._last_rows(output)
 
     def decide(
-        self, hidden_states: Tensor, probe_residual: Tensor | None, modulated: Any
+        self,
+        hidden_states: Tensor,
+        probe_residual: Tensor | None,
+        modulated: Callable[[], Tensor],
     ) -> Decision:
         """Ask the controller, once per step: branches share the decision."""
         run = self._run
         assert run is not None
         assert self._latents is not None
         if self._decision is None:
+            self._decides = True
             info = StepInfo(
                 run=run,
                 step=self._step,
                 sigma=float(run.sigmas[self._step]),
                 sigma_next=float(run.sigmas[self._step + 1]),
-                latents=self._latents,
-                hidden_states=hidden_states,
-                probe_residual=probe_residual,
-                modulated=modulated,
+                latents=self._last_rows(self._latents),
+                hidden_states=self._last_rows(hidden_states),
+                probe_residual=None if probe_residual is None else self._last_rows(probe_residual),
+                modulated=lambda: self._last_rows(modulated()),
                 last_output=self._last_output,
-                history=self._histories[self._branch],
+                history=self._deciding_histories(),
                 device_free_share=self.cache.device.free_share,
             )
-            self._decision = self.controller.decide(info)
+            decision = self.controller.decide(info)
+            self._decision = decision if self._ranks is None else self._ranks.share(decision)
         return self._decision
 
-    def effective(self, site: int, modes: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Turn the modes wished for a site into those that its history allows, and log them."""
-        assert self.log is not None
-        modes = self._histories[self._branch][site].effective(modes)
-        if self._branch == 0:
-            self.log.modes[self._step, :, site] = modes
-        return modes
+    def states(self, span: Span, shapes: tuple[Any, ...]) -> list[SpanState]:
+        """Return what is known of a span on every branch of the present batch.
 
-    def estimate(self, site: int, modes: NDArray[np.int8]) -> Tensor:
-        """Return the residual of a site without computing it: (rows, features)."""
+        Args:
+            span: The span.
+            shapes: Of the streams now; a history of others is forgotten.
+        """
+        return [self._state(branch, span, shapes) for branch in self.chunks]
+
+    def effective(self, span: Span, states: Sequence[SpanState], modes: Modes) -> Modes:
+        """Turn the modes wished for a site into those that its histories allow, and log them.
+
+        Args:
+            span: What is run.
+            states: Of the branches in the batch.
+            modes: (rows,) wished.
+        """
+        allowed = modes
+        for state in states:
+            allowed = state.history.effective(allowed) if state.exits else np.zeros_like(modes)
+        if self._ranks is not None:
+            allowed = self._ranks.least(allowed)
+        if self._decides:
+            log = self.logs[-1].modes[self._step, :, span.site]
+            known = np.where(log < 0, allowed, np.minimum(log, allowed))
+            self.logs[-1].modes[self._step, :, span.site] = known
+        return allowed
+
+    def estimate(self, states: Sequence[SpanState], modes: Modes) -> Tensor:
+        """Return the residual of a span without computing it: (rows of the batch, features)."""
         assert self._run is not None
-        return self._histories[self._branch][site].estimate(
-            modes, float(self._run.sigmas[self._step])
-        )
+        sigma = float(self._run.sigmas[self._step])
+        parts = [state.history.estimate(modes, sigma) for state in states]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def record(
-        self, site: int, residual: Tensor, rows: NDArray[np.int64], tiers: NDArray[np.int8]
+        self,
+        span: Span,
+        states: Sequence[SpanState],
+        residual: Tensor,
+        rows: NDArray[np.int64],
+        tiers: NDArray[np.int8],
     ) -> None:
         """Remember the residual that some rows computed; rows whose tier is DROP are left out.
 
         A batch tensor lies in one tier: the fastest that any of its rows asks for.
+
+        Args:
+            span: What was run.
+            states: Of the branches in the batch.
+            residual: (branches × rows, features).
+            rows: Rows of each branch that computed.
+            tiers: (rows,) of all rows.
         """
         assert self._run is not None
         assert self.log is not None
         wanted = tiers[rows] != Tier.DROP
         if not wanted.any():
             return
-        if not wanted.all():
-            residual = residual[torch.as_tensor(np.flatnonzero(wanted), device=residual.device)]
-            rows = rows[wanted]
-        tier = Tier(int(tiers[rows].min()))
+        tier = Tier(int(tiers[rows][wanted].min()))
         sigma = float(self._run.sigmas[self._step])
-        self._histories[self._branch][site].record(residual, rows, self._step, sigma, tier)
+        count = len(rows)
+        for chunk, (branch, state) in enumerate(zip(self.chunks, states, strict=True)):
+            part = residual[chunk * count : (chunk + 1) * count] if len(states) > 1 else residual
+            if not wanted.all():
+                part = part[torch.as_tensor(np.flatnonzero(wanted), device=part.device)]
+            elif len(states) > 1:
+                part = part.clone()  # a view would keep the bytes of the other branches
+            if self._may_keep(branch, span, part):
+                state.history.record(part, rows[wanted], self._step, sigma, tier)
         self.log.peak_bytes = max(self.log.peak_bytes, self.cache.used_bytes)
 
-    def _branch_of(self, conditioning: Tensor | None) -> int:
-        """Number the guidance branches in the order in which their conditioning appears."""
-        if conditioning is None:
-            return 0
-        for index, known in enumerate(self._branches):
-            if known is conditioning or known.data_ptr() == conditioning.data_ptr():
-                return index
-        # Holding the tensor keeps its address from being given to another one.
-        self._branches.append(conditioning)
-        return len(self._branches) - 1
+    def _may_keep(self, branch: int, span: Span, part: Tensor) -> bool:
+        """Tell whether a history may grow to its full length under the limit of the request."""
+        if self._max_bytes is None:
+            return True
+        key = (branch, self._span_key(span))
+        row_bytes = part.element_size() * part[0].numel()
+        self._held[key] = HISTORY * row_bytes * self.rows
+        if sum(self._held.values()) <= self._max_bytes:
+            return True
+        del self._held[key]
+        return False
+
+    def _start_run(self, rows: int) -> None:
+        """Begin a schedule of timesteps: the first, or the next stage of the pipeline."""
+        expected = self._expected_rows
+        rows = expected if expected and rows % expected == 0 else rows
+        self._forget()
+        run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites)
+        self._run, self._step, self._decision, self._last_output = run, -1, None, None
+        self.logs.append(RequestLog(run))
+        self.controller.reset(run)
+
+    def _forget(self) -> None:
+        self.cache.discard_request(self.id)
+        self._states.clear()
+        self._held.clear()
+        self._branches.clear()
+        self._called.clear()
+
+    def _span_key(self, span: Span) -> int:
+        """Number a span over all denoisers: the `site` of its cache entries."""
+        assert self.layout is not None
+        return self.layout.first_span + span.index
+
+    def _state(self, branch: int, span: Span, shapes: tuple[Any, ...]) -> SpanState:
+        key = (branch, self._span_key(span))
+        state = self._states.get(key)
+        if state is not None and state.shapes == shapes:
+            return state
+        history = SiteHistory(self.cache, self.id, *key, self.rows)
+        self._states[key] = SpanState(history, shapes)
+        return self._states[key]
+
+    def _deciding_histories(self) -> list[SiteHistory]:
+        """Return a history per site: that of its first span, on the last branch of the batch."""
+        assert self.layout is not None
+        found = []
+        for span in self.layout.site_heads:
+            key = (self.chunks[-1], self._span_key(span))
+            state = self._states.get(key)
+            found.append(
+                SiteHistory(self.cache, self.id, *key, self.rows)
+                if state is None
+                else state.history
+            )
+        return found
+
+    def _last_rows(self, tensor: Tensor) -> Tensor:
+        """Return the rows of the last branch: diffusers puts the conditioned one there."""
+        if len(self.chunks) < 2 or len(tensor) % len(self.chunks):
+            return tensor
+        return tensor[-(len(tensor) // len(self.chunks)) :]

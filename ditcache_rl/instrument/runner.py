@@ -1,28 +1,34 @@
-"""Swap what must be swapped on a pipeline's instances, and put everything back.
+"""Run every call of a pipeline as a request under a controller, and put everything back.
 
-The runner executes decisions and takes none; `execute` holds what a block does meanwhile.
+The runner executes decisions and takes none. Several runners may share a denoiser, and a pipeline
+may be attached more than once: the runner that came last rules, and they may leave in any order.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.errors import StateError, UnsupportedModelError
-from ditcache_rl.instrument.blocks import find_blocks, signature_of, split_sites
-from ditcache_rl.instrument.execute import PROBE, BlockRun
-from ditcache_rl.instrument.request import Request, RequestLog, current_request
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.instrument.calls import rows_of_call
+from ditcache_rl.instrument.layout import Layout
+from ditcache_rl.instrument.log import RequestLog
+from ditcache_rl.instrument.request import Request
+from ditcache_rl.instrument.taps import tap_of
 
-_MARK = "_ditcache_rl_runner"
-#: The argument of a transformer that tells its guidance branches apart.
-_BRANCH = "encoder_hidden_states"
+if TYPE_CHECKING:
+    from ditcache_rl.instrument.ranks import Ranks
+
+_RUNNERS = "_ditcache_rl_runners"
+_LOCK = threading.Lock()
 
 
 class BlockRunner:
@@ -31,12 +37,20 @@ class BlockRunner:
     Each request works on a shallow copy of the controller, so that one runner serves many threads.
 
     Args:
-        pipe: A diffusers pipeline with a `transformer` and a `scheduler`. It is used as it is: its
-            instances are changed on entering and restored on leaving, its classes never.
+        pipe: A diffusers pipeline with a `scheduler` and at least one denoiser. It is used as it
+            is: its instances are changed on entering and restored on leaving, its classes never.
         controller: Decides; its `probe_blocks` are always computed.
         cache: Where residuals are kept.
-        sites: Parts of the block stack that are cached separately.
+        sites: Parts of each block stack that are cached separately.
+        blocks: Where the blocks are, if names and a forward pass don't tell: `transformer.blocks`.
+        request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
+            many requests at a time as fit are cached; the others compute everything.
+        ranks: Processes that must decide the same.
         on_finish: Called with the log of every request, also of one that failed.
+
+    Raises:
+        ConfigError: If the stack can't have that many sites.
+        UnsupportedModelError: If there is no denoiser, or its blocks can't be told.
     """
 
     def __init__(
@@ -46,47 +60,48 @@ class BlockRunner:
         cache: TieredCache,
         *,
         sites: int = 1,
+        blocks: str | None = None,
+        request_bytes: int | None = None,
+        ranks: Ranks | None = None,
         on_finish: Callable[[RequestLog], None] | None = None,
     ) -> None:
         self._pipe = pipe
         self._controller = controller
         self._cache = cache
+        self._sites = sites
+        self._request_bytes = request_bytes
+        self._ranks = ranks
         self._on_finish = on_finish
-        self._denoiser = denoiser_of(pipe)
-        self._blocks = find_blocks(self._denoiser)
-        self._sites = split_sites(len(self._blocks), sites, controller.probe_blocks)
-        self._class: type | None = None
-        self._before: list[tuple[nn.Module, Any]] = []
+        self._active = 0
+        self._entered = False
+        self.layouts = [
+            Layout(
+                name,
+                denoiser,
+                key,
+                sites=sites,
+                probe_blocks=controller.probe_blocks,
+                blocks=_names_of(blocks, name),
+            )
+            for key, (name, denoiser) in enumerate(_named(denoisers_of(pipe), blocks).items())
+        ]
 
     def __enter__(self) -> Self:
-        """Install; raises `StateError` if the pipeline runs under a runner already."""
-        if hasattr(self._denoiser, _MARK):
-            raise StateError(
-                "expected a plain pipeline, received one that is attached already; detach it first"
-            )
-        signatures = [signature_of(block) for block in self._blocks]
-        self._denoiser.__dict__[_MARK] = self
-        plain_call = self._denoiser.forward
-        parameters = [*inspect.signature(type(self._denoiser).forward).parameters][1:]
-        place = parameters.index(_BRANCH) if _BRANCH in parameters else len(parameters)
-        self._swap(self._denoiser, lambda *args, **kwargs: _call(plain_call, place, args, kwargs))
-        for site, blocks in (
-            (PROBE, range(self._controller.probe_blocks)),
-            *enumerate(self._sites),
-        ):
-            for index in blocks:
-                block = self._blocks[index]
-                run = BlockRun(
-                    block,
-                    signatures[index],
-                    site=site,
-                    first=index == blocks.start,
-                    last=index == blocks.stop - 1,
-                    stack_head=self._blocks[0],
-                )
-                self._swap(block, run)
-        self._class = type(self._pipe)
-        self._pipe.__class__ = self._request_class(self._class)
+        """Install; `UnsupportedModelError` and `StateError` are those of `Layout.install`."""
+        if self._entered:
+            return self
+        try:
+            for layout in self.layouts:
+                layout.install()
+        except BaseException:
+            self._remove_layouts()
+            raise
+        with _LOCK:
+            runners = self._pipe.__dict__.setdefault(_RUNNERS, [])
+            if not runners:
+                self._pipe.__class__ = _request_class(type(self._pipe))
+            runners.append(self)
+        self._entered = True
         return self
 
     def __exit__(
@@ -96,73 +111,109 @@ class BlockRunner:
         trace: TracebackType | None,
     ) -> None:
         """Restore; calling it twice is harmless."""
-        if self._class is None:
+        if not self._entered:
             return
-        self._pipe.__class__, self._class = self._class, None
-        for module, forward in self._before:
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
-        self._before.clear()
-        self._denoiser.__dict__.pop(_MARK, None)
+        self._entered = False
+        with _LOCK:
+            runners = self._pipe.__dict__[_RUNNERS]
+            runners.remove(self)
+            if not runners:
+                self._pipe.__class__ = _plain_class(type(self._pipe))
+                del self._pipe.__dict__[_RUNNERS]
+        self._remove_layouts()
 
-    def _swap(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        """Give an instance another forward, and remember one that is not of its class.
+    def request(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one call of the pipeline."""
+        plain = _plain_class(type(pipe)).__call__
+        for layout in self.layouts:
+            layout.check()
+        admitted = self._admit()
+        request = Request(
+            copy.copy(self._controller),
+            self._cache,
+            pipe.scheduler,
+            self._sites,
+            rows=rows_of_call(plain, args, kwargs),
+            max_bytes=self._request_bytes,
+            admitted=admitted,
+            ranks=self._ranks,
+        )
+        taps = {tap_of(layout.denoiser): layout for layout in self.layouts}
+        request.layouts = {tap: layout for tap, layout in taps.items() if tap is not None}
+        try:
+            with request.current():
+                return plain(pipe, *args, **kwargs)
+        finally:
+            with _LOCK:
+                self._active -= admitted
+            if self._on_finish is not None:
+                for log in request.logs:
+                    self._on_finish(log)
 
-        Hooks of diffusers and accelerate (offloading, quantization) lie in such a forward.
-        """
-        self._before.append((module, module.__dict__.get("forward")))
-        module.__dict__["forward"] = forward
+    def _admit(self) -> bool:
+        """Tell whether another request may keep something, and count it."""
+        cap = self._cache.device.cap_bytes
+        with _LOCK:
+            wanted = (self._active + 1) * (self._request_bytes or 0)
+            if cap is not None and wanted > cap:
+                return False
+            self._active += 1
+            return True
 
-    def _request_class(self, plain: type) -> type:
-        """Derive a class whose `__call__` is a request, and that looks like the plain one."""
-        runner = self
+    def _remove_layouts(self) -> None:
+        for layout in self.layouts:
+            layout.remove()
 
-        def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            controller = copy.copy(runner._controller)
-            request = Request(controller, runner._cache, pipe.scheduler, len(runner._sites))
-            try:
-                with request.current():
-                    return plain.__call__(pipe, *args, **kwargs)
-            finally:
-                if runner._on_finish is not None and request.log is not None:
-                    runner._on_finish(request.log)
 
-        call.__doc__ = plain.__call__.__doc__
-        body = {"__call__": call, "__module__": plain.__module__, "__doc__": plain.__doc__}
-        return type(plain.__name__, (plain,), body)
+def _request_class(plain: type) -> type:
+    """Derive a class whose `__call__` is a request, and that looks like the plain one."""
+
+    def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        runners = pipe.__dict__.get(_RUNNERS)
+        if not runners:  # a copy of a pipeline that has been detached since
+            return plain.__call__(pipe, *args, **kwargs)
+        return runners[-1].request(pipe, args, kwargs)
+
+    call.__doc__ = plain.__call__.__doc__
+    body = {"__call__": call, "__module__": plain.__module__, "__doc__": plain.__doc__}
+    return type(plain.__name__, (plain,), body)
+
+
+def _plain_class(attached: type) -> Any:
+    """Return what `_request_class` was derived from."""
+    return attached.__bases__[0]
 
 
 def is_attached(pipe: Any) -> bool:
     """Tell whether a pipeline runs under a runner now."""
-    return hasattr(getattr(pipe, "transformer", None), _MARK)
+    return bool(pipe.__dict__.get(_RUNNERS))
 
 
 def denoiser_of(pipe: Any) -> nn.Module:
-    """Return the transformer of a pipeline.
+    """Return the first denoiser of a pipeline.
 
     Raises:
         UnsupportedModelError: If there is none.
     """
-    denoiser = getattr(pipe, "transformer", None)
-    if not isinstance(denoiser, nn.Module):
-        raise UnsupportedModelError(
-            f"expected a diffusers pipeline with a `transformer`, received {type(pipe).__name__}"
+    return next(iter(denoisers_of(pipe).values()))
+
+
+def _named(denoisers: dict[str, nn.Module], blocks: str | None) -> dict[str, nn.Module]:
+    """Keep the denoiser that `blocks` names, all without it."""
+    if blocks is None:
+        return denoisers
+    wanted = {path.strip().partition(".")[0] for path in blocks.split(",")}
+    if not wanted <= set(denoisers):
+        raise ConfigError(
+            f"blocks must be paths as 'transformer.my_blocks' into {', '.join(denoisers)}, "
+            f"received {blocks!r}"
         )
-    return denoiser
+    return {name: denoiser for name, denoiser in denoisers.items() if name in wanted}
 
 
-def _call(
-    plain: Callable[..., Any], place: int, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:
-    """Run the transformer; outside of a request exactly as it was."""
-    request = current_request()
-    if request is None:
-        return plain(*args, **kwargs)
-    latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-    conditioning = args[place] if place < len(args) else kwargs.get(_BRANCH)
-    request.begin_call(latents, conditioning)
-    output = plain(*args, **kwargs)
-    request.end_call(output[0])
-    return output
+def _names_of(blocks: str | None, denoiser: str) -> str | None:
+    """Return the block lists that `blocks` names in one denoiser."""
+    if blocks is None:
+        return None
+    paths = [path.strip().partition(".") for path in blocks.split(",")]
+    return ",".join(rest for name, _, rest in paths if name == denoiser)

@@ -9,17 +9,17 @@ from typing import Any
 
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.inference import open_pipeline
-from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.inference import open_pipeline, session
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.metrics import nominal_cost
 from ditcache_rl.rl.episodes import Setting
 from ditcache_rl.search import Board, spaced_plan
 
 
 @lru_cache(maxsize=1)
-def shared_pipeline(source: str, dtype: str, device: str) -> Any:
+def shared_pipeline(source: str, dtype: str, device: str, quantize: str = "") -> Any:
     """Open a pipeline once per process; environments run twins of it."""
-    return open_pipeline(source, dtype=dtype, device=device)
+    return open_pipeline(source, dtype=dtype, device=device, quantize=quantize)
 
 
 def twin_of(pipe: Any) -> Any:
@@ -28,11 +28,10 @@ def twin_of(pipe: Any) -> Any:
     The copy has a module tree and a scheduler of its own, so that it can be attached while the
     original or another twin is in the middle of an episode.
     """
-    twin = copy.copy(pipe)
-    denoiser = denoiser_of(pipe)
-    shared = {id(tensor): tensor for tensor in chain(denoiser.parameters(), denoiser.buffers())}
-    twin.transformer = copy.deepcopy(denoiser, shared)
-    twin.scheduler = copy.deepcopy(pipe.scheduler)
+    twin = session(pipe)
+    for name, denoiser in denoisers_of(pipe).items():
+        shared = {id(tensor): tensor for tensor in chain(denoiser.parameters(), denoiser.buffers())}
+        setattr(twin, name, copy.deepcopy(denoiser, shared))
     return twin
 
 
@@ -59,7 +58,7 @@ def nominal_setting(config: EnvConfig, *, steps: int | None = None) -> Setting:
     if chosen not in config.steps:
         raise ConfigError(f"{config.path}: expected steps among {config.steps}, received {chosen}")
     source = config.pipeline
-    pipe = twin_of(shared_pipeline(source.source, source.dtype, source.device))
+    pipe = twin_of(shared_pipeline(source.source, source.dtype, source.device, source.quantize))
     sites = config.cache.sites
     return Setting(
         config,

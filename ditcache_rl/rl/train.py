@@ -23,6 +23,7 @@ from ditcache_rl.control.artifact import MANIFEST
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.features import schema_hash
 from ditcache_rl.inference import model_identity, open_pipeline, scheduler_identity
+from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.metrics.machine import machine_facts, version_facts
 from ditcache_rl.rl.card import write_card
@@ -98,7 +99,9 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
     torch.manual_seed(options.seed)
     with _StageProgress(console) as progress:
         source = config.pipeline
-        pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
+        pipe = open_pipeline(
+            source.source, dtype=source.dtype, device=source.device, quantize=source.quantize
+        )
         cases = cases_of(config, "train")
 
         progress.enter("profile")
@@ -191,7 +194,7 @@ def _policy(
         feature_schema="",
         sites=config.cache.sites,
         tiers=config.cache.tiers,
-        model=model_identity(pipe.transformer),
+        model=model_identity(denoiser_of(pipe)),
         scheduler=scheduler_identity(pipe.scheduler),
         call=config.pipeline.call,
         steps=config.steps,

@@ -202,7 +202,7 @@ def test_a_method_that_cannot_run_on_the_pipeline_is_left_out_with_a_note() -> N
 
     assert [m.label for m in results.methods[1:]] == ["fewer steps 3 steps", "fewer steps 2 steps"]
     (note,) = results.notes
-    assert note.startswith("all left out: expected a diffusers pipeline with a `transformer`")
+    assert note.startswith("all left out: expected a diffusers pipeline with a scheduler")
 
 
 def test_progress_is_shown_on_the_bar_of_the_caller() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import ditcache_rl as dc
 from ditcache_rl.control import EveryK, Policy, save_policy
-from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, StateError
+from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Wish
 from ditcache_rl.metrics import CostModel
 from tests.environment import PROMPTS, untrained_policy
@@ -127,12 +127,14 @@ def test_attaching_lasts_until_detach(pipe: Any, policy: Policy, tiny_call: dict
     run = dc.attach(pipe, policy, budget=0.25)
     attached = draw(pipe, tiny_call)
 
-    with pytest.raises(StateError, match="attached already"):
-        dc.attach(pipe, policy)
+    inner = dc.attach(pipe, policy, budget=1.0)
+    full = draw(pipe, tiny_call)
+    inner.detach()
     still = draw(pipe, tiny_call)
     run.detach()
     run.detach()
 
+    assert torch.equal(full, before), "the later attachment rules"
     assert torch.equal(attached, still)
     assert not torch.equal(attached, before)
     assert torch.equal(draw(pipe, tiny_call), before)

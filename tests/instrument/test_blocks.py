@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.instrument.blocks import BlockSignature, find_blocks, signature_of, split_sites
+from ditcache_rl.instrument.blocks import find_blocks, split_sites
+from ditcache_rl.instrument.signatures import BlockSignature, known_signature
 from tests.pipelines import BLOCKS, DOUBLE_BLOCKS
 
 BOTH = BlockSignature(
@@ -64,16 +65,15 @@ def test_a_model_without_block_lists_is_named_with_what_it_has() -> None:
         find_blocks(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)))
 
 
-def test_a_block_class_that_nobody_registered_is_named() -> None:
-    with pytest.raises(UnsupportedModelError, match="received Linear"):
-        signature_of(nn.Linear(1, 1))
+def test_a_block_class_that_nobody_registered_has_no_known_signature() -> None:
+    assert known_signature(nn.Linear(1, 1)) is None
 
 
 @pytest.mark.parametrize("index", [0, DOUBLE_BLOCKS])
 def test_flux_blocks_take_and_return_image_and_text_tokens(tiny_pipe: Any, index: int) -> None:
     block = find_blocks(tiny_pipe.transformer)[index]
 
-    assert signature_of(block) == BlockSignature(
+    assert known_signature(block) == BlockSignature(
         names=("hidden_states", "encoder_hidden_states"),
         positions=(0, 1),
         outputs=(1, 0),
@@ -125,11 +125,11 @@ def test_a_call_restricted_to_rows_keeps_what_has_no_rows() -> None:
     rotary = torch.arange(3.0)[:, None]  # as long as the batch by coincidence
     rows = torch.tensor([2, 0])
 
-    args, kwargs = BOTH.with_rows(
+    args, kwargs = BOTH.map_rows(
         (hidden,),
         {"encoder_hidden_states": encoder, "temb": temb, "image_rotary_emb": rotary, "flag": True},
-        rows,
-        3,
+        {3},
+        lambda tensor: tensor.index_select(0, rows),
         gathered=False,
     )
 
@@ -143,8 +143,8 @@ def test_a_call_restricted_to_rows_keeps_what_has_no_rows() -> None:
 def test_streams_that_hold_only_the_rows_already_are_left_alone() -> None:
     gathered, temb = torch.zeros(3, 4), torch.arange(12.0).view(3, 4)
 
-    args, kwargs = ALONE.with_rows(
-        (gathered,), {"temb": temb}, torch.tensor([0, 1, 2]), 3, gathered=True
+    args, kwargs = ALONE.map_rows(
+        (gathered,), {"temb": temb}, {3}, lambda tensor: tensor[[0, 1, 2]], gathered=True
     )
 
     assert args[0] is gathered

@@ -6,8 +6,9 @@ import torch
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK, StaticSchedule
-from ditcache_rl.errors import ShapeError
 from ditcache_rl.instrument import Request
+from ditcache_rl.instrument.branches import CallFacts
+from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.request import current_request
 from ditcache_rl.shapes.components import build_scheduler
 from ditcache_rl.types import Decision, EntryKey, Mode, RunInfo, StepInfo, Tier
@@ -93,15 +94,22 @@ def test_a_request_belongs_to_its_context_and_frees_what_it_kept() -> None:
     assert cache.used_bytes == 0
 
 
-def test_the_number_of_rows_may_not_change_within_a_request() -> None:
+def test_a_batch_of_another_size_is_left_alone(tiny_pipe: Any) -> None:
     scheduler = build_scheduler()
     scheduler.set_timesteps(3)
     request = Request(AllCompute(), TieredCache(), scheduler, 1)
+    layout = Layout("transformer", tiny_pipe.transformer, 0, sites=1, probe_blocks=0, blocks=None)
 
     with request.current():
-        request.begin_call(torch.zeros(2, 3, 4), None)
-        with pytest.raises(ShapeError, match="expected 2 rows as at the first step, received 3"):
-            request.begin_call(torch.zeros(3, 3, 4), None)
+        off = []
+        for rows in (2, 3, 4, 2):
+            request.begin_call(layout, CallFacts(torch.zeros(rows, 3, 4), None, None, ()))
+            off.append(request.off)
+            request.end_call(None)
+            scheduler._step_index = (scheduler._step_index or 0) + 1
+
+    assert off == [False, True, False, True], "no multiple of two rows, and behind the last step"
+    assert request.off
 
 
 def test_a_controller_sees_the_clock_of_the_scheduler(tiny_pipe: Any) -> None:

@@ -1,0 +1,151 @@
+"""Which models can be cached, and is it safe in a server?
+
+Every denoiser class of diffusers that can be built small is driven by a generic denoising loop, and
+whole pipelines with tiny random components by themselves; each must pass all of the checks in
+`tests/zoo/checks.py`. `--docs` writes the table that `ditcache-rl list pipelines` prints.
+
+`buildable_count`, `pipelines_count`: denoiser classes and pipelines that were built and examined.
+`passed_count`, `passed_share`: how many of both pass all checks.
+`threads_identical_count`: of 200 mixed requests (8 threads, 25 each) on one transformer, how many
+are bit-identical to running alone; `peer_threads_identical_count` is the same for diffusers'
+FirstBlockCache.
+`cancel_identical_count`: of 20 cancellations, one at each step, after how many another size is
+drawn as by a fresh pipeline; `cancel_left_bytes`: what the cancelled requests left behind.
+`ranks_disagree_count`: of 1,000 random steps on two gloo ranks, at how many the ranks disagreed.
+`compile_product_share`: speed-up of cache and compiled blocks together, over the product of the two
+alone, on `shapes` at batch 1; medians of interleaved calls.
+`int8_retarget_s`: seconds to recalibrate the shipped policy for int8 weights (torchao).
+`int8_gap_db`: PSNR that the policy loses against full precision, each against its own reference;
+mean over budgets. Both need torchao and are left out without it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.progress import track
+from torch.multiprocessing.spawn import start_processes
+
+if TYPE_CHECKING:
+    from benchmarks._report import ROOT, Run, parser
+else:
+    from _report import ROOT, Run, parser
+
+sys.path.insert(0, str(ROOT))  # the zoo of tiny models belongs to the tests
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import EveryK
+from ditcache_rl.instrument import BlockRunner
+from tests.pipelines import build_tiny_pipe
+from tests.zoo.checks import Unit, denoiser_unit, examine
+from tests.zoo.denoisers import DENOISERS
+from tests.zoo.docs import NOT_BUILT, table_of, write_docs
+from tests.zoo.loop import DenoiserLoop
+from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
+from tests.zoo.requests import (
+    cancel_identical,
+    rank_disagreements,
+    threads_identical,
+)
+from tests.zoo.stack import compile_figures, int8_figures
+
+THREADS, EACH = 8, 25
+RANK_STEPS = 1000
+#: Residual change above which FirstBlockCache computes: it reuses about half of the steps here.
+PEER_THRESHOLD = 0.5
+
+
+def main() -> int:
+    """Measure and report."""
+    built = parser(__doc__, quick="every third model, a quarter of the requests")
+    built.add_argument("--docs", action="store_true", help="write docs/pipelines.md and its table")
+    options = built.parse_args()
+    torch.set_num_threads(1)
+    run = Run()
+    every = 3 if options.quick else 1
+    rows = [
+        *_sweep("denoiser", list(DENOISERS)[::every], lambda n: denoiser_unit(DenoiserLoop(n))),
+        *_sweep("pipeline", list(PIPELINES)[::every], lambda n: pipeline_unit(n, build(n))),
+    ]
+    passed = sum(row["passed"] for row in rows)
+    figures: dict[str, float] = {
+        "buildable_count": sum(row["kind"] == "denoiser" for row in rows),
+        "pipelines_count": sum(row["kind"] == "pipeline" for row in rows),
+        "passed_count": passed,
+        "passed_share": passed / len(rows),
+    }
+    each = EACH // 4 if options.quick else EACH
+    figures |= _request_figures(each)
+    figures |= compile_figures(pairs=5 if options.quick else 15)
+    if importlib.util.find_spec("torchao") is not None:
+        figures |= int8_figures(prompts=4 if options.quick else 12)
+    run.finish(figures, {"rows": rows, "not_built": NOT_BUILT}, options.json, title="coverage")
+    if options.docs:
+        write_docs(table_of(rows), ROOT)
+    return 0
+
+
+def _sweep(kind: str, names: list[str], make: Callable[[str], Unit]) -> list[dict[str, Any]]:
+    """Examine units; what goes wrong is a row that did not pass."""
+    rows = []
+    for name in track(names, description=f"{kind}s"):
+        row: dict[str, Any] = {"kind": kind, "name": name, "passed": False}
+        try:
+            found = examine(make(name), seed=len(name))
+        except Exception as error:
+            row["error"] = "".join(traceback.format_exception_only(error))[:500].strip()
+        else:
+            row |= found._asdict() | {"passed": found.passed}
+        rows.append(row)
+        if not row["passed"]:
+            print(json.dumps(row))
+    return rows
+
+
+def _request_figures(each: int) -> dict[str, float]:
+    pipe = build_tiny_pipe()
+    ours = threads_identical(
+        pipe,
+        lambda: BlockRunner(pipe, EveryK(2, order=1), TieredCache(), sites=2),
+        threads=THREADS,
+        each=each,
+    )
+    peer = threads_identical(pipe, lambda: _first_block_cache(pipe), threads=THREADS, each=each)
+    right, left = cancel_identical(pipe)
+    with tempfile.TemporaryDirectory() as folder:
+        start_processes(  # type: ignore[no-untyped-call]
+            rank_disagreements, (2, folder, RANK_STEPS), nprocs=2
+        )
+        disagreed = int((Path(folder) / "disagreements").read_text())
+    return {
+        "threads_identical_count": ours,
+        "peer_threads_identical_count": peer,
+        "threads_count": THREADS * each,
+        "cancel_identical_count": right,
+        "cancel_left_bytes": left,
+        "ranks_disagree_count": disagreed,
+    }
+
+
+@contextmanager
+def _first_block_cache(pipe: Any) -> Any:
+    from diffusers import FirstBlockCacheConfig
+
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=PEER_THRESHOLD))
+    try:
+        yield
+    finally:
+        pipe.transformer.disable_cache()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,32 @@
+"""What a request really did, for whoever asks afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ditcache_rl.types import Floats, Mode, Modes, RunInfo
+
+
+class RequestLog:
+    """What a request really did.
+
+    Attributes:
+        modes: (steps, rows, sites) effective modes of the branch that decided; -1 where no call
+            came.
+        seconds: Wall-clock time of the pipeline call so far.
+        peak_bytes: Most bytes that the cache held, entries of other requests included.
+    """
+
+    def __init__(self, run: RunInfo) -> None:
+        self.run = run
+        self.modes: Modes = np.full(
+            (run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8
+        )
+        self.seconds = 0.0
+        self.peak_bytes = 0
+
+    @property
+    def compute_share(self) -> Floats:
+        """(rows,) computed sites over all sites of all steps."""
+        computed = (self.modes == Mode.COMPUTE).sum(axis=(0, 2))
+        return np.asarray(computed / self.run.site_steps, dtype=np.float64)

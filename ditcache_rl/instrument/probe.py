@@ -1,0 +1,127 @@
+"""Watch one forward pass of a denoiser whose blocks no table knows.
+
+Seen are which lists of modules run one after the other, and which outputs of a block become which
+arguments of the next. The pass is an extra one: it computes everything and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ditcache_rl.instrument.blocks import Stack, no_blocks, stack_of
+from ditcache_rl.instrument.signatures import BlockSignature, make_signature, parameters_of
+
+#: How image tokens are called where several arguments would fit.
+_IMAGE_NAMES = ("hidden_states", "x", "visual_embed", "vis")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One call of a block."""
+
+    module: nn.Module
+    arguments: dict[str, Any]
+    output: Any
+
+
+def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], Any]) -> Stack:
+    """Fill in what names and tables could not tell.
+
+    Args:
+        denoiser: The model.
+        stack: What is known of its blocks; None if nothing is.
+        run: Runs the model once.
+
+    Raises:
+        UnsupportedModelError: If the pass does not tell it either.
+    """
+    lists = {
+        name: list(child)
+        for name, child in denoiser.named_children()
+        if isinstance(child, nn.ModuleList) and len(child)
+    }
+    watched = [m for blocks in lists.values() for m in blocks] if stack is None else stack.blocks
+    calls = _watch(watched, run)
+    if stack is None:
+        chains = {name: blocks for name, blocks in lists.items() if _is_chain(blocks, calls)}
+        if not chains:
+            raise no_blocks(denoiser)
+        longest = max(chains, key=lambda name: len(chains[name]))
+        stack = stack_of(denoiser, chains[longest], [longest])
+    order = [call.module for call in calls if call.module in set(stack.blocks)]
+    if sorted(map(id, order)) != sorted(map(id, stack.blocks)):
+        raise no_blocks(denoiser)
+    known = dict(zip(stack.blocks, stack.signatures, strict=True))
+    signatures = tuple(known[module] or _infer(module, calls) for module in order)
+    if not all(signature.names for signature in signatures):
+        raise no_blocks(denoiser)
+    return replace(stack, blocks=tuple(order), signatures=signatures)
+
+
+def _watch(modules: Sequence[nn.Module], run: Callable[[], Any]) -> list[_Seen]:
+    """Run, and note the calls of some modules in their order."""
+    seen: list[_Seen] = []
+
+    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        bound = dict(zip(parameters_of(module), args, strict=False)) | kwargs
+        seen.append(_Seen(module, bound, output))
+
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _is_chain(blocks: Sequence[nn.Module], calls: Sequence[_Seen]) -> bool:
+    """Tell whether every module ran once, in order, and returned what it could be given again."""
+    order = [call for call in calls if call.module in set(blocks)]
+    if [call.module for call in order] != list(blocks):
+        return False
+    return all(_streams(call, None) for call in order)
+
+
+def _infer(module: nn.Module, calls: Sequence[_Seen]) -> BlockSignature:
+    """Tell the streams of a block: outputs that have the shape of an argument."""
+    index = next(i for i, call in enumerate(calls) if call.module is module)
+    call = calls[index]
+    follower = calls[index + 1] if index + 1 < len(calls) else None
+    members = len(call.output) if isinstance(call.output, tuple) else 0
+    streams = _streams(call, follower)
+    if follower is None and index and type(calls[index - 1].module) is type(module):
+        before = calls[index - 1]
+        if isinstance(call.output, tuple) == isinstance(before.output, tuple):
+            streams = _streams(before, call)
+    return make_signature(module, streams, is_tuple=members > 0, members=members)
+
+
+def _streams(call: _Seen, follower: _Seen | None) -> list[tuple[str, int]]:
+    """Match outputs with arguments, image tokens first.
+
+    An output goes to the argument of the same shape that it becomes in the next block; where that
+    can't be seen, because something was added in between, to the one with the usual name.
+    """
+    outputs = call.output if isinstance(call.output, tuple) else (call.output,)
+    found: list[tuple[str, int]] = []
+    for index, output in enumerate(outputs):
+        if not isinstance(output, Tensor):
+            continue
+        taken = {name for name, _ in found}
+        fitting = [
+            name
+            for name, value in call.arguments.items()
+            if isinstance(value, Tensor) and value.shape == output.shape and name not in taken
+        ]
+        passed = [name for name in fitting if follower and follower.arguments.get(name) is output]
+        usual = [name for name in _IMAGE_NAMES if name in fitting]
+        if passed or fitting:
+            found.append(((passed or usual or fitting)[0], index))
+    return sorted(found, key=lambda stream: stream[0] not in _IMAGE_NAMES)

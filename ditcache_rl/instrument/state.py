@@ -1,0 +1,28 @@
+"""What a request remembers of one span on one branch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ditcache_rl.instrument.history import SiteHistory
+
+
+class SpanState:
+    """What a request knows of one span on one branch.
+
+    Attributes:
+        history: Its residuals.
+        shapes: Of the streams at the entrance; with others the history is worthless.
+        exits: How the end is made of an entry: see `exits.Exit`; empty before the first.
+        forms: Placeholders for the outputs of the blocks of a deep branch.
+        pure: Nothing happens to the streams between the blocks.
+    """
+
+    __slots__ = ("exits", "forms", "history", "pure", "shapes")
+
+    def __init__(self, history: SiteHistory, shapes: tuple[Any, ...]) -> None:
+        self.history = history
+        self.shapes = shapes
+        self.exits: tuple[Any, ...] = ()
+        self.forms: dict[Any, Any] = {}
+        self.pure = True

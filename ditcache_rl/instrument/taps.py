@@ -1,0 +1,71 @@
+"""Stand in front of modules: on the instance, around every other hook, and removable in any order.
+
+A tap sits where `nn.Module.compile` puts a compiled call. So a compiled block stays compiled behind
+it, decisions stay outside of its graph, and a `forward` that others replace meanwhile (offloading,
+quantization) is used as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+_PLACE = "_compiled_call_impl"
+_LOCK = threading.Lock()
+
+
+class Tap:
+    """Calls `around(tap, args, kwargs)` in place of a module; `plain` is what would have run."""
+
+    def __init__(
+        self, module: nn.Module, around: Callable[[Tap, tuple[Any, ...], dict[str, Any]], Any]
+    ) -> None:
+        self.module = module
+        self.users = 0
+        compiled = module.__dict__.get(_PLACE)
+        self.plain: Callable[..., Any] = module._call_impl if compiled is None else compiled
+        self._around = around
+        self._before = compiled
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for the module."""
+        return self._around(self, args, kwargs)
+
+    def restore(self) -> None:
+        """Leave the module as it was, unless somebody compiled it anew since."""
+        if self.module.__dict__.get(_PLACE) is not self:
+            return
+        if self._before is None:
+            del self.module.__dict__[_PLACE]
+        else:
+            self.module.__dict__[_PLACE] = self._before
+
+
+def tap_of(module: nn.Module) -> Tap | None:
+    """Return the tap of a module, if it has one."""
+    found = module.__dict__.get(_PLACE)
+    return found if isinstance(found, Tap) else None
+
+
+def install(
+    module: nn.Module, around: Callable[[Tap, tuple[Any, ...], dict[str, Any]], Any]
+) -> Tap:
+    """Tap a module, or use the tap that it has; `release` it once for each call of this."""
+    with _LOCK:
+        tap = tap_of(module)
+        if tap is None:
+            tap = Tap(module, around)
+            module.__dict__[_PLACE] = tap
+        tap.users += 1
+        return tap
+
+
+def release(tap: Tap) -> None:
+    """Give up one use; the last one restores the module."""
+    with _LOCK:
+        tap.users -= 1
+        if tap.users == 0:
+            tap.restore()

@@ -1,0 +1,87 @@
+"""Recalibrate a policy for a pipeline with other weights: quantized, fine-tuned, or merged.
+
+The schedules are kept, what calls cost is measured again. The network is left out of use: that it
+beats the schedules was shown for the weights that it was trained on, and for no others.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ditcache_rl.config import EnvConfig
+from ditcache_rl.control import Policy, load_policy, save_policy
+from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.inference import measure_profile, model_identity, scheduler_identity
+from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.rl.card import write_card
+
+#: Rounds through the schedules that the cost model is fitted to; training takes five.
+_REPEATS = 3
+
+
+def retarget(
+    policy: Policy,
+    pipe: Any,
+    config: EnvConfig,
+    *,
+    on_steps: Callable[[int], None] | None = None,
+) -> Policy:
+    """Return the policy for another pipeline of the same class and scheduler.
+
+    Args:
+        policy: Trained on other weights.
+        pipe: What it shall be used on.
+        config: The environment, for a prompt and the arguments of a call.
+        on_steps: Called with each step count whose cost is about to be measured.
+
+    Raises:
+        ArtifactError: If the pipeline is of another class, or has another scheduler.
+    """
+    manifest = policy.manifest
+    model, scheduler = model_identity(denoiser_of(pipe)), scheduler_identity(pipe.scheduler)
+    if model["class"] != manifest.model["class"] or scheduler != dict(manifest.scheduler):
+        raise ArtifactError(
+            f"expected a pipeline with {manifest.model['class']} and the scheduler of the policy, "
+            f"received {model['class']} and {scheduler['class']}; train a policy for this pipeline"
+        )
+    prompt = config.read_prompts("train")[0]
+    profile = {}
+    for steps in manifest.steps:
+        if on_steps is not None:
+            on_steps(steps)
+        cost = measure_profile(
+            pipe,
+            steps=steps,
+            sites=manifest.sites,
+            prompt=prompt,
+            call=config.pipeline.call,
+            repeats=_REPEATS,
+        )
+        profile[str(steps)] = cost.to_dict()
+    fresh = replace(manifest, model=model, profile=profile, adaptive={}, adaptive_tradeoff=False)
+    return Policy(fresh, policy.network, policy.plans, policy.metrics)
+
+
+def retarget_folder(
+    source: Path, out: Path, pipe: Any, config: EnvConfig, *, force: bool = False
+) -> Path:
+    """Recalibrate a policy folder into another one.
+
+    Raises:
+        ConfigError: If the folder to write exists and is not to be replaced.
+        ArtifactError: As `retarget`.
+    """
+    if out.exists() and not force:
+        raise ConfigError(f"expected a new folder for the policy, {out} exists; use --force")
+    fresh = retarget(load_policy(source), pipe, config)
+    partial = out.with_name(f".partial-{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_policy(fresh, partial, card=write_card(fresh))
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
+    return out

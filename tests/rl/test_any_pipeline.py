@@ -1,0 +1,71 @@
+"""An environment takes other pipelines than FLUX: a U-Net with both branches in one batch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from ditcache_rl.cli import main
+from ditcache_rl.config import load_env
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.rl.setup import board_of, shared_pipeline, twin_of
+from ditcache_rl.search import Case
+from tests.environment import write_env
+from tests.pipelines import PROMPTS, build_tiny_pipe
+from tests.zoo.pipelines import kl, model
+
+CALL = {"height": 16, "width": 16, "guidance_scale": 3.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved StableDiffusionPipeline with the text encoder of the tiny FLUX."""
+    flux = build_tiny_pipe()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        pipe = StableDiffusionPipeline(
+            vae=kl(shift_factor=None),
+            text_encoder=flux.text_encoder,
+            tokenizer=flux.tokenizer,
+            unet=model("UNet2DConditionModel"),
+            scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    path = tmp_path_factory.mktemp("unet") / "pipeline"
+    pipe.save_pretrained(path)
+    return path
+
+
+def test_rows_of_a_guided_batch_are_those_of_the_call(folder: Path, tmp_path: Path) -> None:
+    config = load_env(write_env(tmp_path, CALL, source=str(folder)))
+    pipe = twin_of(shared_pipeline(str(folder), "float32", "cpu"))
+    board = board_of(config, pipe, steps=4)
+    cases = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    table = np.array([[0, 0], [0, 1], [0, 0], [0, 1]], np.int8)[:, :, None]
+
+    images, log = board.draw_under(StaticSchedule(table), cases)
+
+    # The batch of the U-Net has four rows: two samples, each with and without its prompt.
+    assert np.array_equal(log.modes, table)
+    assert board.judge(images, cases).psnr_db[0] == 60
+    assert not torch.equal(images[1], board.references(cases)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_it_trains_from_a_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    env = write_env(tmp_path, CALL, source=str(folder))
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["train", str(env), "--out", str(tmp_path / "policy")]) == 0
+    assert main(["train", str(env), "--retarget", str(tmp_path / "policy")]) == 0
+
+    assert (tmp_path / "policy" / "manifest.json").exists()
+    assert "policy: runs" in capsys.readouterr().out
