@@ -1,9 +1,10 @@
 """Search good static schedules, scored on the final image."""
 
 from ditcache_rl.search.board import Board, Case, Quality
-from ditcache_rl.search.climb import ClimbSettings, pay_up, search_plan, spaced_plan
+from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.rescale import rescale_plan
+from ditcache_rl.search.space import Space, pay_up
 from ditcache_rl.search.tree import grow_tree, tree_index, tree_schedules
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ClimbSettings",
     "Quality",
     "Replay",
+    "Space",
     "grow_tree",
     "pay_up",
     "rescale_plan",

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ditcache_rl.control import Plan
 from ditcache_rl.control.patterns import pattern_costs, step_patterns
-from ditcache_rl.search.climb import pay_up
+from ditcache_rl.search.space import pay_up
 from ditcache_rl.types import Floats, Mode
 
 
