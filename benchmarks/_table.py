@@ -92,6 +92,7 @@ def build(
     half: int = HALF,
     kinds: tuple[str, ...] = tuple(KINDS),
     limit_s: float = float("inf"),
+    share: tuple[int, int] = (0, 1),
 ) -> bool:
     """Score what is missing, one image and kind after the other.
 
@@ -101,6 +102,7 @@ def build(
         half: Prompts per half.
         kinds: Of table.
         limit_s: Seconds after which no further image is begun.
+        share: Index of this process and number of processes that build together.
 
     Returns:
         Whether all is there.
@@ -109,7 +111,7 @@ def build(
     pieces.mkdir(parents=True, exist_ok=True)
     # Interleaved, so that an unfinished table has as many prompts in both halves.
     cases = [case for pair in zip(*table_cases(config, half), strict=True) for case in pair]
-    jobs = [(kind, case) for kind in kinds for case in cases]
+    jobs = [(kind, case) for kind in kinds for case in cases][share[0] :: share[1]]
     missing = [job for job in jobs if not _piece(pieces, *job).exists()]
     if not missing:
         return True
