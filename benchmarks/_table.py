@@ -198,7 +198,8 @@ def _score(board: Board, case: Case, between: Mode, on_rows: Callable[[int], Non
     reference = board.references([case])
     latents = grow_tree(board, case, between, rows=_ROWS, on_rows=on_rows)
     scores = []
-    for part in latents.split(_DECODED_ROWS):
+    for start in range(0, len(latents), _DECODED_ROWS):
+        part = latents[start : start + _DECODED_ROWS]
         images = decode(board.pipe, part)
         scores.append(psnr_db(images, reference.expand(len(images), -1, -1, -1)))
     return np.concatenate(scores)

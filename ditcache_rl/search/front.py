@@ -42,6 +42,26 @@ def evolve(
     Raises:
         ConfigError: If pymoo is not installed.
     """
+    algorithm = _algorithm(attempt, np.array(first), space, np.array(sorted(budgets)), rng)
+    while attempt.left > 0:
+        before = attempt.left
+        for _ in range(_POPULATION):  # a generation that brings nothing new costs nothing
+            algorithm.next()
+            if attempt.left < before:
+                break
+        else:
+            break
+    return {budget: attempt.best(budget) for budget in budgets}
+
+
+def _algorithm(
+    attempt: Attempt,
+    first: NDArray[np.int64],
+    space: Space,
+    allowed: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> Any:
+    """Set NSGA-II up; pymoo is imported here, because nothing else needs it."""
     try:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.core.crossover import Crossover
@@ -53,11 +73,6 @@ def evolve(
             "expected pymoo for an evolutionary search, found none; "
             "pip install 'ditcache-rl[train]'"
         ) from error
-
-    allowed = np.array(sorted(budgets))
-
-    def repaired(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.array([_repair(row, space, allowed, rng) for row in rows])
 
     class _Schedules(Problem):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -84,29 +99,25 @@ def evolve(
 
     class _Moves(Mutation):  # type: ignore[misc]
         def _do(self, _: Any, x: NDArray[np.int64], **__: Any) -> NDArray[np.int64]:
-            return np.array([move(row, space, rng) for row in repaired(x)])
+            return np.array([move(row, space, rng) for row in _repaired(x, space, allowed, rng)])
 
     algorithm = NSGA2(
         pop_size=_POPULATION,
-        sampling=Population.new("X", np.array(first)),
+        sampling=Population.new("X", first),
         crossover=_OnePoint(),
         mutation=_Moves(prob=1.0),
     )
     algorithm.setup(_Schedules(), seed=int(rng.integers(2**31)), verbose=False)
-    while attempt.left > 0:
-        before = attempt.left
-        for _ in range(_POPULATION):  # generations that bring nothing new cost nothing
-            algorithm.next()
-            if attempt.left < before:
-                break
-        else:
-            break
-    return {budget: attempt.best(budget) for budget in budgets}
+    return algorithm
 
 
-def _repair(
-    row: Row, space: Space, allowed: NDArray[np.int64], rng: np.random.Generator
-) -> Row:
+def _repaired(
+    rows: NDArray[np.int64], space: Space, allowed: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    return np.array([_repair(row, space, allowed, rng) for row in rows])
+
+
+def _repair(row: Row, space: Space, allowed: NDArray[np.int64], rng: np.random.Generator) -> Row:
     """Fix the ends, and make a schedule spend one of the budgets."""
     row = row.copy()
     row[0] = 0

@@ -21,7 +21,7 @@ from ditcache_rl.search.front import evolve
 from ditcache_rl.search.paths import Path, cheapest_path, minimax_path, threshold_for
 from ditcache_rl.search.space import Row, Space, pay_up, spaced
 from ditcache_rl.search.trials import Attempt, Score, Trials
-from ditcache_rl.types import Floats, Mode, Modes
+from ditcache_rl.types import Floats, Mode
 
 #: Prompts of a calibration: ten are enough for error tables (DPCache, SmoothCache), and one nearly
 #: for gaps (LeMiCa: 24.51 dB with 1, 24.67 dB with 350), each of which takes a run of its own.
@@ -256,8 +256,3 @@ def _bounded(edges: Floats) -> Floats:
     gaps = np.arange(edges.shape[1])[None] - np.arange(len(edges))[:, None]
     worst = edges[np.isfinite(edges)].max()
     return np.where(np.isfinite(edges), edges, worst * (1 + gaps))
-
-
-def modes_of(found: Found, space: Space) -> dict[int, Modes]:
-    """Return the schedules as (steps, sites) modes."""
-    return {budget: space.modes(row) for budget, (row, _) in found.items()}

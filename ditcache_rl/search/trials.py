@@ -87,9 +87,7 @@ class Trials:
         return self.weights.psnr * score.psnr_db / 10 + self.weights.ssim * score.ssim
 
     def _note(self, rows: Sequence[Row], scores: Sequence[Score]) -> None:
-        self._known.update(
-            (row.tobytes(), score) for row, score in zip(rows, scores, strict=True)
-        )
+        self._known.update((row.tobytes(), score) for row, score in zip(rows, scores, strict=True))
         if self._file is not None:
             lines = [
                 json.dumps([row.tolist(), *score]) for row, score in zip(rows, scores, strict=True)
