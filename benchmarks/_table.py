@@ -63,9 +63,15 @@ class Table:
     choose: Half
     held_out: Half
 
-    def budget(self, computes: int) -> NDArray[np.int64]:
-        """Return the indices of the schedules that compute so many steps."""
-        return np.flatnonzero((self.schedules == Mode.COMPUTE).sum(axis=1) == computes)
+    def budget(self, computes: int, *, ends: bool = False) -> NDArray[np.int64]:
+        """Return the indices of the schedules that compute so many steps.
+
+        Args:
+            computes: Steps.
+            ends: Only those that compute the last step.
+        """
+        fitting = (self.schedules == Mode.COMPUTE).sum(axis=1) == computes
+        return np.flatnonzero(fitting & (~np.array(ends) | (self.schedules[:, -1] == 0)))
 
 
 def table_board(config: EnvConfig, *, rows: int = 32) -> Board:
@@ -150,7 +156,7 @@ def assemble(config: EnvConfig, pieces: Path, file: Path, *, half: int = HALF) -
         "model": json.dumps(model_identity(pipe.transformer)),
         "choose": json.dumps(choose),
         "held_out": json.dumps(held_out),
-        "schedules": "first and last step computed; bit s - 1 of the index computes step s",
+        "schedules": "first step computed; bit s - 1 of the index computes step s",
         "unit": "PSNR in dB of the image against the reference",
     }
     file.parent.mkdir(parents=True, exist_ok=True)

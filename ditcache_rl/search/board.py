@@ -59,7 +59,7 @@ class Board:
         device_bytes: int | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
-        self._call = call
+        self.call = call
         self._device_bytes = device_bytes
         self._references: dict[Case, Tensor] = {}
 
@@ -70,7 +70,7 @@ class Board:
             generator=[torch.Generator("cpu").manual_seed(case.seed) for case in cases],
             num_inference_steps=self.steps,
             output_type="pt",
-            **self._call,
+            **self.call,
         ).images
         return images.float().cpu()
 

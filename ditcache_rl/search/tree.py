@@ -1,8 +1,8 @@
 """Enumerate every schedule of a short run as a tree that shares what schedules have in common.
 
-With the first and the last step computed and one way to fill the steps between, T steps have
-2^(T-2) schedules. Schedules that agree up to a step share everything up to there, so all of them
-together take 2^(T-1) computed steps per image, where one by one they would take T * 2^(T-3).
+With the first step computed and one way to fill the steps that are not, T steps have 2^(T-1)
+schedules. Schedules that agree up to a step share everything up to there, so all of them together
+take 2^(T-1) computed steps per image, where one by one they would take (T + 1) * 2^(T-2).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
 
 def tree_schedules(steps: int, between: Mode) -> Modes:
-    """List the schedules of a tree: (2^(T-2), T); bit s - 1 of the index computes step s."""
-    codes = np.arange(1 << (steps - 2))
+    """List the schedules of a tree: (2^(T-1), T); bit s - 1 of the index computes step s."""
+    codes = np.arange(1 << (steps - 1))
     modes = np.full((len(codes), steps), between, dtype=np.int8)
-    modes[:, [0, -1]] = Mode.COMPUTE
-    computed = codes[:, None] >> np.arange(steps - 2) & 1
-    modes[:, 1:-1][computed == 1] = Mode.COMPUTE
+    modes[:, 0] = Mode.COMPUTE
+    computed = codes[:, None] >> np.arange(steps - 1) & 1
+    modes[:, 1:][computed == 1] = Mode.COMPUTE
     return modes
 
 
 def tree_index(modes: Modes) -> NDArray[np.int64]:
     """Invert `tree_schedules`: (..., T) modes to (...) indices."""
-    computed = (modes[..., 1:-1] == Mode.COMPUTE).astype(np.int64)
+    computed = (modes[..., 1:] == Mode.COMPUTE).astype(np.int64)
     return np.asarray((computed << np.arange(computed.shape[-1])).sum(axis=-1))
 
 
@@ -55,7 +55,7 @@ def grow_tree(
         on_rows: Hears how many rows were computed.
 
     Returns:
-        (2^(T-2), ...) final latents in the order of `tree_schedules`.
+        (2^(T-1), ...) final latents in the order of `tree_schedules`.
     """
     depth = between  # reuse needs one residual, a forecast of order m needs m + 1
     with Replay(board, [case]) as replay:
@@ -64,9 +64,8 @@ def grow_tree(
         history: list[Tensor] = []
         known = np.full((1, HISTORY), np.nan)
         for step in range(board.steps):
-            skips = 0 < step < board.steps - 1
             skipped = latents
-            if skips:
+            if step:
                 weights = _weights(known, float(sigmas[step]), between)
                 output = replay.skip(step, latents, weighted_sum(history, weights))
                 skipped = replay.advance(step, output, latents)
@@ -80,7 +79,7 @@ def grow_tree(
             # Where nothing older is known its weight is zero, and the newest stands in.
             grown = [residual, *(history or [residual])][:depth]
             deeper = np.concatenate([np.full((len(known), 1), sigmas[step]), known[:, :-1]], axis=1)
-            if skips:
+            if step:
                 latents = torch.cat([skipped, latents])
                 grown = [
                     torch.cat([history[min(k, len(history) - 1)], fresh])
