@@ -16,6 +16,8 @@ from ditcache_rl.search.space import Row, Space, move, pay_up
 from ditcache_rl.search.trials import Attempt
 
 _POPULATION = 32
+#: Generations without anything new after which the search ends.
+_IDLE = 4
 #: Share of the offspring that spend something else than their parents.
 _RESPENDING = 0.3
 
@@ -45,7 +47,7 @@ def evolve(
     algorithm = _algorithm(attempt, np.array(first), space, np.array(sorted(budgets)), rng)
     while attempt.left > 0:
         before = attempt.left
-        for _ in range(_POPULATION):  # a generation that brings nothing new costs nothing
+        for _ in range(_IDLE):  # a generation that brings nothing new costs nothing
             algorithm.next()
             if attempt.left < before:
                 break

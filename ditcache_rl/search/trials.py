@@ -169,7 +169,7 @@ def _read(file: Path, steps: int) -> dict[bytes, Score]:
             ) from error
         if row.shape != (steps,):
             raise ArtifactError(
-                f"{file}:{number}: expected {steps} patterns, received {len(row)}; remove the file "
+                f"{file}:{number}: expected {steps} patterns, received {row.size}; remove the file "
                 "to search from the start"
             )
         known[row.tobytes()] = score
