@@ -98,7 +98,7 @@ def test_the_same_seed_finds_the_same(name: str) -> None:
         found = searched(name, Trials(board, CASES, Weights()), [5, 9])
         rows.append(np.array([row for row, _ in found.values()]))
 
-    np.testing.assert_array_equal(*rows)
+    np.testing.assert_array_equal(rows[0], rows[1])
 
 
 @pytest.mark.parametrize("name", METHODS)
