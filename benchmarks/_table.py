@@ -7,8 +7,9 @@ Building is resumable: every image's row of a kind is a file until the table is 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.inference import model_identity, open_pipeline
 from ditcache_rl.metrics import psnr_db
@@ -31,7 +32,7 @@ from ditcache_rl.types import Floats, Mode, Modes
 STEPS = 12
 #: What fills the steps that are not computed, by the kind of table.
 KINDS = {"forecast": Mode.FORECAST1, "reuse": Mode.REUSE}
-#: Prompts of each half; two times this many trees of each kind take about half an hour.
+#: Prompts of each half. A tree takes nearly a minute of one core, and each prompt has two.
 HALF = 32
 SCHEMA_VERSION = "1"
 #: Rows of one call of the transformer; more no longer speeds it up.
@@ -91,51 +92,87 @@ def table_cases(config: EnvConfig, count: int = HALF) -> tuple[list[Case], list[
     return halves[0], halves[1]
 
 
-def build(
-    config: EnvConfig,
-    pieces: Path,
-    *,
-    half: int = HALF,
-    kinds: tuple[str, ...] = tuple(KINDS),
-    limit_s: float = float("inf"),
-    share: tuple[int, int] = (0, 1),
-) -> bool:
-    """Score what is missing, one image and kind after the other.
+def build(env: str, pieces: Path, *, half: int = HALF, workers: int | None = None) -> None:
+    """Score every schedule on every prompt, in processes of one thread each.
+
+    One thread per process: threads that share a small batch wait for each other, the more so where
+    other programs run.
 
     Args:
-        config: The environment.
+        env: The environment.
+        pieces: Folder of the finished rows; what is there is not made again.
+        half: Prompts per half.
+        workers: Processes; as many as there are cores by default.
+    """
+    pieces.mkdir(parents=True, exist_ok=True)
+    total = len(_jobs(load_env(env), half))
+    count = workers or len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=work, args=(env, pieces, half, (index, count)), daemon=True)
+        for index in range(count)
+    ]
+    with _bar() as progress:
+        task = progress.add_task("every schedule of every prompt", total=total)
+        for process in processes:
+            process.start()
+        try:
+            while any(process.is_alive() for process in processes):
+                done = sum(_piece(pieces, *job).exists() for job in _jobs(load_env(env), half))
+                progress.update(task, completed=done)
+                time.sleep(1)
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a process failed; what is finished is kept, go on with --resume")
+
+
+def work(
+    env: str,
+    pieces: Path,
+    half: int,
+    share: tuple[int, int],
+    *,
+    limit_s: float = float("inf"),
+) -> bool:
+    """Score one process's share of the images that are missing.
+
+    Args:
+        env: The environment.
         pieces: Folder of the finished rows.
         half: Prompts per half.
-        kinds: Of table.
+        share: Index of this process and number of processes.
         limit_s: Seconds after which no further image is begun.
-        share: Index of this process and number of processes that build together.
 
     Returns:
-        Whether all is there.
+        Whether its share is complete.
     """
     started = time.perf_counter()
-    pieces.mkdir(parents=True, exist_ok=True)
-    # Interleaved, so that an unfinished table has as many prompts in both halves.
-    cases = [case for pair in zip(*table_cases(config, half), strict=True) for case in pair]
-    jobs = [(kind, case) for kind in kinds for case in cases][share[0] :: share[1]]
+    torch.set_num_threads(1)
+    config = load_env(env)
+    jobs = _jobs(config, half)[share[0] :: share[1]]
     missing = [job for job in jobs if not _piece(pieces, *job).exists()]
     if not missing:
         return True
     board = table_board(config)
     board.pipe.vae.to(memory_format=torch.channels_last)  # a quarter faster, the same sums
-    with _bar() as progress:
-        task = progress.add_task("", total=len(jobs) << (STEPS - 1))
-        progress.advance(task, (len(jobs) - len(missing)) << (STEPS - 1))
-        for kind, case in missing:
-            if time.perf_counter() - started > limit_s:
-                return False
-            progress.update(task, description=f"{kind}: {case.prompt}")
-            row = _score(board, case, KINDS[kind], lambda rows: progress.advance(task, rows))
-            file = _piece(pieces, kind, case)
-            partial = file.with_suffix(".partial.npy")
-            np.save(partial, row.astype(np.float16))
-            partial.rename(file)
+    for kind, case in missing:
+        if time.perf_counter() - started > limit_s:
+            return False
+        row = _score(board, case, KINDS[kind])
+        file = _piece(pieces, kind, case)
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, row.astype(np.float16))
+        partial.rename(file)
     return True
+
+
+def _jobs(config: EnvConfig, half: int) -> list[tuple[str, Case]]:
+    """List kinds and images; halves interleaved, so that an unfinished table has both."""
+    cases = [case for pair in zip(*table_cases(config, half), strict=True) for case in pair]
+    return [(kind, case) for kind in KINDS for case in cases]
 
 
 def assemble(config: EnvConfig, pieces: Path, file: Path, *, half: int = HALF) -> None:
@@ -199,10 +236,10 @@ def read_tables(file: Path) -> list[Table]:
 _HALVES = ("choose", "held_out")
 
 
-def _score(board: Board, case: Case, between: Mode, on_rows: Callable[[int], None]) -> Floats:
+def _score(board: Board, case: Case, between: Mode) -> Floats:
     """Return the PSNR of every schedule of a tree: (schedules,)."""
     reference = board.references([case])
-    latents = grow_tree(board, case, between, rows=_ROWS, on_rows=on_rows)
+    latents = grow_tree(board, case, between, rows=_ROWS)
     scores = []
     for start in range(0, len(latents), _DECODED_ROWS):
         part = latents[start : start + _DECODED_ROWS]
