@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Plan, Schedule, ScheduleFile, modes_text, save_schedules
-from ditcache_rl.errors import ConfigError, closest
+from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.inference import (
     measure_profile,
     model_identity,
@@ -122,6 +122,8 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
 
     Raises:
         ConfigError: As `SearchOptions.check`.
+        UnsupportedModelError: If the only method cannot measure this pipeline; one of several is
+            left out with a note.
         KeyboardInterrupt: On Ctrl-C; every candidate that was drawn is kept in the run folder.
     """
     options.check(config)
@@ -235,7 +237,12 @@ def _search(
         # A method finds the same whatever other methods run beside it.
         rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
         problem = Problem(trials, budgets, options.evaluations, rng, calibration)
-        found[name] = METHODS[name](problem)
+        try:
+            found[name] = METHODS[name](problem)
+        except UnsupportedModelError as error:
+            if len(options.methods) == 1:
+                raise
+            bar.note(f"left out {name}: {error}")
         bar.reach((index + 1) * len(budgets) * options.evaluations)
     return found, board.sigmas()
 
@@ -318,6 +325,10 @@ class _Bar:
     def say(self, text: str) -> None:
         """Tell what is being done."""
         self._progress.update(self._task, description=text)
+
+    def note(self, text: str) -> None:
+        """Leave a line above the bar."""
+        self._progress.console.print(text, markup=False)
 
     def expect(self, candidates: int) -> None:
         """Tell how much there is to do."""

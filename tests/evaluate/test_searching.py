@@ -11,13 +11,13 @@ from rich.console import Console
 import ditcache_rl as dc
 from ditcache_rl.config import load_env
 from ditcache_rl.control import ScheduleFile, load_schedules
-from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
+from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate.command import schedule_methods
 from ditcache_rl.evaluate.searching import SearchOptions, render_schedules, search_schedules
 from ditcache_rl.inference import open_pipeline
 from ditcache_rl.search import Board
 from ditcache_rl.types import Mode
-from tests.pipelines import PROMPTS, build_tiny_pipe
+from tests.pipelines import GUIDANCE, PROMPTS, build_tiny_pipe
 
 SILENT = Console(file=io.StringIO(), width=200)
 
@@ -160,3 +160,25 @@ def test_a_file_for_another_model_or_out_of_reach_is_refused(
     other.transformer.proj_out.bias.data += 1
     with pytest.raises(ArtifactError, match="another model"):
         dc.attach(other, found)
+
+
+def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
+    tiny_env: Path, tmp_path: Path
+) -> None:
+    config = load_env(tiny_env)
+    call = config.pipeline.call | GUIDANCE  # two branches, which no replay takes apart
+    config = replace(
+        config,
+        steps=[4],
+        pipeline=replace(config.pipeline, call=call),
+        ppo=replace(config.ppo, rows=1),  # a negative prompt is for one row
+    )
+    heard = Console(file=io.StringIO(), width=200)
+    settings = options(tmp_path, methods=["uniform", "dp"], budgets=[0.5], prompts=1)
+
+    search_schedules(config, settings, console=heard)
+
+    assert load_schedules(settings.out).methods == ["uniform"]
+    assert "left out dp: expected one call of the transformer per step" in heard.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(UnsupportedModelError):
+        search_schedules(config, replace(settings, methods=["dp"]), console=SILENT)
