@@ -188,8 +188,7 @@ def _statics(table: Table, figures: dict[str, float], rng: np.random.Generator) 
 def _searches(table: Table, board: Board) -> Rows:
     """Run every search on the table itself, with few candidates and with many."""
     space = Space(STEPS, 1, between=(KINDS[table.kind],))
-    real = Trials(board, table.choose.cases, Weights(), space=space)
-    calibration = Calibration(real)
+    calibration = Calibration(board, table.choose.cases)
     rows: Rows = []
     for name, method in METHODS.items():
         for evaluations in EVALUATIONS:

@@ -70,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument(
         "--method",
-        default="climb",
+        default="polish",
         metavar="NAME",
-        help="uniform, table, dp, minimax, climb, anneal, nsga2, or all",
+        help="uniform, table, dp, minimax, climb, anneal, nsga2, polish, or all",
     )
     search.add_argument(
         "--budgets",
@@ -175,7 +175,8 @@ def _search(options: argparse.Namespace) -> int:
     run = _run_folder(_RUNS / "search" / config.name, options.resume)
 
     from ditcache_rl.control import load_schedules
-    from ditcache_rl.evaluate.searching import SearchOptions, render_schedules, search_schedules
+    from ditcache_rl.evaluate.search_view import render_schedules
+    from ditcache_rl.evaluate.searching import SearchOptions, search_schedules
     from ditcache_rl.search import METHODS
 
     settings = SearchOptions(

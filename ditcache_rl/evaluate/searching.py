@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Plan, Schedule, ScheduleFile, modes_text, save_schedules
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
+from ditcache_rl.evaluate.search_view import SearchBar
 from ditcache_rl.inference import (
     measure_profile,
     model_identity,
@@ -131,7 +130,7 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     source = config.pipeline
     pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
     cases = cases_of(config, "train")[: options.prompts]
-    with _Bar(console) as bar:
+    with SearchBar(console) as bar:
         profile = {
             steps: _profile(config, pipe, cases[0].prompt, steps, options.run, bar)
             for steps in config.steps
@@ -164,25 +163,8 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     return options.out
 
 
-def render_schedules(file: ScheduleFile) -> Table:
-    """Lay a schedule file out for the terminal: a line per budget, a column per method."""
-    table = Table(
-        title=f"{file.env_id}: mean PSNR in dB on the {file.prompts} prompts that were searched on"
-    )
-    for title in ("steps", "computed", *file.methods):
-        table.add_column(title, justify="right")
-    scores = {(s.steps, _computes(s), s.method): s.psnr_db for s in file.schedules}
-    for steps in file.steps:
-        for computed in sorted({count for at, count, _ in scores if at == steps}):
-            own = [scores.get((steps, computed, method)) for method in file.methods]
-            shown = ["-" if psnr is None else f"{psnr:.2f}" for psnr in own]
-            table.add_row(str(steps), f"{computed / (steps * file.sites):.0%}", *shown)
-        table.add_section()
-    return table
-
-
 def _profile(
-    config: EnvConfig, pipe: Any, prompt: str, steps: int, run: Path, bar: _Bar
+    config: EnvConfig, pipe: Any, prompt: str, steps: int, run: Path, bar: SearchBar
 ) -> CostModel:
     """Measure what schedules cost here, or read what was measured."""
     file = run / f"profile-{steps}.json"
@@ -214,7 +196,7 @@ def _search(
     pipe: Any,
     steps: int,
     cases: Sequence[Case],
-    bar: _Bar,
+    bar: SearchBar,
 ) -> tuple[dict[str, Found], Floats]:
     """Search with every method at one step count."""
     board = _board(config, pipe, steps)
@@ -230,7 +212,7 @@ def _search(
         file=options.run / f"trials-{steps}.jsonl",
         on_candidates=bar.advance,
     )
-    calibration = Calibration(trials, bar.say)
+    calibration = Calibration(board, cases, bar.say)
     found = {}
     for index, name in enumerate(options.methods):
         bar.say(name)
@@ -255,7 +237,7 @@ def _carried(
     cases: Sequence[Case],
     found: Mapping[str, Found],
     sigmas: Floats,
-    bar: _Bar,
+    bar: SearchBar,
 ) -> list[Schedule]:
     """Carry what was found over to another step count, and score it there."""
     board, sites = _board(config, pipe, steps), config.cache.sites
@@ -293,51 +275,3 @@ def _entries(method: str, found: Found, config: EnvConfig, steps: int) -> list[S
 
 def _budgets(options: SearchOptions, steps: int, sites: int) -> list[int]:
     return sorted({max(sites, budget_of(share, steps * sites)) for share in options.budgets})
-
-
-def _computes(schedule: Schedule) -> int:
-    return schedule.modes.count("C")
-
-
-class _Bar:
-    """Candidates done of all, with what is being done."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]search"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-        )
-        self._task = self._progress.add_task("open", total=None)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def say(self, text: str) -> None:
-        """Tell what is being done."""
-        self._progress.update(self._task, description=text)
-
-    def note(self, text: str) -> None:
-        """Leave a line above the bar."""
-        self._progress.console.print(text, markup=False)
-
-    def expect(self, candidates: int) -> None:
-        """Tell how much there is to do."""
-        self._progress.update(self._task, total=candidates)
-
-    def advance(self, candidates: int) -> None:
-        """Count candidates."""
-        self._progress.advance(self._task, candidates)
-
-    def reach(self, candidates: int) -> None:
-        """Count a method as done that needed less than it may."""
-        self._progress.update(self._task, completed=candidates)

@@ -2,7 +2,8 @@
 
 from ditcache_rl.search.board import Board, Case, Quality, budget_of, cases_of
 from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
-from ditcache_rl.search.methods import METHODS, Calibration, Found, Method, Problem
+from ditcache_rl.search.methods import METHODS, Found, Method, Problem
+from ditcache_rl.search.proposals import Calibration, proposals
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.rescale import rescale_plan
 from ditcache_rl.search.space import Row, Space, pay_up
@@ -29,6 +30,7 @@ __all__ = [
     "cases_of",
     "grow_tree",
     "pay_up",
+    "proposals",
     "rescale_plan",
     "search_plan",
     "spaced_plan",

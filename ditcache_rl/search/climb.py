@@ -99,6 +99,7 @@ def search_plan(
     rng: np.random.Generator,
     on_budget: Callable[[int, float], None] | None = None,
     start: Plan | None = None,
+    propose: Callable[[Space, int], Sequence[Row]] | None = None,
 ) -> Plan:
     """Climb to the static schedule of every budget.
 
@@ -113,6 +114,7 @@ def search_plan(
         rng: Draws the moves.
         on_budget: Called with budget and mean PSNR when a budget is done.
         start: Schedules to start from in place of spaced ones, where it has any.
+        propose: Names further schedules of a budget to start from.
 
     Returns:
         One schedule per budget, rows in between left empty.
@@ -127,6 +129,8 @@ def search_plan(
             first = [start.patterns[budget]]
         else:
             first = first_rows(space, budget)
+        if propose is not None:
+            first.extend(propose(space, budget))
         if before is not None:
             first.append(pay_up(before, budget, space.patterns))
         attempt = trials.attempt(settings.evaluations + len(first))

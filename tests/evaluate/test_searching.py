@@ -13,7 +13,8 @@ from ditcache_rl.config import load_env
 from ditcache_rl.control import ScheduleFile, load_schedules
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate.command import schedule_methods
-from ditcache_rl.evaluate.searching import SearchOptions, render_schedules, search_schedules
+from ditcache_rl.evaluate.search_view import render_schedules
+from ditcache_rl.evaluate.searching import SearchOptions, search_schedules
 from ditcache_rl.inference import open_pipeline
 from ditcache_rl.search import Board
 from ditcache_rl.types import Mode

@@ -15,12 +15,13 @@ from ditcache_rl.search import (
     Space,
     Trials,
     Weights,
+    proposals,
 )
 from ditcache_rl.search.climb import first_rows
 from ditcache_rl.search.space import spaced
 from ditcache_rl.types import Mode
 from tests.boards import Puzzle, hidden_schedule
-from tests.pipelines import PROMPTS
+from tests.pipelines import GUIDANCE, PROMPTS
 
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
 #: Methods that score on final images alone.
@@ -35,14 +36,16 @@ def trials(request: pytest.FixtureRequest, tiny_pipe: Any, tiny_call: dict[str, 
 
 @pytest.fixture(scope="module")
 def calibration(trials: Trials) -> Calibration:
-    return Calibration(trials)
+    return Calibration(trials.board, CASES)
 
 
 def searched(
     name: str, trials: Trials, budgets: list[int], evaluations: int = 30, seed: int = 0
 ) -> Found:
     rng = np.random.default_rng(seed)
-    return METHODS[name](Problem(trials, budgets, evaluations, rng, Calibration(trials)))
+    return METHODS[name](
+        Problem(trials, budgets, evaluations, rng, Calibration(trials.board, CASES))
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -141,3 +144,25 @@ def test_without_pymoo_the_evolution_says_what_to_install(monkeypatch: pytest.Mo
 
     with pytest.raises(ConfigError, match="ditcache-rl\\[train\\]"):
         searched("nsga2", trials, [2])
+
+
+def test_a_polish_is_no_worse_than_what_is_proposed_to_it(trials: Trials) -> None:
+    budgets = [2 * trials.space.sites, 4 * trials.space.sites]
+
+    polished, *others = (searched(name, trials, budgets) for name in ("polish", "dp", "table"))
+
+    for budget in budgets:
+        value = trials.value(polished[budget][1])
+        assert all(value >= trials.value(found[budget][1]) for found in others)
+
+
+def test_a_pipeline_that_cannot_be_taken_apart_is_polished_without_proposals(
+    tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    board = Board(tiny_pipe, 4, sites=1, call=tiny_call | GUIDANCE, rows=1)
+    trials, said = Trials(board, CASES[:1], Weights()), list[str]()
+
+    rows = proposals(Calibration(board, CASES[:1], said.append), trials.space, 2)
+
+    assert rows == []
+    assert "without proposals: expected one call" in said[-1]
