@@ -67,9 +67,50 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(command=_train)
 
+    search = commands.add_parser(
+        "search", help="search static schedules", formatter_class=formatter
+    )
+    search.add_argument(
+        "env", nargs="?", default="shapes", help="environment file, or name of a shipped one"
+    )
+    search.add_argument(
+        "--method",
+        default="polish",
+        metavar="NAME",
+        help="uniform, table, dp, minimax, climb, anneal, nsga2, polish, or all",
+    )
+    search.add_argument(
+        "--budgets",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="shares of full compute, in place of the environment's",
+    )
+    search.add_argument(
+        "--evaluations", type=int, help="candidates per budget, in place of the environment's"
+    )
+    search.add_argument(
+        "--prompts", type=int, help="train prompts to score on, in place of the environment's"
+    )
+    search.add_argument("--seed", type=int, default=1, help="seed of the search")
+    search.add_argument(
+        "--out", type=Path, help="schedule file (default: runs/search/ENV/TIME/schedules.json)"
+    )
+    search.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="go on with an interrupted search: its folder, or the latest of the environment",
+    )
+    search.set_defaults(command=_search)
+
     evaluate = commands.add_parser("eval", help="measure a policy", formatter_class=formatter)
     evaluate.add_argument(
-        "policy", nargs="?", default="shapes-ppo", help="policy folder, or name of a shipped one"
+        "policy",
+        nargs="?",
+        default="shapes-ppo",
+        help="policy folder, name of a shipped one, or schedule file",
     )
     evaluate.add_argument(
         "--env", default="shapes", help="environment whose test prompts are drawn"
@@ -98,7 +139,7 @@ def _train(options: argparse.Namespace) -> int:
         if options.episodes < 1:
             raise ConfigError(f"--episodes must be >= 1, received {options.episodes}")
         config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
-    run = _run_folder(config, options.resume)
+    run = _run_folder(_RUNS / config.name, options.resume)
     out = options.out or run / "policy"
     if options.retarget is not None:
         return _retarget(options, config, out)
@@ -150,9 +191,43 @@ def _resuming(options: argparse.Namespace, run: Path) -> list[str]:
     return command if options.out is None else [*command, "--out", str(options.out)]
 
 
-def _run_folder(config: EnvConfig, resume: str | None) -> Path:
+def _search(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    config = load_env(options.env)
+    run = _run_folder(_RUNS / "search" / config.name, options.resume)
+
+    from ditcache_rl.control import load_schedules
+    from ditcache_rl.evaluate.search_view import render_schedules
+    from ditcache_rl.evaluate.searching import SearchOptions, search_schedules
+    from ditcache_rl.search import METHODS
+
+    settings = SearchOptions(
+        run=run,
+        out=options.out or run / "schedules.json",
+        methods=list(METHODS) if options.method == "all" else [options.method],
+        budgets=options.budgets or config.targets.budgets,
+        evaluations=_given(options.evaluations, config.search.evaluations),
+        prompts=_given(options.prompts, config.search.prompts),
+        seed=options.seed,
+        command=shlex.join(["ditcache-rl", *sys.argv[1:]]),
+    )
+    try:
+        out = search_schedules(config, settings, console=Console(stderr=True))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with the same command and --resume {run}", file=sys.stderr)
+        return 130
+    Console().print(render_schedules(load_schedules(out)))
+    print(f"schedules: {out}\nmeasure them: python eval.py {out}")
+    return 0
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _run_folder(home: Path, resume: str | None) -> Path:
     """Return a new run folder, or the one to go on with."""
-    home = _RUNS / config.name
     if resume is None:
         return home / datetime.now().strftime("%Y%m%d-%H%M%S")
     if resume != "latest":
@@ -166,7 +241,9 @@ def _run_folder(config: EnvConfig, resume: str | None) -> Path:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    policy, config = find_policy(options.policy), load_env(options.env)
+    given = Path(options.policy)
+    policy = given if given.is_file() else find_policy(options.policy)
+    config = load_env(options.env)
     out = options.out or _RUNS / "eval" / datetime.now().strftime("%Y%m%d-%H%M%S")
 
     from ditcache_rl.evaluate.command import evaluate_policy

@@ -14,6 +14,7 @@ class Puzzle(Board):
     """Likes a hidden schedule: 60 dB for it, 1 dB less for every site that differs."""
 
     def __init__(self, hidden: Modes, *, rows: int = 8) -> None:
+        self.pipe = None  # nothing to calibrate on
         self.steps, self.sites = hidden.shape
         self.rows = rows
         self.hidden = hidden

@@ -8,6 +8,7 @@ from ditcache_rl.cli import main
 from ditcache_rl.config import shipped as layout
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import command
+from ditcache_rl.search import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,9 +43,13 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], ("train", "eval", "list")),
+        ([], ("train", "search", "eval", "list")),
         (["train"], ("--out", "--seed", "--episodes", "--force", "--resume", "(default: shapes)")),
         (["eval"], ("--env", "--prompts", "--steps", "--json", "--out", "(default: shapes-ppo)")),
+        (
+            ["search"],
+            ("--method", "--budgets", "--evaluations", "--prompts", "--seed", "--out", "--resume"),
+        ),
         (["list"], ("envs", "policies")),
     ],
 )
@@ -92,6 +97,13 @@ def test_no_policy_at_all_is_an_empty_list(
         (["eval", "tiny"], "tiny/manifest.json: expected a field"),
         (["train", "--resume", "runs/nowhere"], "--resume must name a run folder"),
         (["train", "--resume"], "--resume found no run in runs/shapes"),
+        (["search", "shape"], "Did you mean 'shapes'?"),
+        (["search", "--method", "clim"], "Did you mean 'climb'?"),
+        (["search", "--method", "all", "--budgets", "2"], "--budgets must lie in [0.0357, 1]"),
+        (["search", "--evaluations", "0"], "--evaluations must be >= 1, received 0"),
+        (["search", "--prompts", "0"], "--prompts must lie between 1 and the 256"),
+        (["search", "--resume"], "--resume found no run in runs/search/shapes"),
+        (["eval", "envs.json"], "shapes-ppo, tiny"),
         (["train", "--episodes", "0"], "--episodes must be >= 1, received 0"),
     ],
 )
@@ -134,3 +146,22 @@ def test_the_scripts_end_as_the_commands_do(script: str) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_holds_no_schedules_is_one_line(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("schedules.json").write_text("{}")
+
+    assert "expected schema_version 1" in refused(["eval", "schedules.json"], capsys)
+
+
+def test_the_help_names_every_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    with pytest.raises(SystemExit):
+        main(["search", "--help"])
+
+    assert ", ".join(METHODS) + ", or all" in " ".join(capsys.readouterr().out.split())

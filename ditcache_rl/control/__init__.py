@@ -11,6 +11,13 @@ from ditcache_rl.control.network import (
     PolicyNetwork,
     best_actions,
 )
+from ditcache_rl.control.schedules import (
+    Schedule,
+    ScheduleFile,
+    load_schedules,
+    modes_text,
+    save_schedules,
+)
 from ditcache_rl.control.static import StaticSchedule
 
 __all__ = [
@@ -26,10 +33,15 @@ __all__ = [
     "Plan",
     "Policy",
     "PolicyNetwork",
+    "Schedule",
+    "ScheduleFile",
     "StaticSchedule",
     "TeaCache",
     "best_actions",
     "load_policy",
+    "load_schedules",
+    "modes_text",
     "save_policy",
+    "save_schedules",
     "uniform_decision",
 ]

@@ -8,8 +8,6 @@ The digest of the tensors catches accidents, not attackers: both files lie in on
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ditcache_rl.control.checked import fits, read_bytes, read_json, write_json
 from ditcache_rl.control.network import ActionSpace, Plan, PolicyNetwork
 from ditcache_rl.errors import ArtifactError, closest
 from ditcache_rl.features import schema_hash
@@ -35,7 +34,6 @@ MANIFEST, TENSORS, METRICS, CARD = (
     "metrics.json",
     "README.md",
 )
-_MOST_MANIFEST_BYTES = 1 << 18
 _MOST_TENSOR_BYTES = 1 << 24
 
 
@@ -120,9 +118,9 @@ def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
     data = save_tensors(tensors)
     manifest = asdict(policy.manifest) | {"tensors_sha256": hashlib.sha256(data).hexdigest()}
     (folder / TENSORS).write_bytes(data)
-    _write_json(folder / METRICS, policy.metrics)
+    write_json(folder / METRICS, policy.metrics)
     (folder / CARD).write_text(card, encoding="utf-8")
-    _write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest)
 
 
 def load_policy(folder: Path) -> Policy:
@@ -133,7 +131,7 @@ def load_policy(folder: Path) -> Policy:
             it should not; the message names file and field.
     """
     manifest = _read_manifest(folder)
-    data = _read(folder / TENSORS, _MOST_TENSOR_BYTES)
+    data = read_bytes(folder / TENSORS, _MOST_TENSOR_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if digest != manifest.tensors_sha256:
         raise ArtifactError(
@@ -172,13 +170,13 @@ def load_policy(folder: Path) -> Policy:
     }
     for steps, plan in plans.items():
         _check_plan(plan, len(actions.patterns), f"{folder / TENSORS}: plan.{steps}.patterns")
-    metrics = _read_json(folder / METRICS)
+    metrics = read_json(folder / METRICS)
     return Policy(manifest, network.eval().requires_grad_(False), plans, metrics)
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    raw = _read_json(path)
+    raw = read_json(path)
     known = {field.name: field.type for field in fields(Manifest)}
     for name in raw.keys() - known.keys():
         raise ArtifactError(f"{path}: unknown field {name!r}.{closest(name, known)}")
@@ -189,7 +187,7 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{path}: expected schema_version {SCHEMA_VERSION}, received {raw['schema_version']!r}"
         )
     for name, hint in typing.get_type_hints(Manifest).items():
-        if not _fits(raw[name], hint):
+        if not fits(raw[name], hint):
             raise ArtifactError(f"{path}: {name} must be {known[name]}, received {raw[name]!r:.80}")
     manifest = Manifest(**raw)
     tiers = {tier.name.lower() for tier in Tier}
@@ -206,20 +204,6 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{path}: steps must be integers in [1, 4096], received {manifest.steps!r}"
         )
     return manifest
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a JSON value is of the type of a field of the manifest."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _check_plan(plan: Plan, patterns: int, where: str) -> None:
@@ -253,43 +237,3 @@ def _check_tensors(
             raise ArtifactError(f"{path}: {name} must be {kind}, received {tensor.dtype}")
         if not name.endswith("quality") and not torch.isfinite(tensor).all():
             raise ArtifactError(f"{path}: {name} must be finite; export the policy again")
-
-
-def _read(path: Path, most_bytes: int) -> bytes:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ArtifactError(f"{path}: expected a file of a policy folder, found none") from error
-    if size > most_bytes:
-        raise ArtifactError(f"{path}: expected at most {most_bytes} bytes, received {size}")
-    return path.read_bytes()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read an object without duplicate keys, infinities or nan."""
-    try:
-        value = json.loads(
-            _read(path, _MOST_MANIFEST_BYTES),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-        )
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: expected a JSON object, received {error}") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, received {value!r:.80}")
-    return value
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("duplicate keys")
-    return found
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"the constant {text}; numbers must be finite ({math.inf!r} is not)")

@@ -7,20 +7,27 @@ from pathlib import Path
 from rich.console import Console
 
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
-from ditcache_rl.control import Policy, load_policy
+from ditcache_rl.control import Policy, ScheduleFile, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
 from ditcache_rl.evaluate.methods import Method, default_baselines
 from ditcache_rl.evaluate.report import build_report, render_table, write_report
 from ditcache_rl.evaluate.run import evaluate
-from ditcache_rl.inference import PolicyController, Wish, check_identity, open_pipeline
+from ditcache_rl.inference import (
+    PolicyController,
+    Wish,
+    check_identity,
+    open_pipeline,
+    open_policy,
+)
+from ditcache_rl.types import Mode
 
 #: Columns of the table where no terminal says how many there are.
 _FILE_WIDTH = 112
 
 
 def evaluate_policy(
-    folder: Path,
+    source: Path,
     config: EnvConfig,
     *,
     prompts: int,
@@ -32,7 +39,7 @@ def evaluate_policy(
     """Measure a policy at every budget of the environment, and print, write and plot the result.
 
     Args:
-        folder: The policy.
+        source: The policy's folder, or a schedule file, all of whose schedules are measured.
         config: The environment whose test prompts are drawn.
         prompts: How many of them.
         steps: Denoising steps; None for those that the policy was trained at.
@@ -50,20 +57,27 @@ def evaluate_policy(
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
-    policy = load_policy(folder)
+    policy = open_policy(source)
     texts = config.read_prompts("test")
     if not 1 <= prompts <= len(texts):
         raise ConfigError(
             f"--prompts must lie between 1 and the {len(texts)} of {config.prompts.test}, "
             f"received {prompts}"
         )
-    chosen = steps or policy.manifest.steps[0]
-    methods = [*policy_methods(policy, config, steps=chosen), *default_baselines(chosen)]
-    source = config.pipeline
+    if isinstance(policy, ScheduleFile):
+        chosen = steps or policy.steps[0]
+        ours = schedule_methods(policy, steps=chosen)
+        model, scheduler = policy.model, policy.scheduler
+    else:
+        chosen = steps or policy.manifest.steps[0]
+        ours = policy_methods(policy, config, steps=chosen)
+        model, scheduler = policy.manifest.model, policy.manifest.scheduler
+    methods = [*ours, *default_baselines(chosen)]
+    opened = config.pipeline
     pipe = open_pipeline(
-        source.source, dtype=source.dtype, device=source.device, quantize=source.quantize
+        opened.source, dtype=opened.dtype, device=opened.device, quantize=opened.quantize
     )
-    check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
+    check_identity(model, scheduler, pipe)
     results = evaluate(
         pipe,
         methods,
@@ -102,4 +116,24 @@ def policy_methods(policy: Policy, config: EnvConfig, *, steps: int) -> list[Met
         if learned:
             schedule = PolicyController(policy, wish, adaptive=False)
             methods.append(Method("its schedule", "static", target, schedule, sites))
+    return methods
+
+
+def schedule_methods(file: ScheduleFile, *, steps: int) -> list[Method]:
+    """List the schedules of a file for a step count.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    found = [schedule for schedule in file.schedules if schedule.steps == steps]
+    if not found:
+        raise ConfigError(
+            f"expected --steps among {file.steps} as in the schedule file, received {steps}"
+        )
+    methods = []
+    for schedule in found:
+        computed = int((schedule.table == Mode.COMPUTE).sum())
+        target = f"{computed}/{steps * file.sites} computed"
+        controller = StaticSchedule(schedule.table)
+        methods.append(Method(schedule.method, "static", target, controller, file.sites))
     return methods

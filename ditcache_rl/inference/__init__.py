@@ -1,15 +1,21 @@
 """Run a policy inside a diffusers pipeline; no gymnasium and no stable-baselines3 needed."""
 
-from ditcache_rl.inference.api import Run, attach, cached
+from ditcache_rl.inference.api import Run, attach, cached, open_policy
 from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
 from ditcache_rl.inference.pipeline import open_pipeline
 from ditcache_rl.inference.profile import measure_profile
 from ditcache_rl.inference.session import session
-from ditcache_rl.inference.targets import PolicyController, Wish, tradeoff_budget
+from ditcache_rl.inference.targets import (
+    PolicyController,
+    ScheduleController,
+    Wish,
+    tradeoff_budget,
+)
 
 __all__ = [
     "PolicyController",
     "Run",
+    "ScheduleController",
     "Wish",
     "attach",
     "cached",
@@ -17,6 +23,7 @@ __all__ = [
     "measure_profile",
     "model_identity",
     "open_pipeline",
+    "open_policy",
     "scheduler_identity",
     "session",
     "tradeoff_budget",

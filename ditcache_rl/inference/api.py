@@ -12,10 +12,17 @@ import numpy as np
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy, memory_bytes, parse_bytes
-from ditcache_rl.control import Controller, Policy, load_policy
+from ditcache_rl.control import (
+    Controller,
+    Policy,
+    ScheduleFile,
+    load_policy,
+    load_schedules,
+    modes_text,
+)
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.identity import check_identity
-from ditcache_rl.inference.targets import PolicyController, Wish
+from ditcache_rl.inference.targets import PolicyController, ScheduleController, Wish
 from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
 from ditcache_rl.types import Mode
 
@@ -67,7 +74,7 @@ class Run:
 
 def attach(
     pipe: Any,
-    policy: str | Path | Policy | Controller,
+    policy: str | Path | Policy | ScheduleFile | Controller,
     *,
     speedup: float | None = None,
     latency_s: float | None = None,
@@ -83,7 +90,8 @@ def attach(
 
     Args:
         pipe: A diffusers pipeline; used as it is, and left as it was.
-        policy: A policy folder, the name of a shipped one, a loaded policy, or a controller.
+        policy: A policy folder, the name of a shipped one, a schedule file, either of them loaded,
+            or a controller.
         speedup: Target; 2.0 if no target is given. By the cost model that is stored in the policy.
         latency_s: Target: seconds per call at batch 1.
         budget: Target: share of full compute, in (0, 1].
@@ -112,8 +120,8 @@ def attach(
     asked = {name: value for name, value in given.items() if value is not None}
     cache = TieredCache(cap)
     if isinstance(policy, str | Path):
-        policy = load_policy(find_policy(policy))
-    if not isinstance(policy, Policy):
+        policy = open_policy(policy)
+    if not isinstance(policy, Policy | ScheduleFile):
         if asked:
             raise ConfigError(
                 f"a controller decides by itself: expected no target, received {asked}"
@@ -121,14 +129,34 @@ def attach(
         return Run(pipe, policy, cache, sites=sites or 1, **options)
     if sites is not None:
         raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
+    wish = Wish(**(asked or {"speedup": 2.0}))
+    if isinstance(policy, ScheduleFile):
+        check_identity(policy.model, policy.scheduler, pipe)
+        searched = ScheduleController(policy, wish)
+        searched.choose(policy.steps[0])
+        return Run(pipe, searched, cache, sites=policy.sites, **options)
     check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
-    controller = PolicyController(policy, Wish(**(asked or {"speedup": 2.0})))
+    controller = PolicyController(policy, wish)
     controller.choose(policy.manifest.steps[0])
     return Run(pipe, controller, cache, sites=policy.manifest.sites, **options)
 
 
+def open_policy(source: str | Path) -> Policy | ScheduleFile:
+    """Open a policy folder, a shipped policy by its name, or a schedule file.
+
+    Raises:
+        ArtifactError: If it is damaged.
+        ConfigError: If there is no such thing.
+    """
+    if Path(source).is_file():
+        return load_schedules(Path(source))
+    return load_policy(find_policy(source))
+
+
 @contextmanager
-def cached(pipe: Any, policy: str | Path | Policy | Controller, **options: Any) -> Iterator[Run]:
+def cached(
+    pipe: Any, policy: str | Path | Policy | ScheduleFile | Controller, **options: Any
+) -> Iterator[Run]:
     """Attach inside a `with` block; arguments and errors are those of `attach`."""
     run = attach(pipe, policy, **options)
     try:
@@ -139,15 +167,4 @@ def cached(pipe: Any, policy: str | Path | Policy | Controller, **options: Any) 
 
 def mask_text(log: RequestLog) -> str:
     """Write the effective mask of the first row: a letter per step, sites side by side."""
-    letters = {
-        Mode.COMPUTE: "C",
-        Mode.REUSE: "R",
-        Mode.FORECAST1: "1",
-        Mode.FORECAST2: "2",
-        -1: ".",
-    }
-    columns = [
-        "".join(letters[int(mode)] for mode in log.modes[:, 0, site])
-        for site in range(log.run.sites)
-    ]
-    return " | ".join(columns)
+    return modes_text(log.modes[:, 0])

@@ -7,7 +7,15 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ditcache_rl.control import Controller, NetworkController, Plan, Policy, StaticSchedule
+from ditcache_rl.control import (
+    Controller,
+    NetworkController,
+    Plan,
+    Policy,
+    ScheduleFile,
+    StaticSchedule,
+)
+from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.types import Decision, RunInfo, StepInfo
@@ -129,6 +137,46 @@ class PolicyController:
                 latency_weight=weight or 0.0,
             )
         return StaticSchedule(manifest.actions.patterns[row])
+
+
+class ScheduleController:
+    """Follow the best schedule of a file under a wish; the step count is that of the request.
+
+    Args:
+        file: What a search found.
+        wish: The user's target.
+        method: Only what this search found; by default whatever scored best.
+    """
+
+    probe_blocks = 0
+
+    def __init__(self, file: ScheduleFile, wish: Wish, *, method: str | None = None) -> None:
+        self._file, self._wish, self._method = file, wish, method
+
+    def reset(self, run: RunInfo) -> None:
+        """Choose the schedule for the request's step count; errors are those of `choose`."""
+        self._delegate = self.choose(run.num_inference_steps)
+        self._delegate.reset(run)
+
+    def decide(self, info: StepInfo) -> Decision:
+        """Follow the chosen schedule."""
+        return self._delegate.decide(info)
+
+    def choose(self, steps: int) -> StaticSchedule:
+        """Return the schedule for a step count.
+
+        Raises:
+            ConfigError: If the file has none for it.
+            BudgetError: If the wish is out of reach.
+        """
+        file = self._file
+        plan = file.plan(steps, method=self._method)
+        cost = CostModel.from_dict(file.profile[str(steps)])
+        weight = self._wish.tradeoff
+        budget = self._wish.site_computes(plan, cost)
+        if weight is not None:
+            budget = tradeoff_budget(plan, cost, file.reward, weight)
+        return StaticSchedule(step_patterns(file.sites)[plan.row(budget)])
 
 
 def tradeoff_budget(

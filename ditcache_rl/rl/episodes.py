@@ -24,6 +24,8 @@ from ditcache_rl.metrics import CostModel
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
 from ditcache_rl.rollout import Finished, Rollout
 from ditcache_rl.search import Board, Case, Quality
+from ditcache_rl.search import budget_of as budget_of
+from ditcache_rl.search import cases_of as cases_of
 from ditcache_rl.types import Mode, StepInfo
 
 
@@ -244,17 +246,6 @@ def draw_task(
         return Task(case, 0, float(rng.uniform(low, high)))
     share = float(rng.choice(config.targets.budgets))
     return Task(case, budget_of(share, site_steps), 0.0)
-
-
-def budget_of(share: float, site_steps: int) -> int:
-    """Turn a share of full compute into site computes."""
-    return max(1, int(share * site_steps + 1e-9))
-
-
-def cases_of(config: EnvConfig, part: str) -> list[Case]:
-    """List prompts of a part with their seeds."""
-    first: int = getattr(config.seeds, part)
-    return [Case(prompt, first + index) for index, prompt in enumerate(config.read_prompts(part))]
 
 
 def infos_of(outcome: Outcome) -> list[Mapping[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.inference import measure_profile
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.rl.episodes import Setting, Task, budget_of
-from ditcache_rl.search import Board, Case, ClimbSettings, pay_up, rescale_plan, search_plan
+from ditcache_rl.search import (
+    Board,
+    Calibration,
+    Case,
+    ClimbSettings,
+    pay_up,
+    proposals,
+    rescale_plan,
+    search_plan,
+)
 from ditcache_rl.types import Floats
 
 Tick = Callable[[float, str], None]
@@ -89,6 +99,7 @@ def search_stage(
         settings=settings,
         rng=rng,
         on_budget=done,
+        propose=partial(proposals, Calibration(board, scored)),
     )
     last = low.row(site_steps)
     start = Plan(low.patterns.copy(), low.quality.copy())

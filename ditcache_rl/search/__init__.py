@@ -1,16 +1,39 @@
-"""Search good static schedules, scored on the final image."""
+"""Search good static schedules: by final images, by calibrated errors, or all of them."""
 
-from ditcache_rl.search.board import Board, Case, Quality
-from ditcache_rl.search.climb import ClimbSettings, pay_up, search_plan, spaced_plan
+from ditcache_rl.search.board import Board, Case, Quality, budget_of, cases_of
+from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
+from ditcache_rl.search.methods import METHODS, Found, Method, Problem
+from ditcache_rl.search.proposals import Calibration, proposals
+from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.rescale import rescale_plan
+from ditcache_rl.search.space import Row, Space, pay_up
+from ditcache_rl.search.tree import grow_tree, tree_index, tree_schedules
+from ditcache_rl.search.trials import Score, Trials, Weights
 
 __all__ = [
+    "METHODS",
     "Board",
+    "Calibration",
     "Case",
     "ClimbSettings",
+    "Found",
+    "Method",
+    "Problem",
     "Quality",
+    "Replay",
+    "Row",
+    "Score",
+    "Space",
+    "Trials",
+    "Weights",
+    "budget_of",
+    "cases_of",
+    "grow_tree",
     "pay_up",
+    "proposals",
     "rescale_plan",
     "search_plan",
     "spaced_plan",
+    "tree_index",
+    "tree_schedules",
 ]

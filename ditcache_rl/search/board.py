@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
+from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.errors import StateError
 from ditcache_rl.instrument import BlockRunner, RequestLog, is_attached
@@ -58,7 +59,7 @@ class Board:
         device_bytes: int | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
-        self._call = call
+        self.call = call
         self._device_bytes = device_bytes
         self._references: dict[Case, Tensor] = {}
 
@@ -69,7 +70,7 @@ class Board:
             generator=[torch.Generator("cpu").manual_seed(case.seed) for case in cases],
             num_inference_steps=self.steps,
             output_type="pt",
-            **self._call,
+            **self.call,
         ).images
         return images.float().cpu()
 
@@ -137,3 +138,14 @@ class Board:
             np.concatenate([part.psnr_db for part in parts]),
             np.concatenate([part.ssim for part in parts]),
         )
+
+
+def budget_of(share: float, site_steps: int) -> int:
+    """Turn a share of full compute into site computes."""
+    return max(1, int(share * site_steps + 1e-9))
+
+
+def cases_of(config: EnvConfig, part: str) -> list[Case]:
+    """List prompts of a part with their seeds."""
+    first: int = getattr(config.seeds, part)
+    return [Case(prompt, first + index) for index, prompt in enumerate(config.read_prompts(part))]

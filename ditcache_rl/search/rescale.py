@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ditcache_rl.control import Plan
 from ditcache_rl.control.patterns import pattern_costs, step_patterns
-from ditcache_rl.search.climb import pay_up
+from ditcache_rl.search.space import pay_up
 from ditcache_rl.types import Floats, Mode
 
 
@@ -60,6 +60,9 @@ def _carry(
     while costs[row].sum() > budget:
         computed = np.flatnonzero(costs[row] > 0)[1:]
         edges = np.concatenate([[0], computed, [len(row)]])
-        place = computed[np.argmin(edges[2:] - edges[:-2])]
+        gaps = edges[2:] - edges[:-2]
+        if costs[source[-1]] > 0 and len(computed) > 1:
+            gaps = gaps[:-1]  # what computes the last step goes on doing so
+        place = computed[np.argmin(gaps)]
         row[place] = between[nearest[place]]
     return pay_up(row, budget, patterns)

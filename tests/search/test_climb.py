@@ -1,10 +1,21 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ditcache_rl.control import Plan
 from ditcache_rl.control.patterns import pattern_costs, step_patterns
-from ditcache_rl.search import Case, ClimbSettings, pay_up, search_plan, spaced_plan
+from ditcache_rl.search import (
+    Case,
+    ClimbSettings,
+    Space,
+    Trials,
+    Weights,
+    search_plan,
+    spaced_plan,
+)
+from ditcache_rl.search.climb import anneal, climb, first_rows
 from ditcache_rl.types import Mode
 from tests.boards import Puzzle, hidden_schedule
 
@@ -149,17 +160,24 @@ def test_evaluations_are_bounded() -> None:
     assert len(tried) <= SETTINGS.evaluations + 7
 
 
-@pytest.mark.parametrize("sites", [1, 3])
-def test_paying_up_keeps_what_is_computed_and_fills_the_longest_gap(sites: int) -> None:
-    row = np.full(12, int(Mode.FORECAST1))
-    row[[0, 2]] = Mode.COMPUTE
-    patterns = step_patterns(sites)
-    costs = pattern_costs(patterns)
+@pytest.mark.parametrize("strategy", [climb, anneal])
+def test_a_search_spends_its_evaluations_and_ends_at_the_best_that_it_saw(strategy: Any) -> None:
+    board = Puzzle(hidden_schedule(12, 1, 0))
+    trials = Trials(board, CASES, Weights())
+    attempt, first = trials.attempt(150), first_rows(trials.space, 5)
 
-    for budget in range(2 * sites, 12 * sites + 1):
-        paid = pay_up(row, budget, patterns)
-        assert costs[paid].sum() == budget
-        assert (costs[paid] >= costs[row]).all()
+    best = strategy(attempt, first, trials.space, np.random.default_rng(0))
 
-    (added,) = np.flatnonzero(pay_up(row, 3 * sites, patterns) != row)
-    assert added == 7  # between 2 and the end
+    assert (attempt.left, attempt.spent) == (0, 150)
+    assert board.value(trials.space.modes(best)) == max(map(board.value, board.scored))
+
+
+@pytest.mark.parametrize("strategy", [climb, anneal])
+def test_a_search_ends_when_everything_is_known(strategy: Any) -> None:
+    board = Puzzle(hidden_schedule(4, 1, 0))
+    trials = Trials(board, CASES, Weights(), space=Space(4, 1, between=(Mode.REUSE,)))
+    attempt = trials.attempt(1000)
+
+    strategy(attempt, first_rows(trials.space, 2), trials.space, np.random.default_rng(0))
+
+    assert attempt.spent == 3

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from ditcache_rl.control import Plan
 from ditcache_rl.control.patterns import pattern_costs, step_patterns
-from ditcache_rl.search import rescale_plan, spaced_plan
+from ditcache_rl.search import Space, rescale_plan, spaced_plan
+from ditcache_rl.search.space import spaced
 from ditcache_rl.types import Floats, Mode
 
 
@@ -46,3 +48,35 @@ def test_computed_steps_stay_at_their_noise_levels() -> None:
     computed = new[:-1][carried.patterns[14] == Mode.COMPUTE]
     before = old[:-1][plan.patterns[7] == Mode.COMPUTE]
     assert set(np.round(before, 9)) <= set(np.round(computed, 9))
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+@pytest.mark.parametrize("new_steps", [6, 12, 13, 27, 50])
+def test_both_ends_stay_exactly_where_they_are(new_steps: int, sites: int) -> None:
+    space = Space(12, sites, ends=True)
+    rows = np.full((12 * sites + 1, 12), -1, dtype=np.int64)
+    for budget in (2 * sites, 5 * sites, 12 * sites):
+        rows[budget] = spaced(space, budget, between=Mode.REUSE)
+    plan = Plan(rows, np.full((len(rows), 2), np.nan))
+
+    carried = rescale_plan(plan, levels(12), levels(new_steps), sites=sites)
+
+    for budget in range(max(2 * sites, carried.least), new_steps * sites + 1):
+        row = carried.patterns[budget]
+        assert row[0] == row[-1] == Mode.COMPUTE
+        assert pattern_costs(step_patterns(sites))[row].sum() == budget
+
+
+@pytest.mark.parametrize("mode", [Mode.REUSE, Mode.FORECAST1, Mode.FORECAST2])
+def test_a_last_step_that_is_not_computed_keeps_its_mode(mode: Mode) -> None:
+    row = np.full(12, int(mode))
+    row[[0, 5]] = Mode.COMPUTE
+    rows = np.full((13, 12), -1, dtype=np.int64)
+    rows[2] = row
+
+    for new_steps in (6, 20, 50):
+        carried = rescale_plan(
+            Plan(rows, np.full((13, 2), np.nan)), levels(12), levels(new_steps), sites=1
+        )
+        found = carried.patterns[max(2, carried.least)]
+        assert (found[0], found[-1]) == (Mode.COMPUTE, mode)

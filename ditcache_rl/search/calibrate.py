@@ -1,0 +1,193 @@
+"""Measure on a few prompts what skipping a step would do, with nothing but full compute at hand.
+
+Every table holds the mean over the prompts. The block stack is one site here: which steps compute
+is what these tables tell, not which part of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
+from ditcache_rl.search.board import Board, Case
+from ditcache_rl.search.replay import Replay
+from ditcache_rl.types import HISTORY, Floats, Mode
+
+#: Ways to fill a skipped step that two computed steps can tell of.
+CALIBRATED = (Mode.REUSE, Mode.FORECAST1)
+
+
+class ErrorTable(NamedTuple):
+    """Errors of the stack's residual, were it reused or forecast, by the steps it comes from."""
+
+    relative: dict[Mode, Floats]
+    """(T, T, T) |estimate - residual| / |residual| at step t from steps i < j < t, at [i, j, t];
+    i = j where only one is known; inf where the order of the steps is another."""
+    displacement: dict[Mode, Floats]
+    """The same, not divided, times the step that the sampler takes: in units of the latents."""
+
+
+@torch.no_grad()
+def measure_errors(board: Board, cases: Sequence[Case]) -> ErrorTable:
+    """Draw cases with everything computed, and compare every residual with what others say of it.
+
+    Source: the tables of DPCache (arXiv 2602.22654) and SmoothCache (arXiv 2411.10510), here from
+    inner products of the residuals, which give every estimate's error without forming it.
+    """
+    residuals = []
+    with Replay(board, cases) as replay:
+        latents, sigmas = replay.start(), replay.sigmas
+        for step in range(board.steps):
+            output, residual = replay.compute(step, latents)
+            latents = replay.advance(step, output, latents)
+            residuals.append(residual.float())
+    stacked = torch.stack(residuals, dim=1)
+    gram = (stacked @ stacked.transpose(1, 2)).double().cpu().numpy()
+    return errors_of(gram, sigmas)
+
+
+def errors_of(gram: Floats, sigmas: Floats) -> ErrorTable:
+    """Derive the tables from inner products of the residuals.
+
+    Args:
+        gram: (cases, T, T).
+        sigmas: (T + 1,) noise levels.
+    """
+    steps = gram.shape[1]
+    norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
+    moves = np.abs(np.diff(sigmas))
+    table = ErrorTable(
+        {mode: np.full((steps,) * 3, np.inf) for mode in CALIBRATED},
+        {mode: np.full((steps,) * 3, np.inf) for mode in CALIBRATED},
+    )
+    for step in range(1, steps):
+        for newest in range(step):
+            for older in range(newest + 1):
+                for mode in CALIBRATED:
+                    order = min(mode - Mode.REUSE, int(older < newest))
+                    nodes = np.array([sigmas[newest], sigmas[older]])
+                    weights = newton_weights(nodes, float(sigmas[step]), order)
+                    places = [step, newest, older]
+                    signed = np.array([-1.0, weights[0], weights[1]])
+                    part = gram[:, places][:, :, places]
+                    error = np.sqrt(np.maximum(np.einsum("i,cij,j->c", signed, part, signed), 0))
+                    at = (older, newest, step)
+                    table.relative[mode][at] = (error / norms[:, step]).mean()
+                    table.displacement[mode][at] = error.mean() * moves[step]
+    return table
+
+
+def gap_costs(errors: Floats, *, power: float = 1.0) -> Floats:
+    """Add up the errors of the skipped steps of every gap.
+
+    Args:
+        errors: (T, T, T) as in `ErrorTable`.
+        power: Above 1 large errors count more than their sum says.
+
+    Returns:
+        (T, T, T + 1) costs as `paths.cheapest_path` takes them.
+    """
+    steps = len(errors)
+    costs = np.zeros((steps, steps, steps + 1))
+    for newest in range(steps):
+        inside = errors[: newest + 1, newest, newest + 1 :] ** power
+        costs[: newest + 1, newest, newest + 2 :] = inside.cumsum(axis=1)
+    return costs
+
+
+@torch.no_grad()
+def measure_gaps(
+    board: Board,
+    cases: Sequence[Case],
+    between: Mode,
+    *,
+    longest: int,
+    on_step: Callable[[int], None] | None = None,
+) -> Floats:
+    """Measure what one gap alone does to the final latents, everything else being computed.
+
+    Args:
+        board: Pipeline and steps.
+        cases: What is drawn, one after the other.
+        between: How the gap is filled.
+        longest: Most skipped steps of a gap that is measured.
+        on_step: Hears how many steps were taken, of `steps` per case.
+
+    Returns:
+        (T, T + 1) mean absolute error of the final latents when the steps between computed step j
+        and the next computed step k are skipped; gaps beyond `longest` are inf.
+
+    Source: the edge weights of LeMiCa (arXiv 2511.00090).
+    """
+    total = np.zeros((board.steps, board.steps + 1))
+    for case in cases:
+        total += _gaps_of(board, case, between, longest, on_step)
+    return total / len(cases)
+
+
+class _Branch(NamedTuple):
+    """A run that has left the reference after step `start`."""
+
+    start: int
+    stop: int
+    """Step from which on it computes again."""
+
+
+def _gaps_of(
+    board: Board,
+    case: Case,
+    between: Mode,
+    longest: int,
+    on_step: Callable[[int], None] | None,
+) -> Floats:
+    edges = np.full((board.steps, board.steps + 1), np.inf)
+    edges[np.arange(board.steps), np.arange(1, board.steps + 1)] = 0.0
+    with Replay(board, [case]) as replay:
+        reference = replay.start()
+        history: list[Tensor] = []
+        #: Runs that skip, by the step they left at: latents and the residuals they started from.
+        skipping: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        resumed: list[_Branch] = []
+        latents = reference[:0]
+        for step in range(board.steps):
+            # Every run that skipped so far may compute again from here on.
+            joined = [_Branch(start, step) for start in skipping]
+            resumed += joined
+            latents = torch.cat([latents, *(skipping[b.start][0] for b in joined)])
+            for start, (own, known) in list(skipping.items()):
+                if step - start > longest:
+                    del skipping[start]
+                    continue
+                skipping[start] = (_skip(replay, step, own, known, start, between), known)
+            if step and longest:
+                own = _skip(replay, step, reference, history, step - 1, between)
+                skipping[step - 1] = own, list(history)
+            rows = torch.cat([reference, latents])
+            output, residual = replay.compute(step, rows)
+            rows = replay.advance(step, output, rows)
+            reference, latents = rows[:1], rows[1:]
+            history = [residual[:1], *history][:HISTORY]
+            if on_step is not None:
+                on_step(1)
+        for branch, final in zip(resumed, latents, strict=True):
+            edges[branch.start, branch.stop] = float((final - reference[0]).abs().mean())
+        for start, (own, _) in skipping.items():
+            edges[start, board.steps] = float((own - reference).abs().mean())
+    return edges
+
+
+def _skip(
+    replay: Replay, step: int, latents: Tensor, known: list[Tensor], newest: int, between: Mode
+) -> Tensor:
+    """Take a step without computing it; `known` are the residuals of step `newest` and before."""
+    sigmas = replay.sigmas
+    order = min(between - Mode.REUSE, len(known) - 1)
+    nodes = sigmas[newest - np.arange(min(HISTORY, newest + 1))]
+    weights = newton_weights(nodes, float(sigmas[step]), order)
+    output = replay.skip(step, latents, weighted_sum(known, weights[None]))
+    return replay.advance(step, output, latents)

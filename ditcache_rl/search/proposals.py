@@ -1,0 +1,157 @@
+"""Propose schedules from calibrated errors alone, before any of them is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.search.board import Board, Case
+from ditcache_rl.search.calibrate import (
+    CALIBRATED,
+    ErrorTable,
+    gap_costs,
+    measure_errors,
+    measure_gaps,
+)
+from ditcache_rl.search.paths import Path, cheapest_path, minimax_path, threshold_for
+from ditcache_rl.search.space import Row, Space, pay_up
+from ditcache_rl.types import Floats, Mode
+
+#: Prompts of a calibration: ten are enough for error tables (DPCache, SmoothCache), and one nearly
+#: for gaps (LeMiCa: 24.51 dB with 1, 24.67 dB with 350), each of which takes a run of its own.
+_ERROR_CASES, _GAP_CASES = 10, 2
+#: How much more than their sum large errors count, as MeanCache tries it.
+_POWERS = (1.0, 2.0, 4.0)
+
+
+@dataclass(slots=True)
+class Calibration:
+    """Measurements on a board's first cases, made when they are asked for and kept.
+
+    Attributes:
+        board: Draws on a pipeline.
+        cases: Of which the first few are measured.
+        say: Hears what is being measured.
+    """
+
+    board: Board
+    cases: Sequence[Case]
+    say: Callable[[str], None] = field(default=lambda _: None)
+    _errors: ErrorTable | None = None
+    _gaps: dict[Mode, Floats] = field(default_factory=dict)
+
+    def errors(self) -> ErrorTable:
+        """Return the errors of reuse and forecast."""
+        if self._errors is None:
+            self.say("measuring the error of every estimate")
+            self._errors = measure_errors(self.board, self.cases[:_ERROR_CASES])
+        return self._errors
+
+    def gaps(self, between: Mode) -> Floats:
+        """Return the final errors of single gaps."""
+        if between not in self._gaps:
+            self.say(f"measuring every gap: {between.name.lower()}")
+            longest = self.board.steps // 2
+            self._gaps[between] = measure_gaps(
+                self.board, self.cases[:_GAP_CASES], between, longest=longest
+            )
+        return self._gaps[between]
+
+
+def dp_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+    """Minimise the error of all skipped steps together, by path-aware dynamic programming."""
+    length, last = _ends(space, budget)
+    paths = [
+        (cheapest_path(gap_costs(table, power=power), length, last=last), filling)
+        for table, filling in _fillings(calibration.errors().displacement, space)
+        for power in _POWERS
+    ]
+    return _rows(paths, space, budget)
+
+
+def minimax_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+    """Minimise the worst gap, judged by what it alone does to the final latents."""
+    length, last = _ends(space, budget)
+    paths = [
+        (minimax_path(_bounded(calibration.gaps(mode)), length, last=last), {mode: _NONE})
+        for mode in CALIBRATED
+        if mode in space.between
+    ]
+    return _rows(paths, space, budget)
+
+
+def table_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+    """Skip as far as the error of the estimate stays within a threshold that meets the budget."""
+    length, last = _ends(space, budget)
+    paths = [
+        (threshold_for(table, length, last=last), filling)
+        for table, filling in _fillings(calibration.errors().relative, space)
+    ]
+    return _rows(paths, space, budget)
+
+
+def proposals(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+    """List what a climb is best started from: dynamic program and error table.
+
+    Nothing where the pipeline's loop cannot be taken apart, so that a climb starts without.
+    """
+    try:
+        calibration.errors()
+    except UnsupportedModelError as error:
+        calibration.say(f"without proposals: {error}")
+        return []
+    return dp_rows(calibration, space, budget) + table_rows(calibration, space, budget)
+
+
+_NONE = np.zeros((0, 0, 0))
+
+
+def _ends(space: Space, budget: int) -> tuple[int, int | None]:
+    """Return how many whole steps a budget computes, and which is the last if that is fixed."""
+    return budget // space.sites, space.steps - 1 if space.ends else None
+
+
+def _rows(
+    paths: Sequence[tuple[Path, Mapping[Mode, Floats]]], space: Space, budget: int
+) -> list[Row]:
+    """Turn paths of whole steps into schedules that spend the budget."""
+    return [
+        pay_up(_filled(path, filling, space.steps), budget, space.patterns)
+        for path, filling in paths
+    ]
+
+
+def _fillings(
+    errors: Mapping[Mode, Floats], space: Space
+) -> list[tuple[Floats, dict[Mode, Floats]]]:
+    """List the ways to fill gaps: each mode alone, and at every step the one that errs least."""
+    tables = {mode: errors[mode] for mode in CALIBRATED if mode in space.between}
+    ways = [(table, {mode: table}) for mode, table in tables.items()]
+    if len(tables) > 1:
+        ways.append((np.minimum.reduce(list(tables.values())), tables))
+    return ways
+
+
+def _filled(path: Path, filling: Mapping[Mode, Floats], steps: int) -> Row:
+    """Fill the steps between the computed ones with the mode that errs least there."""
+    modes = list(filling)
+    row = np.full(steps, int(modes[0]), dtype=np.int64)
+    row[list(path)] = Mode.COMPUTE
+    if len(modes) == 1:
+        return row
+    nodes = (path[0], *path, steps)
+    for older, newest, stop in zip(nodes, nodes[1:], nodes[2:], strict=False):
+        for step in range(newest + 1, stop):
+            errors = [filling[mode][older, newest, step] for mode in modes]
+            row[step] = int(modes[int(np.argmin(errors))])
+    return row
+
+
+def _bounded(edges: Floats) -> Floats:
+    """Give gaps that were too long to be measured a cost above all others, growing with them."""
+    gaps = np.arange(edges.shape[1])[None] - np.arange(len(edges))[:, None]
+    worst = edges[np.isfinite(edges)].max()
+    return np.where(np.isfinite(edges), edges, worst * (1 + gaps))

@@ -1,0 +1,77 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
+from ditcache_rl.search import Board, Case, Replay
+from ditcache_rl.search.calibrate import gap_costs, measure_errors, measure_gaps
+from ditcache_rl.types import Mode
+from tests.pipelines import PROMPTS, draw, draw_under
+
+STEPS = 5
+CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+
+
+@pytest.fixture
+def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
+    return Board(tiny_pipe, STEPS, sites=1, call=tiny_call)
+
+
+@pytest.mark.parametrize("mode", [Mode.REUSE, Mode.FORECAST1])
+def test_errors_are_those_of_estimates_that_are_formed(board: Board, mode: Mode) -> None:
+    table = measure_errors(board, CASES)
+    residuals = []
+    with Replay(board, CASES) as replay, torch.no_grad():
+        latents, sigmas = replay.start(), replay.sigmas
+        for step in range(STEPS):
+            output, residual = replay.compute(step, latents)
+            latents = replay.advance(step, output, latents)
+            residuals.append(residual)
+
+    for i, j, t in ((0, 0, 1), (0, 0, 4), (0, 1, 2), (1, 2, 4)):
+        order = min(mode - Mode.REUSE, int(i < j))
+        weights = newton_weights(sigmas[[j, i]], sigmas[t], order)
+        estimate = weighted_sum([residuals[j], residuals[i]], np.stack([weights] * 2))
+        error = (estimate - residuals[t]).norm(dim=1)
+        relative = (error / residuals[t].norm(dim=1)).mean().item()
+        assert table.relative[mode][i, j, t] == pytest.approx(relative, rel=1e-3)
+        moved = error.mean().item() * (sigmas[t] - sigmas[t + 1])
+        assert table.displacement[mode][i, j, t] == pytest.approx(moved, rel=1e-3)
+    assert np.isinf(table.relative[mode][2, 1, 3])
+    assert np.isinf(table.relative[mode][0, 2, 2])
+
+
+@pytest.mark.parametrize("mode", [Mode.REUSE, Mode.FORECAST1])
+def test_a_gap_costs_what_a_run_with_that_gap_alone_loses(board: Board, mode: Mode) -> None:
+    steps: list[int] = []
+
+    edges = measure_gaps(board, CASES, mode, longest=2, on_step=steps.append)
+
+    assert sum(steps) == STEPS * len(CASES)
+    for j in range(STEPS):
+        for k in range(j + 1, STEPS + 1):
+            modes = np.zeros((STEPS, 1), dtype=np.int8)
+            modes[j + 1 : k] = mode
+            if k - j - 1 > 2:
+                assert np.isinf(edges[j, k])
+                continue
+            pipe, prompts, seeds = board.pipe, PROMPTS, (0, 1)
+            real, _ = draw_under(
+                pipe, StaticSchedule(modes), prompts=prompts, seeds=seeds, steps=STEPS
+            )
+            lost = (real - draw(pipe, prompts, seeds=seeds, steps=STEPS)).abs().mean().item()
+            assert edges[j, k] == pytest.approx(lost, rel=1e-2, abs=1e-6)
+    assert np.isinf(edges[3, 2])
+
+
+def test_a_gap_adds_up_what_it_skips() -> None:
+    errors = np.arange(64, dtype=float).reshape(4, 4, 4)
+
+    costs = gap_costs(errors, power=2.0)
+
+    assert costs[0, 1, 2] == 0  # nothing lies between
+    assert costs[0, 1, 4] == errors[0, 1, 2] ** 2 + errors[0, 1, 3] ** 2
+    assert costs[1, 2, 4] == errors[1, 2, 3] ** 2
