@@ -1,7 +1,7 @@
 """What decides: heuristics, static schedules and exported networks behind one protocol."""
 
 from ditcache_rl.control.artifact import Manifest, Policy, load_policy, save_policy
-from ditcache_rl.control.base import Controller, uniform_decision
+from ditcache_rl.control.base import Controller, planned_modes, uniform_decision
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.control.network import (
     ActionSpace,
@@ -30,6 +30,7 @@ __all__ = [
     "TeaCache",
     "best_actions",
     "load_policy",
+    "planned_modes",
     "save_policy",
     "uniform_decision",
 ]

@@ -7,10 +7,17 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ditcache_rl.control import Controller, NetworkController, Plan, Policy, StaticSchedule
+from ditcache_rl.control import (
+    Controller,
+    NetworkController,
+    Plan,
+    Policy,
+    StaticSchedule,
+    planned_modes,
+)
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import CostModel
-from ditcache_rl.types import Decision, RunInfo, StepInfo
+from ditcache_rl.types import Decision, Modes, RunInfo, StepInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,10 @@ class PolicyController:
         """
         self._delegate = self.choose(run.num_inference_steps)
         self._delegate.reset(run)
+
+    def planned(self) -> Modes | None:
+        """Return the schedule, None where the network decides."""
+        return planned_modes(self._delegate)
 
     def decide(self, info: StepInfo) -> Decision:
         """Ask the chosen controller."""

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller
+from ditcache_rl.cache import TieredCache, next_uses
+from ditcache_rl.control import Controller, planned_modes
 from ditcache_rl.errors import ShapeError
 from ditcache_rl.instrument.history import SiteHistory
+from ditcache_rl.instrument.lookahead import LookAhead
 from ditcache_rl.types import Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
 
 _CURRENT: ContextVar[Request | None] = ContextVar("ditcache_rl_request", default=None)
@@ -71,6 +72,8 @@ class Request:
         self._last_output: Tensor | None = None
         self._branches: list[Tensor] = []
         self._histories: dict[int, list[SiteHistory]] = {}
+        self._uses: NDArray[np.int64] | None = None
+        self._ahead = LookAhead(cache, None)
         self._branch = 0
         self._latents: Tensor | None = None
         #: Streams at the entrance of the stack, set by the first probe block; empty without probes.
@@ -118,6 +121,9 @@ class Request:
             self._run = RunInfo(len(self._scheduler.timesteps), sigmas, rows, self._sites)
             self.log = RequestLog(self._run)
             self.controller.reset(self._run)
+            plan = planned_modes(self.controller)
+            self._uses = None if plan is None else next_uses(plan)
+            self._ahead = LookAhead(self.cache, plan)
         elif rows != self._run.rows:
             raise ShapeError(
                 f"expected {self._run.rows} rows as at the first step, "
@@ -129,7 +135,15 @@ class Request:
         self._branch = self._branch_of(conditioning)
         if self._branch not in self._histories:
             self._histories[self._branch] = [
-                SiteHistory(self.cache, self.id, self._branch, site, rows)
+                SiteHistory(
+                    self.cache,
+                    self.id,
+                    self._branch,
+                    site,
+                    rows,
+                    sites=self._sites,
+                    uses=None if self._uses is None else self._uses[:, site],
+                )
                 for site in range(self._sites)
             ]
 
@@ -164,7 +178,10 @@ class Request:
     def effective(self, site: int, modes: NDArray[np.int8]) -> NDArray[np.int8]:
         """Turn the modes wished for a site into those that its history allows, and log them."""
         assert self.log is not None
-        modes = self._histories[self._branch][site].effective(modes)
+        assert self._decision is not None
+        histories = self._histories[self._branch]
+        modes = histories[site].effective(modes, self._step)
+        self._ahead.visit(histories, self._step, site, self._decision.modes)
         if self._branch == 0:
             self.log.modes[self._step, :, site] = modes
         return modes
