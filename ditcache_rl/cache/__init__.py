@@ -1,12 +1,13 @@
 """Where residuals are kept: device, host and disk under byte caps behind one store."""
 
-from ditcache_rl.cache.caps import Caps, resolve_caps
-from ditcache_rl.cache.codec import CODECS, LOSSLESS, Codec, find_codec
+from ditcache_rl.cache.caps import Caps, resolve_caps, room_for
+from ditcache_rl.cache.codec import CODECS, LOSSLESS, Codec, codec_pays, find_codec
 from ditcache_rl.cache.io import SystemIO
 from ditcache_rl.cache.placement import NEVER, Outlook, graded_tiers, next_uses
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.store import TieredCache
 from ditcache_rl.cache.tier import DeviceTier
+from ditcache_rl.cache.worth import Verdict, compute_s_per_byte, try_tier
 
 __all__ = [
     "CODECS",
@@ -19,8 +20,13 @@ __all__ = [
     "Outlook",
     "SystemIO",
     "TieredCache",
+    "Verdict",
+    "codec_pays",
+    "compute_s_per_byte",
     "find_codec",
     "graded_tiers",
     "next_uses",
     "resolve_caps",
+    "room_for",
+    "try_tier",
 ]

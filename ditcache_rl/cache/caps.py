@@ -16,6 +16,7 @@ from ditcache_rl.cache.folder import is_memory, open_folder
 from ditcache_rl.cache.io import SystemIO
 from ditcache_rl.config import memory_bytes, parse_bytes
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.types import Tier
 
 #: Share of the free device memory that stays for activations: they come and go every step.
 _DEVICE_RESERVE = 0.1
@@ -58,6 +59,13 @@ def free_device_bytes(device: torch.device) -> int:
     return int((free + idle) * (1 - _DEVICE_RESERVE))
 
 
+def room_for(level: Tier, device: torch.device, used_bytes: int) -> int:
+    """Return the bytes that a tier in memory can have now, what it uses already included."""
+    if level is Tier.DEVICE:
+        return used_bytes + free_device_bytes(device)
+    return int(_HOST_SHARE * (used_bytes + available_host_bytes()))
+
+
 def usable_disk_bytes(folder: Path, io: SystemIO) -> int:
     """Return what a disk has left beyond the reserve of everybody else."""
     total = io.total_bytes(folder)
@@ -94,11 +102,13 @@ def resolve_caps(
     if device_bytes is not None:
         asked = _within(device_bytes, memory_bytes(device), "device_bytes")
         caps = caps._replace(
-            device_bytes=_lowered(asked, free_device_bytes(device), "device", "is free", notes)
+            device_bytes=_lowered(
+                asked, room_for(Tier.DEVICE, device, 0), "device", "is free", notes
+            )
         )
     if host_bytes is not None:
         asked = _within(host_bytes, memory_bytes(torch.device("cpu")), "host_bytes")
-        room = int(_HOST_SHARE * available_host_bytes())
+        room = room_for(Tier.HOST, device, 0)
         caps = caps._replace(
             host_bytes=_lowered(asked, room, "host", "is half of what is available", notes)
         )
@@ -119,9 +129,7 @@ def resolve_caps(
             taken = caps.host_bytes or 0
             memory = max(0, int(_HOST_SHARE * available_host_bytes()) - taken)
             room, why = min(io.free_bytes(folder), memory), "is available as main memory"
-        caps = caps._replace(
-            disk_bytes=_lowered(asked, room, "disk", why, notes), cache_dir=folder
-        )
+        caps = caps._replace(disk_bytes=_lowered(asked, room, "disk", why, notes), cache_dir=folder)
     return caps._replace(notes=tuple(notes))
 
 

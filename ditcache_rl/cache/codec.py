@@ -38,6 +38,8 @@ def to_bytes(tensor: Tensor) -> Tensor:
 
 def from_bytes(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Invert `to_bytes`, as a view."""
+    if not payload.numel():
+        return payload.new_empty(shape, dtype=dtype)
     return payload.view(dtype).view(shape)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,8 @@ class DiskTier(SlotTier):
         finally:
             os.close(folder_fd)
         self._close = weakref.finalize(self, io.close, self.fd)
+        self._gate = threading.Lock()
+        self._inside, self._shut = 0, False
         try:
             io.allocate(self.fd, max(self.allocator.capacity, _ALIGN))
         except OSError:
@@ -70,20 +75,17 @@ class DiskTier(SlotTier):
         self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
     ) -> None:
         """Check, hash and write a payload."""
-        data = memoryview(payload.cpu().numpy())
+        data = memoryview(payload.cpu().numpy().data)
         move = partial(_hash_and_write, self._io, self.fd, check)
-        slot.seal = self._in_parts(slot, key, data, Urgency.WRITE, move)
+        with self._open():
+            slot.seal = self._in_parts(slot, key, data, Urgency.WRITE, move)
 
     def read(self, slot: Slot, key: EntryKey) -> Tensor:
         """Read a payload into fresh memory and compare checksums."""
         memory = self._buffers.take(slot.nbytes)
-        found = self._in_parts(
-            slot,
-            key,
-            memoryview(memory),
-            Urgency.READ,
-            partial(_read_and_hash, self._io, self.fd),
-        )
+        move = partial(_read_and_hash, self._io, self.fd)
+        with self._open():
+            found = self._in_parts(slot, key, memory.data, Urgency.READ, move)
         if found != slot.seal:
             raise CacheCorruptionError(
                 f"{key}: expected checksum {slot.seal}, received {found} from "
@@ -103,13 +105,40 @@ class DiskTier(SlotTier):
             self._io.truncate(self.fd, self.allocator.end)
         self.cap_bytes = cap_bytes
 
+    def make_cold(self) -> None:
+        """Make the next reads come from the disk itself."""
+        self._io.make_cold(self.fd)
+
     def held_bytes(self) -> int:
         """Return what the slab occupies on disk, as the system counts it."""
         return self._io.held_bytes(self.fd)
 
     def close(self) -> None:
-        """Close the file, which is the end of it; calling it twice is harmless."""
+        """Close the file, which is the end of it, as soon as nobody reads or writes any more.
+
+        Its number may then belong to somebody else's file. Calling it twice is harmless.
+        """
+        with self._gate:
+            self._shut = True
+            if self._inside:
+                return
         self._close()
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Keep the file open inside of the block; raises OSError if it is closed."""
+        with self._gate:
+            if self._shut:
+                raise OSError(errno.EBADF, "the disk tier is closed")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._inside -= 1
+                last = self._shut and not self._inside
+            if last:
+                self._close()
 
     def _in_parts(
         self,

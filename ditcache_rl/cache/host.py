@@ -51,6 +51,12 @@ class HostTier(SlotTier):
             else:
                 self._flying.append((slot, ticket, source))
 
+    def land(self) -> None:
+        """Wait for the copies that still fill slots, forgotten ones included."""
+        super().land()
+        for _, ticket, _ in list(self._flying):
+            ticket.finish()
+
     def write(
         self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
     ) -> None:
@@ -58,7 +64,7 @@ class HostTier(SlotTier):
         target = torch.from_numpy(self._memory(slot))
         if check is not None and not payload.is_cuda:
             for part, place in zip(
-                payload.split(CHUNK_BYTES), target.split(CHUNK_BYTES), strict=True
+                torch.split(payload, CHUNK_BYTES), torch.split(target, CHUNK_BYTES), strict=True
             ):
                 require_finite(part, check)
                 self._land(slot, part, self._copier.to_host(part, place))
@@ -111,7 +117,7 @@ class HostTier(SlotTier):
 
 def _register(array: NDArray[np.uint8]) -> None:
     """Pin memory for copies beside the computation, for as long as the array lives."""
-    runtime = torch.cuda.cudart()
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address = array.ctypes.data
     code = int(runtime.cudaHostRegister(address, array.nbytes, 0))
     if code:

@@ -56,7 +56,7 @@ class Doubt:
         answer = tensor.sum(dtype=torch.float32).isfinite()
         self._answer = torch.empty((), dtype=torch.bool, pin_memory=True)
         self._answer.copy_(answer, non_blocking=True)
-        self._event: Any = torch.cuda.Event()
+        self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record()
 
     @property

@@ -63,9 +63,7 @@ class Ledger:
         if not self._leases[key]:
             del self._leases[key]
 
-    def least(
-        self, sizes: Iterable[tuple[EntryKey, int]], below: float | None
-    ) -> EntryKey | None:
+    def least(self, sizes: Iterable[tuple[EntryKey, int]], below: float | None) -> EntryKey | None:
         """Choose the entry that is worth least.
 
         Args:

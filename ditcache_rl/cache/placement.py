@@ -85,11 +85,7 @@ def graded_tiers(
     low = float(np.quantile(np.asarray(sensitivity, dtype=np.float64), 1 / 3))
     uneven = min(sensitivity) < max(sensitivity)
     return [
-        Tier.DISK
-        if size >= bulky_bytes
-        else Tier.HOST
-        if uneven and grade <= low
-        else Tier.DEVICE
+        Tier.DISK if size >= bulky_bytes else Tier.HOST if uneven and grade <= low else Tier.DEVICE
         for grade, size in zip(sensitivity, nbytes, strict=True)
     ]
 
@@ -181,7 +177,7 @@ def simulate(trace: Sequence[Access], capacity: int, rule: str) -> Simulated:
             chance=(read_before + (not is_write) + 1) / (visits + 3),
             nbytes=nbytes,
         )
-        if clairvoyant and newcomer.next_use == NEVER or nbytes > capacity:
+        if (clairvoyant and newcomer.next_use == NEVER) or nbytes > capacity:
             continue
         ranked = sorted(held, key=lambda k: value(held[k], now))
         victims, room = [], capacity - used
@@ -198,7 +194,8 @@ def simulate(trace: Sequence[Access], capacity: int, rule: str) -> Simulated:
             used -= held.pop(victim).nbytes
         held[key] = newcomer
         used += nbytes
-    return Simulated(reads, hits, sum(a.is_write and n == NEVER for a, n in zip(trace, ahead)))
+    dead = sum(a.is_write and n == NEVER for a, n in zip(trace, ahead, strict=True))
+    return Simulated(reads, hits, dead)
 
 
 def schedule_trace(modes: Modes, *, nbytes: int = 1) -> list[Access]:
@@ -219,4 +216,3 @@ def _next_reads(trace: Sequence[Access]) -> list[int]:
         ahead[now] = coming.get(key, NEVER)
         coming[key] = NEVER if is_write else now
     return ahead
-

@@ -93,7 +93,9 @@ class TieredCache:
         self.stats = CacheStats()
         #: Tier of a site for which a decision names no other than the device; see `graded_tiers`.
         self.grades: Mapping[int, Tier] = {}
-        self._codec, self._compute_s_per_byte = codec, compute_s_per_byte
+        #: Format of what is stored from now on in slower tiers.
+        self.codec = codec
+        self._compute_s_per_byte = compute_s_per_byte
         self._lock = threading.Lock()
         self._ledger = Ledger()
         self._doubts: dict[EntryKey, Doubt] = {}
@@ -265,6 +267,7 @@ class TieredCache:
         Raises:
             OSError: If a slab cannot grow; the old cap stays.
         """
+        self._land_everything()
         if level is Tier.DEVICE:
             self.device.cap_bytes = cap_bytes
             self._make_room(level, 0, None)
@@ -273,13 +276,23 @@ class TieredCache:
         tier = self.slower[level]
         old, tier.cap_bytes = tier.cap_bytes, min(cap_bytes, tier.cap_bytes)
         self._make_room(level, 0, None)
+        self._land_everything()
         with self._lock:
-            self._settle()
             try:
                 tier.resize(cap_bytes)
             except OSError:
                 tier.cap_bytes = old
                 raise
+
+    def retire(self, level: Tier) -> None:
+        """Give up a slower tier with everything in it; from then on it costs nothing."""
+        with self._lock:
+            tier = self.slower[level]
+            for key in tier.held():
+                self._forget(key)
+            del self.slower[level]
+        if isinstance(tier, DiskTier):
+            tier.close()
 
     def skip_dead_write(self) -> None:
         """Count an entry that is not put because nothing would read it."""
@@ -293,8 +306,7 @@ class TieredCache:
             self._forget_all()
         if self.slower:
             self._workers.close()
-            with self._lock:
-                self._settle()
+            self._land_everything()
         disk = self.slower.get(Tier.DISK)
         if isinstance(disk, DiskTier):
             disk.close()
@@ -333,7 +345,7 @@ class TieredCache:
         *,
         check: torch.dtype | None,
     ) -> bool:
-        codec = self._codec if tensor.is_floating_point() else LOSSLESS
+        codec = self.codec if tensor.is_floating_point() else LOSSLESS
         self._largest = max(self._largest, tensor.nbytes)
         form = Form(tensor.shape, tensor.dtype, codec.name)
         if check is not None and (tensor.is_cuda or codec is not LOSSLESS):
@@ -407,9 +419,7 @@ class TieredCache:
         self._ledger.note(key, outlook)
         self._note_peak()
 
-    def _make_room(
-        self, level: Tier, nbytes: int, worth: float | None, *, spare: int = 0
-    ) -> bool:
+    def _make_room(self, level: Tier, nbytes: int, worth: float | None, *, spare: int = 0) -> bool:
         """Move entries that are worth less down, or out, until so many bytes fit.
 
         Args:
@@ -460,7 +470,9 @@ class TieredCache:
             with self._lock:
                 self.slower[level].unpin(slot)
         elif tensor is not None:
-            moved = any(self._put_slow(lower, key, tensor, outlook, check=None) for lower in self.slower)
+            moved = any(
+                self._put_slow(lower, key, tensor, outlook, check=None) for lower in self.slower
+            )
             if moved:
                 self._finish_flight(key)
         with self._lock:
@@ -606,14 +618,32 @@ class TieredCache:
             tier.settle()
         if self._left:
             for load in self._left:
-                if self._closed and load.job is not None:
-                    load.job.cancel()
+                if load.job is not None:
+                    load.job.cancel()  # unless a worker has begun
             over = [load for load in self._left if load.job is None or load.job.done]
             self._left = [load for load in self._left if load not in over]
             for load in over:
                 self._end_load(load)
         if self._landing:
             self._landing = [loaded for loaded in self._landing if not loaded.ticket.done()]
+
+    def _land_everything(self) -> None:
+        """Give up loads ahead and wait for copies under way, so that all bytes can be counted."""
+        with self._lock:
+            for key in list(self._loads):
+                self._leave_load(key)
+            left, landing, tiers = [*self._left], [*self._landing], [*self.slower.values()]
+        for load in left:
+            if load.job is not None:
+                load.job.cancel()
+                load.job.wait()
+        for loaded in landing:
+            loaded.ticket.finish()
+        for tier in tiers:
+            tier.land()
+        del left, landing
+        with self._lock:
+            self._settle()
 
     def _check_doubt(self, key: EntryKey) -> None:
         doubt = self._doubts.get(key)

@@ -217,6 +217,11 @@ class SlotTier(ABC):
             del slot.views[id(reference)]
             self.unpin(slot)
 
+    def land(self) -> None:
+        """Wait for the copies that still fill slots; called without the store's lock."""
+        for slot in list(self._entries.values()):
+            slot.finish()
+
     def discard(self, key: EntryKey) -> bool:
         """Forget an entry; False if it is not there."""
         slot = self._entries.pop(key, None)

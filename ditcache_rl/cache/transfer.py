@@ -100,15 +100,15 @@ class CudaCopier:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._out = torch.cuda.Stream(device)
-        self._in = torch.cuda.Stream(device)
+        self._out = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._in = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def to_host(self, source: Tensor, target: Tensor) -> Ticket:
         """Start a copy behind what computes `source`."""
         self._out.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._out):
             target.copy_(source, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._out)
         source.record_stream(self._out)
         return _Event(event, self._device, (source, target))
@@ -118,7 +118,7 @@ class CudaCopier:
         with torch.cuda.stream(self._in):
             copy = torch.empty(source.shape, dtype=source.dtype, device=self._device)
             copy.copy_(source, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._in)
         copy.record_stream(torch.cuda.current_stream(self._device))
         return copy, _Event(event, self._device, (source,))

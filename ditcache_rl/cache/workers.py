@@ -15,7 +15,7 @@ class Urgency(IntEnum):
 
     READ = 0
     WRITE = 1
-    STOP = 2
+    STOP = 2  # when everything else is done
 
 
 class Job:

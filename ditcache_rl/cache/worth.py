@@ -13,11 +13,12 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ditcache_rl.cache.slab import Form
-from ditcache_rl.cache.tier import SlotTier
-from ditcache_rl.types import EntryKey
+from ditcache_rl.cache.disk import DiskTier
+from ditcache_rl.cache.host import HostTier
+from ditcache_rl.cache.store import TieredCache
+from ditcache_rl.types import EntryKey, Tier
 
 #: Above this ratio of load to compute time a tier sleeps: what it saves is lost in the noise.
 _PAYS_BELOW = 0.8
@@ -56,46 +57,43 @@ def compute_s_per_byte(blocks: nn.Module, width: int, dtype: torch.dtype) -> flo
 
 
 def try_tier(
-    tier: SlotTier,
-    *,
-    read_back: Callable[[Tensor], object],
-    compute_s_per_byte: float,
-    make_cold: Callable[[], None] | None = None,
-    device: torch.device,
+    cache: TieredCache, level: Tier, *, compute_s_per_byte: float, device: torch.device
 ) -> Verdict:
-    """Write and read a trial entry, and compare with computing it.
+    """Write a trial entry to a tier, read it back, and compare with computing it.
 
     Args:
-        tier: To be tried; must be empty.
-        read_back: Takes host bytes to the device.
+        cache: An empty one.
+        level: The tier to be tried; a disk is read cold.
         compute_s_per_byte: What reading competes with.
-        make_cold: Makes the next read come from the medium itself.
-        device: Where the payload comes from.
+        device: Where entries come from and go to.
     """
-    nbytes = min(_TRIAL_BYTES, tier.cap_bytes)
+    tier = cache.slower[level]
+    nbytes = min(_TRIAL_BYTES, tier.cap_bytes // 2)
     payload = torch.zeros(nbytes, dtype=torch.uint8, device=device)
-    slot = tier.reserve(nbytes, Form(payload.shape, payload.dtype, "none"))
-    if slot is None or not nbytes:
-        return Verdict(False, 0.0, "it has no room for an entry")
     seconds = []
     for _ in range(_TRIALS):
-        tier.write(slot, _TRIAL_KEY, payload)
-        if make_cold is not None:
-            make_cold()
-        seconds.append(
-            _timed(lambda: read_back(tier.read(slot, _TRIAL_KEY)), device, repeats=1)
-        )
-    tier.settle()
-    tier.release(slot)
+        if not cache.put(_TRIAL_KEY, payload, level) or _TRIAL_KEY not in tier:
+            cache.discard(_TRIAL_KEY)
+            return Verdict(False, 0.0, "a trial entry could not be kept")
+        if isinstance(tier, DiskTier):
+            tier.make_cold()
+        _synchronize(device)
+        started = time.perf_counter()
+        found = cache.get(_TRIAL_KEY)
+        if isinstance(tier, HostTier) and found is not None and not found.is_cuda:
+            found = found.clone()  # reading in place moves nothing; the model will
+        _synchronize(device)
+        seconds.append(time.perf_counter() - started)
+        cache.discard(_TRIAL_KEY)
     bytes_per_s = nbytes / max(median(seconds), 1e-9)
     ratio = 1 / bytes_per_s / compute_s_per_byte
-    shown = f"reading takes {ratio:.2g} of the time of computing, at {bytes_per_s / 1e9:.2g} GB/s"
-    return Verdict(ratio < _PAYS_BELOW, bytes_per_s, shown)
+    reason = f"reading takes {ratio:.2g} of the time of computing, at {bytes_per_s / 1e9:.2g} GB/s"
+    return Verdict(ratio < _PAYS_BELOW, bytes_per_s, reason)
 
 
-def _timed(call: Callable[[], object], device: torch.device, *, repeats: int = _TRIALS) -> float:
+def _timed(call: Callable[[], object], device: torch.device) -> float:
     seconds = []
-    for _ in range(repeats):
+    for _ in range(_TRIALS):
         _synchronize(device)
         started = time.perf_counter()
         call()

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.config import find_policy, memory_bytes, parse_bytes
+from ditcache_rl.config import find_policy
 from ditcache_rl.control import Controller, Policy, load_policy
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.identity import check_identity
 from ditcache_rl.inference.targets import PolicyController, Wish
+from ditcache_rl.inference.tiers import CacheHandle, open_cache
 from ditcache_rl.instrument import BlockRunner, RequestLog
-from ditcache_rl.types import Mode
+from ditcache_rl.types import Mode, Tier
 
 _REMEMBERED_REQUESTS = 1000
 
@@ -31,19 +32,31 @@ class Run:
     """
 
     def __init__(
-        self, pipe: Any, controller: Controller, cache: TieredCache, *, sites: int
+        self, pipe: Any, controller: Controller, opened: CacheHandle, *, sites: int
     ) -> None:
         self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
-        self.cache = cache
-        self._runner = BlockRunner(pipe, controller, cache, sites=sites, on_finish=self.logs.append)
-        self._runner.__enter__()
+        self.cache = opened.cache
+        self._opened = opened
+        self._runner = BlockRunner(
+            pipe, controller, opened.cache, sites=sites, on_finish=self._finished
+        )
+        try:
+            self._runner.__enter__()
+        except BaseException:
+            opened.cache.close()
+            raise
 
     def detach(self) -> None:
-        """Give the pipeline back as it was; calling it twice is harmless."""
+        """Give the pipeline back as it was, and memory and disk; twice is harmless."""
         self._runner.__exit__(None, None, None)
+        self.cache.close()
+
+    def _finished(self, log: RequestLog) -> None:
+        self.logs.append(log)
+        self._opened.refresh()
 
     def summary(self) -> str:
-        """Describe the requests so far: modes, bytes, seconds, the last effective mask."""
+        """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""
         if not self.logs:
             return "no request has finished yet"
         counts = {mode: sum(int((log.modes == mode).sum()) for log in self.logs) for mode in Mode}
@@ -56,8 +69,10 @@ class Run:
             [
                 f"requests      {len(self.logs)}, median {seconds:.3f} s",
                 f"site steps    {total}: {shares}",
-                f"device tier   {stats.hits} hits, {stats.misses} misses, "
+                f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
                 f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",
+                *tier_lines(self.cache),
+                *(f"note          {note}" for note in self._opened.notes),
                 f"last mask     {mask_text(self.logs[-1])}",
             ]
         )
@@ -72,6 +87,10 @@ def attach(
     budget: float | None = None,
     tradeoff: float | None = None,
     device_bytes: int | str | None = None,
+    host_bytes: int | str | None = None,
+    disk_bytes: int | str | None = None,
+    cache_dir: str | Path | None = None,
+    storage: str = "none",
     sites: int | None = None,
 ) -> Run:
     """Run every call of a pipeline under a policy, until `Run.detach`.
@@ -84,7 +103,13 @@ def attach(
         budget: Target: share of full compute, in (0, 1].
         tradeoff: Target: weight on time / reference time against quality.
         device_bytes: Cap of the device tier: bytes, "512MiB", or a share of all device memory as
-            "70%".
+            "70%". What is free now, and later, limits it further.
+        host_bytes: Size of the host tier, likewise; None for none.
+        disk_bytes: Size of the disk tier, likewise; None for none.
+        cache_dir: Directory of the disk tier: this user's, and writable by nobody else. It is made
+            if it is not there; nothing is left in it.
+        storage: Format in host and disk tier: "none" keeps every bit; "bf16", "fp8" and "int8" take
+            fewer bytes and lose precision.
         sites: Parts of the block stack, for a controller; a policy knows its own.
 
     Raises:
@@ -93,26 +118,34 @@ def attach(
         ConfigError: If arguments contradict each other.
         StateError: If the pipeline is attached already.
     """
-    cap = (
-        None if device_bytes is None else parse_bytes(device_bytes, total=memory_bytes(pipe.device))
-    )
     given = {"speedup": speedup, "latency_s": latency_s, "budget": budget, "tradeoff": tradeoff}
     asked = {name: value for name, value in given.items() if value is not None}
-    cache = TieredCache(cap)
     if isinstance(policy, str | Path):
         policy = load_policy(find_policy(policy))
-    if not isinstance(policy, Policy):
+    controller: Controller
+    if isinstance(policy, Policy):
+        if sites is not None:
+            raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
+        check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
+        controller = PolicyController(policy, Wish(**(asked or {"speedup": 2.0})))
+        controller.choose(policy.manifest.steps[0])
+        sites = policy.manifest.sites
+    else:
         if asked:
             raise ConfigError(
                 f"a controller decides by itself: expected no target, received {asked}"
             )
-        return Run(pipe, policy, cache, sites=sites or 1)
-    if sites is not None:
-        raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
-    check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
-    controller = PolicyController(policy, Wish(**(asked or {"speedup": 2.0})))
-    controller.choose(policy.manifest.steps[0])
-    return Run(pipe, controller, cache, sites=policy.manifest.sites)
+        controller, sites = policy, sites or 1
+    opened = open_cache(
+        pipe,
+        sites=sites,
+        device_bytes=device_bytes,
+        host_bytes=host_bytes,
+        disk_bytes=disk_bytes,
+        cache_dir=cache_dir,
+        storage=storage,
+    )
+    return Run(pipe, controller, opened, sites=sites)
 
 
 @contextmanager
@@ -123,6 +156,27 @@ def cached(pipe: Any, policy: str | Path | Policy | Controller, **options: Any) 
         yield run
     finally:
         run.detach()
+
+
+def tier_lines(cache: TieredCache) -> list[str]:
+    """Describe the slower tiers, as far as there are any."""
+    stats, hits = cache.stats, {Tier.HOST: "host_hits", Tier.DISK: "disk_hits"}
+    lines = [
+        f"{f'{level.name.lower()} tier':13} {getattr(stats, hits[level])} hits, "
+        f"cap {tier.cap_bytes / 2**20:.2f} MiB"
+        for level, tier in cache.slower.items()
+    ]
+    if cache.slower:
+        lines.append(
+            f"transfers     {stats.bytes_written / 2**20:.2f} MiB written, "
+            f"{stats.bytes_read / 2**20:.2f} MiB read, {stats.hidden_share:.0%} of load time hidden"
+        )
+    troubles = {
+        name: getattr(stats, name)
+        for name in ("evicted", "not_finite", "corrupt", "errors", "given_up", "emptied")
+    }
+    shown = ", ".join(f"{count} {name}" for name, count in troubles.items() if count)
+    return [*lines, f"troubles      {shown}"] if shown else lines
 
 
 def mask_text(log: RequestLog) -> str:

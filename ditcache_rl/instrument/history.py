@@ -154,7 +154,7 @@ class SiteHistory:
         for generation in self._generations:
             if generation not in survivors:
                 self._cache.discard(EntryKey(*self._name, generation))
-        added = []
+        added: list[int] = []
         for slot in fresh:
             if not self._keep(slot, tier, survivors, place=len(added)):
                 break
@@ -199,7 +199,7 @@ class SiteHistory:
         if self._uses is None and not self._cache.slower:
             return None
         now = self._step * self._sites + self._name[2]
-        # Losing an older residual lowers the order of a forecast; losing the newest costs a compute.
+        # Without an older residual a forecast has a lower order, without the newest there is none.
         weight = 1 / (1 + place)
         if self._uses is None:
             chance = (self._reads + 1) / (self._visits + 2)

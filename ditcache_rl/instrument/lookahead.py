@@ -27,9 +27,7 @@ class LookAhead:
         self._cache = cache
         self._counts = None if plan is None else plan.max(axis=1)
 
-    def visit(
-        self, histories: Sequence[SiteHistory], step: int, site: int, decided: Modes
-    ) -> None:
+    def visit(self, histories: Sequence[SiteHistory], step: int, site: int, decided: Modes) -> None:
         """Note that a site has read what it needs.
 
         Args:

@@ -18,6 +18,7 @@ from ditcache_rl.control import Controller
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks, signature_of, split_sites
 from ditcache_rl.instrument.execute import PROBE, BlockRun
+from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
 from ditcache_rl.instrument.request import Request, RequestLog, current_request
 
 _MARK = "_ditcache_rl_runner"
@@ -55,6 +56,8 @@ class BlockRunner:
         self._denoiser = denoiser_of(pipe)
         self._blocks = find_blocks(self._denoiser)
         self._sites = split_sites(len(self._blocks), sites, controller.probe_blocks)
+        self._watch = ModelWatch(self._denoiser)
+        self._seen: Fingerprint | None = None
         self._class: type | None = None
         self._before: list[tuple[nn.Module, Any]] = []
 
@@ -107,6 +110,13 @@ class BlockRunner:
         self._before.clear()
         self._denoiser.__dict__.pop(_MARK, None)
 
+    def _check_model(self, scheduler: Any, when: str) -> None:
+        """Empty the cache if the model is no longer what its entries were computed with."""
+        before, self._seen = self._seen, self._watch.look(scheduler)
+        changed = "" if before is None else changed_parts(before, self._seen)
+        if changed:
+            self._cache.empty(f"the model changed {when} a request: {changed}")
+
     def _swap(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Give an instance another forward, and remember one that is not of its class.
 
@@ -122,10 +132,12 @@ class BlockRunner:
         def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
             controller = copy.copy(runner._controller)
             request = Request(controller, runner._cache, pipe.scheduler, len(runner._sites))
+            runner._check_model(pipe.scheduler, "before")
             try:
                 with request.current():
                     return plain.__call__(pipe, *args, **kwargs)
             finally:
+                runner._check_model(pipe.scheduler, "during")
                 if runner._on_finish is not None and request.log is not None:
                     runner._on_finish(request.log)
 
