@@ -47,7 +47,7 @@ class HostTier(SlotTier):
         for _ in range(len(self._flying)):
             slot, ticket, source = self._flying.popleft()
             if ticket.done():
-                self.unpin(slot)
+                self._drop_hold(slot, ticket)
             else:
                 self._flying.append((slot, ticket, source))
 
@@ -75,7 +75,7 @@ class HostTier(SlotTier):
         """Keep both ends of a copy that has not ended yet."""
         if not ticket.done():
             slot.tickets.append(ticket)
-            slot.users += 1  # nobody else knows the slot yet
+            slot.holds[id(ticket)] = ticket
             self._flying.append((slot, ticket, source))
 
     def read(self, slot: Slot, key: EntryKey) -> Tensor:

@@ -136,13 +136,14 @@ class Slot:
         form: What the payload becomes again.
         serial: Unlike that of every other slot; part of the checksum.
         seal: Checksum of the payload, where the tier has one.
-        users: Readers and tensors that still look at the extent.
-        dead: Forgotten by the tier; the extent is free when `users` is 0.
+        users: Readers that have pinned it; changed with the store's lock held.
+        holds: By identity, what else still needs the extent: references to tensors over it, and
+            copies that fill it. Entries are added in any thread, for which a dict needs no lock.
+        dead: Forgotten by the tier; the extent is free when nobody uses or holds it.
         tickets: Of the copies that fill it.
-        views: What keeps the callbacks of handed-out tensors alive.
     """
 
-    __slots__ = ("dead", "form", "nbytes", "offset", "seal", "serial", "tickets", "users", "views")
+    __slots__ = ("dead", "form", "holds", "nbytes", "offset", "seal", "serial", "tickets", "users")
 
     def __init__(self, offset: int, nbytes: int, form: Form, serial: int) -> None:
         self.offset, self.nbytes, self.form, self.serial = offset, nbytes, form, serial
@@ -150,7 +151,12 @@ class Slot:
         self.users = 0
         self.dead = False
         self.tickets: list[Any] = []
-        self.views: dict[int, Any] = {}
+        self.holds: dict[int, Any] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether the extent may be given away."""
+        return self.dead and not self.users and not self.holds
 
     def finish(self) -> None:
         """Wait for the copies that fill it."""

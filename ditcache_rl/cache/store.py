@@ -11,8 +11,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -343,16 +344,16 @@ class TieredCache:
         tensor: Tensor,
         outlook: Outlook | None,
         *,
-        check: torch.dtype | None,
+        check: torch.dtype,
     ) -> bool:
         codec = self.codec if tensor.is_floating_point() else LOSSLESS
         self._largest = max(self._largest, tensor.nbytes)
         form = Form(tensor.shape, tensor.dtype, codec.name)
-        if check is not None and (tensor.is_cuda or codec is not LOSSLESS):
-            if not tensor.is_cuda and not is_finite(tensor):
-                raise NotFiniteError
-            check = None
-        return self._store(level, key, codec.encode(tensor), form, outlook, check=check)
+        if codec is not LOSSLESS and not tensor.is_cuda and not is_finite(tensor):
+            raise NotFiniteError
+        whole = codec is LOSSLESS and not tensor.is_cuda
+        payload = codec.encode(tensor)
+        return self._store(level, key, payload, form, outlook, check=check if whole else None)
 
     def _store(
         self,
@@ -363,8 +364,20 @@ class TieredCache:
         outlook: Outlook | None,
         *,
         check: torch.dtype | None = None,
+        still: Callable[[], bool] | None = None,
     ) -> bool:
-        """Write a payload into a slower tier, unless it is discarded meanwhile."""
+        """Write a payload into a slower tier, unless it is discarded or replaced meanwhile.
+
+        Args:
+            level: That tier.
+            key: Name of the entry.
+            payload: Its bytes.
+            form: What they become again.
+            outlook: What is known of its future.
+            check: Dtype as which it must be finite.
+            still: Of an entry that moves: whether it is still where it comes from. None for a new
+                one, which overrides what is being written under its name.
+        """
         tier, nbytes, token = self.slower[level], len(payload), object()
         with self._lock:
             if level is Tier.DISK and self._rest:
@@ -380,36 +393,38 @@ class TieredCache:
                 slot = tier.reserve(nbytes, form)
             if slot is None:
                 return False
-        with self._lock:
-            self._storing[key] = token
+        if still is None:
+            with self._lock:
+                self._storing[key] = token
         try:
             tier.write(slot, key, payload, check)
         except NotFiniteError:
-            self._cancel(tier, slot, key)
+            self._cancel(tier, slot, key, token)
             raise
         except (OSError, RuntimeError, MemoryError) as error:
-            self._cancel(tier, slot, key)
+            self._cancel(tier, slot, key, token)
             with self._lock:
                 self._failed(level, "write to", error)
             return False
         with self._lock:
-            if self._storing.get(key) is not token:
-                tier.release(slot)  # discarded, or replaced by a later put
+            if not (self._storing.get(key) is token if still is None else still()):
+                tier.release(slot)
                 return True
-            del self._storing[key]
             tier.commit(key, slot)
             self.stats.bytes_written += nbytes
             self._placed(key, level, outlook)
         return True
 
-    def _cancel(self, tier: SlotTier, slot: Slot, key: EntryKey) -> None:
+    def _cancel(self, tier: SlotTier, slot: Slot, key: EntryKey, token: object) -> None:
         with self._lock:
             tier.release(slot)
-            self._storing.pop(key, None)
+            if self._storing.get(key) is token:
+                del self._storing[key]
 
     def _placed(self, key: EntryKey, level: Tier, outlook: Outlook | None) -> None:
         """Note where an entry is from now on, and forget it elsewhere; lock held."""
         if self.slower:
+            self._storing.pop(key, None)  # an older write of that name comes too late
             if level is not Tier.DEVICE:
                 self.device.discard(key)
             for other, tier in self.slower.items():
@@ -461,41 +476,52 @@ class TieredCache:
         with self._lock:
             outlook = self._ledger.outlook(key)
             if level is Tier.DEVICE:
-                tensor, slot = self.device.get(key), None
+                entry: Tensor | Slot | None = self.device.get(key)
             else:
-                tensor, slot = None, self.slower[level].pin(key)
-        moved = False
-        if slot is not None:
-            moved = self._move_payload(level, key, outlook)
-            with self._lock:
-                self.slower[level].unpin(slot)
-        elif tensor is not None:
-            moved = any(
-                self._put_slow(lower, key, tensor, outlook, check=None) for lower in self.slower
-            )
-            if moved:
-                self._finish_flight(key)
+                entry = self.slower[level].pin(key)
+        if entry is None:
+            return
+        still = partial(self._is_at, level, key, entry)
+        moved = self._move(level, key, entry, outlook, still)
         with self._lock:
+            if isinstance(entry, Slot):
+                self.slower[level].unpin(entry)
             self.stats.demoted += moved
-            if not moved:
+            if not moved and still():
                 self.stats.evicted += 1
                 self._forget(key)
 
-    def _move_payload(self, level: Tier, key: EntryKey, outlook: Outlook | None) -> bool:
-        """Write the bytes of a pinned entry into a slower tier as they are."""
-        tier = self.slower[level]
-        slot = tier.slot(key)
-        if slot is None:
-            return False
-        try:
-            payload = tier.read(slot, key)
-        except (OSError, CacheCorruptionError):
-            return False
-        return any(
-            self._store(lower, key, payload, slot.form, outlook)
+    def _is_at(self, level: Tier, key: EntryKey, entry: Tensor | Slot) -> bool:
+        """Tell whether an entry is still where it was; lock held."""
+        if level is Tier.DEVICE:
+            return self.device.get(key) is entry
+        return self.slower[level].slot(key) is entry
+
+    def _move(
+        self,
+        level: Tier,
+        key: EntryKey,
+        entry: Tensor | Slot,
+        outlook: Outlook | None,
+        still: Callable[[], bool],
+    ) -> bool:
+        """Write an entry into a slower tier; False if none takes it."""
+        if isinstance(entry, Slot):
+            try:
+                payload, form = self.slower[level].read(entry, key), entry.form
+            except (OSError, CacheCorruptionError):
+                return False
+        else:
+            codec = self.codec if entry.is_floating_point() else LOSSLESS
+            payload, form = codec.encode(entry), Form(entry.shape, entry.dtype, codec.name)
+        moved = any(
+            self._store(lower, key, payload, form, outlook, still=still)
             for lower in self.slower
             if lower > level
         )
+        if moved and level is Tier.DEVICE:
+            self._finish_flight(key)
+        return moved
 
     def _finish_flight(self, key: EntryKey) -> None:
         """Wait for the copy of a demoted entry: its bytes are only then free on the device."""
@@ -624,6 +650,8 @@ class TieredCache:
             self._left = [load for load in self._left if load not in over]
             for load in over:
                 self._end_load(load)
+                if load.job is not None and load.job.result is not None:
+                    self._landing.append(load.job.result)  # its copy may still run
         if self._landing:
             self._landing = [loaded for loaded in self._landing if not loaded.ticket.done()]
 
@@ -632,18 +660,26 @@ class TieredCache:
         with self._lock:
             for key in list(self._loads):
                 self._leave_load(key)
-            left, landing, tiers = [*self._left], [*self._landing], [*self.slower.values()]
-        for load in left:
-            if load.job is not None:
-                load.job.cancel()
-                load.job.wait()
-        for loaded in landing:
-            loaded.ticket.finish()
-        for tier in tiers:
-            tier.land()
-        del left, landing
+        self._wait_for_left()
         with self._lock:
             self._settle()
+            # Only the tickets: who holds a load holds the slot that it reads.
+            tickets = [loaded.ticket for loaded in self._landing]
+            tiers = list(self.slower.values())
+        for ticket in tickets:
+            ticket.finish()
+        for tier in tiers:
+            tier.land()
+        with self._lock:
+            self._landing.clear()
+            self._settle()
+
+    def _wait_for_left(self) -> None:
+        with self._lock:
+            jobs = [load.job for load in self._left if load.job is not None]
+        for job in jobs:
+            job.cancel()
+            job.wait()
 
     def _check_doubt(self, key: EntryKey) -> None:
         doubt = self._doubts.get(key)

@@ -139,6 +139,7 @@ class SlotTier(ABC):
         self.cap_bytes = cap_bytes
         self.allocator = Allocator(cap_bytes, align=align)
         self._entries: dict[EntryKey, Slot] = {}
+        self._undead: dict[int, Slot] = {}
         # Tensors die in any thread, also in one that holds the store's lock: their callbacks only
         # append here, and `settle` does the rest.
         self._released: deque[tuple[Slot, Any]] = deque()
@@ -194,8 +195,10 @@ class SlotTier(ABC):
     def release(self, slot: Slot) -> None:
         """Give a slot back, now or when its last user is gone."""
         slot.dead = True
-        if not slot.users:
-            self.allocator.give(slot.offset)
+        # A slot holds the callbacks that hold it: left to itself, such a ring would be collected
+        # before its tensors have died, and nobody would give the extent back.
+        self._undead[id(slot)] = slot
+        self._give_if_free(slot)
 
     def pin(self, key: EntryKey) -> Slot | None:
         """Keep the slot of a key from being given away until `unpin`; None if there is none."""
@@ -207,15 +210,13 @@ class SlotTier(ABC):
     def unpin(self, slot: Slot) -> None:
         """Undo one `pin`."""
         slot.users -= 1
-        if slot.dead and not slot.users:
-            self.allocator.give(slot.offset)
+        self._give_if_free(slot)
 
     def settle(self) -> None:
         """Let go of the slots whose tensors have died."""
         while self._released:
             slot, reference = self._released.popleft()
-            del slot.views[id(reference)]
-            self.unpin(slot)
+            self._drop_hold(slot, reference)
 
     def land(self) -> None:
         """Wait for the copies that still fill slots; called without the store's lock."""
@@ -248,15 +249,23 @@ class SlotTier(ABC):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def _drop_hold(self, slot: Slot, hold: object) -> None:
+        del slot.holds[id(hold)]
+        self._give_if_free(slot)
+
+    def _give_if_free(self, slot: Slot) -> None:
+        if slot.free:
+            del self._undead[id(slot)]
+            self.allocator.give(slot.offset)
+
     def _lend(self, memory: NDArray[np.uint8], slot: Slot) -> Tensor:
         """Return a tensor over memory of a pinned slot that keeps the slot until its storage dies.
 
         Torch holds the array as long as any tensor looks at it, views of views included.
         """
-        slot.users += 1
         lent = memory[:]
         reference = weakref.ref(lent, partial(_give_back, self._released, slot))
-        slot.views[id(reference)] = reference  # an array has no hash, and so has its reference
+        slot.holds[id(reference)] = reference  # an array has no hash, and so has its reference
         return torch.from_numpy(lent)
 
 

@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import CODECS, Outlook, TieredCache
 from ditcache_rl.cache.disk import DiskTier
+from ditcache_rl.cache.tier import DeviceTier, SlotTier
 from ditcache_rl.types import EntryKey, Tier
 from tests.cache.faulty import FaultyIO, LateCopier
 
@@ -153,7 +155,8 @@ class TiersAgainstDict(RuleBasedStateMachine):
     @invariant()
     def caps_hold_and_entries_are_in_one_tier(self) -> None:
         cache = self.cache
-        for key in {k for tier in (cache.device, *cache.slower.values()) for k in tier.held()}:
+        tiers: list[DeviceTier | SlotTier] = [cache.device, *cache.slower.values()]
+        for key in {k for tier in tiers for k in tier.held()}:
             assert len(self.where(key)) == 1
             assert key in self.model
         device = sum(cache.device.size_of(key) for key in cache.device.held())
@@ -372,6 +375,19 @@ def test_a_host_slot_is_not_reused_while_a_tensor_looks_at_it() -> None:
     assert not cache.put(KEY, torch.zeros(1024), Tier.HOST)
     assert bool((part == 1).all())
     del part
+    assert cache.put(KEY, torch.zeros(1024), Tier.HOST)
+    cache.close()
+
+
+def test_a_slot_comes_back_though_its_entry_was_collected_before_its_tensor() -> None:
+    cache = TieredCache(0, 4096)
+    cache.put(KEY, torch.ones(1024), Tier.HOST)
+    view = cache.get(KEY)
+    cache.discard(KEY)
+
+    gc.collect()
+    del view
+
     assert cache.put(KEY, torch.zeros(1024), Tier.HOST)
     cache.close()
 

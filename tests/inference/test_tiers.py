@@ -1,5 +1,4 @@
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ def test_the_summary_names_tiers_and_what_was_lowered(tiny_pipe: Any, folder: Pa
 
 
 @pytest.fixture
-def bad_folders(tmp_path: Path) -> Iterator[dict[str, Path]]:
+def bad_folders(tmp_path: Path) -> dict[str, Path]:
     """Directories that nobody should write a cache to."""
     places = {name: tmp_path / name for name in ("link", "file", "fifo", "shared", "missing")}
     (tmp_path / "real").mkdir()
@@ -148,14 +147,14 @@ def bad_folders(tmp_path: Path) -> Iterator[dict[str, Path]]:
     places["shared"].mkdir()
     places["shared"].chmod(0o777)
     places["missing"] = tmp_path / "not" / "there"
-    yield places
+    return places
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "fifo", "shared", "missing"])
 def test_an_unfit_directory_is_refused_when_attaching(
     tiny_pipe: Any, bad_folders: dict[str, Path], kind: str
 ) -> None:
-    with pytest.raises(ConfigError, match="cache_dir .*: expected a directory of this user"):
+    with pytest.raises(ConfigError, match=r"cache_dir .*: expected a directory of this user"):
         dc.attach(tiny_pipe, EveryK(2), disk_bytes="1MiB", cache_dir=bad_folders[kind])
 
     draw(tiny_pipe)
@@ -180,13 +179,14 @@ def test_an_unfit_directory_is_refused_when_attaching(
 def test_a_cap_that_makes_no_sense_is_refused_when_attaching(
     tiny_pipe: Any, folder: Path, option: str, size: Any, message: str
 ) -> None:
-    where = {"cache_dir": folder} if option == "disk_bytes" else {}
+    where: dict[str, Any] = {"cache_dir": folder} if option == "disk_bytes" else {}
     with pytest.raises(ConfigError, match=f"{option}: .*{message}"):
         dc.attach(tiny_pipe, EveryK(2), **{option: size}, **where)
 
 
 def test_a_disk_tier_needs_size_and_directory(tiny_pipe: Any, folder: Path) -> None:
-    for options in ({"disk_bytes": "1MiB"}, {"cache_dir": folder}):
+    alone: list[dict[str, Any]] = [{"disk_bytes": "1MiB"}, {"cache_dir": folder}]
+    for options in alone:
         with pytest.raises(ConfigError, match="disk_bytes and cache_dir together"):
             dc.attach(tiny_pipe, EveryK(2), **options)
 
