@@ -153,15 +153,17 @@ class TieredCache:
         """
         if tier is Tier.DROP or self._closed:
             return False
-        doubt = doubt_of(tensor)
-        if tier is Tier.DEVICE:
+        doubt = doubt_of(tensor) if tensor.is_cuda else None
+        if self.grades and tier is Tier.DEVICE:
             tier = self.grades.get(key.site, tier)
         try:
-            kept = any(
+            first = tier is Tier.DEVICE  # nothing to choose in the common case
+            kept = first and self._put_fast(key, tensor, outlook)
+            kept = kept or any(
                 self._put_fast(key, tensor, outlook)
                 if level is Tier.DEVICE
                 else self._put_slow(level, key, tensor, outlook, check=tensor.dtype)
-                for level in self._route(tier)
+                for level in self._route(tier)[first:]
             )
         except NotFiniteError:
             with self._lock:
@@ -323,7 +325,7 @@ class TieredCache:
         nbytes = tensor.nbytes
         if self.slower:
             self._largest = max(self._largest, nbytes)
-        spare = self._spare_bytes()
+        spare = self._spare_bytes() if self.slower else 0
         with self._lock:
             if self.device.put(key, tensor, spare=spare):
                 self._placed(key, Tier.DEVICE, outlook)
@@ -707,9 +709,12 @@ class TieredCache:
         self._storing.clear()
 
     def _note_peak(self) -> None:
-        stats, used = self.stats, self.used_bytes if self.slower else self.device.used_bytes
-        stats.peak_bytes = max(stats.peak_bytes, used)
-        stats.peak_device_bytes = max(stats.peak_device_bytes, self.device.used_bytes)
+        stats, device = self.stats, self.device.used_bytes
+        used = self.used_bytes if self.slower else device
+        if used > stats.peak_bytes:
+            stats.peak_bytes = used
+        if device > stats.peak_device_bytes:
+            stats.peak_device_bytes = device
 
     def _failed(self, level: Tier, what: str, error: Exception) -> None:
         """Count a failure, and leave a disk that has failed alone for a while; lock held."""
