@@ -33,7 +33,10 @@ class Codec(NamedTuple):
 
 def to_bytes(tensor: Tensor) -> Tensor:
     """View any tensor as (n,) uint8, copying only what is not contiguous."""
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+    tensor = tensor.detach()
+    if not tensor.is_contiguous():
+        tensor = tensor.contiguous()
+    return tensor.view(-1).view(torch.uint8)
 
 
 def from_bytes(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

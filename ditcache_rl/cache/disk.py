@@ -30,7 +30,7 @@ from ditcache_rl.types import EntryKey
 
 _ALIGN = 4096  # of the page cache and of the file system
 #: From here on a second core takes half of the work; below, handing it over costs more.
-_SPLIT_FROM = 3 << 20
+_SPLIT_FROM = 1 << 20
 #: Buffers of loads that are kept for the next one: fresh memory is slower than the disk's cache.
 _SPARE_BUFFERS = 2
 
@@ -75,7 +75,7 @@ class DiskTier(SlotTier):
         self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
     ) -> None:
         """Check, hash and write a payload."""
-        data = memoryview(payload.cpu().numpy().data)
+        data = (payload.cpu() if payload.is_cuda else payload).numpy()
         move = partial(_hash_and_write, self._io, self.fd, check)
         with self._open():
             slot.seal = self._in_parts(slot, key, data, Urgency.WRITE, move)
@@ -85,7 +85,7 @@ class DiskTier(SlotTier):
         memory = self._buffers.take(slot.nbytes)
         move = partial(_read_and_hash, self._io, self.fd)
         with self._open():
-            found = self._in_parts(slot, key, memory.data, Urgency.READ, move)
+            found = self._in_parts(slot, key, memory, Urgency.READ, move)
         if found != slot.seal:
             raise CacheCorruptionError(
                 f"{key}: expected checksum {slot.seal}, received {found} from "
@@ -144,9 +144,9 @@ class DiskTier(SlotTier):
         self,
         slot: Slot,
         key: EntryKey,
-        data: memoryview,
+        data: NDArray[np.uint8],
         urgency: Urgency,
-        move: Callable[[memoryview, int, int], int],
+        move: Callable[[NDArray[np.uint8], int, int], int],
     ) -> tuple[int, ...]:
         """Move all of an entry, half of a large one on another core; return the checksums."""
         if slot.nbytes < _SPLIT_FROM:
@@ -168,7 +168,7 @@ def _hash_and_write(
     io: SystemIO,
     fd: int,
     check: torch.dtype | None,
-    data: memoryview,
+    data: NDArray[np.uint8],
     offset: int,
     seed: int,
 ) -> int:
@@ -176,18 +176,18 @@ def _hash_and_write(
     for start in range(0, len(data), CHUNK_BYTES):
         chunk = data[start : start + CHUNK_BYTES]
         if check is not None:
-            require_finite(torch.frombuffer(chunk, dtype=torch.uint8), check)
-        digest.update(chunk)
-        write_all(io, fd, chunk, offset + start)
+            require_finite(torch.from_numpy(chunk), check)
+        digest.update(chunk.data)
+        write_all(io, fd, chunk.data, offset + start)
     return digest.intdigest()
 
 
-def _read_and_hash(io: SystemIO, fd: int, data: memoryview, offset: int, seed: int) -> int:
+def _read_and_hash(io: SystemIO, fd: int, data: NDArray[np.uint8], offset: int, seed: int) -> int:
     digest = xxhash.xxh3_64(seed=seed)
     for start in range(0, len(data), CHUNK_BYTES):
         chunk = data[start : start + CHUNK_BYTES]
-        read_all(io, fd, chunk, offset + start)
-        digest.update(chunk)
+        read_all(io, fd, chunk.data, offset + start)
+        digest.update(chunk.data)
     return digest.intdigest()
 
 

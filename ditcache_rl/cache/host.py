@@ -18,6 +18,8 @@ from ditcache_rl.cache.transfer import Copier, Ticket
 from ditcache_rl.types import EntryKey
 
 _ALIGN = 64  # bytes of a cache line; every dtype may start there
+#: Up to here the time to begin a copy counts, and one core is enough.
+_SMALL_BYTES = 1 << 16
 
 
 class HostTier(SlotTier):
@@ -43,7 +45,10 @@ class HostTier(SlotTier):
 
     def settle(self) -> None:
         """Let go of what copies have held."""
-        super().settle()
+        if self._released:
+            super().settle()
+        if not self._flying:
+            return
         for _ in range(len(self._flying)):
             slot, ticket, source = self._flying.popleft()
             if ticket.done():
@@ -61,26 +66,30 @@ class HostTier(SlotTier):
         self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
     ) -> None:
         """Copy a payload in; on a GPU the copy may still run afterwards, under `slot.tickets`."""
-        target = torch.from_numpy(self._memory(slot))
-        if check is not None and not payload.is_cuda:
-            for part, place in zip(
-                torch.split(payload, CHUNK_BYTES), torch.split(target, CHUNK_BYTES), strict=True
-            ):
+        memory = self._memory(slot)
+        if self._copier.in_place and slot.nbytes <= _SMALL_BYTES:
+            require_finite(payload, check)
+            memory[:] = payload.numpy()  # a third of the time that torch takes to begin
+            return
+        target = torch.from_numpy(memory)
+        if self._copier.in_place:
+            for start in range(0, slot.nbytes, CHUNK_BYTES):
+                part = payload[start : start + CHUNK_BYTES]
                 require_finite(part, check)
-                self._land(slot, part, self._copier.to_host(part, place))
-        else:
-            self._land(slot, payload, self._copier.to_host(payload, target))
-
-    def _land(self, slot: Slot, source: Tensor, ticket: Ticket) -> None:
-        """Keep both ends of a copy that has not ended yet."""
-        if not ticket.done():
+                target[start : start + CHUNK_BYTES].copy_(part)
+            return
+        if not payload.is_cuda:
+            require_finite(payload, check)
+        ticket = self._copier.to_host(payload, target)
+        if not ticket.done():  # keep both ends until then
             slot.tickets.append(ticket)
             slot.holds[id(ticket)] = ticket
-            self._flying.append((slot, ticket, source))
+            self._flying.append((slot, ticket, payload))
 
     def read(self, slot: Slot, key: EntryKey) -> Tensor:
         """Return the bytes where they are."""
-        slot.finish()
+        if slot.tickets:
+            slot.finish()
         return self._lend(self._memory(slot), slot)
 
     def resize(self, cap_bytes: int) -> None:
@@ -103,9 +112,11 @@ class HostTier(SlotTier):
         self._maps.append((base, memory, array))
 
     def _memory(self, slot: Slot) -> NDArray[np.uint8]:
-        base, _, array = next(m for m in reversed(self._maps) if m[0] <= slot.offset)
-        start = slot.offset - base
-        return array[start : start + slot.nbytes]
+        offset = slot.offset
+        base, _, array = self._maps[0]
+        if len(self._maps) > 1:
+            base, _, array = next(m for m in reversed(self._maps) if m[0] <= offset)
+        return array[offset - base : offset - base + slot.nbytes]
 
     def _forget(self, start: int, size: int) -> None:
         base, memory, array = next(m for m in reversed(self._maps) if m[0] <= start)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
 
 from ditcache_rl.types import EntryKey
 
-#: Dtypes that can hold NaN or Inf and that torch can sum.
-_FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+#: How to see NaN and Inf in the bits: as which integers, and from which value on, with and without
+#: the sign.
+_BITS: dict[torch.dtype, tuple[type[Any], type[Any], int, int]] = {
+    torch.float64: (np.int64, np.uint64, 0x7FF << 52, 0xFFF << 52),
+    torch.float32: (np.int32, np.uint32, 0x7F800000, 0xFF800000),
+    torch.float16: (np.int16, np.uint16, 0x7C00, 0xFC00),
+    torch.bfloat16: (np.int16, np.uint16, 0x7F80, 0xFF80),
+}
+_SUMMED = frozenset({torch.float64, torch.float32})
 
 
 class NotFiniteError(Exception):
@@ -25,7 +33,7 @@ def require_finite(payload: Tensor, dtype: torch.dtype | None) -> None:
     Raises:
         NotFiniteError: If one of them is NaN or Inf.
     """
-    if dtype is not None and dtype in _FLOATS and not is_finite(payload.view(dtype)):
+    if dtype is not None and dtype in _BITS and not is_finite(payload.view(dtype)):
         raise NotFiniteError
 
 
@@ -34,16 +42,18 @@ def is_finite(tensor: Tensor) -> bool:
 
     On the CPU a float32 sum runs at the speed of memory and is NaN or Inf if any summand is; only a
     suspicious sum, which large finite numbers can also cause, is looked at again. Half precision is
-    summed slowly there, so its extremes are taken, through which NaN and Inf pass.
+    summed slowly there, so its bits are compared as integers, which is exact.
     """
-    if tensor.dtype not in _FLOATS or not tensor.numel():
+    dtype = tensor.dtype
+    if dtype not in _BITS or not tensor.numel():
         return True
-    if tensor.dtype in (torch.float32, torch.float64):
+    if dtype in _SUMMED:
         total = tensor.sum().item()
         if total - total == 0.0:
             return True
-    low, high = (extreme.item() for extreme in torch.aminmax(tensor))
-    return bool(low - low == 0.0 and high - high == 0.0)
+    signed, unsigned, positive, negative = _BITS[dtype]
+    bits = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return bool(bits.view(signed).max() < positive and bits.view(unsigned).max() < negative)
 
 
 class Doubt:
@@ -72,7 +82,7 @@ class Doubt:
 
 def doubt_of(tensor: Tensor) -> Doubt | None:
     """Return the pending question of a GPU tensor, None where there is nothing to ask."""
-    if not tensor.is_cuda or tensor.dtype not in _FLOATS or not tensor.numel():
+    if not tensor.is_cuda or tensor.dtype not in _BITS or not tensor.numel():
         return None
     return Doubt(tensor)
 

@@ -67,7 +67,10 @@ class Inventory:
     @property
     def used_bytes(self) -> int:
         """Bytes held now in all tiers."""
-        return self.device.used_bytes + sum(tier.used_bytes for tier in self.slower.values())
+        used = self.device.used_bytes
+        for tier in self.slower.values():
+            used += tier.allocator.used_bytes
+        return used
 
     @property
     def looks_ahead(self) -> bool:
@@ -81,7 +84,10 @@ class Inventory:
 
     def level_of(self, key: EntryKey) -> Tier | None:
         """Return the slower tier that holds an entry."""
-        return next((level for level, tier in self.slower.items() if key in tier), None)
+        for level, tier in self.slower.items():
+            if key in tier:
+                return level
+        return None
 
     def is_at(self, level: Tier, key: EntryKey, entry: Tensor | Slot) -> bool:
         """Tell whether an entry is still where it was."""

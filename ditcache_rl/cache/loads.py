@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ditcache_rl.cache.codec import CODECS
+from ditcache_rl.cache.codec import CODECS, LOSSLESS
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.load import Load
 from ditcache_rl.cache.placement import Outlook
@@ -57,6 +57,20 @@ class Loads:
                 load.start(inventory.workers)
                 inventory.stats.prefetched += 1
             inventory.note_peak()
+
+    def view(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
+        """Return a host entry where it lies, if that is all that reading it takes; lock held."""
+        inventory = self._inventory
+        host = inventory.slower.get(Tier.HOST) if inventory.copier.in_place else None
+        slot = None if host is None else host.slot(key)
+        if host is None or slot is None or slot.form.codec != LOSSLESS.name:
+            return None
+        payload = host.read(slot, key)
+        inventory.stats.host_hits += 1
+        inventory.stats.bytes_read += slot.nbytes
+        if outlook is not None:
+            inventory.ledger.note(key, outlook)
+        return LOSSLESS.decode(payload, slot.form.shape, slot.form.dtype)
 
     def take(self, key: EntryKey) -> Load | None:
         """Return the load of an entry, begun ahead or not yet; lock held."""

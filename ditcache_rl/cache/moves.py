@@ -95,15 +95,18 @@ class Moves:
     def _put_slow(
         self, level: Tier, key: EntryKey, tensor: Tensor, outlook: Outlook | None
     ) -> bool:
-        codec = self.codec if tensor.is_floating_point() else LOSSLESS
+        codec, dtype = self.codec, tensor.dtype
+        if codec is not LOSSLESS and not dtype.is_floating_point:
+            codec = LOSSLESS
         self._inventory.note_size(tensor.nbytes)
-        form = Form(tensor.shape, tensor.dtype, codec.name)
-        whole = codec is LOSSLESS and not tensor.is_cuda
-        if not whole and not tensor.is_cuda and not is_finite(tensor):
-            raise NotFiniteError
-        payload = codec.encode(tensor)
-        check = tensor.dtype if whole else None
-        return self._store(level, key, payload, form, outlook, check=check)
+        form = Form(tensor.shape, dtype, codec.name)
+        check = None
+        if not tensor.is_cuda:
+            if codec is LOSSLESS:
+                check = dtype
+            elif not is_finite(tensor):
+                raise NotFiniteError
+        return self._store(level, key, codec.encode(tensor), form, outlook, check=check)
 
     def _store(
         self,
@@ -135,17 +138,19 @@ class Moves:
                 return False
             inventory.flights.settle()
             slot = tier.reserve(nbytes, form)
-            worth = inventory.ledger.worth(key, outlook, nbytes)
+            if slot is None:
+                worth = inventory.ledger.worth(key, outlook, nbytes)
+            elif still is None:
+                inventory.storing[key] = token
         if slot is None:
             if outlook is None or not self.make_room(level, nbytes, worth):
                 return False
             with inventory.lock:
                 slot = tier.reserve(nbytes, form)
-            if slot is None:
-                return False
-        if still is None:
-            with inventory.lock:
-                inventory.storing[key] = token
+                if slot is None:
+                    return False
+                if still is None:
+                    inventory.storing[key] = token
         try:
             tier.write(slot, key, payload, check)
         except NotFiniteError:

@@ -192,7 +192,12 @@ class TieredCache:
                 if outlook is not None:
                     self._inventory.ledger.note(key, outlook)
                 return tensor
-            load = self._loads.take(key) if self.slower else None
+            load = None
+            if self._inventory.slower:
+                tensor = self._loads.view(key, outlook)
+                if tensor is not None:
+                    return tensor
+                load = self._loads.take(key)
             if load is None:
                 self.stats.misses += 1
                 self._inventory.ledger.forget(key)

@@ -24,7 +24,7 @@ from ditcache_rl.types import EntryKey
 _SERIALS = itertools.count()
 #: Bytes that are checked, hashed and moved in one go, so that the second of these finds them in the
 #: core's own cache (1 to 2 MiB today).
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
 
 
 class DeviceTier:
@@ -182,23 +182,28 @@ class SlotTier(ABC):
 
     def reserve(self, nbytes: int, form: Form) -> Slot | None:
         """Take a slot that no key names yet, or None if there is no room."""
-        if self.used_bytes + self.allocator.rounded(nbytes) > self.cap_bytes:
+        allocator = self.allocator
+        if allocator.used_bytes + allocator.rounded(nbytes) > self.cap_bytes:
             return None
-        offset = self.allocator.take(nbytes)
+        offset = allocator.take(nbytes)
         return None if offset is None else Slot(offset, nbytes, form, next(_SERIALS))
 
     def commit(self, key: EntryKey, slot: Slot) -> None:
         """Give a filled slot its name."""
-        self.discard(key)
+        old = self._entries.get(key)
         self._entries[key] = slot
+        if old is not None:
+            self.release(old)
 
     def release(self, slot: Slot) -> None:
         """Give a slot back, now or when its last user is gone."""
         slot.dead = True
+        if slot.free:
+            self.allocator.give(slot.offset)
+            return
         # A slot holds the callbacks that hold it: left to itself, such a ring would be collected
         # before its tensors have died, and nobody would give the extent back.
         self._undead[id(slot)] = slot
-        self._give_if_free(slot)
 
     def pin(self, key: EntryKey) -> Slot | None:
         """Keep the slot of a key from being given away until `unpin`; None if there is none."""
