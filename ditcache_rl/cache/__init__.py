@@ -1,7 +1,32 @@
-"""Where residuals are kept: tiers under byte caps behind one store."""
+"""Where residuals are kept: device, host and disk under byte caps behind one store."""
 
+from ditcache_rl.cache.caps import Caps, resolve_caps, room_for
+from ditcache_rl.cache.codec import CODECS, LOSSLESS, Codec, codec_pays, find_codec
+from ditcache_rl.cache.io import SystemIO
+from ditcache_rl.cache.placement import NEVER, Outlook, graded_tiers, next_uses
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.store import TieredCache
 from ditcache_rl.cache.tier import DeviceTier
+from ditcache_rl.cache.worth import Verdict, compute_s_per_byte, try_tier
 
-__all__ = ["CacheStats", "DeviceTier", "TieredCache"]
+__all__ = [
+    "CODECS",
+    "LOSSLESS",
+    "NEVER",
+    "CacheStats",
+    "Caps",
+    "Codec",
+    "DeviceTier",
+    "Outlook",
+    "SystemIO",
+    "TieredCache",
+    "Verdict",
+    "codec_pays",
+    "compute_s_per_byte",
+    "find_codec",
+    "graded_tiers",
+    "next_uses",
+    "resolve_caps",
+    "room_for",
+    "try_tier",
+]

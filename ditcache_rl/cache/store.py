@@ -1,67 +1,346 @@
-"""The store that the runner talks to: put, get and discard over tiers."""
+"""The store that the runner talks to: put, get, prefetch and discard over tiers.
+
+A cache may lose anything at any time, so nothing here raises into the model: what fails is a miss,
+and the runner computes what it misses. `inventory` knows what lies where, `moves` writes and
+demotes, `loads` reads.
+"""
 
 from __future__ import annotations
 
-import threading
+import logging
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from ditcache_rl.cache.codec import LOSSLESS, Codec
+from ditcache_rl.cache.disk import DiskTier
+from ditcache_rl.cache.host import HostTier
+from ditcache_rl.cache.integrity import NotFiniteError, doubt_of
+from ditcache_rl.cache.inventory import Inventory
+from ditcache_rl.cache.io import SystemIO
+from ditcache_rl.cache.loads import Loads
+from ditcache_rl.cache.moves import Moves
+from ditcache_rl.cache.placement import Outlook
 from ditcache_rl.cache.stats import CacheStats
-from ditcache_rl.cache.tier import DeviceTier
+from ditcache_rl.cache.tier import DeviceTier, SlotTier
+from ditcache_rl.cache.transfer import Copier
 from ditcache_rl.types import EntryKey, Tier
+
+_LOG = logging.getLogger(__name__)
+_CPU = torch.device("cpu")
 
 
 class TieredCache:
     """Keep residuals in tiers, each under its own byte cap.
 
     A missing entry is never an error: the runner computes what it does not find. Tiers that are not
-    there fall back to the fastest one that is.
+    there fall back to the fastest one that is. Without `host_bytes` and `disk_bytes` there are no
+    threads, no files and no slab, and every call is a dict lookup under a lock.
+
+    Args:
+        device_bytes: Cap of the device tier; None for no limit.
+        host_bytes: Size of the host tier; None for none.
+        disk_bytes: Size of the disk tier; None for none.
+        cache_dir: Where the disk tier lies.
+        device: Of the tensors.
+        codec: Format in the slower tiers.
+        compute_s_per_byte: Time to compute an entry; a load that takes longer is given up. None to
+            wait for every load.
+        io: System calls of the disk tier.
+        copier: Copies between device and host.
+
+    Raises:
+        ConfigError: If `cache_dir` is not fit.
+        OSError: If the disk has no room for the slab.
+        MemoryError: If the host has no room for it.
 
     Notes:
-        Safe to share between threads. An entry is at all times in exactly one tier.
+        Safe to share between threads. An entry is at all times in exactly one tier. Tensors are
+        given away with `put` and must not be modified after `get`. A child process that is forked
+        off finds every store closed: the file belongs to the parent.
     """
 
-    def __init__(self, device_bytes: int | None = None) -> None:
-        self.device = DeviceTier(device_bytes)
-        self.stats = CacheStats()
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        device_bytes: int | None = None,
+        host_bytes: int | None = None,
+        disk_bytes: int | None = None,
+        *,
+        cache_dir: Path | None = None,
+        device: torch.device = _CPU,
+        codec: Codec = LOSSLESS,
+        compute_s_per_byte: float | None = None,
+        io: SystemIO | None = None,
+        copier: Copier | None = None,
+    ) -> None:
+        self._inventory = inventory = Inventory(device_bytes, device, copier)
+        self._lock = inventory.lock
+        self._moves = Moves(inventory, codec)
+        self._loads = Loads(inventory, compute_s_per_byte)
+        #: Tier of a site for which a decision names no other than the device; see `graded_tiers`.
+        self.grades: Mapping[int, Tier] = {}
+        if host_bytes is not None:
+            inventory.slower[Tier.HOST] = HostTier(
+                host_bytes, inventory.copier, pinned=device.type == "cuda"
+            )
+        if disk_bytes is not None:
+            assert cache_dir is not None
+            inventory.slower[Tier.DISK] = DiskTier(
+                disk_bytes, cache_dir, io or SystemIO(), inventory.workers
+            )
+        if inventory.slower:
+            _STORES.add(self)
 
-    def put(self, key: EntryKey, tensor: Tensor, tier: Tier = Tier.DEVICE) -> bool:
-        """Store a tensor; the caller gives it away and must not modify it.
+    @property
+    def device(self) -> DeviceTier:
+        """The fastest tier."""
+        return self._inventory.device
 
-        Returns:
-            False if it was not kept, because the tier is DROP or has no room.
-        """
-        if tier is Tier.DROP:
-            return False
-        with self._lock:
-            kept = self.device.put(key, tensor)
-            self.stats.puts += kept
-            self.stats.rejected += not kept
-            self.stats.peak_bytes = max(self.stats.peak_bytes, self.device.used_bytes)
-        return kept
+    @property
+    def slower(self) -> Mapping[Tier, SlotTier]:
+        """Host and disk, as far as they are there, the faster one first."""
+        return self._inventory.slower
 
-    def get(self, key: EntryKey) -> Tensor | None:
-        """Return an entry, not to be modified, or None."""
-        with self._lock:
-            tensor = self.device.get(key)
-            self.stats.hits += tensor is not None
-            self.stats.misses += tensor is None
-        return tensor
+    @property
+    def stats(self) -> CacheStats:
+        """What happened so far."""
+        return self._inventory.stats
 
-    def discard(self, key: EntryKey) -> None:
-        """Forget an entry if it is there."""
-        with self._lock:
-            self.device.discard(key)
+    @property
+    def codec(self) -> Codec:
+        """Format of what is stored from now on in slower tiers."""
+        return self._moves.codec
 
-    def discard_request(self, request: int) -> None:
-        """Forget every entry of a request."""
-        with self._lock:
-            for key in self.device.held():
-                if key.request == request:
-                    self.device.discard(key)
+    @codec.setter
+    def codec(self, codec: Codec) -> None:
+        self._moves.codec = codec
 
     @property
     def used_bytes(self) -> int:
         """Bytes held now in all tiers."""
-        return self.device.used_bytes
+        return self._inventory.used_bytes
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether there is anything that `prefetch` could load."""
+        return self._inventory.looks_ahead
+
+    def put(
+        self,
+        key: EntryKey,
+        tensor: Tensor,
+        tier: Tier = Tier.DEVICE,
+        outlook: Outlook | None = None,
+    ) -> bool:
+        """Store a tensor; the caller gives it away and must not modify it.
+
+        Args:
+            key: Its name; an entry of the same name is replaced.
+            tensor: What to keep.
+            tier: Where to; without room there in the next slower tier, then in a faster one.
+            outlook: What is known of its future; entries that are worth less make room for it.
+
+        Returns:
+            False if it was not kept, because the tier is DROP, nothing has room, or it has NaN or
+            Inf.
+        """
+        if tier is Tier.DROP or self._inventory.closed:
+            return False
+        doubt = doubt_of(tensor) if tensor.is_cuda else None
+        if self.grades and tier is Tier.DEVICE:
+            tier = self.grades.get(key.site, tier)
+        try:
+            # In the common case there is nothing to choose.
+            kept = (tier is Tier.DEVICE or tier in self.slower) and self._moves.put(
+                tier, key, tensor, outlook
+            )
+            kept = kept or any(
+                self._moves.put(level, key, tensor, outlook)
+                for level in self._inventory.route(tier)
+                if level is not tier
+            )
+        except NotFiniteError:
+            with self._lock:
+                self.stats.not_finite += 1
+                self.stats.rejected += 1
+            return False
+        with self._lock:
+            self.stats.puts += kept
+            self.stats.rejected += not kept
+            if kept and doubt is not None:
+                self._inventory.doubts[key] = doubt
+        return kept
+
+    def get(self, key: EntryKey, outlook: Outlook | None = None) -> Tensor | None:
+        """Return an entry, not to be modified, or None.
+
+        Args:
+            key: Its name.
+            outlook: What is known of its future after this read.
+        """
+        with self._lock:
+            if self._inventory.doubts:
+                self._inventory.check_doubt(key)
+            tensor = self.device.get(key)
+            if tensor is not None:
+                self.stats.device_hits += 1
+                if outlook is not None:
+                    self._inventory.ledger.note(key, outlook)
+                return tensor
+            load = None
+            if self._inventory.slower:
+                tensor = self._loads.view(key, outlook)
+                if tensor is not None:
+                    return tensor
+                load = self._loads.take(key)
+            if load is None:
+                self.stats.misses += 1
+                self._inventory.ledger.forget(key)
+                return None
+        return self._loads.finish(load, outlook)
+
+    def prefetch(self, keys: Iterable[EntryKey]) -> None:
+        """Start loading entries, in the order in which they will be read, as far as there is room.
+
+        Returns at once; what is on the device, under way or unknown is passed over.
+        """
+        self._loads.prefetch(keys)
+
+    def discard(self, key: EntryKey) -> None:
+        """Forget an entry if it is there."""
+        with self._lock:
+            self._inventory.forget(key)
+
+    def discard_request(self, request: int) -> None:
+        """Forget every entry of a request."""
+        with self._lock:
+            for key in self._inventory.ledger.of(request):
+                self._inventory.forget(key)
+            for key in [k for k in self._inventory.storing if k.request == request]:
+                del self._inventory.storing[key]
+            self._inventory.ledger.close_request(request)
+            self._inventory.flights.settle()
+
+    def empty(self, reason: str) -> None:
+        """Forget everything, because what it was computed with is no longer there."""
+        with self._lock:
+            keys = self._inventory.ledger.everything()
+            self._inventory.forget_all()
+            self.stats.emptied += 1
+        _LOG.warning("cache emptied of %d entries: %s", len(keys), reason)
+
+    @contextmanager
+    def lease(self, key: EntryKey) -> Iterator[Tensor | None]:
+        """Keep an entry from being moved or evicted; yields what `get` returns."""
+        with self._lock:
+            self._inventory.ledger.lease(key)
+        try:
+            yield self.get(key)
+        finally:
+            with self._lock:
+                self._inventory.ledger.end_lease(key)
+
+    def resize(self, level: Tier, cap_bytes: int | None) -> None:
+        """Change the cap of a tier; what is worth least leaves it until the rest fits.
+
+        Args:
+            level: A tier that is there.
+            cap_bytes: None for no limit, which only the device tier can have.
+
+        Raises:
+            OSError: If a slab cannot grow; the old cap stays.
+        """
+        self._land_everything()
+        if level is Tier.DEVICE:
+            self.device.cap_bytes = cap_bytes
+            self._moves.make_room(level, 0, None)
+            return
+        assert cap_bytes is not None
+        tier = self.slower[level]
+        old, tier.cap_bytes = tier.cap_bytes, min(cap_bytes, tier.cap_bytes)
+        self._moves.make_room(level, 0, None)
+        self._land_everything()
+        with self._lock:
+            try:
+                tier.resize(cap_bytes)
+            except OSError:
+                tier.cap_bytes = old
+                raise
+
+    def retire(self, level: Tier) -> None:
+        """Give up a slower tier with everything in it; from then on it costs nothing."""
+        with self._lock:
+            tier = self.slower[level]
+            for key in tier.held():
+                self._inventory.forget(key)
+            del self._inventory.slower[level]
+        if isinstance(tier, DiskTier):
+            tier.close()
+
+    def skip_dead_write(self) -> None:
+        """Count an entry that is not put because nothing would read it."""
+        with self._lock:
+            self.stats.dead_writes += 1
+
+    def close(self) -> None:
+        """Forget everything, end the threads and give the slabs back; twice is harmless."""
+        with self._lock:
+            self._inventory.closed = True
+            self._inventory.forget_all()
+        if self.slower:
+            self._inventory.workers.close()
+            self._land_everything()
+        disk = self.slower.get(Tier.DISK)
+        if isinstance(disk, DiskTier):
+            disk.close()
+
+    def _land_everything(self) -> None:
+        """Give up loads ahead and wait for copies under way, so that all bytes can be counted."""
+        flights = self._inventory.flights
+        with self._lock:
+            flights.leave_all()
+        self._wait_for_left()
+        with self._lock:
+            flights.settle()
+            tickets = flights.tickets()
+            tiers = list(self.slower.values())
+        for ticket in tickets:
+            ticket.finish()
+        for tier in tiers:
+            tier.land()
+        with self._lock:
+            flights.settle()
+
+    def _wait_for_left(self) -> None:
+        """Wait for loads that were left; apart, since who holds a job holds the slot it reads."""
+        with self._lock:
+            jobs = self._inventory.flights.unfinished()
+        for job in jobs:
+            job.cancel()
+            job.wait()
+
+    def _after_fork(self) -> None:
+        """Be closed in a child process: threads and file belong to the parent."""
+        self._inventory = Inventory(0, _CPU, None)
+        self._inventory.closed = True
+        self._lock = self._inventory.lock
+        self._moves = Moves(self._inventory, LOSSLESS)
+        self._loads = Loads(self._inventory, None)
+
+
+#: Stores with threads or files, which a forked child must not touch.
+_STORES: weakref.WeakSet[TieredCache] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for store in list(_STORES):
+        store._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

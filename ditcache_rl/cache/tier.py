@@ -1,10 +1,30 @@
-"""One tier: a mapping from entry keys to tensors under a byte cap."""
+"""The tiers: mappings from entry keys to tensors, each under a byte cap.
+
+`DeviceTier` holds tensors by reference. `SlotTier` is what host and disk share: entries lie in
+slots of a slab, and a slot that somebody still looks at outlives its entry.
+"""
 
 from __future__ import annotations
 
+import itertools
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ditcache_rl.cache.slab import Allocator, Form, Slot
 from ditcache_rl.types import EntryKey
+
+_SERIALS = itertools.count()
+#: Bytes that are checked, hashed and moved in one go, so that the second of these finds them in the
+#: core's own cache (1 to 2 MiB today).
+CHUNK_BYTES = 1 << 19
 
 
 class DeviceTier:
@@ -14,18 +34,21 @@ class DeviceTier:
 
     Notes:
         Access is as cheap as a dict lookup. The caller gives a stored tensor away and must not
-        modify it. Lowering `cap_bytes` does not evict by itself; it only stops new entries.
+        modify it: where torch counts modifications, a modified entry is forgotten instead of
+        returned. Lowering `cap_bytes` does not evict by itself; it only stops new entries.
     """
 
     def __init__(self, cap_bytes: int | None = None) -> None:
         #: Most bytes to hold; None for no limit.
         self.cap_bytes = cap_bytes
-        self._entries: dict[EntryKey, Tensor] = {}
+        #: Entries that were modified behind the tier's back.
+        self.altered = 0
+        self._entries: dict[EntryKey, tuple[Tensor, int]] = {}
         self._used_bytes = 0
 
     @property
     def used_bytes(self) -> int:
-        """Bytes held now."""
+        """Bytes held now, with those that are promised to copies under way."""
         return self._used_bytes
 
     @property
@@ -35,29 +58,56 @@ class DeviceTier:
             return 1.0
         return max(0.0, 1.0 - self._used_bytes / self.cap_bytes) if self.cap_bytes else 0.0
 
-    def put(self, key: EntryKey, tensor: Tensor) -> bool:
+    def has_room(self, nbytes: int, *, spare: int = 0) -> bool:
+        """Tell whether so many bytes fit, with some to spare."""
+        return self.cap_bytes is None or self._used_bytes + nbytes + spare <= self.cap_bytes
+
+    def promise(self, nbytes: int) -> None:
+        """Count bytes that a copy under way takes; negative when it has ended."""
+        self._used_bytes += nbytes
+
+    def put(self, key: EntryKey, tensor: Tensor, *, spare: int = 0) -> bool:
         """Store a tensor by reference; an entry of the same key is replaced.
+
+        Args:
+            key: Its name.
+            tensor: Given away.
+            spare: Bytes of the cap to leave free.
 
         Returns:
             False, with nothing changed, if the cap would be exceeded.
         """
         old = self._entries.get(key)
-        used = self._used_bytes + tensor.nbytes - (old.nbytes if old is not None else 0)
-        if self.cap_bytes is not None and used > self.cap_bytes:
+        grown = tensor.nbytes - (old[0].nbytes if old is not None else 0)
+        if not self.has_room(grown, spare=spare):
             return False
-        self._entries[key] = tensor
-        self._used_bytes = used
+        self._entries[key] = tensor, _version(tensor)
+        self._used_bytes += grown
         return True
 
     def get(self, key: EntryKey) -> Tensor | None:
         """Return the stored tensor, or None."""
-        return self._entries.get(key)
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        tensor, version = entry
+        if version >= 0 and tensor._version != version:
+            self.discard(key)
+            self.altered += 1
+            return None
+        return tensor
 
-    def discard(self, key: EntryKey) -> None:
-        """Forget an entry if it is there."""
-        tensor = self._entries.pop(key, None)
-        if tensor is not None:
-            self._used_bytes -= tensor.nbytes
+    def discard(self, key: EntryKey) -> bool:
+        """Forget an entry; False if it is not there."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return False
+        self._used_bytes -= entry[0].nbytes
+        return True
+
+    def size_of(self, key: EntryKey) -> int:
+        """Return the bytes of an entry that is there."""
+        return self._entries[key][0].nbytes
 
     def held(self) -> tuple[EntryKey, ...]:
         """List the keys held now."""
@@ -68,3 +118,161 @@ class DeviceTier:
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
+
+
+def _version(tensor: Tensor) -> int:
+    """Return torch's count of modifications, -1 where there is none."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+class SlotTier(ABC):
+    """Entries in slots of a slab.
+
+    The store calls `write` and `read` without holding its lock, and everything else with it.
+
+    Args:
+        cap_bytes: Size of the slab.
+        align: Of the slots.
+    """
+
+    def __init__(self, cap_bytes: int, *, align: int) -> None:
+        self.cap_bytes = cap_bytes
+        self.allocator = Allocator(cap_bytes, align=align)
+        self._entries: dict[EntryKey, Slot] = {}
+        self._undead: dict[int, Slot] = {}
+        # Tensors die in any thread, also in one that holds the store's lock: their callbacks only
+        # append here, and `settle` does the rest.
+        self._released: deque[tuple[Slot, Any]] = deque()
+
+    @abstractmethod
+    def write(
+        self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
+    ) -> None:
+        """Fill a reserved slot.
+
+        Args:
+            slot: Not yet committed.
+            key: Its name.
+            payload: (nbytes,) uint8.
+            check: Dtype as which the payload must be finite; None to take it as it is. Each chunk
+                is looked at when it is in the core's own cache anyway.
+
+        Raises:
+            NotFiniteError: If it is not.
+            OSError: If the system refuses.
+        """
+
+    @abstractmethod
+    def read(self, slot: Slot, key: EntryKey) -> Tensor:
+        """Return the payload of a pinned slot: (nbytes,) uint8 in host memory, not to be modified.
+
+        Raises:
+            CacheCorruptionError: If it is not what was written.
+            OSError: If the system refuses.
+        """
+
+    @abstractmethod
+    def resize(self, cap_bytes: int) -> None:
+        """Change the cap; what is used must fit already. Raises OSError if it cannot grow."""
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the slab that are taken."""
+        return self.allocator.used_bytes
+
+    def reserve(self, nbytes: int, form: Form) -> Slot | None:
+        """Take a slot that no key names yet, or None if there is no room."""
+        allocator = self.allocator
+        if allocator.used_bytes + allocator.rounded(nbytes) > self.cap_bytes:
+            return None
+        offset = allocator.take(nbytes)
+        return None if offset is None else Slot(offset, nbytes, form, next(_SERIALS))
+
+    def commit(self, key: EntryKey, slot: Slot) -> None:
+        """Give a filled slot its name."""
+        old = self._entries.get(key)
+        self._entries[key] = slot
+        if old is not None:
+            self.release(old)
+
+    def release(self, slot: Slot) -> None:
+        """Give a slot back, now or when its last user is gone."""
+        slot.dead = True
+        if slot.free:
+            self.allocator.give(slot.offset)
+            return
+        # A slot holds the callbacks that hold it: left to itself, such a ring would be collected
+        # before its tensors have died, and nobody would give the extent back.
+        self._undead[id(slot)] = slot
+
+    def pin(self, key: EntryKey) -> Slot | None:
+        """Keep the slot of a key from being given away until `unpin`; None if there is none."""
+        slot = self._entries.get(key)
+        if slot is not None:
+            slot.users += 1
+        return slot
+
+    def unpin(self, slot: Slot) -> None:
+        """Undo one `pin`."""
+        slot.users -= 1
+        self._give_if_free(slot)
+
+    def settle(self) -> None:
+        """Let go of the slots whose tensors have died."""
+        while self._released:
+            slot, reference = self._released.popleft()
+            self._drop_hold(slot, reference)
+
+    def land(self) -> None:
+        """Wait for the copies that still fill slots; called without the store's lock."""
+        for slot in list(self._entries.values()):
+            slot.finish()
+
+    def discard(self, key: EntryKey) -> bool:
+        """Forget an entry; False if it is not there."""
+        slot = self._entries.pop(key, None)
+        if slot is None:
+            return False
+        self.release(slot)
+        return True
+
+    def size_of(self, key: EntryKey) -> int:
+        """Return the bytes that an entry takes."""
+        return self.allocator.rounded(self._entries[key].nbytes)
+
+    def held(self) -> tuple[EntryKey, ...]:
+        """List the keys held now."""
+        return tuple(self._entries)
+
+    def slot(self, key: EntryKey) -> Slot | None:
+        """Return the slot of a key, or None."""
+        return self._entries.get(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _drop_hold(self, slot: Slot, hold: object) -> None:
+        del slot.holds[id(hold)]
+        self._give_if_free(slot)
+
+    def _give_if_free(self, slot: Slot) -> None:
+        if slot.free:
+            del self._undead[id(slot)]
+            self.allocator.give(slot.offset)
+
+    def _lend(self, memory: NDArray[np.uint8], slot: Slot) -> Tensor:
+        """Return a tensor over memory of a pinned slot that keeps the slot until its storage dies.
+
+        Torch holds the array as long as any tensor looks at it, views of views included.
+        """
+        lent = memory[:]
+        reference = weakref.ref(lent, partial(_give_back, self._released, slot))
+        slot.holds[id(reference)] = reference  # an array has no hash, and so has its reference
+        return torch.from_numpy(lent)
+
+
+def _give_back(released: deque[tuple[Slot, Any]], slot: Slot, reference: Any) -> None:
+    released.append((slot, reference))

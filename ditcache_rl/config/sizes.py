@@ -28,11 +28,15 @@ def parse_bytes(text: int | str, *, total: int) -> int:
         if match is None or match[2] not in {"%", *_UNITS}:
             raise ConfigError(shown)
         share = float(match[1])
+        if share == float("inf"):
+            raise ConfigError(shown)
         if match[2] == "%" and share > 100:
             raise ConfigError(f"{shown}: more than all of it")
         number = int(share / 100 * total) if match[2] == "%" else int(share * _UNITS[match[2]])
-    else:
+    elif isinstance(text, int) and not isinstance(text, bool):
         number = text
+    else:
+        raise ConfigError(shown)
     if number <= 0:
         raise ConfigError(f"{shown}: it must be above zero")
     return number

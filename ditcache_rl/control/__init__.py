@@ -1,7 +1,7 @@
 """What decides: heuristics, static schedules and exported networks behind one protocol."""
 
 from ditcache_rl.control.artifact import Manifest, Policy, load_policy, save_policy
-from ditcache_rl.control.base import Controller, uniform_decision
+from ditcache_rl.control.base import Controller, planned_modes, uniform_decision
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.control.network import (
     ActionSpace,
@@ -41,6 +41,7 @@ __all__ = [
     "load_policy",
     "load_schedules",
     "modes_text",
+    "planned_modes",
     "save_policy",
     "save_schedules",
     "uniform_decision",

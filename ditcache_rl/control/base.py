@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo, Tier
+from ditcache_rl.types import Decision, Mode, Modes, RunInfo, StepInfo, Tier
 
 
 class Controller(Protocol):
@@ -27,6 +27,23 @@ class Controller(Protocol):
     def decide(self, info: StepInfo) -> Decision:
         """Choose modes and tiers of the present step."""
         ...
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A controller that may know all of its decisions when a request starts."""
+
+    def planned(self) -> Modes | None:
+        """Return the modes of every step, row and site, all kept on the default tier.
+
+        Called after `reset`; None if some decision is not made yet.
+        """
+        ...
+
+
+def planned_modes(controller: Controller) -> Modes | None:
+    """Return what a controller will decide, None if it does not know or does not say."""
+    return controller.planned() if isinstance(controller, Planned) else None
 
 
 def uniform_decision(run: RunInfo, mode: Mode, tier: Tier = Tier.DEVICE) -> Decision:

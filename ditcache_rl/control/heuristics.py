@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ditcache_rl.control.base import uniform_decision
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo, Tier
+from ditcache_rl.types import Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
 
 #: Polynomial of TeaCache for FLUX, highest power first (github.com/ali-vilab/TeaCache,
 #: TeaCache4FLUX).
@@ -50,7 +50,15 @@ class EveryK:
         self.k, self.order = k, order
 
     def reset(self, run: RunInfo) -> None:
-        """Nothing belongs to the request."""
+        """Remember the shape of the request."""
+        self._run = run
+
+    def planned(self) -> Modes:
+        """Return the whole pattern."""
+        run = self._run
+        modes = np.full((run.num_inference_steps, run.rows, run.sites), Mode.REUSE + self.order)
+        modes[:: self.k] = Mode.COMPUTE
+        return modes.astype(np.int8)
 
     def decide(self, info: StepInfo) -> Decision:
         """Count steps."""

@@ -49,6 +49,10 @@ class StaticSchedule:
         self._rows = np.broadcast_to(table, expected)
         self._tiers = np.full(expected[1:], Tier.DEVICE, dtype=np.int8)
 
+    def planned(self) -> Modes:
+        """Return the table, a layer per row of the batch."""
+        return self._rows
+
     def decide(self, info: StepInfo) -> Decision:
         """Read the row of the table."""
         return Decision(self._rows[info.step], self._tiers)

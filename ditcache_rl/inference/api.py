@@ -23,8 +23,9 @@ from ditcache_rl.control import (
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.identity import check_identity
 from ditcache_rl.inference.targets import PolicyController, ScheduleController, Wish
+from ditcache_rl.inference.tiers import CacheHandle, open_cache
 from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
-from ditcache_rl.types import Mode
+from ditcache_rl.types import Mode, Tier
 
 _REMEMBERED_REQUESTS = 1000
 
@@ -38,21 +39,31 @@ class Run:
     """
 
     def __init__(
-        self, pipe: Any, controller: Controller, cache: TieredCache, *, sites: int, **options: Any
+        self, pipe: Any, controller: Controller, opened: CacheHandle, *, sites: int, **options: Any
     ) -> None:
         self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
-        self.cache = cache
+        self.cache = opened.cache
+        self._opened = opened
         self._runner = BlockRunner(
-            pipe, controller, cache, sites=sites, on_finish=self.logs.append, **options
+            pipe, controller, opened.cache, sites=sites, on_finish=self._finished, **options
         )
-        self._runner.__enter__()
+        try:
+            self._runner.__enter__()
+        except BaseException:
+            opened.cache.close()
+            raise
 
     def detach(self) -> None:
-        """Give the pipeline back as it was; calling it twice is harmless."""
+        """Give the pipeline back as it was, and memory and disk; twice is harmless."""
         self._runner.__exit__(None, None, None)
+        self.cache.close()
+
+    def _finished(self, log: RequestLog) -> None:
+        self.logs.append(log)
+        self._opened.refresh()
 
     def summary(self) -> str:
-        """Describe the requests so far: modes, bytes, seconds, the last effective mask."""
+        """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""
         if not self.logs:
             return "no request has finished yet"
         counts = {mode: sum(int((log.modes == mode).sum()) for log in self.logs) for mode in Mode}
@@ -65,8 +76,10 @@ class Run:
             [
                 f"requests      {len(self.logs)}, median {seconds:.3f} s",
                 f"site steps    {total}: {shares}",
-                f"device tier   {stats.hits} hits, {stats.misses} misses, "
+                f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
                 f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",
+                *tier_lines(self.cache),
+                *(f"note          {note}" for note in self._opened.notes),
                 f"last mask     {mask_text(self.logs[-1])}",
             ]
         )
@@ -81,6 +94,10 @@ def attach(
     budget: float | None = None,
     tradeoff: float | None = None,
     device_bytes: int | str | None = None,
+    host_bytes: int | str | None = None,
+    disk_bytes: int | str | None = None,
+    cache_dir: str | Path | None = None,
+    storage: str = "none",
     sites: int | None = None,
     blocks: str | None = None,
     request_bytes: int | str | None = None,
@@ -97,7 +114,13 @@ def attach(
         budget: Target: share of full compute, in (0, 1].
         tradeoff: Target: weight on time / reference time against quality.
         device_bytes: Cap of the device tier: bytes, "512MiB", or a share of all device memory as
-            "70%".
+            "70%". What is free now, and later, limits it further.
+        host_bytes: Size of the host tier, likewise; None for none.
+        disk_bytes: Size of the disk tier, likewise; None for none.
+        cache_dir: Directory of the disk tier: this user's, and writable by nobody else. It is made
+            if it is not there; nothing is left in it.
+        storage: Format in host and disk tier: "none" keeps every bit; "bf16", "fp8" and "int8" take
+            fewer bytes and lose precision.
         sites: Parts of the block stack, for a controller; a policy knows its own.
         blocks: Where the blocks are, if they can't be found: "transformer.my_blocks".
         request_bytes: Most bytes that one request may keep. Under a cap, requests beyond those
@@ -111,34 +134,57 @@ def attach(
         StateError: If the pipeline recomputes its blocks for gradients.
         UnsupportedModelError: If the blocks can't be told.
     """
-    cap, share = (
-        None if size is None else parse_bytes(size, total=memory_bytes(pipe.device))
-        for size in (device_bytes, request_bytes)
-    )
-    options: dict[str, Any] = {"blocks": blocks, "request_bytes": share, "ranks": ranks}
+    total = memory_bytes(pipe.device)
+    share = None if request_bytes is None else parse_bytes(request_bytes, total=total)
     given = {"speedup": speedup, "latency_s": latency_s, "budget": budget, "tradeoff": tradeoff}
     asked = {name: value for name, value in given.items() if value is not None}
-    cache = TieredCache(cap)
     if isinstance(policy, str | Path):
         policy = open_policy(policy)
-    if not isinstance(policy, Policy | ScheduleFile):
+    controller: Controller
+    if isinstance(policy, Policy | ScheduleFile):
+        if sites is not None:
+            raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
+        controller, sites = _controller_of(pipe, policy, Wish(**(asked or {"speedup": 2.0})))
+    else:
         if asked:
             raise ConfigError(
                 f"a controller decides by itself: expected no target, received {asked}"
             )
-        return Run(pipe, policy, cache, sites=sites or 1, **options)
-    if sites is not None:
-        raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
-    wish = Wish(**(asked or {"speedup": 2.0}))
+        controller, sites = policy, sites or 1
+    opened = open_cache(
+        pipe,
+        sites=sites,
+        device_bytes=device_bytes,
+        host_bytes=host_bytes,
+        disk_bytes=disk_bytes,
+        cache_dir=cache_dir,
+        storage=storage,
+    )
+    return Run(
+        pipe,
+        controller,
+        opened,
+        sites=sites,
+        blocks=blocks,
+        request_bytes=share,
+        ranks=ranks,
+    )
+
+
+def _controller_of(
+    pipe: Any, policy: Policy | ScheduleFile, wish: Wish
+) -> tuple[PolicyController | ScheduleController, int]:
+    """Return the controller of a policy that was made for this pipeline, and its sites."""
+    chosen: PolicyController | ScheduleController
     if isinstance(policy, ScheduleFile):
         check_identity(policy.model, policy.scheduler, pipe)
-        searched = ScheduleController(policy, wish)
-        searched.choose(policy.steps[0])
-        return Run(pipe, searched, cache, sites=policy.sites, **options)
-    check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
-    controller = PolicyController(policy, wish)
-    controller.choose(policy.manifest.steps[0])
-    return Run(pipe, controller, cache, sites=policy.manifest.sites, **options)
+        chosen, steps, sites = ScheduleController(policy, wish), policy.steps, policy.sites
+    else:
+        manifest = policy.manifest
+        check_identity(manifest.model, manifest.scheduler, pipe)
+        chosen, steps, sites = PolicyController(policy, wish), manifest.steps, manifest.sites
+    chosen.choose(steps[0])
+    return chosen, sites
 
 
 def open_policy(source: str | Path) -> Policy | ScheduleFile:
@@ -163,6 +209,27 @@ def cached(
         yield run
     finally:
         run.detach()
+
+
+def tier_lines(cache: TieredCache) -> list[str]:
+    """Describe the slower tiers, as far as there are any."""
+    stats, hits = cache.stats, {Tier.HOST: "host_hits", Tier.DISK: "disk_hits"}
+    lines = [
+        f"{f'{level.name.lower()} tier':13} {getattr(stats, hits[level])} hits, "
+        f"cap {tier.cap_bytes / 2**20:.2f} MiB"
+        for level, tier in cache.slower.items()
+    ]
+    if cache.slower:
+        lines.append(
+            f"transfers     {stats.bytes_written / 2**20:.2f} MiB written, "
+            f"{stats.bytes_read / 2**20:.2f} MiB read, {stats.hidden_share:.0%} of load time hidden"
+        )
+    troubles = {
+        name: getattr(stats, name)
+        for name in ("evicted", "not_finite", "corrupt", "errors", "given_up", "emptied")
+    }
+    shown = ", ".join(f"{count} {name}" for name, count in troubles.items() if count)
+    return [*lines, f"troubles      {shown}"] if shown else lines
 
 
 def mask_text(log: RequestLog) -> str:

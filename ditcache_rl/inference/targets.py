@@ -14,11 +14,12 @@ from ditcache_rl.control import (
     Policy,
     ScheduleFile,
     StaticSchedule,
+    planned_modes,
 )
 from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import CostModel
-from ditcache_rl.types import Decision, RunInfo, StepInfo
+from ditcache_rl.types import Decision, Modes, RunInfo, StepInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,10 @@ class PolicyController:
         """
         self._delegate = self.choose(run.num_inference_steps)
         self._delegate.reset(run)
+
+    def planned(self) -> Modes | None:
+        """Return the schedule, None where the network decides."""
+        return planned_modes(self._delegate)
 
     def decide(self, info: StepInfo) -> Decision:
         """Ask the chosen controller."""

@@ -62,6 +62,11 @@ class Layout:
             assert self.stack is not None
             self._spans = split_spans(self.stack, sites, probe_blocks)
 
+    @property
+    def spans(self) -> list[Span]:
+        """The spans of the sites in the order in which they run, without that of the probe."""
+        return [span for span in self._spans if span.site >= 0]
+
     def install(self) -> None:
         """Tap the denoiser, and its blocks as far as they are known.
 

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller
+from ditcache_rl.cache import TieredCache, next_uses
+from ditcache_rl.control import Controller, planned_modes
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
 from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.instrument.log import RequestLog
+from ditcache_rl.instrument.lookahead import LookAhead
 from ditcache_rl.instrument.state import SpanState
 from ditcache_rl.types import (
     HISTORY,
@@ -108,6 +109,8 @@ class Request:
         self._called: set[int] = set()
         self._states: dict[tuple[int, int], SpanState] = {}
         self._held: dict[tuple[int, int], int] = {}
+        self._uses: NDArray[np.int64] | None = None
+        self._ahead = LookAhead(cache, None)
         self._latents: Tensor | None = None
 
     @contextmanager
@@ -225,13 +228,19 @@ class Request:
         """
         allowed = modes
         for state in states:
-            allowed = state.history.effective(allowed) if state.exits else np.zeros_like(modes)
+            allowed = (
+                state.history.effective(allowed, self._step)
+                if state.exits
+                else np.zeros_like(modes)
+            )
         if self._ranks is not None:
             allowed = self._ranks.least(allowed)
         if self._decides:
             log = self.logs[-1].modes[self._step, :, span.site]
             known = np.where(log < 0, allowed, np.minimum(log, allowed))
             self.logs[-1].modes[self._step, :, span.site] = known
+        if self.cache.looks_ahead:
+            self._look_ahead(span)
         return allowed
 
     def estimate(self, states: Sequence[SpanState], modes: Modes) -> Tensor:
@@ -278,6 +287,17 @@ class Request:
                 state.history.record(part, rows[wanted], self._step, sigma, tier)
         self.log.peak_bytes = max(self.log.peak_bytes, self.cache.used_bytes)
 
+    def _look_ahead(self, span: Span) -> None:
+        """Have the cache load what the spans after this one will read, branch by branch."""
+        assert self.layout is not None
+        assert self._decision is not None
+        spans = self.layout.spans
+        sites = [other.site for other in spans]
+        for branch in self.chunks:
+            states = [self._states.get((branch, self._span_key(other))) for other in spans]
+            histories = [None if state is None else state.history for state in states]
+            self._ahead.visit(histories, sites, self._step, span.index, self._decision.modes)
+
     def _may_keep(self, branch: int, span: Span, part: Tensor) -> bool:
         """Tell whether a history may grow to its full length under the limit of the request."""
         if self._max_bytes is None:
@@ -299,6 +319,9 @@ class Request:
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
         self.logs.append(RequestLog(run))
         self.controller.reset(run)
+        plan = planned_modes(self.controller)
+        self._uses = None if plan is None else next_uses(plan)
+        self._ahead = LookAhead(self.cache, plan)
 
     def _forget(self) -> None:
         self.cache.discard_request(self.id)
@@ -317,7 +340,15 @@ class Request:
         state = self._states.get(key)
         if state is not None and state.shapes == shapes:
             return state
-        history = SiteHistory(self.cache, self.id, *key, self.rows)
+        assert self.layout is not None
+        history = SiteHistory(
+            self.cache,
+            self.id,
+            *key,
+            self.rows,
+            visit=(span.index, len(self.layout.spans)),
+            uses=None if self._uses is None else self._uses[:, span.site],
+        )
         self._states[key] = SpanState(history, shapes)
         return self._states[key]
 

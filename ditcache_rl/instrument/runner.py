@@ -19,6 +19,7 @@ from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import rows_of_call
+from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.request import Request
@@ -85,6 +86,8 @@ class BlockRunner:
             )
             for key, (name, denoiser) in enumerate(_named(denoisers_of(pipe), blocks).items())
         ]
+        self._watches = [ModelWatch(layout.denoiser) for layout in self.layouts]
+        self._seen: list[Fingerprint] = []
 
     def __enter__(self) -> Self:
         """Install; `UnsupportedModelError` and `StateError` are those of `Layout.install`."""
@@ -140,15 +143,25 @@ class BlockRunner:
         )
         taps = {tap_of(layout.denoiser): layout for layout in self.layouts}
         request.layouts = {tap: layout for tap, layout in taps.items() if tap is not None}
+        self._check_model(pipe.scheduler, "before")
         try:
             with request.current():
                 return plain(pipe, *args, **kwargs)
         finally:
+            self._check_model(pipe.scheduler, "during")
             with _LOCK:
                 self._active -= admitted
             if self._on_finish is not None:
                 for log in request.logs:
                     self._on_finish(log)
+
+    def _check_model(self, scheduler: Any, when: str) -> None:
+        """Empty the cache if the model is no longer what its entries were computed with."""
+        before, self._seen = self._seen, [watch.look(scheduler) for watch in self._watches]
+        parts = [changed_parts(*looks) for looks in zip(before, self._seen, strict=False)]
+        if any(parts):
+            changed = ", ".join(part for part in parts if part)
+            self._cache.empty(f"the model changed {when} a request: {changed}")
 
     def _admit(self) -> bool:
         """Tell whether another request may keep something, and count it."""

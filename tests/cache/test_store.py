@@ -43,12 +43,13 @@ class StoreAgainstDict(RuleBasedStateMachine):
         elif tier is not Tier.DROP:
             self.stats.rejected += 1
         self.stats.peak_bytes = max(self.stats.peak_bytes, self.bytes())
+        self.stats.peak_device_bytes = self.stats.peak_bytes
 
     @rule(key=KEYS)
     def get(self, key: EntryKey) -> None:
         assert self.cache.get(key) is self.model.get(key)
 
-        self.stats.hits += key in self.model
+        self.stats.device_hits += key in self.model
         self.stats.misses += key not in self.model
 
     @rule(key=KEYS)

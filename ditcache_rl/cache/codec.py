@@ -1,0 +1,136 @@
+"""Formats in which slower tiers may store an entry; all but `none` lose precision.
+
+Each is a pair of pure functions between a floating-point tensor and bytes. `error` is the relative
+L2 error on normally distributed values, rounded up, and a test holds it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ditcache_rl.errors import ConfigError, closest
+
+#: Values that share a scale: short enough that one outlier spoils few, and 3 % more bytes.
+_GROUP = 128
+_INT8_MAX = 127
+
+
+class Codec(NamedTuple):
+    """How bytes are made of a tensor, and a tensor of bytes."""
+
+    name: str
+    encode: Callable[[Tensor], Tensor]
+    """Any float tensor to (n,) uint8 on the same device."""
+    decode: Callable[[Tensor, torch.Size, torch.dtype], Tensor]
+    """The inverse, up to `error`."""
+    error: float
+
+
+def to_bytes(tensor: Tensor) -> Tensor:
+    """View any tensor as (n,) uint8, copying only what is not contiguous."""
+    tensor = tensor.detach()
+    if not tensor.is_contiguous():
+        tensor = tensor.contiguous()
+    return tensor.view(-1).view(torch.uint8)
+
+
+def from_bytes(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Invert `to_bytes`, as a view."""
+    if not payload.numel():
+        return payload.new_empty(shape, dtype=dtype)
+    return payload.view(dtype).view(shape)
+
+
+def _cast(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: to_bytes(tensor.to(dtype))
+
+
+def _uncast(stored: torch.dtype) -> Callable[[Tensor, torch.Size, torch.dtype], Tensor]:
+    return lambda payload, shape, dtype: from_bytes(payload, shape, stored).to(dtype)
+
+
+def _encode_scaled_fp8(tensor: Tensor) -> Tensor:
+    """One scale for all: e4m3 covers so many magnitudes that groups gain nothing."""
+    largest = tensor.abs().amax().float() if tensor.numel() else tensor.new_ones(()).float()
+    scale = (largest / torch.finfo(torch.float8_e4m3fn).max).clamp_min(torch.finfo().tiny)
+    stored = (tensor.float() / scale).to(torch.float8_e4m3fn)
+    return torch.cat([to_bytes(scale), to_bytes(stored)])
+
+
+def _decode_scaled_fp8(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    scale = payload[:4].view(torch.float32)
+    stored = payload[4:].view(torch.float8_e4m3fn).float()
+    return (stored * scale).to(dtype).view(shape)
+
+
+def _groups(count: int) -> int:
+    return -(-count // _GROUP)
+
+
+def _encode_int8(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().contiguous().view(-1).float()
+    padded = torch.nn.functional.pad(flat, (0, _groups(len(flat)) * _GROUP - len(flat)))
+    grouped = padded.view(-1, _GROUP)
+    scales = grouped.abs().amax(dim=1, keepdim=True) / _INT8_MAX
+    stored = (grouped / scales.clamp_min(torch.finfo().tiny)).round().to(torch.int8)
+    return torch.cat([to_bytes(scales), to_bytes(stored)[: len(flat)]])
+
+
+def _decode_int8(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    count = shape.numel()
+    head = 4 * _groups(count)
+    scales = payload[:head].view(torch.float32)
+    stored = payload[head:].view(torch.int8).float()
+    padded = torch.nn.functional.pad(stored, (0, _groups(count) * _GROUP - count))
+    values = (padded.view(-1, _GROUP) * scales[:, None]).view(-1)[:count]
+    return values.to(dtype).view(shape)
+
+
+CODECS = {
+    codec.name: codec
+    for codec in (
+        Codec("none", to_bytes, from_bytes, 0.0),
+        Codec("bf16", _cast(torch.bfloat16), _uncast(torch.bfloat16), 0.002),
+        Codec("fp8", _encode_scaled_fp8, _decode_scaled_fp8, 0.03),
+        Codec("int8", _encode_int8, _decode_int8, 0.008),
+    )
+}
+LOSSLESS = CODECS["none"]
+
+
+def find_codec(name: str) -> Codec:
+    """Return a codec by name.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in CODECS:
+        raise ConfigError(
+            f"storage must be among {sorted(CODECS)}, received {name!r}.{closest(name, CODECS)}"
+        )
+    return CODECS[name]
+
+
+def codec_pays(codec: Codec, sample: Tensor, bytes_per_s: float) -> bool:
+    """Tell whether the bytes that a codec saves buy more time than encoding and decoding take.
+
+    Args:
+        codec: To be tried.
+        sample: What an entry looks like.
+        bytes_per_s: How fast the slower tier is written and read.
+    """
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        payload = codec.encode(sample)
+        codec.decode(payload, sample.shape, sample.dtype)
+        if sample.is_cuda:
+            torch.cuda.synchronize(sample.device)
+        times.append(time.perf_counter() - started)
+    saved = 2 * (sample.nbytes - payload.nbytes) / bytes_per_s  # written once, read once
+    return saved > sorted(times)[1]

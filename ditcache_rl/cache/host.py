@@ -1,0 +1,136 @@
+"""The host tier: one slab of main memory, pinned where there is a GPU."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections import deque
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ditcache_rl.cache.integrity import require_finite
+from ditcache_rl.cache.slab import Slot
+from ditcache_rl.cache.tier import CHUNK_BYTES, SlotTier
+from ditcache_rl.cache.transfer import Copier, Ticket
+from ditcache_rl.types import EntryKey
+
+_ALIGN = 64  # bytes of a cache line; every dtype may start there
+#: Up to here the time to begin a copy counts, and one core is enough.
+_SMALL_BYTES = 1 << 16
+
+
+class HostTier(SlotTier):
+    """Entries in main memory.
+
+    On a CPU pipeline reading copies nothing: a tensor over the slab keeps its slot alive. On a GPU
+    the slab is registered with the driver as it is, since `pin_memory` would round it up to a power
+    of two.
+
+    Args:
+        cap_bytes: Size of the slab; untouched pages of it cost nothing unless they are pinned.
+        copier: Moves bytes from and to the device.
+        pinned: Whether to register the slab with the driver.
+    """
+
+    def __init__(self, cap_bytes: int, copier: Copier, *, pinned: bool = False) -> None:
+        super().__init__(cap_bytes, align=_ALIGN)
+        self._copier, self._pinned = copier, pinned
+        self._maps: list[tuple[int, mmap.mmap, NDArray[np.uint8]]] = []
+        self._map(0, cap_bytes)
+        #: Slots that a copy still fills, with its source.
+        self._flying: deque[tuple[Slot, Ticket, Tensor]] = deque()
+
+    def settle(self) -> None:
+        """Let go of what copies have held."""
+        if self._released:
+            super().settle()
+        if not self._flying:
+            return
+        for _ in range(len(self._flying)):
+            slot, ticket, source = self._flying.popleft()
+            if ticket.done():
+                self._drop_hold(slot, ticket)
+            else:
+                self._flying.append((slot, ticket, source))
+
+    def land(self) -> None:
+        """Wait for the copies that still fill slots, forgotten ones included."""
+        super().land()
+        for _, ticket, _ in list(self._flying):
+            ticket.finish()
+
+    def write(
+        self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
+    ) -> None:
+        """Copy a payload in; on a GPU the copy may still run afterwards, under `slot.tickets`."""
+        memory = self._memory(slot)
+        if self._copier.in_place and slot.nbytes <= _SMALL_BYTES:
+            require_finite(payload, check)
+            memory[:] = payload.numpy()  # a third of the time that torch takes to begin
+            return
+        target = torch.from_numpy(memory)
+        if self._copier.in_place:
+            for start in range(0, slot.nbytes, CHUNK_BYTES):
+                part = payload[start : start + CHUNK_BYTES]
+                require_finite(part, check)
+                target[start : start + CHUNK_BYTES].copy_(part)
+            return
+        if not payload.is_cuda:
+            require_finite(payload, check)
+        ticket = self._copier.to_host(payload, target)
+        if not ticket.done():  # keep both ends until then
+            slot.tickets.append(ticket)
+            slot.holds[id(ticket)] = ticket
+            self._flying.append((slot, ticket, payload))
+
+    def read(self, slot: Slot, key: EntryKey) -> Tensor:
+        """Return the bytes where they are."""
+        if slot.tickets:
+            slot.finish()
+        return self._lend(self._memory(slot), slot)
+
+    def resize(self, cap_bytes: int) -> None:
+        """Map more memory, or give the pages of free extents back to the system."""
+        missing = cap_bytes - self.allocator.capacity
+        if missing > 0:
+            self._map(self.allocator.grow(missing), missing)
+        elif not self._pinned and hasattr(mmap, "MADV_DONTNEED"):
+            for start, size in self.allocator.gaps():
+                self._forget(start, size)
+        self.cap_bytes = cap_bytes
+
+    def _map(self, base: int, nbytes: int) -> None:
+        memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)  # far fewer faults on first touch
+        array = np.frombuffer(memory, dtype=np.uint8)
+        if self._pinned:
+            _register(array)
+        self._maps.append((base, memory, array))
+
+    def _memory(self, slot: Slot) -> NDArray[np.uint8]:
+        offset = slot.offset
+        base, _, array = self._maps[0]
+        if len(self._maps) > 1:
+            base, _, array = next(m for m in reversed(self._maps) if m[0] <= offset)
+        return array[offset - base : offset - base + slot.nbytes]
+
+    def _forget(self, start: int, size: int) -> None:
+        base, memory, array = next(m for m in reversed(self._maps) if m[0] <= start)
+        first = -(-(start - base) // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = min(start - base + size, len(array)) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _register(array: NDArray[np.uint8]) -> None:
+    """Pin memory for copies beside the computation, for as long as the array lives."""
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    address = array.ctypes.data
+    code = int(runtime.cudaHostRegister(address, array.nbytes, 0))
+    if code:
+        raise MemoryError(f"cannot pin {array.nbytes} bytes of host memory: CUDA error {code}")
+    weakref.finalize(array, runtime.cudaHostUnregister, address)

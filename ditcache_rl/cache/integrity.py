@@ -1,0 +1,95 @@
+"""What may be kept, and whether it came back as it went."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from ditcache_rl.types import EntryKey
+
+#: How to see NaN and Inf in the bits: as which integers, and from which value on, with and without
+#: the sign.
+_BITS: dict[torch.dtype, tuple[type[Any], type[Any], int, int]] = {
+    torch.float64: (np.int64, np.uint64, 0x7FF << 52, 0xFFF << 52),
+    torch.float32: (np.int32, np.uint32, 0x7F800000, 0xFF800000),
+    torch.float16: (np.int16, np.uint16, 0x7C00, 0xFC00),
+    torch.bfloat16: (np.int16, np.uint16, 0x7F80, 0xFF80),
+}
+_SUMMED = frozenset({torch.float64, torch.float32})
+
+
+class NotFiniteError(Exception):
+    """A payload that is being written has NaN or Inf; never leaves the cache."""
+
+
+def require_finite(payload: Tensor, dtype: torch.dtype | None) -> None:
+    """Look at bytes as numbers of a dtype; None if that has been done before.
+
+    Raises:
+        NotFiniteError: If one of them is NaN or Inf.
+    """
+    if dtype is not None and dtype in _BITS and not is_finite(payload.view(dtype)):
+        raise NotFiniteError
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor has no NaN and no Inf, in one pass in the common case.
+
+    On the CPU a float32 sum runs at the speed of memory and is NaN or Inf if any summand is; only a
+    suspicious sum, which large finite numbers can also cause, is looked at again. Half precision is
+    summed slowly there, so its bits are compared as integers, which is exact.
+    """
+    dtype = tensor.dtype
+    if dtype not in _BITS or not tensor.numel():
+        return True
+    if dtype in _SUMMED:
+        total = tensor.sum().item()
+        if total - total == 0.0:
+            return True
+    signed, unsigned, positive, negative = _BITS[dtype]
+    bits = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return bool(bits.view(signed).max() < positive and bits.view(unsigned).max() < negative)
+
+
+class Doubt:
+    """The answer of a GPU to whether a tensor is finite, which comes later.
+
+    Asking for it at once would make the host wait for everything that the GPU has yet to do.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        answer = tensor.sum(dtype=torch.float32).isfinite()
+        self._answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+        self._answer.copy_(answer, non_blocking=True)
+        self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the answer is there."""
+        return bool(self._event.query())
+
+    @property
+    def refused(self) -> bool:
+        """Whether the tensor is known to hold NaN or Inf."""
+        return self.settled and not bool(self._answer)
+
+
+def doubt_of(tensor: Tensor) -> Doubt | None:
+    """Return the pending question of a GPU tensor, None where there is nothing to ask."""
+    if not tensor.is_cuda or tensor.dtype not in _BITS or not tensor.numel():
+        return None
+    return Doubt(tensor)
+
+
+def seed_of(key: EntryKey, serial: int, part: int) -> int:
+    """Return the seed of a part's checksum: the name of the entry and of its slot.
+
+    A block that lies where another one should be has the right bytes and the wrong seed.
+    """
+    return xxhash.xxh3_64_intdigest(struct.pack("<6q", *key, serial, part))

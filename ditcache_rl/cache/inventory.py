@@ -1,0 +1,172 @@
+"""What lies where: the state that all jobs of the store share, and the lock that guards it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import torch
+from torch import Tensor
+
+from ditcache_rl.cache.flights import Flights
+from ditcache_rl.cache.integrity import Doubt
+from ditcache_rl.cache.ledger import Ledger
+from ditcache_rl.cache.placement import Outlook
+from ditcache_rl.cache.slab import Slot
+from ditcache_rl.cache.stats import CacheStats
+from ditcache_rl.cache.tier import DeviceTier, SlotTier
+from ditcache_rl.cache.transfer import Copier, copier_for
+from ditcache_rl.cache.workers import Workers
+from ditcache_rl.types import EntryKey, Tier
+
+_LOG = logging.getLogger(__name__)
+#: Puts for which a disk that has failed is left alone; then it gets another chance.
+_REST = 64
+#: Entries for which the device tier leaves room, so that loads ahead have somewhere to go.
+_STAGED = 2
+
+
+class Inventory:
+    """The tiers, and what is known of every entry in them.
+
+    Every method expects `lock` to be held; nobody holds it while bytes move.
+
+    Notes:
+        An entry is at all times in exactly one tier. `storing` names the youngest write under way
+        of each key: an older one that ends later is thrown away.
+
+    Attributes:
+        lock: Guards everything here.
+        device: The fastest tier.
+        slower: Host and disk, as far as they are there, the faster one first.
+        stats: Counters.
+        ledger: Futures and leases.
+        flights: Loads under way.
+        storing: Tokens of writes under way.
+        doubts: GPU entries of which it is not known yet whether they are finite.
+        closed: Whether nothing may be stored any more.
+    """
+
+    def __init__(
+        self, device_bytes: int | None, device: torch.device, copier: Copier | None
+    ) -> None:
+        self.lock = threading.Lock()
+        self.device = DeviceTier(device_bytes)
+        self.slower: dict[Tier, SlotTier] = {}
+        self.stats = CacheStats()
+        self.ledger = Ledger()
+        self.flights = Flights(self.device, self.slower, self.stats)
+        self.storing: dict[EntryKey, object] = {}
+        self.doubts: dict[EntryKey, Doubt] = {}
+        self.closed = False
+        self.copier = copier or copier_for(device)
+        self.workers = Workers()
+        self._rest = 0
+        self._largest = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes held now in all tiers."""
+        used = self.device.used_bytes
+        for tier in self.slower.values():
+            used += tier.allocator.used_bytes
+        return used
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether there is anything that could be loaded ahead of its use."""
+        return Tier.DISK in self.slower or (bool(self.slower) and not self.copier.in_place)
+
+    def route(self, tier: Tier) -> list[Tier]:
+        """Order the tiers for an entry: the wished one, slower ones, then faster ones."""
+        there = [Tier.DEVICE, *self.slower]
+        return [t for t in there if t >= tier] + [t for t in reversed(there) if t < tier]
+
+    def level_of(self, key: EntryKey) -> Tier | None:
+        """Return the slower tier that holds an entry."""
+        for level, tier in self.slower.items():
+            if key in tier:
+                return level
+        return None
+
+    def is_at(self, level: Tier, key: EntryKey, entry: Tensor | Slot) -> bool:
+        """Tell whether an entry is still where it was."""
+        if level is Tier.DEVICE:
+            return self.device.get(key) is entry
+        return self.slower[level].slot(key) is entry
+
+    def placed(self, key: EntryKey, level: Tier, outlook: Outlook | None) -> None:
+        """Note where an entry is from now on, and forget it elsewhere."""
+        if self.slower:
+            self.storing.pop(key, None)  # an older write of that name comes too late
+            if level is not Tier.DEVICE:
+                self.device.discard(key)
+            for other, tier in self.slower.items():
+                if other is not level:
+                    tier.discard(key)
+            self.flights.leave(key)
+        self.ledger.note(key, outlook)
+        self.note_peak()
+
+    def forget(self, key: EntryKey) -> None:
+        """Forget an entry wherever it is."""
+        self.device.discard(key)
+        self.ledger.forget(key)
+        if self.doubts:
+            self.doubts.pop(key, None)
+        if self.slower:
+            self.storing.pop(key, None)
+            self.flights.leave(key)
+            for tier in self.slower.values():
+                tier.discard(key)
+
+    def forget_all(self) -> None:
+        """Forget every entry."""
+        for key in self.ledger.everything():
+            self.forget(key)
+        self.storing.clear()
+
+    def check_doubt(self, key: EntryKey) -> None:
+        """Forget an entry that has turned out not to be finite."""
+        doubt = self.doubts.get(key)
+        if doubt is not None and doubt.settled:
+            del self.doubts[key]
+            if doubt.refused:
+                self.stats.not_finite += 1
+                self.forget(key)
+
+    def note_size(self, nbytes: int) -> None:
+        """Note the size of an entry, for which `spare_bytes` may have to leave room."""
+        if nbytes > self._largest:
+            self._largest = nbytes
+
+    def spare_bytes(self) -> int:
+        """Return what puts leave free on the device for loads ahead."""
+        cap = self.device.cap_bytes
+        if cap is None or not self.looks_ahead:
+            return 0
+        return min(cap // 2, _STAGED * self._largest)
+
+    def note_peak(self) -> None:
+        """Note the bytes held now."""
+        stats, device = self.stats, self.device.used_bytes
+        used = self.used_bytes if self.slower else device
+        if used > stats.peak_bytes:
+            stats.peak_bytes = used
+        if device > stats.peak_device_bytes:
+            stats.peak_device_bytes = device
+
+    def rests(self, level: Tier) -> bool:
+        """Tell whether a tier that has failed is left alone for this put."""
+        if level is not Tier.DISK or not self._rest:
+            return False
+        self._rest -= 1
+        return True
+
+    def failed(self, level: Tier, what: str, error: Exception) -> None:
+        """Count a failure, and leave a disk that has failed alone for a while."""
+        if not self.stats.errors:
+            _LOG.warning("cannot %s the %s tier: %s", what, level.name.lower(), error)
+        self.stats.errors += 1
+        if level is Tier.DISK:
+            self._rest = _REST

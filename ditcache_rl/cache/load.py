@@ -1,0 +1,81 @@
+"""Reading entries back from slower tiers, ahead of their use or at it."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ditcache_rl.cache.slab import Slot
+from ditcache_rl.cache.tier import SlotTier
+from ditcache_rl.cache.transfer import Copier, Ticket
+from ditcache_rl.cache.workers import Job, Urgency, Workers
+from ditcache_rl.types import EntryKey, Tier
+
+
+class Loaded(NamedTuple):
+    """Bytes of an entry on the device, once their ticket has been waited for."""
+
+    payload: Tensor
+    source: Tensor
+    """The host bytes; must live until the copy has ended."""
+    ticket: Ticket
+    seconds: float
+
+
+class Load:
+    """An entry on its way to the device; its slot is pinned until the load is over.
+
+    Attributes:
+        key: Its name.
+        level: Where it comes from.
+        slot: Its place there.
+        promised: Bytes that it takes on the device.
+        job: Runs it; None if nobody has asked for it ahead.
+    """
+
+    __slots__ = ("_work", "job", "key", "level", "promised", "slot")
+
+    def __init__(
+        self, key: EntryKey, level: Tier, tier: SlotTier, slot: Slot, copier: Copier
+    ) -> None:
+        self.key, self.level, self.slot = key, level, slot
+        self.promised = 0
+        self.job: Job | None = None
+        self._work = partial(_fetch, key, tier, slot, copier)
+
+    def start(self, workers: Workers) -> None:
+        """Let a worker do it."""
+        self.job = workers.submit(self._work, Urgency.READ)
+
+    def finish(self, timeout_s: float | None) -> Loaded | None:
+        """Return what was loaded, doing it here if nobody has begun.
+
+        Args:
+            timeout_s: Longest wait for somebody who has; None to wait for the end.
+
+        Returns:
+            None if it is not there in time.
+
+        Raises:
+            CacheCorruptionError: If it is not what was written.
+            OSError: If the system refuses.
+        """
+        if self.job is None:
+            return self._work()
+        # With a limit the wait must stay in this thread's hands, even for what has not begun.
+        if (timeout_s is None and self.job.run()) or self.job.wait(timeout_s):
+            if self.job.error is not None:
+                raise self.job.error
+            loaded: Loaded = self.job.result
+            return loaded
+        return None
+
+
+def _fetch(key: EntryKey, tier: SlotTier, slot: Slot, copier: Copier) -> Loaded:
+    started = time.perf_counter()
+    source = tier.read(slot, key)
+    payload, ticket = copier.to_device(source)
+    return Loaded(payload, source, ticket, time.perf_counter() - started)

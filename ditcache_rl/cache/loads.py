@@ -1,0 +1,162 @@
+"""Bring entries back from slower tiers, ahead of their use or at it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from ditcache_rl.cache.codec import CODECS, LOSSLESS
+from ditcache_rl.cache.inventory import Inventory
+from ditcache_rl.cache.load import Load
+from ditcache_rl.cache.placement import Outlook
+from ditcache_rl.errors import CacheCorruptionError
+from ditcache_rl.types import EntryKey, Tier
+
+_LOG = logging.getLogger(__name__)
+#: Shortest wait for a late load: below, a machine's scheduling decides and not its disk.
+_PATIENCE_S = 0.1
+
+
+class Loads:
+    """Start loads ahead, take them, and make a miss of what fails.
+
+    Args:
+        inventory: What lies where.
+        compute_s_per_byte: Time to compute an entry; a load that takes longer is given up. None to
+            wait for every load.
+    """
+
+    def __init__(self, inventory: Inventory, compute_s_per_byte: float | None) -> None:
+        self._inventory = inventory
+        self._compute_s_per_byte = compute_s_per_byte
+
+    def prefetch(self, keys: Iterable[EntryKey]) -> None:
+        """Start loads in the order in which they will be read, as far as there is room."""
+        inventory = self._inventory
+        if not inventory.looks_ahead:
+            return
+        ahead, device = inventory.flights.ahead, inventory.device
+        with inventory.lock:
+            inventory.flights.settle()
+            for key in keys:
+                if inventory.closed or key in ahead or key in device:
+                    continue
+                level = inventory.level_of(key)
+                if level is None or (level is Tier.HOST and inventory.copier.in_place):
+                    continue
+                nbytes = inventory.slower[level].size_of(key)
+                if not device.has_room(nbytes):
+                    return
+                load = self._open(key, level)
+                load.promised = nbytes
+                device.promise(nbytes)
+                ahead[key] = load
+                load.start(inventory.workers)
+                inventory.stats.prefetched += 1
+            inventory.note_peak()
+
+    def view(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
+        """Return a host entry where it lies, if that is all that reading it takes; lock held."""
+        inventory = self._inventory
+        host = inventory.slower.get(Tier.HOST) if inventory.copier.in_place else None
+        slot = None if host is None else host.slot(key)
+        if host is None or slot is None or slot.form.codec != LOSSLESS.name:
+            return None
+        payload = host.read(slot, key)
+        inventory.stats.host_hits += 1
+        inventory.stats.bytes_read += slot.nbytes
+        if outlook is not None:
+            inventory.ledger.note(key, outlook)
+        return LOSSLESS.decode(payload, slot.form.shape, slot.form.dtype)
+
+    def take(self, key: EntryKey) -> Load | None:
+        """Return the load of an entry, begun ahead or not yet; lock held."""
+        inventory = self._inventory
+        inventory.flights.settle()
+        load = inventory.flights.ahead.pop(key, None)
+        if load is None:
+            level = inventory.level_of(key)
+            if level is None or inventory.closed:
+                return None
+            load = self._open(key, level)
+            if level is Tier.DISK and self._compute_s_per_byte is not None:
+                load.start(inventory.workers)
+        return load
+
+    def finish(self, load: Load, outlook: Outlook | None) -> Tensor | None:
+        """Return what a load brings, waiting for it no longer than computing would take."""
+        inventory, limit, ahead = self._inventory, None, load.promised > 0
+        if self._compute_s_per_byte is not None:
+            limit = max(_PATIENCE_S, self._compute_s_per_byte * load.slot.nbytes)
+        there = load.job is not None and load.job.done
+        started = time.perf_counter()
+        loaded, error = None, None
+        try:
+            loaded = load.finish(limit)
+        except Exception as caught:
+            error = caught
+        waited = 0.0 if there else time.perf_counter() - started
+        with inventory.lock:
+            stats = inventory.stats
+            if ahead:
+                stats.hidden += there
+                stats.late += not there
+            if loaded is None:
+                self._fail(load, error)
+                return None
+            inventory.flights.end(load)
+            stats.load_s += loaded.seconds
+            stats.wait_s += min(waited, loaded.seconds)
+            stats.bytes_read += load.slot.nbytes
+            stats.host_hits += load.level is Tier.HOST
+            stats.disk_hits += load.level is Tier.DISK
+            inventory.flights.land(loaded)
+        loaded.ticket.wait()
+        form = load.slot.form
+        tensor = CODECS[form.codec].decode(loaded.payload, form.shape, form.dtype)
+        self._keep(load, tensor, outlook)
+        return tensor
+
+    def _open(self, key: EntryKey, level: Tier) -> Load:
+        tier = self._inventory.slower[level]
+        slot = tier.pin(key)
+        assert slot is not None
+        return Load(key, level, tier, slot, self._inventory.copier)
+
+    def _keep(self, load: Load, tensor: Tensor, outlook: Outlook | None) -> None:
+        """Note the read, and leave the entry on the device if there is room for it."""
+        inventory = self._inventory
+        tier = inventory.slower[load.level]
+        with inventory.lock:
+            if tier.slot(load.key) is not load.slot:
+                return
+            if outlook is not None:
+                inventory.ledger.note(load.key, outlook)
+            if load.level is Tier.HOST and inventory.copier.in_place:
+                return  # a tensor over the slab is as fast as one beside it
+            if inventory.device.put(load.key, tensor, spare=inventory.spare_bytes()):
+                tier.discard(load.key)
+                inventory.stats.promoted += 1
+                inventory.note_peak()
+
+    def _fail(self, load: Load, error: Exception | None) -> None:
+        """Make a miss of a load that failed or came too late; lock held."""
+        inventory = self._inventory
+        inventory.stats.misses += 1
+        if error is None:
+            inventory.stats.given_up += 1
+            inventory.flights.abandon(load)
+            return
+        inventory.flights.end(load)
+        tier = inventory.slower[load.level]
+        if tier.slot(load.key) is load.slot:
+            tier.discard(load.key)
+            inventory.ledger.forget(load.key)
+        if isinstance(error, CacheCorruptionError):
+            inventory.stats.corrupt += 1
+            _LOG.warning("dropped a cache entry: %s", error)
+        else:
+            inventory.failed(load.level, "read from", error)

@@ -1,0 +1,243 @@
+"""Write entries into tiers, and move those that are worth less out of their way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ditcache_rl.cache.codec import LOSSLESS, Codec
+from ditcache_rl.cache.integrity import NotFiniteError, is_finite
+from ditcache_rl.cache.inventory import Inventory
+from ditcache_rl.cache.placement import Outlook
+from ditcache_rl.cache.slab import Form, Slot
+from ditcache_rl.cache.tier import SlotTier
+from ditcache_rl.errors import CacheCorruptionError
+from ditcache_rl.types import EntryKey, Tier
+
+
+class Moves:
+    """Puts and demotions.
+
+    Args:
+        inventory: What lies where.
+        codec: Format of what is stored from now on in slower tiers.
+
+    Notes:
+        Bytes move without the lock. Whoever writes therefore commits under the lock only what is
+        still wanted: a new entry if nobody has discarded or replaced it meanwhile, an entry that
+        moves if it is still where it came from.
+    """
+
+    def __init__(self, inventory: Inventory, codec: Codec) -> None:
+        self._inventory = inventory
+        self.codec = codec
+
+    def put(self, level: Tier, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
+        """Store a new entry in a tier; False if it has no room.
+
+        Raises:
+            NotFiniteError: If the tensor is not finite; nothing is stored.
+        """
+        if level is Tier.DEVICE:
+            return self._put_fast(key, tensor, outlook)
+        return self._put_slow(level, key, tensor, outlook)
+
+    def make_room(self, level: Tier, nbytes: int, worth: float | None, *, spare: int = 0) -> bool:
+        """Move entries that are worth less down, or out, until so many bytes fit.
+
+        Args:
+            level: The tier that is full.
+            nbytes: Of the newcomer; 0 to get under the cap.
+            worth: Of the newcomer; None if everything may go.
+            spare: Bytes to leave free beyond it.
+        """
+        inventory = self._inventory
+        tier = inventory.device if level is Tier.DEVICE else inventory.slower[level]
+        while True:
+            with inventory.lock:
+                inventory.flights.settle()
+                if self._fits(level, nbytes, spare):
+                    return True
+                sizes = ((key, tier.size_of(key)) for key in tier.held())
+                victim = inventory.ledger.least(sizes, worth)
+                if victim is None:
+                    return False
+                inventory.ledger.moving.add(victim)
+            try:
+                self._push_down(level, victim)
+            finally:
+                with inventory.lock:
+                    inventory.ledger.moving.discard(victim)
+
+    def _put_fast(self, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
+        if not tensor.is_cuda and not is_finite(tensor):
+            raise NotFiniteError
+        inventory, nbytes, spare = self._inventory, tensor.nbytes, 0
+        if inventory.slower:
+            inventory.note_size(nbytes)
+            spare = inventory.spare_bytes()
+        with inventory.lock:
+            if inventory.device.put(key, tensor, spare=spare):
+                inventory.placed(key, Tier.DEVICE, outlook)
+                return True
+            worth = inventory.ledger.worth(key, outlook, nbytes)
+        if outlook is None or not self.make_room(Tier.DEVICE, nbytes, worth, spare=spare):
+            return False
+        with inventory.lock:
+            kept = inventory.device.put(key, tensor, spare=spare)
+            if kept:
+                inventory.placed(key, Tier.DEVICE, outlook)
+        return kept
+
+    def _put_slow(
+        self, level: Tier, key: EntryKey, tensor: Tensor, outlook: Outlook | None
+    ) -> bool:
+        codec, dtype = self.codec, tensor.dtype
+        if codec is not LOSSLESS and not dtype.is_floating_point:
+            codec = LOSSLESS
+        self._inventory.note_size(tensor.nbytes)
+        form = Form(tensor.shape, dtype, codec.name)
+        check = None
+        if not tensor.is_cuda:
+            if codec is LOSSLESS:
+                check = dtype
+            elif not is_finite(tensor):
+                raise NotFiniteError
+        return self._store(level, key, codec.encode(tensor), form, outlook, check=check)
+
+    def _store(
+        self,
+        level: Tier,
+        key: EntryKey,
+        payload: Tensor,
+        form: Form,
+        outlook: Outlook | None,
+        *,
+        check: torch.dtype | None = None,
+        still: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Write a payload into a slower tier, unless it is discarded or replaced meanwhile.
+
+        Args:
+            level: That tier.
+            key: Name of the entry.
+            payload: Its bytes.
+            form: What they become again.
+            outlook: What is known of its future.
+            check: Dtype as which it must be finite.
+            still: Of an entry that moves: whether it is still where it comes from. None for a new
+                one, which overrides what is being written under its name.
+        """
+        inventory = self._inventory
+        tier, nbytes, token = inventory.slower[level], len(payload), object()
+        with inventory.lock:
+            if inventory.rests(level):
+                return False
+            inventory.flights.settle()
+            slot = tier.reserve(nbytes, form)
+            if slot is None:
+                worth = inventory.ledger.worth(key, outlook, nbytes)
+            elif still is None:
+                inventory.storing[key] = token
+        if slot is None:
+            if outlook is None or not self.make_room(level, nbytes, worth):
+                return False
+            with inventory.lock:
+                slot = tier.reserve(nbytes, form)
+                if slot is None:
+                    return False
+                if still is None:
+                    inventory.storing[key] = token
+        try:
+            tier.write(slot, key, payload, check)
+        except NotFiniteError:
+            self._cancel(tier, slot, key, token)
+            raise
+        except (OSError, RuntimeError, MemoryError) as error:
+            self._cancel(tier, slot, key, token)
+            with inventory.lock:
+                inventory.failed(level, "write to", error)
+            return False
+        with inventory.lock:
+            if not (inventory.storing.get(key) is token if still is None else still()):
+                tier.release(slot)
+                return True
+            tier.commit(key, slot)
+            inventory.stats.bytes_written += nbytes
+            inventory.placed(key, level, outlook)
+        return True
+
+    def _cancel(self, tier: SlotTier, slot: Slot, key: EntryKey, token: object) -> None:
+        with self._inventory.lock:
+            tier.release(slot)
+            if self._inventory.storing.get(key) is token:
+                del self._inventory.storing[key]
+
+    def _fits(self, level: Tier, nbytes: int, spare: int) -> bool:
+        if level is Tier.DEVICE:
+            return self._inventory.device.has_room(nbytes, spare=spare)
+        tier = self._inventory.slower[level]
+        if not nbytes:
+            return tier.used_bytes <= tier.cap_bytes
+        slot = tier.reserve(nbytes, Form(torch.Size(()), torch.uint8, "none"))
+        if slot is not None:
+            tier.release(slot)
+        return slot is not None
+
+    def _push_down(self, level: Tier, key: EntryKey) -> None:
+        """Move an entry to the next slower tier that takes it, or drop it."""
+        inventory = self._inventory
+        with inventory.lock:
+            outlook = inventory.ledger.outlook(key)
+            if level is Tier.DEVICE:
+                entry: Tensor | Slot | None = inventory.device.get(key)
+            else:
+                entry = inventory.slower[level].pin(key)
+        if entry is None:
+            return
+        still = partial(inventory.is_at, level, key, entry)
+        moved = self._move(level, key, entry, outlook, still)
+        with inventory.lock:
+            if isinstance(entry, Slot):
+                inventory.slower[level].unpin(entry)
+            inventory.stats.demoted += moved
+            if not moved and still():
+                inventory.stats.evicted += 1
+                inventory.forget(key)
+
+    def _move(
+        self,
+        level: Tier,
+        key: EntryKey,
+        entry: Tensor | Slot,
+        outlook: Outlook | None,
+        still: Callable[[], bool],
+    ) -> bool:
+        """Write an entry into a slower tier; False if none takes it."""
+        slower = self._inventory.slower
+        if isinstance(entry, Slot):
+            try:
+                payload, form = slower[level].read(entry, key), entry.form
+            except (OSError, CacheCorruptionError):
+                return False
+        else:
+            codec = self.codec if entry.is_floating_point() else LOSSLESS
+            payload, form = codec.encode(entry), Form(entry.shape, entry.dtype, codec.name)
+        moved = any(
+            self._store(lower, key, payload, form, outlook, still=still)
+            for lower in slower
+            if lower > level
+        )
+        if moved and level is Tier.DEVICE:
+            self._finish_flight(key)
+        return moved
+
+    def _finish_flight(self, key: EntryKey) -> None:
+        """Wait for the copy of a demoted entry: its bytes are only then free on the device."""
+        for tier in self._inventory.slower.values():
+            slot = tier.slot(key)
+            if slot is not None:
+                slot.finish()

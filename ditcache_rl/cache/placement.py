@@ -1,0 +1,218 @@
+"""What to keep where: pure functions of what is known of the future, and a simulator to judge them.
+
+With a static schedule the future is known: entries that nothing reads are not written, entries are
+freed at their last use, and what is needed last goes first (Belady). Online the order of the visits
+is known and whether they reuse is not, so distance is weighed with the chance of reuse. Recency and
+frequency are here for comparison only: on a loop they evict exactly what comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.types import HISTORY, Mode, Modes, Tier
+
+#: A step that never comes.
+NEVER = np.iinfo(np.int64).max
+
+
+class Outlook(NamedTuple):
+    """What is known of an entry's future, on the clock of its request: step * sites + site."""
+
+    now: int
+    next_use: int
+    """When it is read next, or may be; NEVER if it is not."""
+    chance: float = 1.0
+    """Of being read then."""
+
+
+def next_uses(modes: Modes) -> NDArray[np.int64]:
+    """Tell from a schedule when each residual of a site is read next.
+
+    A site knows its residuals newest first. Computing shifts them by one place; a forecast of order
+    m reads the newest m + 1.
+
+    Args:
+        modes: (steps, rows, sites); a residual of the batch is used when any row uses it.
+
+    Returns:
+        (steps, sites, HISTORY) step at which what lies in a place after a step is read next, or
+        NEVER. If a place is used, so are all before it.
+    """
+    steps, rows, sites = modes.shape
+    uses = np.full((steps, rows, sites, HISTORY), NEVER, dtype=np.int64)
+    places = np.arange(HISTORY)
+    for step in range(steps - 2, -1, -1):
+        later = uses[step + 1]
+        shifted = np.concatenate([later[..., 1:], np.full_like(later[..., :1], NEVER)], axis=-1)
+        following = modes[step + 1][..., None]
+        read = np.where(places < following, step + 1, later)
+        uses[step] = np.where(following == Mode.COMPUTE, shifted, read)
+    found: NDArray[np.int64] = uses.min(axis=1)
+    return found
+
+
+def keep_value(outlook: Outlook | None, now: int, nbytes: int) -> float:
+    """Say how much keeping an entry in a fast tier is worth; the least goes first.
+
+    The expected reads per byte and unit of time. Without an outlook nothing is known against it.
+    """
+    if outlook is None:
+        return float("inf")
+    if outlook.next_use == NEVER:
+        return 0.0
+    return outlook.chance / (max(1, outlook.next_use - now) * max(1, nbytes))
+
+
+def graded_tiers(
+    sensitivity: Sequence[float], nbytes: Sequence[int], *, bulky_bytes: int
+) -> list[Tier]:
+    """Give each site its default tier, by sensitivity and size.
+
+    Bulky entries go to disk, whatever they are. Of the others, the least sensitive third goes to
+    host memory: such sites are refreshed rarely, so their entries are read at long intervals. The
+    rest stays on the device.
+
+    Args:
+        sensitivity: (sites,) larger hurts the image more.
+        nbytes: (sites,) of an entry.
+        bulky_bytes: From here on an entry is bulky.
+    """
+    low = float(np.quantile(np.asarray(sensitivity, dtype=np.float64), 1 / 3))
+    uneven = min(sensitivity) < max(sensitivity)
+    return [
+        Tier.DISK if size >= bulky_bytes else Tier.HOST if uneven and grade <= low else Tier.DEVICE
+        for grade, size in zip(sensitivity, nbytes, strict=True)
+    ]
+
+
+class Access(NamedTuple):
+    """One write or read of a trace."""
+
+    key: Hashable
+    is_write: bool
+    nbytes: int = 1
+
+
+class Simulated(NamedTuple):
+    """What a fast tier would have done."""
+
+    reads: int
+    hits: int
+    dead_writes: int
+    """Writes that no read follows before the next write."""
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over reads; 1 without reads."""
+        return self.hits / self.reads if self.reads else 1.0
+
+
+class Resident(NamedTuple):
+    """What a rule may know of an entry in the fast tier."""
+
+    written: int
+    touched: int
+    reads: int
+    next_use: int
+    """Position of the next read before the next write, NEVER if there is none: the oracle's."""
+    next_visit: int
+    """Position of the next access of any kind as the loop lets it expect."""
+    chance: float
+    """Share of this key's visits that were reads, smoothed."""
+    nbytes: int
+
+
+#: Rules give what is kept longest the largest value, at a position in the trace.
+Rule = Callable[[Resident, int], float]
+
+RULES: dict[str, Rule] = {
+    "belady": lambda r, now: 1 / ((r.next_use - now) * r.nbytes) if r.next_use < NEVER else 0.0,
+    "farthest": lambda r, now: r.chance / (max(1, r.next_visit - now) * r.nbytes),
+    "lru": lambda r, now: float(r.touched),
+    "mru": lambda r, now: -float(r.touched),
+    "lfu": lambda r, now: r.reads + r.touched / (now + 1) / 2,
+    "fifo": lambda r, now: float(r.written),
+}
+#: Rules that may leave a newcomer outside; the classic ones always take it in.
+_SELECTIVE = frozenset({"belady", "farthest"})
+#: Rules that know the future: what is not read again is neither written nor kept.
+_CLAIRVOYANT = frozenset({"belady"})
+
+
+def simulate(trace: Sequence[Access], capacity: int, rule: str) -> Simulated:
+    """Replay a trace on one fast tier with everything else behind it.
+
+    A read that misses is served from behind and may then enter the tier; a write replaces what its
+    key had.
+
+    Args:
+        trace: Accesses in order.
+        capacity: Bytes of the tier.
+        rule: Name in `RULES`.
+    """
+    value, selective, clairvoyant = RULES[rule], rule in _SELECTIVE, rule in _CLAIRVOYANT
+    ahead = _next_reads(trace)
+    held: dict[Hashable, Resident] = {}
+    seen: dict[Hashable, tuple[int, int, int]] = {}  # last position, visits, reads
+    used = reads = hits = 0
+    for now, (key, is_write, nbytes) in enumerate(trace):
+        last, visits, read_before = seen.get(key, (now, 0, 0))
+        period = now - last or len(trace)
+        seen[key] = now, visits + 1, read_before + (not is_write)
+        resident = held.pop(key, None)
+        used -= resident.nbytes if resident is not None else 0
+        reads += not is_write
+        hits += not is_write and resident is not None
+        newcomer = Resident(
+            written=now if is_write or resident is None else resident.written,
+            touched=now,
+            reads=0 if is_write or resident is None else resident.reads + 1,
+            next_use=ahead[now],
+            next_visit=now + period,
+            chance=(read_before + (not is_write) + 1) / (visits + 3),
+            nbytes=nbytes,
+        )
+        if (clairvoyant and newcomer.next_use == NEVER) or nbytes > capacity:
+            continue
+        ranked = sorted(held, key=lambda k: value(held[k], now))
+        victims, room = [], capacity - used
+        for candidate in ranked:
+            if room >= nbytes:
+                break
+            if selective and value(held[candidate], now) >= value(newcomer, now):
+                break
+            victims.append(candidate)
+            room += held[candidate].nbytes
+        if room < nbytes:
+            continue
+        for victim in victims:
+            used -= held.pop(victim).nbytes
+        held[key] = newcomer
+        used += nbytes
+    dead = sum(a.is_write and n == NEVER for a, n in zip(trace, ahead, strict=True))
+    return Simulated(reads, hits, dead)
+
+
+def schedule_trace(modes: Modes, *, nbytes: int = 1) -> list[Access]:
+    """Turn a (steps, sites) schedule of reuse into the accesses of its loop."""
+    return [
+        Access(site, bool(mode == Mode.COMPUTE), nbytes)
+        for row in modes
+        for site, mode in enumerate(row.tolist())
+    ]
+
+
+def _next_reads(trace: Sequence[Access]) -> list[int]:
+    """Return for every access where its key is read next, NEVER if it is written before."""
+    ahead = [NEVER] * len(trace)
+    coming: dict[Hashable, int] = {}
+    for now in range(len(trace) - 1, -1, -1):
+        key, is_write, _ = trace[now]
+        ahead[now] = coming.get(key, NEVER)
+        coming[key] = NEVER if is_write else now
+    return ahead

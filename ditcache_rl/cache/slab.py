@@ -1,0 +1,165 @@
+"""Where in a slab an entry lies: an allocator of extents, and the slots that it hands out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Allocator:
+    """Hand out extents of a slab.
+
+    A request has few different sizes, so an extent that is given back waits for the next one of
+    exactly its size; only when nothing else fits are neighbours joined again. New sizes take the
+    first extent that is large enough.
+
+    Args:
+        capacity: Bytes of the slab.
+        align: Every extent starts and ends at a multiple of it.
+
+    Notes:
+        `used_bytes + free_bytes == capacity` at all times. Not thread-safe.
+    """
+
+    def __init__(self, capacity: int, *, align: int) -> None:
+        self.capacity = capacity - capacity % align
+        self._align = align
+        self._sizes: dict[int, int] = {}
+        self._waiting: defaultdict[int, list[int]] = defaultdict(list)
+        self.end = self.capacity
+        self._gaps: list[tuple[int, int]] = [(0, self.capacity)] if self.capacity else []
+        self.used_bytes = 0
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that no extent covers."""
+        return self.capacity - self.used_bytes
+
+    def rounded(self, nbytes: int) -> int:
+        """Return what an extent of so many bytes really takes; never zero."""
+        return -(-max(nbytes, 1) // self._align) * self._align
+
+    def take(self, nbytes: int) -> int | None:
+        """Return the offset of a new extent, or None if there is no room for it."""
+        size = self.rounded(nbytes)
+        waiting = self._waiting.get(size)
+        if waiting:
+            offset = waiting.pop()
+        elif size > self.free_bytes:
+            return None
+        else:
+            found = self._first_fit(size)
+            if found is None:
+                self._join()
+                found = self._first_fit(size)
+            if found is None:
+                return None
+            offset = found
+        self._sizes[offset] = size
+        self.used_bytes += size
+        return offset
+
+    def give(self, offset: int) -> None:
+        """Take an extent back."""
+        size = self._sizes.pop(offset)
+        self.used_bytes -= size
+        self._waiting[size].append(offset)
+
+    def grow(self, nbytes: int) -> int:
+        """Add a further slab behind a hole that keeps extents from crossing; return its offset."""
+        nbytes -= nbytes % self._align
+        base = self.end + self._align
+        self._gaps.append((base, nbytes))
+        self.end = base + nbytes
+        self.capacity += nbytes
+        return base
+
+    def cut(self, capacity: int) -> None:
+        """Give up what lies behind both a size and the last extent in use."""
+        self._join()
+        used = max((offset + size for offset, size in self._sizes.items()), default=0)
+        end = max(capacity - capacity % self._align, used)
+        kept = [(start, min(size, end - start)) for start, size in self._gaps if start < end]
+        self.capacity -= sum(size for _, size in self._gaps) - sum(size for _, size in kept)
+        self._gaps, self.end = kept, min(self.end, end)
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """List (offset, size) of what is free, neighbours joined."""
+        self._join()
+        return list(self._gaps)
+
+    @property
+    def largest_free_bytes(self) -> int:
+        """Size of the largest extent that could be taken."""
+        self._join()
+        return max((size for _, size in self._gaps), default=0)
+
+    def _first_fit(self, size: int) -> int | None:
+        for index, (start, room) in enumerate(self._gaps):
+            if room >= size:
+                if room == size:
+                    del self._gaps[index]
+                else:
+                    self._gaps[index] = (start + size, room - size)
+                return start
+        return None
+
+    def _join(self) -> None:
+        """Put what waits back among the gaps, and make one of neighbours."""
+        gaps = [(offset, size) for size, offsets in self._waiting.items() for offset in offsets]
+        self._waiting.clear()
+        joined: list[tuple[int, int]] = []
+        for start, size in sorted(self._gaps + gaps):
+            if joined and joined[-1][0] + joined[-1][1] == start:
+                joined[-1] = (joined[-1][0], joined[-1][1] + size)
+            else:
+                joined.append((start, size))
+        self._gaps = joined
+
+
+class Form(NamedTuple):
+    """What bytes have to become again."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    codec: str
+
+
+class Slot:
+    """An entry's place in a slab.
+
+    Attributes:
+        offset: Of its extent.
+        nbytes: Of its payload; the extent may be larger.
+        form: What the payload becomes again.
+        serial: Unlike that of every other slot; part of the checksum.
+        seal: Checksum of the payload, where the tier has one.
+        users: Readers that have pinned it; changed with the store's lock held.
+        holds: By identity, what else still needs the extent: references to tensors over it, and
+            copies that fill it. Entries are added in any thread, for which a dict needs no lock.
+        dead: Forgotten by the tier; the extent is free when nobody uses or holds it.
+        tickets: Of the copies that fill it.
+    """
+
+    __slots__ = ("dead", "form", "holds", "nbytes", "offset", "seal", "serial", "tickets", "users")
+
+    def __init__(self, offset: int, nbytes: int, form: Form, serial: int) -> None:
+        self.offset, self.nbytes, self.form, self.serial = offset, nbytes, form, serial
+        self.seal: tuple[int, ...] = ()
+        self.users = 0
+        self.dead = False
+        self.tickets: list[Any] = []
+        self.holds: dict[int, Any] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether the extent may be given away."""
+        return self.dead and not self.users and not self.holds
+
+    def finish(self) -> None:
+        """Wait for the copies that fill it."""
+        for ticket in self.tickets:
+            ticket.finish()
+        self.tickets.clear()

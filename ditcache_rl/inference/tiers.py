@@ -1,0 +1,142 @@
+"""Open the cache of a pipeline: caps that hold here, and only the tiers that pay here."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ditcache_rl.cache import (
+    LOSSLESS,
+    Caps,
+    TieredCache,
+    codec_pays,
+    compute_s_per_byte,
+    find_codec,
+    resolve_caps,
+    room_for,
+    try_tier,
+)
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.types import Tier
+
+_LOG = logging.getLogger(__name__)
+#: Relative change of what is free that is worth resizing for.
+_STIR = 0.05
+#: Numbers of the trial entry of a codec.
+_SAMPLE = 1 << 20
+
+
+class CacheHandle:
+    """A cache, what was asked for, and what came of it.
+
+    Attributes:
+        cache: The store.
+        notes: What was lowered, and which tiers sleep and why; one line each.
+    """
+
+    def __init__(self, cache: TieredCache, asked: Caps, device: torch.device) -> None:
+        self.cache = cache
+        self.notes: list[str] = list(asked.notes)
+        self._asked, self._device = asked, device
+
+    def refresh(self) -> None:
+        """Follow what is free now: others take memory, and give it back."""
+        for level, asked in ((Tier.DEVICE, self._asked.device_bytes), (Tier.HOST, self._host())):
+            if asked is None:
+                continue
+            tier = self.cache.device if level is Tier.DEVICE else self.cache.slower[level]
+            now = min(asked, room_for(level, self._device, tier.used_bytes))
+            if abs(now - (tier.cap_bytes or 0)) > _STIR * asked:
+                self.cache.resize(level, now)
+
+    def _host(self) -> int | None:
+        return self._asked.host_bytes if Tier.HOST in self.cache.slower else None
+
+
+def open_cache(
+    pipe: Any,
+    *,
+    sites: int,
+    device_bytes: int | str | None = None,
+    host_bytes: int | str | None = None,
+    disk_bytes: int | str | None = None,
+    cache_dir: str | Path | None = None,
+    storage: str = "none",
+) -> CacheHandle:
+    """Make the cache of a pipeline.
+
+    Args:
+        pipe: Whose residuals it will keep.
+        sites: Parts of its block stack.
+        device_bytes: See `resolve_caps`, and so the next three.
+        host_bytes: Size of the host tier.
+        disk_bytes: Size of the disk tier.
+        cache_dir: Directory of the disk tier.
+        storage: Format in the slower tiers; see `CODECS`.
+
+    Raises:
+        ConfigError: If a size, the directory or the format is not fit.
+    """
+    codec = find_codec(storage)
+    device = torch.device(pipe.device)
+    caps = resolve_caps(
+        device,
+        device_bytes=device_bytes,
+        host_bytes=host_bytes,
+        disk_bytes=disk_bytes,
+        cache_dir=cache_dir,
+    )
+    if caps.host_bytes is None and caps.disk_bytes is None:
+        return _said(CacheHandle(TieredCache(caps.device_bytes), caps, device))
+    denoiser = denoiser_of(pipe)
+    blocks = nn.ModuleList(find_blocks(denoiser))
+    width, dtype = _width(blocks), next(denoiser.parameters()).dtype
+    seconds = compute_s_per_byte(blocks, width, dtype) / sites
+    try:
+        cache = TieredCache(
+            caps.device_bytes,
+            caps.host_bytes,
+            caps.disk_bytes,
+            cache_dir=caps.cache_dir,
+            device=device,
+            codec=codec,
+            compute_s_per_byte=seconds,
+        )
+    except (OSError, MemoryError) as error:
+        raise ConfigError(
+            f"expected room for host_bytes={caps.host_bytes} and disk_bytes={caps.disk_bytes} in "
+            f"{caps.cache_dir}, received {error}; ask for less"
+        ) from error
+    handle = CacheHandle(cache, caps, device)
+    slowest = float("inf")
+    for level in list(cache.slower):
+        verdict = try_tier(cache, level, compute_s_per_byte=seconds, device=device)
+        if verdict.pays:
+            slowest = min(slowest, verdict.bytes_per_s)
+        else:
+            cache.retire(level)
+            handle.notes.append(f"{level.name.lower()} tier sleeps: {verdict.reason}")
+    if codec is not LOSSLESS and cache.slower:
+        sample = torch.ones(_SAMPLE, dtype=dtype, device=device)
+        if not codec_pays(codec, sample, slowest):
+            cache.codec = LOSSLESS
+            handle.notes.append(f"storage {storage} sleeps: encoding costs more than bytes do here")
+    return _said(handle)
+
+
+def _said(handle: CacheHandle) -> CacheHandle:
+    for note in handle.notes:
+        _LOG.warning("%s", note)
+    return handle
+
+
+def _width(blocks: nn.Module) -> int:
+    """Return the channels of a token: what the first linear layer of a block takes."""
+    layers = (m for m in blocks.modules() if isinstance(m, nn.Linear))
+    return next(layer.in_features for layer in layers)

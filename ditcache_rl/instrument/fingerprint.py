@@ -1,0 +1,132 @@
+"""Notice that the model behind a cache has changed, cheaply enough to look at every request.
+
+Residuals belong to the weights, adapters, attention processors, precision and scheduler that they
+were computed with. Three looks together see what each one misses: addresses and torch's counts of
+modifications (blind to edits through `.data`), a few numbers of every parameter (blind to edits
+between them), and the settings that leave the weights alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: Numbers per parameter that are compared: an edit of a whole tensor changes all of them.
+_SAMPLES = 4
+#: Attributes of a module that change what it computes without changing a parameter: those of peft's
+#: LoRA layers, and the processor of an attention module.
+_SETTINGS = (
+    "scaling",
+    "_active_adapter",
+    "_disable_adapters",
+    "merged_adapters",
+    "gradient_checkpointing",
+)
+
+
+class Fingerprint(NamedTuple):
+    """What was there at one moment; parts are compared one by one, so that a change has a name."""
+
+    weights: Any
+    samples: bytes
+    modules: Any
+    scheduler: Any
+
+
+class ModelWatch:
+    """Fingerprints of a denoiser and of the scheduler that a call runs on.
+
+    Notes:
+        Offloaded weights move on every call. Of those only modules and scheduler are compared.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._denoiser = denoiser
+        self._views: list[Tensor] = []
+        self._places: list[Any] = []
+
+    def look(self, scheduler: Any) -> Fingerprint:
+        """Take the fingerprint of now."""
+        modules = _modules(self._denoiser)
+        weights: Any = None
+        samples = b""
+        if not any(_is_offloaded(module.__dict__) for module in modules):
+            tensors = [
+                tensor
+                for module in modules
+                for tensor in (*module._parameters.values(), *module._buffers.values())
+                if tensor is not None
+            ]
+            places = [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
+            if places != self._places:
+                self._views, self._places = [_view(tensor) for tensor in tensors], places
+            weights = places, [-1 if t.is_inference() else t._version for t in tensors]
+            samples = _sample(self._views)
+        described = [_describe(module) for module in modules]
+        return Fingerprint(weights, samples, described, _settings_of(scheduler))
+
+
+def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
+    """Name what differs, "" if nothing does."""
+    names = {
+        "weights": "weights",
+        "samples": "weights",
+        "modules": "modules, adapters or attention processors",
+        "scheduler": "scheduler",
+    }
+    differing = {
+        names[part]
+        for part, old, new in zip(Fingerprint._fields, before, after, strict=True)
+        if old != new
+    }
+    return ", ".join(sorted(differing))
+
+
+def _describe(module: nn.Module) -> tuple[Any, ...]:
+    """Describe what a module computes apart from its parameters."""
+    attributes = module.__dict__
+    processor = attributes.get("processor")
+    settings = [repr(attributes[name]) for name in _SETTINGS if name in attributes]
+    compiled = attributes.get("_compiled_call_impl") is not None
+    return type(module), type(processor), compiled, *settings
+
+
+def _settings_of(scheduler: Any) -> tuple[Any, ...]:
+    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    return type(scheduler), repr(sorted(config.items()))
+
+
+def _view(tensor: Tensor) -> Tensor:
+    """Return a view of a few numbers that shares their memory."""
+    with torch.no_grad():
+        flat = tensor.detach()
+        flat = flat.view(-1) if flat.is_contiguous() else flat.reshape(-1)[:0]
+        stride = max(1, flat.numel() // _SAMPLES)
+        return flat[::stride][:_SAMPLES]
+
+
+def _sample(views: list[Tensor]) -> bytes:
+    """Fetch the numbers of all views, one copy per dtype and device."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for view in views:
+        groups.setdefault((view.dtype, view.device), []).append(view)
+    found = [torch.cat(group).cpu().contiguous().view(torch.uint8) for group in groups.values()]
+    return b"".join(bytes(part.numpy()) for part in found)
+
+
+def _modules(root: nn.Module) -> list[nn.Module]:
+    """List all modules; several times faster than `nn.Module.modules`, which also builds names."""
+    found, waiting = {id(root): root}, [root]
+    while waiting:
+        for child in waiting.pop()._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                waiting.append(child)
+    return list(found.values())
+
+
+def _is_offloaded(attributes: dict[str, Any]) -> bool:
+    hooks = getattr(attributes.get("_diffusers_hook"), "hooks", {})
+    return "_hf_hook" in attributes or any("offload" in name for name in hooks)

@@ -1,0 +1,158 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import EveryK
+from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.instrument.fingerprint import ModelWatch, changed_parts
+from tests.pipelines import build_tiny_pipe, draw
+
+
+def weight(pipe: Any) -> nn.Parameter:
+    found: nn.Parameter = pipe.transformer.transformer_blocks[1].attn.to_k.weight
+    return found
+
+
+class Lora(nn.Module):
+    """A layer with an adapter, with the attributes of peft's."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.scaling = {"one": 1.0}
+        self._active_adapter = ["one"]
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.base(x)
+        return y
+
+
+class OtherProcessor:
+    """Another way to attend."""
+
+
+def load_state(pipe: Any) -> None:
+    pipe.transformer.load_state_dict(
+        {k: v * 1.01 for k, v in pipe.transformer.state_dict().items()}
+    )
+
+
+def edit_in_place(pipe: Any) -> None:
+    with torch.no_grad():
+        weight(pipe).mul_(1.01)
+
+
+def edit_data(pipe: Any) -> None:
+    weight(pipe).data.add_(0.01)
+
+
+def replace_data(pipe: Any) -> None:
+    weight(pipe).data = weight(pipe).data.clone()
+
+
+def replace_parameter(pipe: Any) -> None:
+    pipe.transformer.transformer_blocks[0].attn.to_k.weight = nn.Parameter(weight(pipe) * 2)
+
+
+def change_dtype(pipe: Any) -> None:
+    pipe.transformer.to(torch.bfloat16)
+
+
+def add_adapter(pipe: Any) -> None:
+    attention = pipe.transformer.transformer_blocks[0].attn
+    attention.to_q = Lora(attention.to_q)
+
+
+def scale_adapter(pipe: Any) -> None:
+    next(m for m in pipe.transformer.modules() if isinstance(m, Lora)).scaling["one"] = 0.5
+
+
+def disable_adapter(pipe: Any) -> None:
+    next(m for m in pipe.transformer.modules() if isinstance(m, Lora))._disable_adapters = True
+
+
+def fuse_adapter(pipe: Any) -> None:
+    next(m for m in pipe.transformer.modules() if isinstance(m, Lora)).merged_adapters.append("one")
+
+
+def swap_scheduler(pipe: Any) -> None:
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=3.0)
+
+
+def swap_processor(pipe: Any) -> None:
+    pipe.transformer.transformer_blocks[0].attn.processor = OtherProcessor()
+
+
+def compile_block(pipe: Any) -> None:
+    pipe.transformer.transformer_blocks[0].compile()
+
+
+MUTATIONS: list[Callable[[Any], None]] = [
+    load_state,
+    edit_in_place,
+    edit_data,
+    replace_data,
+    replace_parameter,
+    change_dtype,
+    add_adapter,
+    scale_adapter,
+    disable_adapter,
+    fuse_adapter,
+    swap_scheduler,
+    swap_processor,
+    compile_block,
+]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    """A pipeline to be mutated, one mutation on top of the other."""
+    return build_tiny_pipe()
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+def test_a_changed_model_is_noticed(pipe: Any, mutate: Callable[[Any], None]) -> None:
+    watch = ModelWatch(pipe.transformer)
+    before = watch.look(pipe.scheduler)
+    assert changed_parts(before, watch.look(pipe.scheduler)) == ""
+
+    mutate(pipe)
+
+    assert changed_parts(before, watch.look(pipe.scheduler))
+
+
+def test_calls_and_attaching_change_nothing(tiny_pipe: Any) -> None:
+    cache = TieredCache()
+    with BlockRunner(tiny_pipe, EveryK(2), cache, sites=3):
+        for _ in range(2):
+            draw(tiny_pipe)
+
+    assert cache.stats.emptied == 0
+
+
+@pytest.mark.parametrize("moment", ["between", "during"])
+def test_a_change_empties_the_cache_and_is_said(
+    moment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe, cache = build_tiny_pipe(), TieredCache()
+
+    def edit(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            edit_data(pipe)
+        return tensors
+
+    with BlockRunner(pipe, EveryK(2), cache):
+        draw(pipe, callback_on_step_end=edit if moment == "during" else None)
+        if moment == "between":
+            edit_in_place(pipe)
+        draw(pipe)
+
+    assert cache.stats.emptied == 1
+    assert "the model changed" in caplog.text
+    assert "weights" in caplog.text
