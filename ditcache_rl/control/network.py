@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -60,8 +59,9 @@ class PolicyNetwork(nn.Module):
 
     def __init__(self, features: int, logits: int) -> None:
         super().__init__()
-        self.first = nn.Linear(features, HIDDEN)
-        self.second = nn.Linear(HIDDEN, HIDDEN)
+        self.hidden = nn.Sequential(
+            nn.Linear(features, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh()
+        )
         self.head = nn.Linear(HIDDEN, logits)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -69,15 +69,15 @@ class PolicyNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return logits: (rows, patterns + tiers)."""
-        hidden = torch.tanh(self.first(observation[:, : self.features]))
-        corrections: Tensor = self.head(torch.tanh(self.second(hidden)))
+        corrections: Tensor = self.head(self.hidden(observation[:, : self.features]))
         return observation[:, self.features :] + corrections
 
     def on_host(self) -> HostNetwork:
         """Return the same function of numpy arrays."""
         layers = [
             (layer.weight.detach().cpu().numpy().T, layer.bias.detach().cpu().numpy())
-            for layer in (self.first, self.second, self.head)
+            for layer in (*self.hidden, self.head)
+            if isinstance(layer, nn.Linear)
         ]
         return HostNetwork(layers, self.features)
 
@@ -91,10 +91,10 @@ class HostNetwork(NamedTuple):
 
     def __call__(self, observation: Observation) -> Observation:
         """Return logits: (rows, patterns + tiers)."""
-        (first, second, (weight, bias)) = self.layers
+        *inner, (weight, bias) = self.layers
         hidden = observation[:, : self.features]
-        for inner, shift in (first, second):
-            hidden = np.tanh(hidden @ inner + shift)
+        for into, shift in inner:
+            hidden = np.tanh(hidden @ into + shift)
         logits: Observation = observation[:, self.features :] + (hidden @ weight + bias)
         return logits
 
