@@ -138,18 +138,14 @@ class Moves:
                 return False
             inventory.flights.settle()
             slot = tier.reserve(nbytes, form)
-            if slot is None:
-                worth = inventory.ledger.worth(key, outlook, nbytes)
-            elif still is None:
+            if slot is not None and still is None:
                 inventory.storing[key] = token
         if slot is None:
-            if outlook is None or not self.make_room(level, nbytes, worth):
+            slot = self._reserve_after_room(level, key, nbytes, form, outlook)
+            if slot is None:
                 return False
-            with inventory.lock:
-                slot = tier.reserve(nbytes, form)
-                if slot is None:
-                    return False
-                if still is None:
+            if still is None:
+                with inventory.lock:
                     inventory.storing[key] = token
         try:
             tier.write(slot, key, payload, check)
@@ -169,6 +165,20 @@ class Moves:
             inventory.stats.bytes_written += nbytes
             inventory.placed(key, level, outlook)
         return True
+
+    def _reserve_after_room(
+        self, level: Tier, key: EntryKey, nbytes: int, form: Form, outlook: Outlook | None
+    ) -> Slot | None:
+        """Reserve a slot in a full tier, if the newcomer is worth more than what is there."""
+        if outlook is None:
+            return None
+        inventory = self._inventory
+        with inventory.lock:
+            worth = inventory.ledger.worth(key, outlook, nbytes)
+        if not self.make_room(level, nbytes, worth):
+            return None
+        with inventory.lock:
+            return inventory.slower[level].reserve(nbytes, form)
 
     def _cancel(self, tier: SlotTier, slot: Slot, key: EntryKey, token: object) -> None:
         with self._inventory.lock:
