@@ -6,14 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ditcache_rl.cache import NEVER, Outlook, TieredCache, next_uses
+from ditcache_rl.cache import NEVER, Habit, Outlook, TieredCache, next_uses
 from ditcache_rl.cache.placement import RULES, Access, schedule_trace, simulate
+from ditcache_rl.cache.transfer import DONE, CpuCopier, Ticket
 from ditcache_rl.types import EntryKey, Mode, Modes, Tier
 
 STEPS, SITES = 50, 40
 CAPACITY = SITES // 2
 ENTRY = 1 << 10
+
+
+class Beside(CpuCopier):
+    """A device that does not share memory with the host, so that what is read there must move."""
+
+    in_place = False
+
+    def to_device(self, source: Tensor) -> tuple[Tensor, Ticket]:
+        """Copy."""
+        return source.clone(), DONE
 
 
 def per_block_schedule() -> Modes:
@@ -59,21 +71,19 @@ def store_rate(modes: Modes, *, known: bool) -> float:
         Share of the reads that the device served.
     """
     uses = next_uses(modes[:, None, :])
-    cache = TieredCache(CAPACITY * ENTRY, 2 * SITES * ENTRY)
+    cache = TieredCache(CAPACITY * ENTRY, 2 * SITES * ENTRY, copier=Beside())
     entry = torch.ones(ENTRY // 4)
-    visits, reads = np.zeros(SITES), np.zeros(SITES)
+    habits = [Habit() for _ in range(SITES)]
     for step in range(STEPS):
         for site in range(SITES):
             now = step * SITES + site
             read = modes[step, site] != Mode.COMPUTE
-            visits[site] += 1
-            reads[site] += read
+            habits[site].visit(bool(read))
             coming = int(uses[step, site, 0])
             if known:
                 outlook = Outlook(now, NEVER if coming == NEVER else coming * SITES + site)
             else:
-                chance = float((reads[site] + 1) / (visits[site] + 2))
-                outlook = Outlook(now, now + SITES, chance)
+                outlook = Outlook(now, now + SITES, habits[site].chance)
             key = EntryKey(0, 0, site, 0)
             if read:
                 assert cache.get(key, outlook) is not None

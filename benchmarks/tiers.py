@@ -140,11 +140,14 @@ def mean_rates(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def periodic(steps: int, sites: int, order: Mode, *, warm: int, period: int = 4) -> Modes:
-    """Compute the first steps and every `period`-th after them; forecast or reuse between."""
-    modes = np.full((steps, sites), order, dtype=np.int8)
+def staggered(steps: int, sites: int, order: Mode, *, warm: int = 3, period: int = 3) -> Modes:
+    """Compute the first steps, then each site every `period` steps, its neighbour one later.
+
+    At every step a part of the sites computes, which is when the others' entries can be loaded.
+    """
+    phases = np.arange(steps)[:, None] - np.arange(sites)
+    modes = np.where(phases % period == 0, Mode.COMPUTE, order).astype(np.int8)
     modes[:warm] = Mode.COMPUTE
-    modes[warm + period - 1 :: period] = Mode.COMPUTE
     return modes
 
 
@@ -190,7 +193,7 @@ def capped_cache(folder: Path, working_set: int) -> TieredCache:
 def capped(pipe: Any, folder: Path, amounts: Amounts) -> tuple[dict[str, float], dict[str, object]]:
     """Compare calls without and with caps, in pairs whose order alternates."""
     sites = len(find_blocks(pipe.transformer))
-    modes = periodic(amounts.steps, sites, Mode.FORECAST2, warm=3)
+    modes = staggered(amounts.steps, sites, Mode.FORECAST2)
     free = TieredCache()
     expected, _ = draw(pipe, modes, free, SIDE)
     working_set = free.stats.peak_bytes
@@ -228,7 +231,7 @@ def capped(pipe: Any, folder: Path, amounts: Amounts) -> tuple[dict[str, float],
 def checks(pipe: Any) -> tuple[float, dict[str, object]]:
     """Price the checks of an image that is drawn with every block cached and spilled to disk."""
     sites = len(find_blocks(pipe.transformer))
-    modes = periodic(28, sites, Mode.FORECAST2, warm=3)
+    modes = staggered(28, sites, Mode.FORECAST2)
     cache, watch = TieredCache(), ModelWatch(pipe.transformer)
     seconds = median(draw(pipe, modes, cache, 64)[1] for _ in range(5))
     puts = cache.stats.puts / 5
@@ -237,7 +240,7 @@ def checks(pipe: Any) -> tuple[float, dict[str, object]]:
     parts = {
         "fingerprint_s": 2 * timed(lambda: watch.look(pipe.scheduler)),
         "finite_s": puts * timed(lambda: is_finite(entry)),
-        # Written once and read three times, as with order-2 forecasts three steps long.
+        # Written once and read three times.
         "checksum_s": 4 * puts * timed(lambda: xxhash.xxh3_64_intdigest(data)),
     }
     return sum(parts.values()) / seconds, {**parts, "image_s": seconds, "puts": puts}

@@ -45,6 +45,7 @@ class Inventory:
         storing: Tokens of writes under way.
         doubts: GPU entries of which it is not known yet whether they are finite.
         closed: Whether nothing may be stored any more.
+        staging: Whether anybody has asked for loads ahead, which need room on the device.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Inventory:
         self.closed = False
         self.copier = copier or copier_for(device)
         self.workers = Workers()
+        self.staging = False
         self._rest = 0
         self._largest = 0
 
@@ -143,9 +145,9 @@ class Inventory:
     def spare_bytes(self) -> int:
         """Return what puts leave free on the device for loads ahead."""
         cap = self.device.cap_bytes
-        if cap is None or not self.looks_ahead:
+        if cap is None or not self.staging or not self.looks_ahead:
             return 0
-        return min(cap // 2, _STAGED * self._largest)
+        return min(cap * 3 // 4, _STAGED * self._largest)
 
     def note_peak(self) -> None:
         """Note the bytes held now."""

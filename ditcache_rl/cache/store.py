@@ -81,7 +81,7 @@ class TieredCache:
         self._inventory = inventory = Inventory(device_bytes, device, copier)
         self._lock = inventory.lock
         self._moves = Moves(inventory, codec)
-        self._loads = Loads(inventory, compute_s_per_byte)
+        self._loads = Loads(inventory, self._moves, compute_s_per_byte)
         #: Tier of a site for which a decision names no other than the device; see `graded_tiers`.
         self.grades: Mapping[int, Tier] = {}
         if host_bytes is not None:
@@ -330,7 +330,7 @@ class TieredCache:
         self._inventory.closed = True
         self._lock = self._inventory.lock
         self._moves = Moves(self._inventory, LOSSLESS)
-        self._loads = Loads(self._inventory, None)
+        self._loads = Loads(self._inventory, self._moves, None)
 
 
 #: Stores with threads or files, which a forked child must not touch.
