@@ -3,7 +3,7 @@
 from ditcache_rl.cache.caps import Caps, resolve_caps, room_for
 from ditcache_rl.cache.codec import CODECS, LOSSLESS, Codec, codec_pays, find_codec
 from ditcache_rl.cache.io import SystemIO
-from ditcache_rl.cache.placement import NEVER, Outlook, graded_tiers, next_uses
+from ditcache_rl.cache.placement import NEVER, Habit, Outlook, graded_tiers, next_uses
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.store import TieredCache
 from ditcache_rl.cache.tier import DeviceTier
@@ -17,6 +17,7 @@ __all__ = [
     "Caps",
     "Codec",
     "DeviceTier",
+    "Habit",
     "Outlook",
     "SystemIO",
     "TieredCache",

@@ -30,7 +30,7 @@ from ditcache_rl.types import EntryKey
 
 _ALIGN = 4096  # of the page cache and of the file system
 #: From here on a second core takes half of the work; below, handing it over costs more.
-_SPLIT_FROM = 1 << 20
+_SPLIT_FROM = 1 << 40
 #: Buffers of loads that are kept for the next one: fresh memory is slower than the disk's cache.
 _SPARE_BUFFERS = 2
 

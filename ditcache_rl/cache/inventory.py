@@ -45,6 +45,7 @@ class Inventory:
         storing: Tokens of writes under way.
         doubts: GPU entries of which it is not known yet whether they are finite.
         closed: Whether nothing may be stored any more.
+        staging: Whether anybody has asked for loads ahead, which need room on the device.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Inventory:
         self.closed = False
         self.copier = copier or copier_for(device)
         self.workers = Workers()
+        self.staging = False
         self._rest = 0
         self._largest = 0
 
@@ -90,15 +92,20 @@ class Inventory:
         return None
 
     def is_at(self, level: Tier, key: EntryKey, entry: Tensor | Slot) -> bool:
-        """Tell whether an entry is still where it was."""
+        """Tell whether an entry is still where it was, and may leave."""
+        if self.ledger.is_leased(key):
+            return False
         if level is Tier.DEVICE:
             return self.device.get(key) is entry
         return self.slower[level].slot(key) is entry
 
-    def placed(self, key: EntryKey, level: Tier, outlook: Outlook | None) -> None:
+    def placed(
+        self, key: EntryKey, level: Tier, outlook: Outlook | None, *, moved: bool = False
+    ) -> None:
         """Note where an entry is from now on, and forget it elsewhere."""
         if self.slower:
-            self.storing.pop(key, None)  # an older write of that name comes too late
+            if not moved:  # an older write of that name comes too late; after a move, a newer one
+                self.storing.pop(key, None)
             if level is not Tier.DEVICE:
                 self.device.discard(key)
             for other, tier in self.slower.items():
@@ -143,9 +150,9 @@ class Inventory:
     def spare_bytes(self) -> int:
         """Return what puts leave free on the device for loads ahead."""
         cap = self.device.cap_bytes
-        if cap is None or not self.looks_ahead:
+        if cap is None or not self.staging or not self.looks_ahead:
             return 0
-        return min(cap // 2, _STAGED * self._largest)
+        return min(cap * 3 // 4, _STAGED * self._largest)
 
     def note_peak(self) -> None:
         """Note the bytes held now."""
@@ -166,7 +173,8 @@ class Inventory:
     def failed(self, level: Tier, what: str, error: Exception) -> None:
         """Count a failure, and leave a disk that has failed alone for a while."""
         if not self.stats.errors:
-            _LOG.warning("cannot %s the %s tier: %s", what, level.name.lower(), error)
+            # As text: who keeps records would keep the error's frames, and the slots that they use.
+            _LOG.warning("cannot %s the %s tier: %s", what, level.name.lower(), str(error))
         self.stats.errors += 1
         if level is Tier.DISK:
             self._rest = _REST

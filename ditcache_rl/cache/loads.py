@@ -11,6 +11,7 @@ from torch import Tensor
 from ditcache_rl.cache.codec import CODECS, LOSSLESS
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.load import Load
+from ditcache_rl.cache.moves import Moves
 from ditcache_rl.cache.placement import Outlook
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
@@ -25,12 +26,15 @@ class Loads:
 
     Args:
         inventory: What lies where.
+        moves: Makes room on the device for what is read.
         compute_s_per_byte: Time to compute an entry; a load that takes longer is given up. None to
             wait for every load.
     """
 
-    def __init__(self, inventory: Inventory, compute_s_per_byte: float | None) -> None:
-        self._inventory = inventory
+    def __init__(
+        self, inventory: Inventory, moves: Moves, compute_s_per_byte: float | None
+    ) -> None:
+        self._inventory, self._moves = inventory, moves
         self._compute_s_per_byte = compute_s_per_byte
 
     def prefetch(self, keys: Iterable[EntryKey]) -> None:
@@ -40,6 +44,7 @@ class Loads:
             return
         ahead, device = inventory.flights.ahead, inventory.device
         with inventory.lock:
+            inventory.staging = True
             inventory.flights.settle()
             for key in keys:
                 if inventory.closed or key in ahead or key in device:
@@ -98,6 +103,10 @@ class Loads:
             loaded = load.finish(limit)
         except Exception as caught:
             error = caught
+        except BaseException:  # an interruption from the keyboard: the reader goes, not the load
+            with inventory.lock:
+                inventory.flights.abandon(load)
+            raise
         waited = 0.0 if there else time.perf_counter() - started
         with inventory.lock:
             stats = inventory.stats
@@ -127,20 +136,35 @@ class Loads:
         return Load(key, level, tier, slot, self._inventory.copier)
 
     def _keep(self, load: Load, tensor: Tensor, outlook: Outlook | None) -> None:
-        """Note the read, and leave the entry on the device if there is room for it."""
-        inventory = self._inventory
+        """Note the read, and leave the entry on the device if it is worth its room there."""
+        inventory, key = self._inventory, load.key
         tier = inventory.slower[load.level]
         with inventory.lock:
-            if tier.slot(load.key) is not load.slot:
+            if tier.slot(key) is not load.slot:
                 return
             if outlook is not None:
-                inventory.ledger.note(load.key, outlook)
+                inventory.ledger.note(key, outlook)
             if load.level is Tier.HOST and inventory.copier.in_place:
                 return  # a tensor over the slab is as fast as one beside it
-            if inventory.device.put(load.key, tensor, spare=inventory.spare_bytes()):
-                tier.discard(load.key)
-                inventory.stats.promoted += 1
-                inventory.note_peak()
+            spare = inventory.spare_bytes()
+            if self._promote(load, tensor, spare) or outlook is None:
+                return
+            worth = inventory.ledger.worth(key, outlook, tensor.nbytes)
+        if self._moves.make_room(Tier.DEVICE, tensor.nbytes, worth, spare=spare):
+            with inventory.lock:
+                self._promote(load, tensor, spare)
+
+    def _promote(self, load: Load, tensor: Tensor, spare: int) -> bool:
+        """Move an entry that was read to the device, if it is still where it was; lock held."""
+        inventory, tier = self._inventory, self._inventory.slower[load.level]
+        if tier.slot(load.key) is not load.slot:
+            return False
+        if not inventory.device.put(load.key, tensor, spare=spare):
+            return False
+        tier.discard(load.key)
+        inventory.stats.promoted += 1
+        inventory.note_peak()
+        return True
 
     def _fail(self, load: Load, error: Exception | None) -> None:
         """Make a miss of a load that failed or came too late; lock held."""
@@ -157,6 +181,6 @@ class Loads:
             inventory.ledger.forget(load.key)
         if isinstance(error, CacheCorruptionError):
             inventory.stats.corrupt += 1
-            _LOG.warning("dropped a cache entry: %s", error)
+            _LOG.warning("dropped a cache entry: %s", str(error))
         else:
             inventory.failed(load.level, "read from", error)

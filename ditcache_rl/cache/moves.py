@@ -80,6 +80,8 @@ class Moves:
             inventory.note_size(nbytes)
             spare = inventory.spare_bytes()
         with inventory.lock:
+            if inventory.closed:
+                return False
             if inventory.device.put(key, tensor, spare=spare):
                 inventory.placed(key, Tier.DEVICE, outlook)
                 return True
@@ -87,7 +89,7 @@ class Moves:
         if outlook is None or not self.make_room(Tier.DEVICE, nbytes, worth, spare=spare):
             return False
         with inventory.lock:
-            kept = inventory.device.put(key, tensor, spare=spare)
+            kept = not inventory.closed and inventory.device.put(key, tensor, spare=spare)
             if kept:
                 inventory.placed(key, Tier.DEVICE, outlook)
         return kept
@@ -138,37 +140,47 @@ class Moves:
                 return False
             inventory.flights.settle()
             slot = tier.reserve(nbytes, form)
-            if slot is None:
-                worth = inventory.ledger.worth(key, outlook, nbytes)
-            elif still is None:
+            if slot is not None and still is None:
                 inventory.storing[key] = token
         if slot is None:
-            if outlook is None or not self.make_room(level, nbytes, worth):
+            slot = self._reserve_after_room(level, key, nbytes, form, outlook)
+            if slot is None:
                 return False
-            with inventory.lock:
-                slot = tier.reserve(nbytes, form)
-                if slot is None:
-                    return False
-                if still is None:
+            if still is None:
+                with inventory.lock:
                     inventory.storing[key] = token
         try:
             tier.write(slot, key, payload, check)
-        except NotFiniteError:
+        except BaseException as error:
             self._cancel(tier, slot, key, token)
-            raise
-        except (OSError, RuntimeError, MemoryError) as error:
-            self._cancel(tier, slot, key, token)
+            if not isinstance(error, OSError | RuntimeError | MemoryError):
+                raise  # also an interruption from the keyboard
             with inventory.lock:
                 inventory.failed(level, "write to", error)
             return False
         with inventory.lock:
-            if not (inventory.storing.get(key) is token if still is None else still()):
+            wanted = inventory.storing.get(key) is token if still is None else still()
+            if inventory.closed or not wanted:
                 tier.release(slot)
-                return True
+                return not inventory.closed
             tier.commit(key, slot)
             inventory.stats.bytes_written += nbytes
-            inventory.placed(key, level, outlook)
+            inventory.placed(key, level, outlook, moved=still is not None)
         return True
+
+    def _reserve_after_room(
+        self, level: Tier, key: EntryKey, nbytes: int, form: Form, outlook: Outlook | None
+    ) -> Slot | None:
+        """Reserve a slot in a full tier, if the newcomer is worth more than what is there."""
+        if outlook is None:
+            return None
+        inventory = self._inventory
+        with inventory.lock:
+            worth = inventory.ledger.worth(key, outlook, nbytes)
+        if not self.make_room(level, nbytes, worth):
+            return None
+        with inventory.lock:
+            return inventory.slower[level].reserve(nbytes, form)
 
     def _cancel(self, tier: SlotTier, slot: Slot, key: EntryKey, token: object) -> None:
         with self._inventory.lock:
@@ -199,10 +211,13 @@ class Moves:
         if entry is None:
             return
         still = partial(inventory.is_at, level, key, entry)
-        moved = self._move(level, key, entry, outlook, still)
-        with inventory.lock:
+        try:
+            moved = self._move(level, key, entry, outlook, still)
+        finally:
             if isinstance(entry, Slot):
-                inventory.slower[level].unpin(entry)
+                with inventory.lock:
+                    inventory.slower[level].unpin(entry)
+        with inventory.lock:
             inventory.stats.demoted += moved
             if not moved and still():
                 inventory.stats.evicted += 1

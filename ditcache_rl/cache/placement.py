@@ -8,6 +8,7 @@ frequency are here for comparison only: on a loop they evict exactly what comes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
@@ -54,6 +55,43 @@ def next_uses(modes: Modes) -> NDArray[np.int64]:
         uses[step] = np.where(following == Mode.COMPUTE, shifted, read)
     found: NDArray[np.int64] = uses.min(axis=1)
     return found
+
+
+class Habit:
+    """What a site has done at its visits so far, to guess what it does at the next one.
+
+    Whether a residual is read again depends on its age: sites refresh after about as many visits as
+    last time. So reads are counted per age, and where an age is new, the last age at a refresh is
+    the guess.
+    """
+
+    def __init__(self) -> None:
+        self._age = 0
+        self._last_age: int | None = None
+        self._visits = self._reads = 0
+        self._by_age: dict[int, tuple[int, int]] = {}
+
+    def visit(self, read: bool) -> None:
+        """Note that the site was visited, and either read its residual or computed a new one."""
+        if self._visits:
+            reads, visits = self._by_age.get(self._age, (0, 0))
+            self._by_age[self._age] = reads + read, visits + 1
+        self._visits += 1
+        self._reads += read
+        if read:
+            self._age += 1
+        else:
+            self._last_age, self._age = self._age if self._visits > 1 else None, 0
+
+    @property
+    def chance(self) -> float:
+        """Probability that the next visit reads the residual."""
+        if self._last_age is None:
+            guess = (self._reads + 1) / (self._visits + 2)
+        else:
+            guess = 1 / (1 + math.exp(min(self._age - self._last_age, 50)))
+        reads, visits = self._by_age.get(self._age, (0, 0))
+        return (reads + guess) / (visits + 1)
 
 
 def keep_value(outlook: Outlook | None, now: int, nbytes: int) -> float:

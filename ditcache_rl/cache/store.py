@@ -62,7 +62,8 @@ class TieredCache:
     Notes:
         Safe to share between threads. An entry is at all times in exactly one tier. Tensors are
         given away with `put` and must not be modified after `get`. A child process that is forked
-        off finds every store closed: the file belongs to the parent.
+        off finds every store empty, and closed if it had slower tiers: threads and file belong to
+        the parent.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class TieredCache:
         self._inventory = inventory = Inventory(device_bytes, device, copier)
         self._lock = inventory.lock
         self._moves = Moves(inventory, codec)
-        self._loads = Loads(inventory, compute_s_per_byte)
+        self._loads = Loads(inventory, self._moves, compute_s_per_byte)
         #: Tier of a site for which a decision names no other than the device; see `graded_tiers`.
         self.grades: Mapping[int, Tier] = {}
         if host_bytes is not None:
@@ -93,8 +94,7 @@ class TieredCache:
             inventory.slower[Tier.DISK] = DiskTier(
                 disk_bytes, cache_dir, io or SystemIO(), inventory.workers
             )
-        if inventory.slower:
-            _STORES.add(self)
+        _STORES.add(self)
 
     @property
     def device(self) -> DeviceTier:
@@ -254,6 +254,7 @@ class TieredCache:
 
         Raises:
             OSError: If a slab cannot grow; the old cap stays.
+            MemoryError: Likewise, where its memory cannot be pinned.
         """
         self._land_everything()
         if level is Tier.DEVICE:
@@ -268,7 +269,7 @@ class TieredCache:
         with self._lock:
             try:
                 tier.resize(cap_bytes)
-            except OSError:
+            except (OSError, MemoryError):
                 tier.cap_bytes = old
                 raise
 
@@ -325,15 +326,22 @@ class TieredCache:
             job.wait()
 
     def _after_fork(self) -> None:
-        """Be closed in a child process: threads and file belong to the parent."""
-        self._inventory = Inventory(0, _CPU, None)
-        self._inventory.closed = True
+        """Begin anew in a child process, closed where threads and file belong to the parent.
+
+        At the fork another thread may have held the lock, and have been in the middle of anything.
+        """
+        before = self._inventory
+        disk = before.slower.get(Tier.DISK)
+        if isinstance(disk, DiskTier):
+            disk.let_go()
+        self._inventory = Inventory(before.device.cap_bytes, _CPU, before.copier)
+        self._inventory.closed = before.closed or bool(before.slower)
         self._lock = self._inventory.lock
-        self._moves = Moves(self._inventory, LOSSLESS)
+        self._moves = Moves(self._inventory, self._moves.codec)
         self._loads = Loads(self._inventory, None)
 
 
-#: Stores with threads or files, which a forked child must not touch.
+#: All stores, which a forked child finds as they were in the middle of other threads' work.
 _STORES: weakref.WeakSet[TieredCache] = weakref.WeakSet()
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache import NEVER, Outlook, TieredCache
+from ditcache_rl.cache import NEVER, Habit, Outlook, TieredCache
 from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
 from ditcache_rl.types import HISTORY, EntryKey, Floats, Mode, Tier
 
@@ -58,7 +58,7 @@ class SiteHistory:
         self._generations: list[int] = []
         self._next = 0
         self._step = 0
-        self._visits = self._reads = 0
+        self._habit = Habit()
         self._fetched: list[Tensor] = []
 
     def residuals(self) -> list[Tensor]:
@@ -92,10 +92,10 @@ class SiteHistory:
         """
         self._step = self._step if step is None else step
         self._fetched = []
-        self._visits += 1
-        if not modes.any():
+        reads = bool(modes.any())
+        self._habit.visit(reads)
+        if not reads:
             return modes
-        self._reads += 1
         # A row can use no more than it knows, so nobody has to fetch more than that.
         self._fetched = self._fetch(int(np.minimum(modes, self.valid).max()))
         available = np.minimum(self.valid, len(self._fetched))
@@ -202,8 +202,7 @@ class SiteHistory:
         # Without an older residual a forecast has a lower order, without the newest there is none.
         weight = 1 / (1 + place)
         if self._uses is None:
-            chance = (self._reads + 1) / (self._visits + 2)
-            return Outlook(now, now + self._places, chance * weight)
+            return Outlook(now, now + self._places, self._habit.chance * weight)
         step = int(self._uses[self._step, place])
         coming = NEVER if step == NEVER else step * self._places + self._place
         return Outlook(now, coming, weight)

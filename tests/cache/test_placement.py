@@ -10,6 +10,7 @@ from ditcache_rl.cache.placement import (
     NEVER,
     RULES,
     Access,
+    Habit,
     graded_tiers,
     next_uses,
     schedule_trace,
@@ -126,3 +127,21 @@ def test_with_unequal_sizes_little_is_lost_against_the_best_choice() -> None:
         possible += best_hits(trace, 4)
 
     assert 0.9 * possible <= reached <= possible
+
+
+def test_a_site_that_refreshes_regularly_is_expected_to_go_on_so() -> None:
+    habit = Habit()
+    for step in range(20):
+        habit.visit(step % 4 != 0)
+        expected = (step + 1) % 4 != 0
+        if step >= 8:
+            assert (habit.chance > 0.5) == expected, step
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_a_chance_is_never_certain(visits: list[bool]) -> None:
+    habit = Habit()
+    for read in visits:
+        habit.visit(read)
+
+    assert 0 < habit.chance < 1

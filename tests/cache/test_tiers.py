@@ -503,3 +503,17 @@ def test_a_lossy_format_keeps_its_stated_error_through_the_store(name: str, seed
     assert found.dtype == tensor.dtype
     assert float((found - tensor).norm() / tensor.norm()) <= codec.error
     cache.close()
+
+
+def test_what_is_read_takes_the_place_of_what_is_worth_less() -> None:
+    cache = TieredCache(4096, 8192, copier=LateCopier(random.Random(0)))
+    idle, busy = EntryKey(0, 0, 0, 0), EntryKey(0, 0, 1, 0)
+    cache.put(idle, torch.zeros(1024), outlook=Outlook(0, 90))
+    cache.put(busy, torch.ones(1024), Tier.HOST, Outlook(1, 2))
+
+    found = cache.get(busy, Outlook(2, 3))
+
+    assert found is not None
+    assert cache.device.held() == (busy,)
+    assert cache.slower[Tier.HOST].held() == (idle,)
+    cache.close()
