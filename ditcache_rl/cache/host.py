@@ -19,6 +19,10 @@ from ditcache_rl.types import EntryKey
 
 _ALIGN = 64  # bytes of a cache line; every dtype may start there
 
+#: Shared pages, the default of Python, would be those of forked children too, and the system would
+#: keep them when they are given back by MADV_DONTNEED.
+_OWN = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
 
 class HostTier(SlotTier):
     """Entries in main memory.
@@ -94,7 +98,7 @@ class HostTier(SlotTier):
         self.cap_bytes = cap_bytes
 
     def _map(self, base: int, nbytes: int) -> None:
-        memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+        memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE), **_OWN)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)  # far fewer faults on first touch
         array = np.frombuffer(memory, dtype=np.uint8)

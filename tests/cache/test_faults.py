@@ -1,3 +1,5 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,21 @@ import torch
 
 from ditcache_rl.cache import TieredCache, resolve_caps
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.types import EntryKey, Tier
+
+KEY = EntryKey(0, 0, 0, 0)
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """Tell whether a function holds in a forked process."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = int(not work())
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("name", ["zero\0byte", "n" * 300])
@@ -15,3 +32,17 @@ def test_a_name_that_no_directory_can_have_is_refused_clearly(tmp_path: Path, na
         TieredCache(None, None, 4096, cache_dir=folder)
     with pytest.raises(ConfigError, match="cache_dir"):
         resolve_caps(torch.device("cpu"), disk_bytes=4096, cache_dir=folder)
+
+
+def test_a_child_that_writes_to_what_it_inherited_harms_no_entry() -> None:
+    cache = TieredCache(None, 1 << 20)
+    cache.put(KEY, torch.ones(1000), Tier.HOST)
+    inherited = cache.get(KEY)
+    assert inherited is not None
+
+    assert in_child(lambda: bool((inherited.fill_(-1) == -1).all()))
+
+    found = cache.get(KEY)
+    assert found is not None
+    assert bool((found == 1).all())
+    cache.close()
