@@ -72,7 +72,8 @@ class TieredCache:
     Notes:
         Safe to share between threads. An entry is at all times in exactly one tier. Tensors are
         given away with `put` and must not be modified after `get`. A child process that is forked
-        off finds every store closed: the file belongs to the parent.
+        off finds every store empty, and closed if it had slower tiers: threads and file belong to
+        the parent.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class TieredCache:
         self._rest = 0
         self._largest = 0
         self._closed = False
+        _STORES.add(self)
         if host_bytes is None and disk_bytes is None:
             return
         self._workers = Workers()
@@ -120,7 +122,6 @@ class TieredCache:
             self.slower[Tier.DISK] = DiskTier(
                 disk_bytes, cache_dir, io or SystemIO(), self._workers
             )
-        _STORES.add(self)
 
     @property
     def used_bytes(self) -> int:
@@ -725,14 +726,21 @@ class TieredCache:
             self._rest = _REST
 
     def _after_fork(self) -> None:
-        """Be closed in a child process: threads and file belong to the parent."""
+        """Begin anew in a child process, closed where threads and file belong to the parent.
+
+        At the fork another thread may have held the lock, and have been in the middle of anything.
+        """
         self._lock = threading.Lock()
-        self._closed = True
-        self.device, self.slower, self._ledger = DeviceTier(0), {}, Ledger()
+        disk = self.slower.get(Tier.DISK)
+        if isinstance(disk, DiskTier):
+            disk.let_go()
+        self._closed = self._closed or bool(self.slower)
+        self.device, self.slower = DeviceTier(self.device.cap_bytes), {}
+        self._ledger, self._doubts, self._storing = Ledger(), {}, {}
         self._loads, self._left, self._landing = {}, [], []
 
 
-#: Stores with threads or files, which a forked child must not touch.
+#: All stores, which a forked child finds as they were in the middle of other threads' work.
 _STORES: weakref.WeakSet[TieredCache] = weakref.WeakSet()
 
 

@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from ditcache_rl.cache import TieredCache, resolve_caps
+from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
 
@@ -46,3 +48,33 @@ def test_a_child_that_writes_to_what_it_inherited_harms_no_entry() -> None:
     assert found is not None
     assert bool((found == 1).all())
     cache.close()
+
+
+def test_a_child_keeps_nothing_of_the_parents_file(tmp_path: Path) -> None:
+    cache = TieredCache(None, None, 1 << 20, cache_dir=tmp_path)
+    disk = cache.slower[Tier.DISK]
+    assert isinstance(disk, DiskTier)
+
+    with disk._open():  # as another thread may be at the moment of the fork
+
+        def is_closed() -> bool:
+            try:
+                os.fstat(disk.fd)
+            except OSError:
+                return True
+            return False
+
+        assert in_child(is_closed)
+    cache.close()
+
+
+def test_a_child_does_not_wait_for_the_threads_of_its_parent() -> None:
+    cache = TieredCache(1 << 20)
+    cache.put(KEY, torch.ones(9))
+
+    def use() -> bool:
+        signal.alarm(5)
+        return cache.get(KEY) is None and cache.put(KEY, torch.ones(9))
+
+    with cache._lock:  # as another thread does now and then
+        assert in_child(use)
