@@ -328,6 +328,8 @@ class TieredCache:
             self._largest = max(self._largest, nbytes)
         spare = self._spare_bytes() if self.slower else 0
         with self._lock:
+            if self._closed:
+                return False
             if self.device.put(key, tensor, spare=spare):
                 self._placed(key, Tier.DEVICE, outlook)
                 return True
@@ -335,7 +337,7 @@ class TieredCache:
         if outlook is None or not self._make_room(Tier.DEVICE, nbytes, worth, spare=spare):
             return False
         with self._lock:
-            kept = self.device.put(key, tensor, spare=spare)
+            kept = not self._closed and self.device.put(key, tensor, spare=spare)
             if kept:
                 self._placed(key, Tier.DEVICE, outlook)
         return kept
@@ -410,9 +412,10 @@ class TieredCache:
                 self._failed(level, "write to", error)
             return False
         with self._lock:
-            if not (self._storing.get(key) is token if still is None else still()):
+            wanted = self._storing.get(key) is token if still is None else still()
+            if self._closed or not wanted:
                 tier.release(slot)
-                return True
+                return not self._closed
             tier.commit(key, slot)
             self.stats.bytes_written += nbytes
             self._placed(key, level, outlook)

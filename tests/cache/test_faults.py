@@ -1,5 +1,7 @@
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 
 from ditcache_rl.cache import TieredCache, resolve_caps
 from ditcache_rl.cache.disk import DiskTier
+from ditcache_rl.cache.io import Buffer, SystemIO
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
 
@@ -78,3 +81,18 @@ def test_a_child_does_not_wait_for_the_threads_of_its_parent() -> None:
 
     with cache._lock:  # as another thread does now and then
         assert in_child(use)
+
+
+def test_what_is_put_while_a_store_is_closed_is_not_kept(tmp_path: Path) -> None:
+    class Closing(SystemIO):
+        def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+            threading.Thread(target=cache.close).start()
+            while not cache._closed:
+                time.sleep(0.001)
+            return super().pwrite(fd, data, offset)
+
+    cache = TieredCache(1 << 20, None, 1 << 20, cache_dir=tmp_path, io=Closing())
+
+    assert not cache.put(KEY, torch.ones(9), Tier.DISK)
+    assert cache.used_bytes == 0
+    assert cache.get(KEY) is None
