@@ -403,11 +403,10 @@ class TieredCache:
                 self._storing[key] = token
         try:
             tier.write(slot, key, payload, check)
-        except NotFiniteError:
+        except BaseException as error:
             self._cancel(tier, slot, key, token)
-            raise
-        except (OSError, RuntimeError, MemoryError) as error:
-            self._cancel(tier, slot, key, token)
+            if not isinstance(error, OSError | RuntimeError | MemoryError):
+                raise  # also an interruption from the keyboard
             with self._lock:
                 self._failed(level, "write to", error)
             return False
@@ -488,10 +487,13 @@ class TieredCache:
         if entry is None:
             return
         still = partial(self._is_at, level, key, entry)
-        moved = self._move(level, key, entry, outlook, still)
-        with self._lock:
+        try:
+            moved = self._move(level, key, entry, outlook, still)
+        finally:
             if isinstance(entry, Slot):
-                self.slower[level].unpin(entry)
+                with self._lock:
+                    self.slower[level].unpin(entry)
+        with self._lock:
             self.stats.demoted += moved
             if not moved and still():
                 self.stats.evicted += 1
@@ -576,6 +578,10 @@ class TieredCache:
             loaded = load.finish(limit)
         except Exception as caught:
             error = caught
+        except BaseException:  # an interruption from the keyboard: the reader goes, not the load
+            with self._lock:
+                self._left.append(load)
+            raise
         waited = 0.0 if there else time.perf_counter() - started
         with self._lock:
             stats = self.stats

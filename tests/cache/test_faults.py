@@ -96,3 +96,39 @@ def test_what_is_put_while_a_store_is_closed_is_not_kept(tmp_path: Path) -> None
     assert not cache.put(KEY, torch.ones(9), Tier.DISK)
     assert cache.used_bytes == 0
     assert cache.get(KEY) is None
+
+
+class InterruptedIO(SystemIO):
+    """Is interrupted from the keyboard while it is asked to be."""
+
+    armed = False
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        if self.armed:
+            raise KeyboardInterrupt
+        return super().pwrite(fd, data, offset)
+
+    def preadv(self, fd: int, data: Buffer, offset: int) -> int:
+        if self.armed:
+            raise KeyboardInterrupt
+        return super().preadv(fd, data, offset)
+
+
+@pytest.mark.parametrize("what", ["put", "get", "demote"])
+def test_an_interruption_from_the_keyboard_leaves_no_bytes(tmp_path: Path, what: str) -> None:
+    io = InterruptedIO()
+    cache = TieredCache(1 << 20, 1 << 20, 1 << 20, cache_dir=tmp_path, io=io)
+    cache.put(KEY, torch.ones(9), Tier.HOST if what == "demote" else Tier.DISK)
+    io.armed = True
+
+    calls: dict[str, Callable[[], object]] = {
+        "put": lambda: cache.put(EntryKey(0, 0, 1, 0), torch.ones(9), Tier.DISK),
+        "get": lambda: cache.get(KEY),
+        "demote": lambda: cache.resize(Tier.HOST, 0),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        calls[what]()
+
+    cache.discard_request(0)
+    assert cache.used_bytes == 0
+    cache.close()
