@@ -634,7 +634,7 @@ class TieredCache:
             self._ledger.forget(load.key)
         if isinstance(error, CacheCorruptionError):
             self.stats.corrupt += 1
-            _LOG.warning("dropped a cache entry: %s", error)
+            _LOG.warning("dropped a cache entry: %s", str(error))
         else:
             self._failed(load.level, "read from", error)
 
@@ -729,7 +729,8 @@ class TieredCache:
     def _failed(self, level: Tier, what: str, error: Exception) -> None:
         """Count a failure, and leave a disk that has failed alone for a while; lock held."""
         if not self.stats.errors:
-            _LOG.warning("cannot %s the %s tier: %s", what, level.name.lower(), error)
+            # As text: who keeps records would keep the error's frames, and the slots that they use.
+            _LOG.warning("cannot %s the %s tier: %s", what, level.name.lower(), str(error))
         self.stats.errors += 1
         if level is Tier.DISK:
             self._rest = _REST

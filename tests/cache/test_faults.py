@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.io import Buffer, SystemIO
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
+from tests.cache.faulty import FaultyIO
 
 KEY = EntryKey(0, 0, 0, 0)
 
@@ -130,5 +132,17 @@ def test_an_interruption_from_the_keyboard_leaves_no_bytes(tmp_path: Path, what:
         calls[what]()
 
     cache.discard_request(0)
+    assert cache.used_bytes == 0
+    cache.close()
+
+
+def test_a_kept_log_record_keeps_no_slot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    io = FaultyIO(random.Random(0), rate=1.0, kinds=("eio",))
+    cache = TieredCache(0, 1 << 20, 1 << 20, cache_dir=tmp_path, io=io)
+    cache.put(KEY, torch.ones(9), Tier.HOST)
+
+    cache.resize(Tier.HOST, 0)  # has to go down, and cannot
+
+    assert len(caplog.records) == 1
     assert cache.used_bytes == 0
     cache.close()
