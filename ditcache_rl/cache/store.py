@@ -270,6 +270,7 @@ class TieredCache:
 
         Raises:
             OSError: If a slab cannot grow; the old cap stays.
+            MemoryError: Likewise, where its memory cannot be pinned.
         """
         self._land_everything()
         if level is Tier.DEVICE:
@@ -284,7 +285,7 @@ class TieredCache:
         with self._lock:
             try:
                 tier.resize(cap_bytes)
-            except OSError:
+            except (OSError, MemoryError):
                 tier.cap_bytes = old
                 raise
 

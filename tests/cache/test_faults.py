@@ -1,5 +1,6 @@
 import os
 import random
+import resource
 import signal
 import threading
 import time
@@ -146,3 +147,17 @@ def test_a_kept_log_record_keeps_no_slot(tmp_path: Path, caplog: pytest.LogCaptu
     assert len(caplog.records) == 1
     assert cache.used_bytes == 0
     cache.close()
+
+
+def test_a_host_tier_that_cannot_grow_stays_as_it_was() -> None:
+    def grow() -> bool:
+        cache = TieredCache(0, 1 << 20)
+        host = cache.slower[Tier.HOST]
+        resource.setrlimit(resource.RLIMIT_AS, (0, 0))
+        try:
+            cache.resize(Tier.HOST, 1 << 30)
+        except OSError:
+            return host.allocator.capacity == host.cap_bytes == 1 << 20
+        return False
+
+    assert in_child(grow)
