@@ -418,7 +418,7 @@ class TieredCache:
                 return not self._closed
             tier.commit(key, slot)
             self.stats.bytes_written += nbytes
-            self._placed(key, level, outlook)
+            self._placed(key, level, outlook, moved=still is not None)
         return True
 
     def _cancel(self, tier: SlotTier, slot: Slot, key: EntryKey, token: object) -> None:
@@ -427,10 +427,13 @@ class TieredCache:
             if self._storing.get(key) is token:
                 del self._storing[key]
 
-    def _placed(self, key: EntryKey, level: Tier, outlook: Outlook | None) -> None:
+    def _placed(
+        self, key: EntryKey, level: Tier, outlook: Outlook | None, *, moved: bool = False
+    ) -> None:
         """Note where an entry is from now on, and forget it elsewhere; lock held."""
         if self.slower:
-            self._storing.pop(key, None)  # an older write of that name comes too late
+            if not moved:  # an older write of that name comes too late; after a move, a newer one
+                self._storing.pop(key, None)
             if level is not Tier.DEVICE:
                 self.device.discard(key)
             for other, tier in self.slower.items():

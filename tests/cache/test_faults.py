@@ -161,3 +161,20 @@ def test_a_host_tier_that_cannot_grow_stays_as_it_was() -> None:
         return False
 
     assert in_child(grow)
+
+
+def test_an_entry_that_moves_does_not_win_over_a_newer_one(tmp_path: Path) -> None:
+    class Crowded(SystemIO):
+        def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+            cache.resize(Tier.DEVICE, 0)  # as another thread may make room at that moment
+            return super().pwrite(fd, data, offset)
+
+    cache = TieredCache(1 << 20, 1 << 20, 1 << 20, cache_dir=tmp_path, io=Crowded())
+    cache.put(KEY, torch.zeros(9))
+
+    assert cache.put(KEY, torch.ones(9), Tier.DISK)
+
+    found = cache.get(KEY)
+    assert found is not None
+    assert bool((found == 1).all())
+    cache.close()
