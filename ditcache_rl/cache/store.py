@@ -504,7 +504,9 @@ class TieredCache:
                 self._forget(key)
 
     def _is_at(self, level: Tier, key: EntryKey, entry: Tensor | Slot) -> bool:
-        """Tell whether an entry is still where it was; lock held."""
+        """Tell whether an entry is still where it was, and may leave; lock held."""
+        if self._ledger.is_leased(key):
+            return False
         if level is Tier.DEVICE:
             return self.device.get(key) is entry
         return self.slower[level].slot(key) is entry
