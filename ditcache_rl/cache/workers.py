@@ -80,13 +80,20 @@ class Workers:
         self._closed = False
 
     def submit(self, work: Callable[[], Any], urgency: Urgency) -> Job:
-        """Queue a job; after `close` it is left to whoever needs it."""
+        """Queue a job; after `close` it is left to whoever needs it.
+
+        Where the system gives this process no thread it is done at once, by the caller.
+        """
         job = Job(work)
         with self._lock:
-            if not self._closed:
-                if not self._threads:
-                    self._start()
+            if self._closed:
+                return job
+            if not self._threads:
+                self._start()
+            if self._threads:
                 self._jobs.put((urgency, next(self._order), job))
+                return job
+        job.run()
         return job
 
     def close(self) -> None:
@@ -105,7 +112,10 @@ class Workers:
             thread = threading.Thread(
                 target=_serve, args=(self._jobs,), name=f"ditcache-io-{index}", daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                return
             self._threads.append(thread)
 
 

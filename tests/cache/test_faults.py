@@ -197,3 +197,17 @@ def test_a_lease_holds_an_entry_that_has_begun_to_move(tmp_path: Path) -> None:
         assert KEY in cache.device
         assert KEY not in cache.slower[Tier.DISK]
     cache.close()
+
+
+def test_where_no_thread_can_start_loads_ahead_are_done_at_once(tmp_path: Path) -> None:
+    def load() -> bool:
+        cache = TieredCache(1 << 20, None, 1 << 20, cache_dir=tmp_path)
+        cache.put(KEY, torch.ones(9), Tier.DISK)
+        threading.stack_size(1 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+        cache.prefetch([KEY])
+
+        return cache.get(KEY) is not None and cache.stats.hidden == 1
+
+    assert in_child(load)
