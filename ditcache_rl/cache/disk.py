@@ -124,6 +124,13 @@ class DiskTier(SlotTier):
                 return
         self._close()
 
+    def let_go(self) -> None:
+        """Close a forked child's copy of the file, for which nobody there waits.
+
+        Otherwise threads that the child has not would keep it, and the parent's blocks with it.
+        """
+        self._close()
+
     @contextmanager
     def _open(self) -> Iterator[None]:
         """Keep the file open inside of the block; raises OSError if it is closed."""

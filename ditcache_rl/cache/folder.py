@@ -25,9 +25,10 @@ def open_folder(path: Path) -> int:
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        link = " (a symbolic link)" if path.is_symlink() else ""
-        raise ConfigError(f"{asked}, received {error.strerror}{link}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else error
+        link = " (a symbolic link)" if _is_link(path) else ""
+        raise ConfigError(f"{asked}, received {why}{link}") from error
     found = os.fstat(fd)
     complaint = None
     if found.st_uid != os.geteuid():
@@ -40,6 +41,13 @@ def open_folder(path: Path) -> int:
         os.close(fd)
         raise ConfigError(f"{asked}, received {complaint}")
     return fd
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False
 
 
 def is_memory(path: Path) -> bool:

@@ -21,6 +21,10 @@ _ALIGN = 64  # bytes of a cache line; every dtype may start there
 #: Up to here the time to begin a copy counts, and one core is enough.
 _SMALL_BYTES = 1 << 16
 
+#: Shared pages, the default of Python, would be those of forked children too, and the system would
+#: keep them when they are given back by MADV_DONTNEED.
+_OWN = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
 
 class HostTier(SlotTier):
     """Entries in main memory.
@@ -38,8 +42,7 @@ class HostTier(SlotTier):
     def __init__(self, cap_bytes: int, copier: Copier, *, pinned: bool = False) -> None:
         super().__init__(cap_bytes, align=_ALIGN)
         self._copier, self._pinned = copier, pinned
-        self._maps: list[tuple[int, mmap.mmap, NDArray[np.uint8]]] = []
-        self._map(0, cap_bytes)
+        self._maps = [(0, *self._map(cap_bytes))]
         #: Slots that a copy still fills, with its source.
         self._flying: deque[tuple[Slot, Ticket, Tensor]] = deque()
 
@@ -96,20 +99,21 @@ class HostTier(SlotTier):
         """Map more memory, or give the pages of free extents back to the system."""
         missing = cap_bytes - self.allocator.capacity
         if missing > 0:
-            self._map(self.allocator.grow(missing), missing)
+            mapped = self._map(missing)
+            self._maps.append((self.allocator.grow(missing), *mapped))
         elif not self._pinned and hasattr(mmap, "MADV_DONTNEED"):
             for start, size in self.allocator.gaps():
                 self._forget(start, size)
         self.cap_bytes = cap_bytes
 
-    def _map(self, base: int, nbytes: int) -> None:
-        memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+    def _map(self, nbytes: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
+        memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE), **_OWN)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)  # far fewer faults on first touch
         array = np.frombuffer(memory, dtype=np.uint8)
         if self._pinned:
             _register(array)
-        self._maps.append((base, memory, array))
+        return memory, array
 
     def _memory(self, slot: Slot) -> NDArray[np.uint8]:
         offset = slot.offset

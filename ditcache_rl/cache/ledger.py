@@ -57,6 +57,10 @@ class Ledger:
         """Keep an entry where it is until `end_lease`."""
         self._leases[key] += 1
 
+    def is_leased(self, key: EntryKey) -> bool:
+        """Tell whether an entry must stay where it is."""
+        return key in self._leases
+
     def end_lease(self, key: EntryKey) -> None:
         """Undo one `lease`."""
         self._leases[key] -= 1

@@ -85,6 +85,7 @@ class TieredCache:
         self._loads = Loads(inventory, self._moves, compute_s_per_byte)
         #: Tier of a site for which a decision names no other than the device; see `graded_tiers`.
         self.grades: Mapping[int, Tier] = {}
+        _STORES.add(self)
         if host_bytes is not None:
             inventory.slower[Tier.HOST] = HostTier(
                 host_bytes, inventory.copier, pinned=device.type == "cuda"
@@ -94,7 +95,6 @@ class TieredCache:
             inventory.slower[Tier.DISK] = DiskTier(
                 disk_bytes, cache_dir, io or SystemIO(), inventory.workers
             )
-        _STORES.add(self)
 
     @property
     def device(self) -> DeviceTier:
@@ -338,7 +338,7 @@ class TieredCache:
         self._inventory.closed = before.closed or bool(before.slower)
         self._lock = self._inventory.lock
         self._moves = Moves(self._inventory, self._moves.codec)
-        self._loads = Loads(self._inventory, None)
+        self._loads = Loads(self._inventory, self._moves, None)
 
 
 #: All stores, which a forked child finds as they were in the middle of other threads' work.

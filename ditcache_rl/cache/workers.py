@@ -92,14 +92,21 @@ class Workers:
         self._closed = False
 
     def submit(self, work: Callable[[], Any], urgency: Urgency) -> Job:
-        """Queue a job; after `close` it is left to whoever needs it."""
+        """Queue a job; after `close` it is left to whoever needs it.
+
+        Where the system gives this process no thread it is done at once, by the caller.
+        """
         job = Job(work)
         with self._lock:
-            if not self._closed:
-                if not self._threads:
-                    self._start()
+            if self._closed:
+                return job
+            if not self._threads:
+                self._start()
+            if self._threads:
                 self._queues[urgency].append(job)
                 self._tokens.put(None)
+                return job
+        job.run()
         return job
 
     def close(self) -> None:
@@ -121,7 +128,10 @@ class Workers:
                 name=f"ditcache-io-{index}",
                 daemon=True,
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                return
             self._threads.append(thread)
 
 

@@ -53,7 +53,10 @@ class CacheHandle:
             tier = self.cache.device if level is Tier.DEVICE else self.cache.slower[level]
             now = min(asked, room_for(level, self._device, tier.used_bytes))
             if abs(now - (tier.cap_bytes or 0)) > _STIR * asked:
-                self.cache.resize(level, now)
+                try:
+                    self.cache.resize(level, now)
+                except (OSError, MemoryError) as error:
+                    _LOG.warning("the %s tier keeps its size: %s", level.name.lower(), str(error))
 
     def _host(self) -> int | None:
         return self._asked.host_bytes if Tier.HOST in self.cache.slower else None

@@ -14,7 +14,14 @@ from torch import Tensor
 from ditcache_rl.cache.io import Buffer, SystemIO
 from ditcache_rl.cache.transfer import Ticket
 
-FAULTS = ("eio", "eintr", "short", "enospc", "slow")
+FAULTS = ("eio", "eintr", "short", "enospc", "emfile", "estale", "slow")
+_CODES = {
+    "eio": errno.EIO,
+    "eintr": errno.EINTR,
+    "enospc": errno.ENOSPC,
+    "emfile": errno.EMFILE,
+    "estale": errno.ESTALE,
+}
 
 
 class FaultyIO(SystemIO):
@@ -49,12 +56,8 @@ class FaultyIO(SystemIO):
             return data
         self.injected += 1
         kind = self.rng.choice(self.kinds)
-        if kind == "eintr":
-            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-        if kind == "eio":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if kind == "enospc" and writing:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if kind in _CODES and (writing or kind != "enospc"):
+            raise OSError(_CODES[kind], os.strerror(_CODES[kind]))  # EINTR: InterruptedError
         if kind == "slow":
             time.sleep(self.slow_s)
         return data[: max(1, len(data) // 2)] if kind == "short" else data

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import ditcache_rl as dc
-from ditcache_rl.cache import TieredCache, try_tier
+from ditcache_rl.cache import Caps, TieredCache, try_tier
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.control import Controller, EveryK, StaticSchedule
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.inference.tiers import CacheHandle
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import EntryKey, Mode, Modes, Tier
 from tests.pipelines import draw, draw_under
@@ -146,6 +147,17 @@ def test_the_summary_names_tiers_and_what_was_lowered(tiny_pipe: Any, folder: Pa
     assert "host tier" in text  # in use or asleep, as this machine has it
     assert "disk tier" in text
     assert "last mask     CRCRCR" in text
+
+
+def test_a_cap_that_cannot_be_followed_spoils_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TieredCache(None, 1 << 20)
+    handle = CacheHandle(cache, Caps(host_bytes=1 << 46), torch.device("cpu"))
+    monkeypatch.setattr("ditcache_rl.inference.tiers.room_for", lambda *_: 1 << 46)
+
+    handle.refresh()  # more than any machine can map
+
+    assert cache.slower[Tier.HOST].cap_bytes == 1 << 20
+    cache.close()
 
 
 @pytest.fixture
