@@ -231,13 +231,14 @@ def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:
     shapes = tuple([None if stream is None else stream.shape for stream in streams])
     states = request.states(span, shapes)
     modes = request.effective(span, states, decision.modes[:, span.site])
+    everyone = not modes.any()
+    if everyone and tiers.min() == Tier.DROP:
+        return Pass(span)
     rows = np.flatnonzero(modes == Mode.COMPUTE)
     estimated: tuple[Any, ...] = ()
-    if len(rows) < len(modes):
+    if not everyone:
         entry = request.estimate(states, modes)
         estimated = finish(entry, streams, states[0].exits, batch)
-    elif (tiers == Tier.DROP).all():
-        return Pass(span)
     return RowsPass(
         span, states, batch=batch, rows=rows, tiers=tiers, inputs=streams, estimated=estimated
     )

@@ -111,6 +111,7 @@ class Request:
         self._held: dict[tuple[int, int], int] = {}
         self._uses: NDArray[np.int64] | None = None
         self._ahead = LookAhead(cache, None)
+        self._looks_ahead = False
         self._latents: Tensor | None = None
 
     @contextmanager
@@ -237,9 +238,8 @@ class Request:
             allowed = self._ranks.least(allowed)
         if self._decides:
             log = self.logs[-1].modes[self._step, :, span.site]
-            known = np.where(log < 0, allowed, np.minimum(log, allowed))
-            self.logs[-1].modes[self._step, :, span.site] = known
-        if self.cache.looks_ahead:
+            log[:] = allowed if log[0] < 0 else np.minimum(log, allowed)
+        if self._looks_ahead:
             self._look_ahead(span)
         return allowed
 
@@ -322,6 +322,7 @@ class Request:
         plan = planned_modes(self.controller)
         self._uses = None if plan is None else next_uses(plan)
         self._ahead = LookAhead(self.cache, plan)
+        self._looks_ahead = self.cache.looks_ahead
 
     def _forget(self) -> None:
         self.cache.discard_request(self.id)

@@ -105,6 +105,7 @@ class BlockRunner:
                 self._pipe.__class__ = _request_class(type(self._pipe))
             runners.append(self)
         self._entered = True
+        self._check_model(self._pipe.scheduler, "before")
         return self
 
     def __exit__(
