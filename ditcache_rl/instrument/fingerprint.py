@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ditcache_rl.instrument.taps import is_compiled
+
 #: Numbers per parameter that are compared: an edit of a whole tensor changes all of them.
 _SAMPLES = 4
 #: Attributes of a module that change what it computes without changing a parameter: those of peft's
@@ -89,8 +91,7 @@ def _describe(module: nn.Module) -> tuple[Any, ...]:
     attributes = module.__dict__
     processor = attributes.get("processor")
     settings = [repr(attributes[name]) for name in _SETTINGS if name in attributes]
-    compiled = attributes.get("_compiled_call_impl") is not None
-    return type(module), type(processor), compiled, *settings
+    return type(module), type(processor), is_compiled(module), *settings
 
 
 def _settings_of(scheduler: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from ditcache_rl.instrument.branches import CallReader
 from ditcache_rl.instrument.execute import Role, run_block
 from ditcache_rl.instrument.probe import complete_stack
 from ditcache_rl.instrument.request import current_request
-from ditcache_rl.instrument.taps import Tap, install, release
+from ditcache_rl.instrument.taps import Tap, install, is_compiled, release
 
 #: Cache entries of the denoisers of one pipeline are numbered apart by this.
 _SPANS_PER_DENOISER = 1000
@@ -89,10 +89,7 @@ class Layout:
         """Refuse what decisions can't be taken in; errors are those of `install`."""
         import torch
 
-        whole = self.denoiser.__dict__.get("_compiled_call_impl")
-        if isinstance(self.denoiser, torch._dynamo.OptimizedModule) or not (
-            whole is None or isinstance(whole, Tap)
-        ):
+        if isinstance(self.denoiser, torch._dynamo.OptimizedModule) or is_compiled(self.denoiser):
             raise UnsupportedModelError(
                 f"expected a {self.name} whose blocks are compiled one by one, received one that "
                 f"is compiled as a whole; use pipe.{self.name}.compile_repeated_blocks()"

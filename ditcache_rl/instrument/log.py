@@ -13,6 +13,7 @@ class RequestLog:
     Attributes:
         modes: (steps, rows, sites) effective modes of the branch that decided; -1 where no call
             came.
+        branches: Most guidance branches that a step had.
         seconds: Wall-clock time of the pipeline call so far.
         peak_bytes: Most bytes that the cache held, entries of other requests included.
     """
@@ -22,8 +23,20 @@ class RequestLog:
         self.modes: Modes = np.full(
             (run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8
         )
+        self.branches = 0
         self.seconds = 0.0
         self.peak_bytes = 0
+
+    def note(self, step: int, site: int, modes: Modes) -> None:
+        """Note the modes of a span of a site; of several spans the least counts.
+
+        Args:
+            step: At which it ran.
+            site: Of the span.
+            modes: (rows,) effective.
+        """
+        before = self.modes[step, :, site]
+        before[:] = modes if before[0] < 0 else np.minimum(before, modes)
 
     @property
     def compute_share(self) -> Floats:

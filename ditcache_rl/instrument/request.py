@@ -1,4 +1,4 @@
-"""State of one pipeline call: its histories, decisions and log. It dies with the call."""
+"""One pipeline call: its steps, decisions and branches. What it remembers dies with the call."""
 
 from __future__ import annotations
 
@@ -14,28 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache, next_uses
+from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, planned_modes
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
-from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.instrument.log import RequestLog
-from ditcache_rl.instrument.lookahead import LookAhead
-from ditcache_rl.instrument.state import SpanState
-from ditcache_rl.types import (
-    HISTORY,
-    Decision,
-    Mode,
-    Modes,
-    RunInfo,
-    StepInfo,
-    Tier,
-)
+from ditcache_rl.instrument.memory import RequestMemory
+from ditcache_rl.types import Decision, Mode, Modes, RunInfo, StepInfo, Tier
 
 if TYPE_CHECKING:
     from ditcache_rl.instrument.blocks import Span
     from ditcache_rl.instrument.layout import Layout
     from ditcache_rl.instrument.ranks import Ranks
+    from ditcache_rl.instrument.state import SpanState
     from ditcache_rl.instrument.taps import Tap
 
 _CURRENT: ContextVar[Request | None] = ContextVar("ditcache_rl_request", default=None)
@@ -94,7 +85,6 @@ class Request:
         self.chunks: list[int] = []
         self.rows = 0
         self._expected_rows = rows
-        self._max_bytes = max_bytes
         self._admitted = admitted
         self._ranks = ranks
         self._clock = Clock(scheduler)
@@ -107,10 +97,7 @@ class Request:
         self._last_output: Tensor | None = None
         self._branches = Branches()
         self._called: set[int] = set()
-        self._states: dict[tuple[int, int], SpanState] = {}
-        self._held: dict[tuple[int, int], int] = {}
-        self._uses: NDArray[np.int64] | None = None
-        self._ahead = LookAhead(cache, None)
+        self._memory = RequestMemory(cache, self.id, max_bytes)
         self._looks_ahead = False
         self._latents: Tensor | None = None
 
@@ -123,7 +110,8 @@ class Request:
             yield self
         finally:
             _CURRENT.reset(token)
-            self._forget()
+            self._memory.forget()
+            self._branches.clear()
             self._last_output = self._latents = self.active = self.layout = None
             self.off = True
             for log in self.logs:
@@ -174,6 +162,7 @@ class Request:
         # A second look at the same branch in one step belongs to no place in its history.
         self.off = not self._called.isdisjoint(self.chunks) or max(self.chunks) > _MOST_BRANCHES
         self._called.update(self.chunks)
+        self.logs[-1].branches = max(self.logs[-1].branches, len(self._called))
 
     def end_call(self, output: Any) -> None:
         """Note what a denoiser returned."""
@@ -203,7 +192,7 @@ class Request:
                 probe_residual=None if probe_residual is None else self._last_rows(probe_residual),
                 modulated=lambda: self._last_rows(modulated()),
                 last_output=self._last_output,
-                history=self._deciding_histories(),
+                history=self._memory.site_histories(self._present, self.chunks[-1]),
                 device_free_share=self.cache.device.free_share,
             )
             decision = self.controller.decide(info)
@@ -217,7 +206,8 @@ class Request:
             span: The span.
             shapes: Of the streams now; a history of others is forgotten.
         """
-        return [self._state(branch, span, shapes) for branch in self.chunks]
+        layout = self._present
+        return [self._memory.state(layout, branch, span, shapes) for branch in self.chunks]
 
     def effective(self, span: Span, states: Sequence[SpanState], modes: Modes) -> Modes:
         """Turn the modes wished for a site into those that its histories allow, and log them.
@@ -237,17 +227,17 @@ class Request:
         if self._ranks is not None:
             allowed = self._ranks.least(allowed)
         if self._decides:
-            log = self.logs[-1].modes[self._step, :, span.site]
-            log[:] = allowed if log[0] < 0 else np.minimum(log, allowed)
+            self.logs[-1].note(self._step, span.site, allowed)
         if self._looks_ahead:
-            self._look_ahead(span)
+            assert self._decision is not None
+            self._memory.look_ahead(
+                self._present, self.chunks, span, self._step, self._decision.modes
+            )
         return allowed
 
     def estimate(self, states: Sequence[SpanState], modes: Modes) -> Tensor:
         """Return the residual of a span without computing it: (rows of the batch, features)."""
-        assert self._run is not None
-        sigma = float(self._run.sigmas[self._step])
-        parts = [state.history.estimate(modes, sigma) for state in states]
+        parts = [state.history.estimate(modes, self._sigma) for state in states]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def record(
@@ -269,13 +259,11 @@ class Request:
             rows: Rows of each branch that computed.
             tiers: (rows,) of all rows.
         """
-        assert self._run is not None
         assert self.log is not None
         wanted = tiers[rows] != Tier.DROP
         if not wanted.any():
             return
         tier = Tier(int(tiers[rows][wanted].min()))
-        sigma = float(self._run.sigmas[self._step])
         count = len(rows)
         for chunk, (branch, state) in enumerate(zip(self.chunks, states, strict=True)):
             part = residual[chunk * count : (chunk + 1) * count] if len(states) > 1 else residual
@@ -283,89 +271,32 @@ class Request:
                 part = part[torch.as_tensor(np.flatnonzero(wanted), device=part.device)]
             elif len(states) > 1:
                 part = part.clone()  # a view would keep the bytes of the other branches
-            if self._may_keep(branch, span, part):
-                state.history.record(part, rows[wanted], self._step, sigma, tier)
+            if self._memory.may_keep(self._present, branch, span, part):
+                state.history.record(part, rows[wanted], self._step, self._sigma, tier)
         self.log.peak_bytes = max(self.log.peak_bytes, self.cache.used_bytes)
-
-    def _look_ahead(self, span: Span) -> None:
-        """Have the cache load what the spans after this one will read, branch by branch."""
-        assert self.layout is not None
-        assert self._decision is not None
-        spans = self.layout.spans
-        sites = [other.site for other in spans]
-        for branch in self.chunks:
-            states = [self._states.get((branch, self._span_key(other))) for other in spans]
-            histories = [None if state is None else state.history for state in states]
-            self._ahead.visit(histories, sites, self._step, span.index, self._decision.modes)
-
-    def _may_keep(self, branch: int, span: Span, part: Tensor) -> bool:
-        """Tell whether a history may grow to its full length under the limit of the request."""
-        if self._max_bytes is None:
-            return True
-        key = (branch, self._span_key(span))
-        row_bytes = part.element_size() * part[0].numel()
-        self._held[key] = HISTORY * row_bytes * self.rows
-        if sum(self._held.values()) <= self._max_bytes:
-            return True
-        del self._held[key]
-        return False
 
     def _start_run(self, rows: int) -> None:
         """Begin a schedule of timesteps: the first, or the next stage of the pipeline."""
         expected = self._expected_rows
         rows = expected if expected and rows % expected == 0 else rows
-        self._forget()
+        self._branches.clear()
         run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
         self.logs.append(RequestLog(run))
         self.controller.reset(run)
-        plan = planned_modes(self.controller)
-        self._uses = None if plan is None else next_uses(plan)
-        self._ahead = LookAhead(self.cache, plan)
+        self._memory.begin(rows, planned_modes(self.controller))
         self._looks_ahead = self.cache.looks_ahead
 
-    def _forget(self) -> None:
-        self.cache.discard_request(self.id)
-        self._states.clear()
-        self._held.clear()
-        self._branches.clear()
-        self._called.clear()
+    @property
+    def _sigma(self) -> float:
+        assert self._run is not None
+        return float(self._run.sigmas[self._step])
 
-    def _span_key(self, span: Span) -> int:
-        """Number a span over all denoisers: the `site` of its cache entries."""
+    @property
+    def _present(self) -> Layout:
+        """Layout of the denoiser that is being run."""
         assert self.layout is not None
-        return self.layout.first_span + span.index
-
-    def _state(self, branch: int, span: Span, shapes: tuple[Any, ...]) -> SpanState:
-        key = (branch, self._span_key(span))
-        state = self._states.get(key)
-        if state is not None and state.shapes == shapes:
-            return state
-        assert self.layout is not None
-        history = SiteHistory(
-            self.cache,
-            self.id,
-            *key,
-            self.rows,
-            visit=(span.index, len(self.layout.spans)),
-            uses=None if self._uses is None else self._uses[:, span.site],
-        )
-        self._states[key] = SpanState(history, shapes)
-        return self._states[key]
-
-    def _deciding_histories(self) -> list[SiteHistory]:
-        """Return a history per site: that of its first span, on the last branch of the batch."""
-        assert self.layout is not None
-        found = []
-        for span in self.layout.site_heads:
-            key = (self.chunks[-1], self._span_key(span))
-            state = self._states.get(key)
-            found.append(
-                SiteHistory(self.cache, self.id, *key, self.rows)
-                if state is None
-                else state.history
-            )
-        return found
+        return self.layout
 
     def _last_rows(self, tensor: Tensor) -> Tensor:
         """Return the rows of the last branch: diffusers puts the conditioned one there."""

@@ -18,17 +18,23 @@ _LOCK = threading.Lock()
 
 
 class Tap:
-    """Calls `around(tap, args, kwargs)` in place of a module; `plain` is what would have run."""
+    """Calls `around(tap, args, kwargs)` in place of a module.
+
+    Attributes:
+        module: Stood in front of.
+        users: How many have installed it and not released it.
+        compiled: The compiled call of the module; None without one.
+        plain: What would have run.
+    """
 
     def __init__(
         self, module: nn.Module, around: Callable[[Tap, tuple[Any, ...], dict[str, Any]], Any]
     ) -> None:
         self.module = module
         self.users = 0
-        compiled = module.__dict__.get(_PLACE)
+        self.compiled = compiled = module.__dict__.get(_PLACE)
         self.plain: Callable[..., Any] = module._call_impl if compiled is None else compiled
         self._around = around
-        self._before = compiled
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module."""
@@ -38,16 +44,22 @@ class Tap:
         """Leave the module as it was, unless somebody compiled it anew since."""
         if self.module.__dict__.get(_PLACE) is not self:
             return
-        if self._before is None:
+        if self.compiled is None:
             del self.module.__dict__[_PLACE]
         else:
-            self.module.__dict__[_PLACE] = self._before
+            self.module.__dict__[_PLACE] = self.compiled
 
 
 def tap_of(module: nn.Module) -> Tap | None:
     """Return the tap of a module, if it has one."""
     found = module.__dict__.get(_PLACE)
     return found if isinstance(found, Tap) else None
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether a module runs a compiled call, behind a tap or without one."""
+    tap = tap_of(module)
+    return (module.__dict__.get(_PLACE) if tap is None else tap.compiled) is not None
 
 
 def install(

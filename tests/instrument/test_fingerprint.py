@@ -10,6 +10,7 @@ from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.fingerprint import ModelWatch, changed_parts
 from tests.pipelines import build_tiny_pipe, draw
+from tests.zoo.loop import DenoiserLoop
 
 
 def weight(pipe: Any) -> nn.Parameter:
@@ -132,6 +133,17 @@ def test_calls_and_attaching_change_nothing(tiny_pipe: Any) -> None:
     with BlockRunner(tiny_pipe, EveryK(2), cache, sites=3):
         for _ in range(2):
             draw(tiny_pipe)
+
+    assert cache.stats.emptied == 0
+
+
+def test_blocks_that_are_found_in_the_first_request_change_nothing() -> None:
+    loop, cache = DenoiserLoop("ZImageTransformer2DModel"), TieredCache()
+
+    with BlockRunner(loop, EveryK(2), cache) as runner:
+        assert not runner.layouts[0].roles
+        loop(seeds=[0], size=8, num_inference_steps=3)
+        assert runner.layouts[0].roles
 
     assert cache.stats.emptied == 0
 

@@ -1,0 +1,124 @@
+"""What one request remembers of every span on every branch, and how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ditcache_rl.cache import TieredCache, next_uses
+from ditcache_rl.instrument.history import SiteHistory
+from ditcache_rl.instrument.lookahead import LookAhead
+from ditcache_rl.instrument.state import SpanState
+from ditcache_rl.types import HISTORY, Modes
+
+if TYPE_CHECKING:
+    from ditcache_rl.instrument.blocks import Span
+    from ditcache_rl.instrument.layout import Layout
+
+#: A branch, and a span numbered over all denoisers: they name the cache entries of a request.
+_Key = tuple[int, int]
+
+
+class RequestMemory:
+    """The histories of one request, and what they may keep.
+
+    Args:
+        cache: Where residuals are kept.
+        request: Names the entries of the request in the cache.
+        max_bytes: Most bytes that the request may keep; None for no limit.
+    """
+
+    def __init__(self, cache: TieredCache, request: int, max_bytes: int | None) -> None:
+        self._cache, self._request, self._max_bytes = cache, request, max_bytes
+        self._states: dict[_Key, SpanState] = {}
+        self._held: dict[_Key, int] = {}
+        self.begin(0, None)
+
+    def begin(self, rows: int, plan: Modes | None) -> None:
+        """Forget everything and begin a run.
+
+        Args:
+            rows: Samples of the request.
+            plan: (steps, rows, sites) modes, if they are known.
+        """
+        self.forget()
+        self._rows = rows
+        self._uses = None if plan is None else next_uses(plan)
+        self._ahead = LookAhead(self._cache, plan)
+
+    def forget(self) -> None:
+        """Free all entries."""
+        self._cache.discard_request(self._request)
+        self._states.clear()
+        self._held.clear()
+
+    def state(self, layout: Layout, branch: int, span: Span, shapes: tuple[Any, ...]) -> SpanState:
+        """Return what is known of a span on a branch; a history of other shapes is forgotten."""
+        key = _key(layout, branch, span)
+        state = self._states.get(key)
+        if state is None or state.shapes != shapes:
+            history = SiteHistory(
+                self._cache,
+                self._request,
+                *key,
+                self._rows,
+                visit=(span.index, len(layout.spans)),
+                uses=None if self._uses is None else self._uses[:, span.site],
+            )
+            state = self._states[key] = SpanState(history, shapes)
+        return state
+
+    def site_histories(self, layout: Layout, branch: int) -> list[SiteHistory]:
+        """Return a history per site: that of its first span, empty before the first visit."""
+        found = []
+        for span in layout.site_heads:
+            key = _key(layout, branch, span)
+            state = self._states.get(key)
+            found.append(
+                SiteHistory(self._cache, self._request, *key, self._rows)
+                if state is None
+                else state.history
+            )
+        return found
+
+    def may_keep(self, layout: Layout, branch: int, span: Span, part: Tensor) -> bool:
+        """Tell whether a history may grow to its full length under the limit of the request.
+
+        Args:
+            layout: Of the denoiser.
+            branch: Of the history.
+            span: Of the history.
+            part: (some rows, features) what is to be kept.
+        """
+        if self._max_bytes is None:
+            return True
+        key = _key(layout, branch, span)
+        self._held[key] = HISTORY * part.element_size() * part[0].numel() * self._rows
+        if sum(self._held.values()) <= self._max_bytes:
+            return True
+        del self._held[key]
+        return False
+
+    def look_ahead(
+        self, layout: Layout, branches: Sequence[int], span: Span, step: int, decided: Modes
+    ) -> None:
+        """Have the cache load what the spans after this one will read, branch by branch.
+
+        Args:
+            layout: Of the denoiser.
+            branches: In the present batch.
+            span: The present span.
+            step: The present step.
+            decided: (rows, sites) modes of the present step.
+        """
+        sites = [other.site for other in layout.spans]
+        for branch in branches:
+            states = [self._states.get(_key(layout, branch, other)) for other in layout.spans]
+            histories = [None if state is None else state.history for state in states]
+            self._ahead.visit(histories, sites, step, span.index, decided)
+
+
+def _key(layout: Layout, branch: int, span: Span) -> _Key:
+    return branch, layout.first_span + span.index
