@@ -30,7 +30,7 @@ from ditcache_rl.types import EntryKey
 
 _ALIGN = 4096  # of the page cache and of the file system
 #: From here on a second core takes half of the work; below, handing it over costs more.
-_SPLIT_FROM = 1 << 40
+_SPLIT_FROM = 3 << 20
 #: Buffers of loads that are kept for the next one: fresh memory is slower than the disk's cache.
 _SPARE_BUFFERS = 2
 
@@ -183,7 +183,7 @@ def _hash_and_write(
     for start in range(0, len(data), CHUNK_BYTES):
         chunk = data[start : start + CHUNK_BYTES]
         if check is not None:
-            require_finite(torch.from_numpy(chunk), check)
+            require_finite(chunk, check)
         digest.update(chunk.data)
         write_all(io, fd, chunk.data, offset + start)
     return digest.intdigest()

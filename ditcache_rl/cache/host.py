@@ -18,8 +18,6 @@ from ditcache_rl.cache.transfer import Copier, Ticket
 from ditcache_rl.types import EntryKey
 
 _ALIGN = 64  # bytes of a cache line; every dtype may start there
-#: Up to here the time to begin a copy counts, and one core is enough.
-_SMALL_BYTES = 1 << 16
 
 #: Shared pages, the default of Python, would be those of forked children too, and the system would
 #: keep them when they are given back by MADV_DONTNEED.
@@ -70,20 +68,16 @@ class HostTier(SlotTier):
     ) -> None:
         """Copy a payload in; on a GPU the copy may still run afterwards, under `slot.tickets`."""
         memory = self._memory(slot)
-        if self._copier.in_place and slot.nbytes <= _SMALL_BYTES:
-            require_finite(payload, check)
-            memory[:] = payload.numpy()  # a third of the time that torch takes to begin
-            return
-        target = torch.from_numpy(memory)
         if self._copier.in_place:
+            source = payload.numpy()
             for start in range(0, slot.nbytes, CHUNK_BYTES):
-                part = payload[start : start + CHUNK_BYTES]
-                require_finite(part, check)
-                target[start : start + CHUNK_BYTES].copy_(part)
+                chunk = source[start : start + CHUNK_BYTES]
+                require_finite(chunk, check)
+                memory[start : start + CHUNK_BYTES] = chunk
             return
         if not payload.is_cuda:
-            require_finite(payload, check)
-        ticket = self._copier.to_host(payload, target)
+            require_finite(payload.numpy(), check)
+        ticket = self._copier.to_host(payload, torch.from_numpy(memory))
         if not ticket.done():  # keep both ends until then
             slot.tickets.append(ticket)
             slot.holds[id(ticket)] = ticket
