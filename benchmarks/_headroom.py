@@ -157,20 +157,25 @@ def swept(
     return found
 
 
-class _Watcher(StaticSchedule):
-    """Follows a schedule and notes what a learner would observe on the way."""
+class _Watcher:
+    """Follows a schedule and notes what a learner would observe on the way.
+
+    It does not tell its plan: what is planned is not asked for where there is nothing to decide.
+    """
+
+    probe_blocks = 0
 
     def __init__(self, modes: Modes, budget: int, notes: list[NDArray[np.float32]]) -> None:
-        super().__init__(modes)
+        self._schedule = StaticSchedule(modes)
         self._budget, self._notes = budget, notes
 
     def reset(self, run: RunInfo) -> None:
-        super().reset(run)
+        self._schedule.reset(run)
         self._builder = FeatureBuilder()
         self._builder.reset(run, Target(np.full(run.rows, self._budget), np.zeros(run.rows)))
 
     def decide(self, info: StepInfo) -> Decision:
-        decision = super().decide(info)
+        decision = self._schedule.decide(info)
         self._notes.append(self._builder.observe(info, np.zeros((info.run.rows, 0))))
         self._builder.note((decision.modes == Mode.COMPUTE).sum(axis=1))
         return decision

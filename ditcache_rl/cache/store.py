@@ -283,10 +283,10 @@ class TieredCache:
         if isinstance(tier, DiskTier):
             tier.close()
 
-    def skip_dead_write(self) -> None:
-        """Count an entry that is not put because nothing would read it."""
+    def skip_dead_writes(self, count: int = 1) -> None:
+        """Count entries that are not put because nothing would read them."""
         with self._lock:
-            self.stats.dead_writes += 1
+            self.stats.dead_writes += count
 
     def close(self) -> None:
         """Forget everything, end the threads and give the slabs back; twice is harmless."""

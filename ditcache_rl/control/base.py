@@ -36,7 +36,8 @@ class Planned(Protocol):
     def planned(self) -> Modes | None:
         """Return the modes of every step, row and site, all kept on the default tier.
 
-        Called after `reset`; None if some decision is not made yet.
+        Called after `reset`; None if some decision is not made yet. What is planned may be carried
+        out without a call of `decide`, where everything is computed and nothing is read later.
         """
         ...
 

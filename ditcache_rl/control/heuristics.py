@@ -27,7 +27,13 @@ class AllCompute:
 
     def reset(self, run: RunInfo) -> None:
         """Prepare the one decision that there is."""
+        self._run = run
         self._decision = uniform_decision(run, Mode.COMPUTE, Tier.DROP)
+
+    def planned(self) -> Modes:
+        """Return compute everywhere."""
+        run = self._run
+        return np.zeros((run.num_inference_steps, run.rows, run.sites), dtype=np.int8)
 
     def decide(self, info: StepInfo) -> Decision:
         """Compute every site."""

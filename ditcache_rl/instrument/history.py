@@ -118,7 +118,7 @@ class SiteHistory:
         if self._uses is not None and self._uses[step, 0] == NEVER:
             # Nothing reads what was just computed, and then nothing reads what is older.
             self._replace([], tier, survivors=[])
-            self._cache.skip_dead_write()
+            self._cache.skip_dead_writes()
         elif len(rows) == len(self.valid):
             self._push(residual, tier)
         else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache, next_uses
+from ditcache_rl.cache import NEVER, TieredCache, next_uses
 from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.instrument.lookahead import LookAhead
 from ditcache_rl.instrument.state import SpanState
@@ -46,6 +49,8 @@ class RequestMemory:
         self.forget()
         self._rows = rows
         self._uses = None if plan is None else next_uses(plan)
+        #: Steps at which the plan computes everything and reads nothing of it later.
+        self.idle = _idle_steps(plan, self._uses)
         self._ahead = LookAhead(self._cache, plan)
 
     def forget(self) -> None:
@@ -118,6 +123,14 @@ class RequestMemory:
             states = [self._states.get(_key(layout, branch, other)) for other in layout.spans]
             histories = [None if state is None else state.history for state in states]
             self._ahead.visit(histories, sites, step, span.index, decided)
+
+
+def _idle_steps(plan: Modes | None, uses: NDArray[np.int64] | None) -> Mapping[int, bool]:
+    """Tell at which steps there is nothing to decide and nothing to keep; False without a plan."""
+    if plan is None or uses is None:
+        return defaultdict(bool)
+    computed = ~plan.any(axis=(1, 2))
+    return dict(enumerate((computed & (uses[:, :, 0] == NEVER).all(axis=1)).tolist()))
 
 
 def _key(layout: Layout, branch: int, span: Span) -> _Key:

@@ -147,9 +147,12 @@ class Request:
         self.off = not 0 <= step < run.num_inference_steps or rows % run.rows != 0
         if self.off:
             return
-        if not self._admitted:
+        idle = self._memory.idle[step]
+        if idle or not self._admitted:
             self.logs[-1].modes[step] = Mode.COMPUTE
             self.off = True
+            if idle:
+                self.cache.skip_dead_writes(len(layout.spans))
             return
         self.rows = run.rows
         self.chunks = self._branches.numbers(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import AllCompute, EveryK, StaticSchedule
+from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule, uniform_decision
 from ditcache_rl.instrument import Request
 from ditcache_rl.instrument.branches import CallFacts
 from ditcache_rl.instrument.layout import Layout
@@ -97,7 +97,7 @@ def test_a_request_belongs_to_its_context_and_frees_what_it_kept() -> None:
 def test_a_batch_of_another_size_is_left_alone(tiny_pipe: Any) -> None:
     scheduler = build_scheduler()
     scheduler.set_timesteps(3)
-    request = Request(AllCompute(), TieredCache(), scheduler, 1)
+    request = Request(FBCache(0.1), TieredCache(), scheduler, 1)
     layout = Layout("transformer", tiny_pipe.transformer, 0, sites=1, probe_blocks=0, blocks=None)
 
     with request.current():
@@ -113,10 +113,15 @@ def test_a_batch_of_another_size_is_left_alone(tiny_pipe: Any) -> None:
 
 
 def test_a_controller_sees_the_clock_of_the_scheduler(tiny_pipe: Any) -> None:
-    class Watching(AllCompute):
+    class Watching:
+        probe_blocks = 0
+
+        def reset(self, run: RunInfo) -> None:
+            pass
+
         def decide(self, info: StepInfo) -> Decision:
             seen.append((info.step, info.sigma, info.sigma_next))
-            return super().decide(info)
+            return uniform_decision(info.run, Mode.COMPUTE)
 
     seen: list[tuple[int, float, float]] = []
 
