@@ -408,6 +408,7 @@ class TieredCache:
             self._cancel(tier, slot, key, token)
             if not isinstance(error, OSError | RuntimeError | MemoryError):
                 raise  # also an interruption from the keyboard
+            error.with_traceback(None)  # a job may hold the error, and frames hold the job
             with self._lock:
                 self._failed(level, "write to", error)
             return False
@@ -523,7 +524,8 @@ class TieredCache:
         if isinstance(entry, Slot):
             try:
                 payload, form = self.slower[level].read(entry, key), entry.form
-            except (OSError, CacheCorruptionError):
+            except (OSError, CacheCorruptionError) as error:
+                error.with_traceback(None)
                 return False
         else:
             codec = self.codec if entry.is_floating_point() else LOSSLESS
@@ -583,7 +585,7 @@ class TieredCache:
         try:
             loaded = load.finish(limit)
         except Exception as caught:
-            error = caught
+            error = caught.with_traceback(None)  # whose frames would keep themselves, and slots
         except BaseException:  # an interruption from the keyboard: the reader goes, not the load
             with self._lock:
                 self._left.append(load)
