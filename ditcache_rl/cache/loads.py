@@ -102,7 +102,7 @@ class Loads:
         try:
             loaded = load.finish(limit)
         except Exception as caught:
-            error = caught
+            error = caught.with_traceback(None)  # whose frames would keep themselves, and slots
         except BaseException:  # an interruption from the keyboard: the reader goes, not the load
             with inventory.lock:
                 inventory.flights.abandon(load)

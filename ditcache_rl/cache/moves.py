@@ -155,6 +155,7 @@ class Moves:
             self._cancel(tier, slot, key, token)
             if not isinstance(error, OSError | RuntimeError | MemoryError):
                 raise  # also an interruption from the keyboard
+            error.with_traceback(None)  # a job may hold the error, and frames hold the job
             with inventory.lock:
                 inventory.failed(level, "write to", error)
             return False
@@ -236,7 +237,8 @@ class Moves:
         if isinstance(entry, Slot):
             try:
                 payload, form = slower[level].read(entry, key), entry.form
-            except (OSError, CacheCorruptionError):
+            except (OSError, CacheCorruptionError) as error:
+                error.with_traceback(None)
                 return False
         else:
             codec = self.codec if entry.is_floating_point() else LOSSLESS

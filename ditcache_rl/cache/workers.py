@@ -47,7 +47,7 @@ class Job:
         try:
             self.result = work()
         except Exception as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # whose frames hold this job
         except BaseException as error:
             self.error = error
             raise

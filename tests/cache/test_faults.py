@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import resource
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from ditcache_rl.cache import TieredCache, resolve_caps
 from ditcache_rl.cache.disk import DiskTier
@@ -211,3 +213,32 @@ def test_where_no_thread_can_start_loads_ahead_are_done_at_once(tmp_path: Path) 
         return cache.get(KEY) is not None and cache.stats.hidden == 1
 
     assert in_child(load)
+
+
+@pytest.mark.parametrize("what", ["read", "read ahead", "read large", "write large"])
+def test_a_failed_call_keeps_nothing_of_its_callers(tmp_path: Path, what: str) -> None:
+    io = FaultyIO(random.Random(0), rate=0.0, kinds=("eio",))
+    cache = TieredCache(16 << 20, 1 << 20, 16 << 20, cache_dir=tmp_path, io=io)
+    small, large = EntryKey(0, 0, 1, 0), EntryKey(0, 0, 2, 0)
+    cache.put(KEY, torch.ones(9), Tier.HOST)
+    cache.put(small, torch.ones(9), Tier.DISK)
+    cache.put(large, torch.ones(1 << 20), Tier.DISK)
+    io.rate = 1.0
+
+    def fail() -> Tensor | None:
+        found = cache.get(KEY)  # in a frame that an error would keep, and a slot with it
+        if what == "write large":
+            cache.put(large, torch.zeros(1 << 20), Tier.DISK)
+        elif what == "read ahead":
+            cache.prefetch([small])
+        cache.get(large if what == "read large" else small)
+        return found
+
+    gc.disable()
+    try:
+        fail()
+        cache.discard_request(0)
+        assert cache.used_bytes == 0
+    finally:
+        gc.enable()
+    cache.close()

@@ -17,7 +17,7 @@ import torch
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
-from tests.cache.faulty import FaultyIO
+from tests.cache.faulty import FAULTS, FaultyIO
 from tests.chaos.children import Child, private_disk
 from tests.chaos.machine import Pair
 from tests.chaos.outcome import CRASH, HANG, WRONG, Beat, Findings, Outcome, same_bits
@@ -67,17 +67,25 @@ class FaultyPair(Pair):
 
 
 def failing_calls(amount: int, folder: Path, beat: Beat) -> Outcome:
-    """Do so many operations while 1 % of the system calls fail or are slow, and again at 20 %."""
-    found, details = Findings(), []
-    for rate in (0.01, 0.2):
-        details.append(_fail(found, rate, amount, folder, beat))
+    """Do so many operations while 1 % of the system calls fail or are slow, and again at 20 %.
+
+    Then with transfers that are only cut short or interrupted, of which nobody may notice anything.
+    """
+    found = Findings()
+    details = [_fail(found, 0.01, FAULTS, amount, folder, beat)]
+    details.append(_fail(found, 0.2, FAULTS, amount, folder, beat))
+    details.append(_fail(found, 0.2, ("short", "eintr"), amount, folder, beat))
+    errors = details[-1]["errors"]
+    found.expect(not errors, WRONG, f"{errors} errors where nothing failed")
     return found.outcome(operations=amount, rates=details)
 
 
-def _fail(found: Findings, rate: float, amount: int, folder: Path, beat: Beat) -> dict[str, float]:
+def _fail(
+    found: Findings, rate: float, kinds: tuple[str, ...], amount: int, folder: Path, beat: Beat
+) -> dict[str, float]:
     rng = random.Random(3)
-    io = FailingIO(rng, rate=0.0, slow_s=0.05)
-    cache = TieredCache(_MIB, _MIB, 16 * _MIB, cache_dir=folder, io=io)
+    io = FailingIO(rng, rate=0.0, kinds=kinds, slow_s=0.05)
+    cache = TieredCache(_MIB // 16, None, 16 * _MIB, cache_dir=folder, io=io)
     pair = FaultyPair(rng, found, cache)
     io.rate = rate
     for _ in range(amount):

@@ -130,6 +130,7 @@ class Pair:
     def let_go(self) -> None:
         """Drop what was read before."""
         self.held.clear()
+        self.cache.discard_request(-1)  # the store notices at its next call
 
     def where(self, key: EntryKey) -> list[Tier]:
         """List the tiers that hold a key."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -107,18 +108,23 @@ def _write_own_read_all(
 
 def closed_meanwhile(amount: int, folder: Path, beat: Beat) -> Outcome:
     """Close a store under eight threads, so many times; nothing may be left in it."""
-    found = Findings()
+    found, rng = Findings(), random.Random(11)
     for life in range(amount):
         cache = TieredCache(8192, 16384, 1 << 18, cache_dir=folder)
         newest = [0] * _COUNT
         work = [
-            partial(_write_own_read_all, cache, found, newest, thread, 60, beat)
+            partial(_write_own_read_all, cache, found, newest, thread, 100, beat)
             for thread in range(_COUNT)
         ]
-        _together(found, [*work, cache.close], 1e-6)
+        _together(found, [*work, partial(_close_later, cache, rng.uniform(0, 0.01))], 1e-6)
         used = cache.used_bytes
         found.expect(not used, MISMATCH, f"{used} bytes in store {life} after it was closed")
     return found.outcome(threads=_COUNT, closed=amount)
+
+
+def _close_later(cache: TieredCache, seconds: float) -> None:
+    time.sleep(seconds)
+    cache.close()
 
 
 def _together(found: Findings, work: Sequence[Callable[[], None]], interval: float) -> None:
