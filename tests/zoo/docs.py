@@ -32,7 +32,7 @@ pipeline after leaving, without a trace; the blocks that run are those of the sc
 changes the image and stays finite; after an exception at some step, and at a second size and
 batch, it draws as a fresh pipeline does; rows with schedules of their own draw what they draw
 alone. Blocks are those of the tiny configuration; *entries* is how many residuals are kept per
-site and branch."""
+site and branch; *branches* is the most guidance branches of a step that were seen."""
 TABLE = Path("ditcache_rl/inference/pipelines.json")
 PAGE = Path("docs/pipelines.md")
 
@@ -50,6 +50,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         entry["tested"] = entry["tested"] and row["passed"]
         if row["kind"] == "denoiser" or "stacks" not in entry:
             entry |= {"stacks": row["stacks"], "spans": row["spans"]}
+        entry["branches"] = max(entry.get("branches", 0), row["branches"])
         if row["kind"] == "pipeline":
             entry["pipelines"].append(row["name"])
     return sorted(found.values(), key=lambda entry: str(entry["denoiser"]).lower())
@@ -68,14 +69,15 @@ def page_of(table: Sequence[dict[str, Any]]) -> str:
         "",
         *_INTRODUCTION.splitlines(),
         "",
-        "| denoiser | block stacks | entries | pipelines | all checks |",
-        "|---|---|---|---|---|",
+        "| denoiser | pipelines | block stacks | entries | branches | tested |",
+        "|---|---|---|---|---|---|",
     ]
     for row in table:
         pipelines = ", ".join(row["pipelines"]) or "in a generic loop"
-        tested = "pass" if row["tested"] else "fail"
+        tested = "all checks" if row["tested"] else "fails some"
         lines.append(
-            f"| {row['denoiser']} | {row['stacks']} | {row['spans']} | {pipelines} | {tested} |"
+            f"| {row['denoiser']} | {pipelines} | {row['stacks']} | {row['spans']} "
+            f"| {row['branches']} | {tested} |"
         )
     families = ", ".join(dict.fromkeys(facts.family for facts in PIPELINES.values()))
     lines += ["", f"Families of the pipelines: {families}.", "", "## Not built", ""]
