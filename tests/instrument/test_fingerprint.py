@@ -131,12 +131,13 @@ def test_a_changed_model_is_noticed(pipe: Any, mutate: Callable[[Any], None]) ->
 
 def test_wrapped_weights_are_watched_part_by_part() -> None:
     layer = nn.Linear(4, 4)
-    layer.weight = nn.Parameter(TwoTensor(torch.ones(4, 4), torch.ones(4, 4)))
+    pair = TwoTensor(torch.ones(4, 4), torch.ones(4, 4))  # type: ignore[no-untyped-call]
+    layer.weight = nn.Parameter(pair)
     watch, scheduler = ModelWatch(layer), build_tiny_pipe().scheduler
     before = watch.look(scheduler)
     assert changed_parts(before, watch.look(scheduler)) == ""
 
-    layer.weight.b.data.add_(1)
+    pair.b.data.add_(1)
 
     assert changed_parts(before, watch.look(scheduler)) == "weights"
 
