@@ -199,7 +199,7 @@ def _plain_class(attached: type) -> Any:
 
 def is_attached(pipe: Any) -> bool:
     """Tell whether a pipeline runs under a runner now."""
-    return bool(getattr(pipe, _RUNNERS, None))
+    return bool(getattr(pipe, "__dict__", {}).get(_RUNNERS))
 
 
 def denoiser_of(pipe: Any) -> nn.Module:
