@@ -6,6 +6,10 @@ whole pipelines with tiny random components by themselves; each must pass all of
 
 `buildable_count`, `pipelines_count`: denoiser classes and pipelines that were built and examined.
 `passed_count`, `passed_share`: how many of both pass all checks.
+`row_difference_x_plain`: how far a row drawn in a batch, where each row decides for itself, is from
+the same row alone, over how far it is without a cache (at the batch size where that is most);
+maximum over the units that take batches; `row_difference_median_x_plain` is their median.
+`rows8_difference_x_plain`: the same for eight rows with eight schedules on the tiny FLUX pipeline.
 `threads_identical_count`: of 200 mixed requests (8 threads, 25 each) on one transformer, how many
 are bit-identical to running alone; `peer_threads_identical_count` is the same for diffusers'
 FirstBlockCache.
@@ -23,6 +27,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import statistics
 import sys
 import tempfile
 import traceback
@@ -53,6 +58,7 @@ from tests.zoo.loop import DenoiserLoop
 from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
 from tests.zoo.requests import (
     cancel_identical,
+    eight_rows,
     rank_disagreements,
     threads_identical,
 )
@@ -82,6 +88,12 @@ def main() -> int:
         "pipelines_count": sum(row["kind"] == "pipeline" for row in rows),
         "passed_count": passed,
         "passed_share": passed / len(rows),
+    }
+    ratios = [row["row_difference"] for row in rows if row.get("row_difference") is not None]
+    figures |= {
+        "row_difference_x_plain": max(ratios),
+        "row_difference_median_x_plain": statistics.median(ratios),
+        "rows8_difference_x_plain": eight_rows(build_tiny_pipe()).ratio,
     }
     each = EACH // 4 if options.quick else EACH
     figures |= _request_figures(each)

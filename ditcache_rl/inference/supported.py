@@ -13,7 +13,7 @@ _WIDE = 200  # characters: the longest row
 
 
 def supported_pipelines() -> list[dict[str, Any]]:
-    """Return a row per denoiser: its pipelines, block stacks, entries, and whether checks pass."""
+    """Return a row per denoiser: its pipelines, stacks, entries, branches, and if checks pass."""
     text = resources.files("ditcache_rl.inference").joinpath("pipelines.json").read_text("utf-8")
     rows: list[dict[str, Any]] = json.loads(text)
     return rows
@@ -21,14 +21,15 @@ def supported_pipelines() -> list[dict[str, Any]]:
 
 def print_pipelines() -> None:
     """Print the table."""
-    table = Table("denoiser", "pipelines", "block stacks", "entries", "checks")
+    table = Table("denoiser", "pipelines", "block stacks", "entries", "branches", "tested")
     for row in supported_pipelines():
         table.add_row(
             row["denoiser"],
             "\n".join(row["pipelines"]),
             row["stacks"],
             str(row["spans"]),
-            "pass" if row["tested"] else "fail",
+            str(row["branches"]),
+            "all checks" if row["tested"] else "fails some",
         )
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width to keep to

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ditcache_rl.instrument.taps import is_compiled
 
@@ -56,10 +57,11 @@ class ModelWatch:
         samples = b""
         if not any(_is_offloaded(module.__dict__) for module in modules):
             tensors = [
-                tensor
+                part
                 for module in modules
                 for tensor in (*module._parameters.values(), *module._buffers.values())
                 if tensor is not None
+                for part in _parts(tensor)
             ]
             places = [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
             if places != self._places:
@@ -97,6 +99,14 @@ def _describe(module: nn.Module) -> tuple[Any, ...]:
 def _settings_of(scheduler: Any) -> tuple[Any, ...]:
     config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     return type(scheduler), repr(sorted(config.items()))
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """Return the plain tensors that a quantized one wraps, or the tensor itself."""
+    if type(tensor) in (Tensor, nn.Parameter) or not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _parts(getattr(tensor, name))]
 
 
 def _view(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
@@ -126,6 +127,19 @@ def test_a_changed_model_is_noticed(pipe: Any, mutate: Callable[[Any], None]) ->
     mutate(pipe)
 
     assert changed_parts(before, watch.look(pipe.scheduler))
+
+
+def test_wrapped_weights_are_watched_part_by_part() -> None:
+    layer = nn.Linear(4, 4)
+    pair = TwoTensor(torch.ones(4, 4), torch.ones(4, 4))  # type: ignore[no-untyped-call]
+    layer.weight = nn.Parameter(pair)
+    watch, scheduler = ModelWatch(layer), build_tiny_pipe().scheduler
+    before = watch.look(scheduler)
+    assert changed_parts(before, watch.look(scheduler)) == ""
+
+    pair.b.data.add_(1)
+
+    assert changed_parts(before, watch.look(scheduler)) == "weights"
 
 
 def test_calls_and_attaching_change_nothing(tiny_pipe: Any) -> None:

@@ -301,6 +301,35 @@ def _qwen21(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     }
 
 
+def _allegro(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
+
+    *angles, grid_t, grid_h, grid_w = get_3d_rotary_pos_embed_allegro(
+        embed_dim=12,
+        crops_coords=((0, 0), (n // 2, n // 2)),
+        grid_size=(n // 2, n // 2),
+        temporal_size=2,
+        interpolation_scale=(1.0, 1.0, 1.0),
+    )
+    places = torch.cartesian_prod(grid_t.long(), grid_h.long(), grid_w.long())
+    return {
+        "encoder_hidden_states": d.normal(TEXT, WIDTH),
+        "image_rotary_emb": (angles, places.T.reshape(3, 1, -1).unbind()),
+    }
+
+
+def _per_frame(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
+    return {"encoder_hidden_states": d.normal(TEXT, 32).repeat_interleave(2, dim=0)}
+
+
+def _joy_plus(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
+    return {
+        "encoder_hidden_states": d.normal(TEXT, WIDTH),
+        "encoder_hidden_states_mask": d.full(1.0, TEXT),
+        "shape_list": [[(1, n, n)]] * d.rows,
+    }
+
+
 def _stable_audio(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
@@ -387,6 +416,16 @@ def _class_labels(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
 _IMAGE: Shape = lambda n: (4, n, n)  # noqa: E731
 _VIDEO: Shape = lambda n: (4, 2, n, n)  # noqa: E731
 _TOKENS: Shape = lambda n: (n * n, 4)  # noqa: E731
+_JOY: dict[str, Any] = {
+    "patch_size": [1, 2, 2],
+    "in_channels": 4,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "text_dim": WIDTH,
+    "num_layers": 2,
+    "rope_dim_list": [4, 6, 6],
+    "theta": 256,
+}
 _WAN: dict[str, Any] = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 2,
@@ -792,19 +831,61 @@ DENOISERS: dict[str, Denoiser] = {
         _ideogram,
         scale=1e-3,
     ),
-    "JoyImageEditTransformer3DModel": Denoiser(
+    "JoyImageEditTransformer3DModel": Denoiser(_JOY, lambda n: (4, 1, n, n), _text()),
+    "JoyImageEditPlusTransformer3DModel": Denoiser(_JOY, lambda n: (n * n, 4, 1, 2, 2), _joy_plus),
+    "AllegroTransformer3DModel": Denoiser(
         {
-            "patch_size": [1, 2, 2],
-            "in_channels": 4,
-            "hidden_size": 32,
             "num_attention_heads": 2,
-            "text_dim": WIDTH,
-            "num_layers": 2,
-            "rope_dim_list": [4, 6, 6],
-            "theta": 256,
+            "attention_head_dim": 12,
+            "num_layers": 3,
+            "cross_attention_dim": 24,
+            "caption_channels": WIDTH,
+            "sample_height": 8,
+            "sample_width": 8,
+            "sample_frames": 2,
         },
-        lambda n: (4, 1, n, n),
-        _text(),
+        _VIDEO,
+        _allegro,
+    ),
+    "Flux3Transformer2DModel": Denoiser(
+        {
+            "in_channels": 4,
+            "cond_in_channels": 4,
+            "num_layers": 2,
+            "num_single_layers": 3,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": WIDTH,
+            "timestep_channels": 16,
+            "axes_dims_rope": (4, 4, 4, 4),
+        },
+        _TOKENS,
+        _with_ids(WIDTH, 4),
+        scale=1e-3,
+    ),
+    "UNetMotionModel": Denoiser(
+        {
+            "block_out_channels": (16, 32, 32),
+            "down_block_types": (
+                "DownBlockMotion",
+                "CrossAttnDownBlockMotion",
+                "CrossAttnDownBlockMotion",
+            ),
+            "up_block_types": (
+                "CrossAttnUpBlockMotion",
+                "CrossAttnUpBlockMotion",
+                "UpBlockMotion",
+            ),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "cross_attention_dim": 32,
+            "num_attention_heads": 2,
+            "motion_num_attention_heads": 2,
+            "motion_max_seq_length": 4,
+        },
+        _VIDEO,
+        _per_frame,
+        latents="sample",
     ),
     "Kandinsky5Transformer3DModel": Denoiser(
         {

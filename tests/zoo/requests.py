@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,9 +19,21 @@ from ditcache_rl.instrument import BlockRunner, Ranks
 from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.types import Decision
 from tests.pipelines import PROMPTS, draw
+from tests.zoo.checks import RowGaps, Unit, row_gaps
 
 #: What requests differ in: side, steps, guidance.
 _SIDES, _STEPS = (32, 64, 96), (3, 4, 6)
+#: Modes of eight rows, all different: at each step some rows compute and others do not.
+_ROW_TABLES = (
+    (0, 0, 0, 0, 0, 0),
+    (0, 1, 0, 2, 0, 3),
+    (0, 0, 1, 1, 0, 2),
+    (0, 1, 1, 0, 1, 1),
+    (0, 0, 2, 0, 0, 3),
+    (0, 1, 0, 1, 0, 1),
+    (0, 0, 0, 1, 2, 0),
+    (0, 1, 2, 0, 1, 0),
+)
 
 
 def mixed_request(number: int) -> Callable[[Any], Tensor]:
@@ -63,6 +75,21 @@ def _outcome(pipe: Any, request: Callable[[Any], Tensor]) -> Tensor | None:
         return request(pipe)
     except (ValueError, RuntimeError, IndexError, TypeError):  # a peer that mixes its states up
         return None
+
+
+def eight_rows(pipe: Any) -> RowGaps:
+    """Compare a batch of eight rows, each with its own schedule, with the eight rows alone."""
+
+    def batch(seeds: Sequence[int], large: bool) -> Tensor:
+        return draw(
+            pipe,
+            [PROMPTS[seed % len(PROMPTS)] for seed in seeds],
+            seeds=seeds,
+            true_cfg_scale=2.0,
+            negative_prompt=["a ring"] * len(seeds),
+        )
+
+    return row_gaps(Unit(pipe, batch), range(len(_ROW_TABLES)), _ROW_TABLES)
 
 
 class Cancelled(Exception):
