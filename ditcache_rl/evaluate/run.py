@@ -78,6 +78,8 @@ class _Bench:
     def _share(self, method: Method, log: RequestLog) -> float:
         """Count the probe blocks, which always compute, with the sites."""
         probe = method.controller.probe_blocks if method.controller else 0
+        if not probe:
+            return float(log.compute_share[0])
         blocks = len(find_blocks(denoiser_of(self._pipe)))
         return (probe + (blocks - probe) * float(log.compute_share[0])) / blocks
 

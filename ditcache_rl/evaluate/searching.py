@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
+from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Plan, Schedule, ScheduleFile, modes_text, save_schedules
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.evaluate.search_view import SearchBar
@@ -26,7 +26,6 @@ from ditcache_rl.metrics import CostModel
 from ditcache_rl.metrics.machine import machine_facts, version_facts
 from ditcache_rl.search import (
     METHODS,
-    Board,
     Calibration,
     Case,
     Found,
@@ -34,6 +33,7 @@ from ditcache_rl.search import (
     Space,
     Trials,
     Weights,
+    board_of,
     budget_of,
     cases_of,
     rescale_plan,
@@ -178,18 +178,6 @@ def _profile(
     return cost
 
 
-def _board(config: EnvConfig, pipe: Any, steps: int) -> Board:
-    cap = parse_bytes(config.cache.device_bytes, total=memory_bytes(pipe.device))
-    return Board(
-        pipe,
-        steps,
-        sites=config.cache.sites,
-        call=config.pipeline.call,
-        rows=config.ppo.rows,
-        device_bytes=cap,
-    )
-
-
 def _search(
     config: EnvConfig,
     options: SearchOptions,
@@ -199,7 +187,7 @@ def _search(
     bar: SearchBar,
 ) -> tuple[dict[str, Found], Floats]:
     """Search with every method at one step count."""
-    board = _board(config, pipe, steps)
+    board = board_of(config, pipe, steps=steps)
     bar.say("references")
     board.prepare(cases)
     budgets = _budgets(options, steps, config.cache.sites)
@@ -240,7 +228,7 @@ def _carried(
     bar: SearchBar,
 ) -> list[Schedule]:
     """Carry what was found over to another step count, and score it there."""
-    board, sites = _board(config, pipe, steps), config.cache.sites
+    board, sites = board_of(config, pipe, steps=steps), config.cache.sites
     bar.say(f"references of {steps} steps")
     board.prepare(cases)
     file = options.run / f"trials-{steps}.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ditcache_rl.cache import (
     try_tier,
 )
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.instrument.blocks import find_stack
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.types import Tier
 
@@ -98,7 +99,9 @@ def open_cache(
     if caps.host_bytes is None and caps.disk_bytes is None:
         return _said(CacheHandle(TieredCache(caps.device_bytes), caps, device))
     denoiser = denoiser_of(pipe)
-    blocks = nn.ModuleList(find_blocks(denoiser))
+    stack = find_stack(denoiser)
+    # Blocks that only a forward pass can tell are nearly all that there is.
+    blocks = denoiser if stack is None else nn.ModuleList(stack.blocks)
     width, dtype = _width(blocks), next(denoiser.parameters()).dtype
     seconds = compute_s_per_byte(blocks, width, dtype) / sites
     try:
@@ -140,6 +143,6 @@ def _said(handle: CacheHandle) -> CacheHandle:
 
 
 def _width(blocks: nn.Module) -> int:
-    """Return the channels of a token: what the first linear layer of a block takes."""
-    layers = (m for m in blocks.modules() if isinstance(m, nn.Linear))
-    return next(layer.in_features for layer in layers)
+    """Return the channels of a token: what most linear layers of the blocks take."""
+    layers = (m.in_features for m in blocks.modules() if isinstance(m, nn.Linear))
+    return Counter(layers).most_common(1)[0][0]

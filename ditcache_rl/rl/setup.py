@@ -7,13 +7,13 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
+from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference import open_pipeline, session
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.metrics import nominal_cost
 from ditcache_rl.rl.episodes import Setting
-from ditcache_rl.search import Board, spaced_plan
+from ditcache_rl.search import board_of, spaced_plan
 
 
 @lru_cache(maxsize=1)
@@ -33,19 +33,6 @@ def twin_of(pipe: Any) -> Any:
         shared = {id(tensor): tensor for tensor in chain(denoiser.parameters(), denoiser.buffers())}
         setattr(twin, name, copy.deepcopy(denoiser, shared))
     return twin
-
-
-def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
-    """Set up the board of an environment at one step count."""
-    cap = parse_bytes(config.cache.device_bytes, total=memory_bytes(pipe.device))
-    return Board(
-        pipe,
-        steps,
-        sites=config.cache.sites,
-        call=config.pipeline.call,
-        rows=config.ppo.rows,
-        device_bytes=cap,
-    )
 
 
 def nominal_setting(config: EnvConfig, *, steps: int | None = None) -> Setting:

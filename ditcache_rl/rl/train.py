@@ -29,7 +29,6 @@ from ditcache_rl.metrics.machine import machine_facts, version_facts
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.episodes import Setting, cases_of
 from ditcache_rl.rl.learn import learn
-from ditcache_rl.rl.setup import board_of
 from ditcache_rl.rl.stages import (
     Comparison,
     compare,
@@ -38,6 +37,7 @@ from ditcache_rl.rl.stages import (
     rescale_stage,
     search_stage,
 )
+from ditcache_rl.search import board_of
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at
 #: it.

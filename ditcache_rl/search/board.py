@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.errors import StateError
 from ditcache_rl.instrument import BlockRunner, RequestLog, is_attached
@@ -143,6 +143,19 @@ class Board:
 def budget_of(share: float, site_steps: int) -> int:
     """Turn a share of full compute into site computes."""
     return max(1, int(share * site_steps + 1e-9))
+
+
+def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
+    """Set up the board of an environment at one step count."""
+    cap = parse_bytes(config.cache.device_bytes, total=memory_bytes(pipe.device))
+    return Board(
+        pipe,
+        steps,
+        sites=config.cache.sites,
+        call=config.pipeline.call,
+        rows=config.ppo.rows,
+        device_bytes=cap,
+    )
 
 
 def cases_of(config: EnvConfig, part: str) -> list[Case]:

@@ -12,7 +12,7 @@ from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.control import Controller, EveryK, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.tiers import CacheHandle
-from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.instrument import BlockRunner, RequestLog, blocks
 from ditcache_rl.types import EntryKey, Mode, Modes, Tier
 from tests.pipelines import draw, draw_under
 
@@ -120,6 +120,21 @@ def test_what_a_static_schedule_never_reads_is_not_written(tiny_pipe: Any) -> No
     assert run.cache.stats.puts == 1
     assert run.cache.stats.dead_writes == STEPS - 2
     assert run.logs[0].peak_bytes == ENTRY
+
+
+def test_tiers_are_tried_where_only_a_forward_pass_tells_the_blocks(
+    tiny_pipe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "STACK_NAMES", ())
+    expected, _ = draw_under(tiny_pipe, EveryK(2))
+
+    with dc.cached(
+        tiny_pipe, EveryK(2), host_bytes="1MiB", disk_bytes="1MiB", cache_dir=folder
+    ) as run:
+        latents = draw(tiny_pipe)
+
+    assert torch.equal(latents, expected)
+    assert (run.logs[0].modes == Mode.REUSE).any()
 
 
 def test_only_what_a_mode_needs_is_fetched_and_once(tiny_pipe: Any) -> None:

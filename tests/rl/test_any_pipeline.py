@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.rl.setup import board_of, shared_pipeline, twin_of
-from ditcache_rl.search import Case
+from ditcache_rl.rl.setup import shared_pipeline, twin_of
+from ditcache_rl.search import Case, board_of
 from tests.environment import write_env
 from tests.pipelines import PROMPTS, build_tiny_pipe
 from tests.zoo.pipelines import kl, model
