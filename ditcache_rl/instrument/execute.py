@@ -195,21 +195,24 @@ class RowsPass(Pass):
         return self._index[ratio]
 
 
-def run_block(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Stand in for a block; outside of a request it is the plain one."""
-    request = current_request()
-    if request is None or request.off:
-        return tap.plain(*args, **kwargs)
-    assert request.layout is not None
-    role = request.layout.roles.get(tap)
-    if role is None:
-        return tap.plain(*args, **kwargs)
-    active = request.active
-    if active is None or active.span is not role.span:
-        active = request.active = _enter(request, role, args, kwargs)
-    if active.plain:
-        return tap.plain(*args, **kwargs)
-    return active.run(request, role, tap, args, kwargs)
+class BlockTap(Tap):
+    """Stands in for a block; outside of a request it is the plain one."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what the span does that the block belongs to."""
+        request = current_request()
+        if request is None or request.off:
+            return self.plain(*args, **kwargs)
+        assert request.layout is not None
+        role = request.layout.roles.get(self)
+        if role is None:
+            return self.plain(*args, **kwargs)
+        active = request.active
+        if active is None or active.span is not role.span:
+            active = request.active = _enter(request, role, args, kwargs)
+        if active.plain:
+            return self.plain(*args, **kwargs)
+        return active.run(request, role, self, args, kwargs)
 
 
 def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:

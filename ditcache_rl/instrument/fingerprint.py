@@ -52,24 +52,30 @@ class ModelWatch:
 
     def look(self, scheduler: Any) -> Fingerprint:
         """Take the fingerprint of now."""
-        modules = _modules(self._denoiser)
-        weights: Any = None
-        samples = b""
-        if not any(_is_offloaded(module.__dict__) for module in modules):
-            tensors = [
-                part
-                for module in modules
-                for tensor in (*module._parameters.values(), *module._buffers.values())
-                if tensor is not None
-                for part in _parts(tensor)
-            ]
-            places = [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
-            if places != self._places:
-                self._views, self._places = [_view(tensor) for tensor in tensors], places
-            weights = places, [-1 if t.is_inference() else t._version for t in tensors]
-            samples = _sample(self._views)
-        described = [_describe(module) for module in modules]
-        return Fingerprint(weights, samples, described, _settings_of(scheduler))
+        tensors: list[Tensor] = []
+        described: list[Any] = []
+        offloaded = False
+        for module in _modules(self._denoiser):
+            attributes = module.__dict__
+            offloaded = offloaded or _is_offloaded(attributes)
+            described += type(module), type(attributes.get("processor")), is_compiled(module)
+            for name in _SETTINGS:
+                if name in attributes:
+                    described.append((name, repr(attributes[name])))
+            for owned in (attributes["_parameters"], attributes["_buffers"]):
+                for tensor in owned.values():
+                    if type(tensor) is nn.Parameter:
+                        tensors.append(tensor)
+                    elif tensor is not None:
+                        tensors += _parts(tensor)
+        settings = _settings_of(scheduler)
+        if offloaded:
+            return Fingerprint(None, b"", described, settings)
+        places = [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
+        if places != self._places:
+            self._views, self._places = [_view(tensor) for tensor in tensors], places
+        versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
+        return Fingerprint((places, versions), _sample(self._views), described, settings)
 
 
 def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
@@ -86,14 +92,6 @@ def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
         if old != new
     }
     return ", ".join(sorted(differing))
-
-
-def _describe(module: nn.Module) -> tuple[Any, ...]:
-    """Describe what a module computes apart from its parameters."""
-    attributes = module.__dict__
-    processor = attributes.get("processor")
-    settings = [repr(attributes[name]) for name in _SETTINGS if name in attributes]
-    return type(module), type(processor), is_compiled(module), *settings
 
 
 def _settings_of(scheduler: Any) -> tuple[Any, ...]:
@@ -139,5 +137,7 @@ def _modules(root: nn.Module) -> list[nn.Module]:
 
 
 def _is_offloaded(attributes: dict[str, Any]) -> bool:
-    hooks = getattr(attributes.get("_diffusers_hook"), "hooks", {})
-    return "_hf_hook" in attributes or any("offload" in name for name in hooks)
+    hook = attributes.get("_diffusers_hook")
+    return "_hf_hook" in attributes or (
+        hook is not None and any("offload" in name for name in hook.hooks)
+    )

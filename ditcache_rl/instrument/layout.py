@@ -11,7 +11,7 @@ from torch import nn
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import Span, Stack, find_stack, split_sites, split_spans
 from ditcache_rl.instrument.branches import CallReader
-from ditcache_rl.instrument.execute import Role, run_block
+from ditcache_rl.instrument.execute import BlockTap, Role
 from ditcache_rl.instrument.probe import complete_stack
 from ditcache_rl.instrument.request import current_request
 from ditcache_rl.instrument.taps import Tap, install, is_compiled, release
@@ -50,6 +50,8 @@ class Layout:
         self.first_span = key * _SPANS_PER_DENOISER
         self.reader = CallReader(denoiser)
         self.roles: dict[Tap, Role] = {}
+        #: The spans of the sites in the order in which they run, without that of the probe.
+        self.spans: list[Span] = []
         self.site_heads: list[Span] = []
         self.stack: Stack | None = find_stack(denoiser, blocks)
         self._sites, self._probe_blocks = sites, probe_blocks
@@ -60,12 +62,7 @@ class Layout:
             split_sites(len(self.stack.blocks), 1 if self.stack.deep else sites, probe_blocks)
         if self._ready:
             assert self.stack is not None
-            self._spans = split_spans(self.stack, sites, probe_blocks)
-
-    @property
-    def spans(self) -> list[Span]:
-        """The spans of the sites in the order in which they run, without that of the probe."""
-        return [span for span in self._spans if span.site >= 0]
+            self._all_spans = split_spans(self.stack, sites, probe_blocks)
 
     def install(self) -> None:
         """Tap the denoiser, and its blocks as far as they are known.
@@ -75,7 +72,7 @@ class Layout:
             StateError: If it recomputes its blocks in the backward pass.
         """
         self.check()
-        self._taps.append(install(self.denoiser, run_denoiser))
+        self._taps.append(install(self.denoiser, DenoiserTap))
         if self._ready:
             self._install_blocks()
 
@@ -112,7 +109,7 @@ class Layout:
             if self._ready:
                 return
             self.stack = complete_stack(self.denoiser, self.stack, run)
-            self._spans = split_spans(self.stack, self._sites, self._probe_blocks)
+            self._all_spans = split_spans(self.stack, self._sites, self._probe_blocks)
             self._install_blocks()
             self._ready = True
 
@@ -120,11 +117,11 @@ class Layout:
         assert self.stack is not None
         roles: dict[Tap, Role] = {}
         heads: dict[int, Span] = {}
-        for span in self._spans:
+        for span in self._all_spans:
             if span.site >= 0:
                 heads.setdefault(span.site, span)
             for index in span.blocks:
-                tap = install(self.stack.blocks[index], run_block)
+                tap = install(self.stack.blocks[index], BlockTap)
                 self._taps.append(tap)
                 signature = self.stack.signatures[index]
                 assert signature is not None
@@ -135,24 +132,28 @@ class Layout:
                     self.stack.deep,
                     self.stack.blocks[0],
                 )
+        self.spans = [span for span in self._all_spans if span.site >= 0]
         self.site_heads = list(heads.values())
         self.roles = roles
 
 
-def run_denoiser(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Stand in for a denoiser; outside of a request it is exactly as it was."""
-    request = current_request()
-    layout = None if request is None else request.layouts.get(tap)
-    if request is None or layout is None:
-        return tap.plain(*args, **kwargs)
-    layout.complete(lambda: tap.plain(*args, **kwargs))
-    request.begin_call(layout, layout.reader.read(args, kwargs))
-    output = None
-    try:
-        output = tap.plain(*args, **kwargs)
-    finally:
-        request.end_call(first_tensor(output))
-    return output
+class DenoiserTap(Tap):
+    """Stands in for a denoiser; outside of a request it is exactly as it was."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Tell the request when a call begins and what it returned."""
+        request = current_request()
+        layout = None if request is None else request.layouts.get(self)
+        if request is None or layout is None:
+            return self.plain(*args, **kwargs)
+        layout.complete(lambda: self.plain(*args, **kwargs))
+        request.begin_call(layout, layout.reader.read(args, kwargs))
+        output = None
+        try:
+            output = self.plain(*args, **kwargs)
+        finally:
+            request.end_call(first_tensor(output))
+        return output
 
 
 def first_tensor(output: Any) -> Any:

@@ -99,6 +99,7 @@ class Request:
         self._called: set[int] = set()
         self._memory = RequestMemory(cache, self.id, max_bytes)
         self._looks_ahead = False
+        self._dead_writes = 0
         self._latents: Tensor | None = None
 
     @contextmanager
@@ -111,6 +112,7 @@ class Request:
         finally:
             _CURRENT.reset(token)
             self._memory.forget()
+            self.cache.skip_dead_writes(self._dead_writes)
             self._branches.clear()
             self._last_output = self._latents = self.active = self.layout = None
             self.off = True
@@ -152,7 +154,7 @@ class Request:
             self.logs[-1].modes[step] = Mode.COMPUTE
             self.off = True
             if idle:
-                self.cache.skip_dead_writes(len(layout.spans))
+                self._dead_writes += len(layout.spans)
             return
         self.rows = run.rows
         self.chunks = self._branches.numbers(

@@ -8,6 +8,7 @@ quantization) is used as it is.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,8 @@ _PLACE = "_compiled_call_impl"
 _LOCK = threading.Lock()
 
 
-class Tap:
-    """Calls `around(tap, args, kwargs)` in place of a module.
+class Tap(ABC):
+    """Runs in place of a module; what it does around the module is up to the kind of tap.
 
     Attributes:
         module: Stood in front of.
@@ -27,18 +28,15 @@ class Tap:
         plain: What would have run.
     """
 
-    def __init__(
-        self, module: nn.Module, around: Callable[[Tap, tuple[Any, ...], dict[str, Any]], Any]
-    ) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.users = 0
         self.compiled = compiled = module.__dict__.get(_PLACE)
         self.plain: Callable[..., Any] = module._call_impl if compiled is None else compiled
-        self._around = around
 
+    @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module."""
-        return self._around(self, args, kwargs)
 
     def restore(self) -> None:
         """Leave the module as it was, unless somebody compiled it anew since."""
@@ -58,18 +56,16 @@ def tap_of(module: nn.Module) -> Tap | None:
 
 def is_compiled(module: nn.Module) -> bool:
     """Tell whether a module runs a compiled call, behind a tap or without one."""
-    tap = tap_of(module)
-    return (module.__dict__.get(_PLACE) if tap is None else tap.compiled) is not None
+    found = module.__dict__.get(_PLACE)
+    return (found.compiled if isinstance(found, Tap) else found) is not None
 
 
-def install(
-    module: nn.Module, around: Callable[[Tap, tuple[Any, ...], dict[str, Any]], Any]
-) -> Tap:
+def install(module: nn.Module, kind: type[Tap]) -> Tap:
     """Tap a module, or use the tap that it has; `release` it once for each call of this."""
     with _LOCK:
         tap = tap_of(module)
         if tap is None:
-            tap = Tap(module, around)
+            tap = kind(module)
             module.__dict__[_PLACE] = tap
         tap.users += 1
         return tap

@@ -6,15 +6,16 @@ from torch import nn
 from ditcache_rl.instrument.taps import Tap, install, release, tap_of
 
 
-def double(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return 2 * tap.plain(*args, **kwargs)
+class Double(Tap):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return 2 * self.plain(*args, **kwargs)
 
 
 def test_a_module_is_tapped_once_and_restored_by_the_last_use() -> None:
     module, x = nn.Linear(2, 2), torch.ones(1, 2)
     plain, before = module(x), dict(vars(module))
 
-    first, second = install(module, double), install(module, double)
+    first, second = install(module, Double), install(module, Double)
     assert first is second
     assert torch.equal(module(x), 2 * plain)
     release(first)
@@ -27,7 +28,7 @@ def test_a_module_is_tapped_once_and_restored_by_the_last_use() -> None:
 
 def test_a_forward_that_is_replaced_behind_a_tap_is_used() -> None:
     module = nn.Identity()
-    tap = install(module, double)
+    tap = install(module, Double)
 
     module.forward = lambda x: x + 1  # type: ignore[method-assign, assignment]
 
@@ -40,12 +41,12 @@ def test_what_was_compiled_before_stays_and_what_is_compiled_after_too() -> None
     module = nn.Identity()
     module._compiled_call_impl = compiled = lambda x: x + 10
 
-    tap = install(module, double)
+    tap = install(module, Double)
     assert module(1) == 22
     release(tap)
     assert module.__dict__["_compiled_call_impl"] is compiled
 
-    tap = install(module, double)
+    tap = install(module, Double)
     module._compiled_call_impl = later = lambda x: x + 100
     release(tap)
     assert module.__dict__["_compiled_call_impl"] is later
