@@ -71,7 +71,7 @@ class Amounts(NamedTuple):
     schedule_repeats: int
 
 
-FULL, QUICK = Amounts(40, 10, 8, 7, 11), Amounts(10, 3, 2, 2, 5)
+FULL, QUICK = Amounts(120, 10, 8, 7, 11), Amounts(10, 3, 2, 2, 5)
 
 
 class Timed:
