@@ -66,9 +66,7 @@ def test_even_gaps_give_the_textbook_weights() -> None:
     np.testing.assert_allclose(newton_weights(past, 0.6, 2), [3, -3, 1], atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_rows_are_summed_with_their_own_weights_in_the_input_dtype(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     residuals = [torch.randn(4, 7, generator=generator).to(dtype) for _ in range(HISTORY)]

@@ -6,4 +6,4 @@ from tests.zoo.requests import eight_rows
 
 
 def test_eight_rows_that_decide_for_themselves_are_drawn_as_alone(tiny_pipe: Any) -> None:
-    assert eight_rows(tiny_pipe).ratio <= 1.0
+    assert eight_rows(tiny_pipe).largest <= 1.0

@@ -90,6 +90,19 @@ def _anyflow(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     return text()(d, n, m) | {"r_timestep": d.full(250.0, 2)}
 
 
+def _camera(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
+    poses = torch.eye(4).repeat(2, 1, 1)
+    poses[1, 0, 3] = 0.1  # the second frame is seen from a step to the side
+    lens = torch.tensor([n, n, n / 2, n / 2])
+    camera = torch.cat([poses.reshape(2, 16), lens.expand(2, 4)], dim=1)
+    return {
+        "encoder_hidden_states": d.normal(1, TEXT, WIDTH),
+        "encoder_attention_mask": d.full(1.0, TEXT),
+        "camera_conditions": camera.expand(d.rows, -1, -1),
+        "chunk_plucker": d.normal(6, 2, n, n),
+    }
+
+
 def _refiner(d: Draw, n: int, m: Any) -> dict[str, Any]:
     rope = m.build_rotary_emb_for_absolute_positions(
         batch_size=d.rows, frame_positions=[0, 1], height=n, width=n, device="cpu", fps=24.0
@@ -297,6 +310,22 @@ ROWS: dict[str, Denoiser] = {
         lambda n: (2, 4, n, n),
         _anyflow,
         clock=lambda n: (2,),
+    ),
+    "SanaWMTransformer3DModel": Denoiser(
+        {
+            "in_channels": 4,
+            "num_layers": 4,
+            "hidden_size": 16,
+            "num_attention_heads": 1,
+            "linear_head_dim": 16,
+            "softmax_every_n": 2,
+            "chunk_plucker_channels": 6,
+            "caption_channels": WIDTH,
+            "mlp_ratio": 1.0,
+        },
+        VIDEO,
+        _camera,
+        clock=lambda n: (1, 2),
     ),
     "SanaWMLTX2RefinerTransformer3DModel": Denoiser(
         _LTX2, lambda n: (2 * n * n, 4), _refiner, clock=lambda n: (2 * n * n,)
