@@ -55,13 +55,14 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
 from tests.pipelines import build_tiny_pipe
-from tests.zoo.checks import Unit, denoiser_unit, examine
+from tests.zoo.checks import denoiser_unit, examine
 from tests.zoo.denoisers import DENOISERS
 from tests.zoo.docs import NOT_BUILT, table_of, write_docs
 from tests.zoo.loop import DenoiserLoop
 from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
 from tests.zoo.ranks import rank_disagreements
 from tests.zoo.requests import cancel_identical, eight_rows, threads_identical
+from tests.zoo.rows import Unit
 from tests.zoo.stack import compile_figures, int8_figures
 
 THREADS, EACH = 8, 25

@@ -144,7 +144,9 @@ def test_wrapped_weights_are_watched_part_by_part() -> None:
 
 
 def test_weights_with_channels_last_are_watched() -> None:
-    convolution = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+    convolution = nn.Conv2d(3, 5, 3)
+    weight = convolution.weight.contiguous(memory_format=torch.channels_last)
+    convolution.weight = nn.Parameter(weight)
     watch, scheduler = ModelWatch(convolution), build_scheduler()
     before = watch.look(scheduler)
 

@@ -41,7 +41,8 @@ def wrapped(rank: int, world: int, folder: str) -> None:
     with BlockRunner(loop, EveryK(2, order=1), TieredCache(), sites=2):
         expected = loop(**call)
     with meeting(rank, world, folder):
-        loop.transformer = DistributedDataParallel(loop.transformer)
+        inner = getattr(loop, loop.component)
+        setattr(loop, loop.component, DistributedDataParallel(inner))
         with BlockRunner(loop, EveryK(2, order=1), TieredCache(), sites=2, ranks=Ranks()):
             drawn = loop(**call)
     assert torch.equal(drawn, expected)

@@ -21,7 +21,7 @@ from tests.zoo.rows import RowGaps, Unit, row_gaps
 #: What requests differ in: side, steps, guidance.
 _SIDES, _STEPS = (32, 64, 96), (3, 4, 6)
 #: Modes of eight rows, all different: at each step some rows compute and others do not.
-_ROW_TABLES = (
+ROW_TABLES = (
     (0, 0, 0, 0, 0, 0),
     (0, 1, 0, 2, 0, 3),
     (0, 0, 1, 1, 0, 2),
@@ -76,6 +76,11 @@ def _outcome(pipe: Any, request: Callable[[Any], Tensor]) -> Tensor | None:
 
 def eight_rows(pipe: Any) -> RowGaps:
     """Compare a batch of eight rows, each with its own schedule, with the eight rows alone."""
+    return row_gaps(prompted(pipe), range(len(ROW_TABLES)), ROW_TABLES)
+
+
+def prompted(pipe: Any) -> Unit:
+    """Make a unit of a FLUX pipeline with two guidance branches."""
 
     def batch(seeds: Sequence[int], large: bool) -> Tensor:
         return draw(
@@ -86,7 +91,7 @@ def eight_rows(pipe: Any) -> RowGaps:
             negative_prompt=["a ring"] * len(seeds),
         )
 
-    return row_gaps(Unit(pipe, batch), range(len(_ROW_TABLES)), _ROW_TABLES)
+    return Unit(pipe, batch)
 
 
 class Cancelled(Exception):

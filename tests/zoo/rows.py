@@ -112,16 +112,19 @@ def row_gaps(
     )
 
 
-def rounding(unit: Unit, seeds: Sequence[int] = SEEDS) -> float:
+def rounding(
+    unit: Unit, seeds: Sequence[int] = SEEDS, tables: Sequence[Sequence[int]] = TABLES
+) -> float:
     """Return how far rows in a batch are from the rows alone in float64, over the largest latent.
 
     Args:
         unit: What draws; it must take several rows.
         seeds: One per row.
+        tables: Modes of each row.
     """
     with doubled(unit.pipe):
-        single = _single(unit, seeds, TABLES)
-        gap = _together(unit, seeds, TABLES) - single
+        single = _single(unit, seeds, tables)
+        gap = _together(unit, seeds, tables) - single
         return float(gap.abs().max() / single.abs().max())
 
 
