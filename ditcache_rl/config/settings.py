@@ -18,8 +18,8 @@ class PipelineConfig:
         source: `builtin:shapes`, a folder, or a Hub id.
         dtype: Torch dtype of the weights.
         device: Torch device; `auto` takes the GPU where there is one.
-        quantize: Quantization of the denoiser's linear layers: "int8" (weights, through torchao),
-            or "" for none.
+        quantize: Quantization of the denoiser's linear layers: weights as "int8" or "fp8"
+            through torchao, or "" for none.
         call: Further arguments of the pipeline's call.
     """
 
