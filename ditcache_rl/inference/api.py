@@ -122,7 +122,8 @@ def attach(
         storage: Format in host and disk tier: "none" keeps every bit; "bf16", "fp8" and "int8" take
             fewer bytes and lose precision.
         sites: Parts of the block stack, for a controller; a policy knows its own.
-        blocks: Where the blocks are, if they can't be found: "transformer.my_blocks".
+        blocks: Where the blocks are, if they can't be found: "transformer.my_blocks". A denoiser
+            alone, "transformer", caches its output: a skipped step then costs next to nothing.
         request_bytes: Most bytes that one request may keep. Under a cap, requests beyond those
             that fit compute everything.
         ranks: Processes that run this request together and must decide the same.

@@ -29,7 +29,7 @@ class Layout:
         key: Its number in the pipeline.
         sites: Parts of the stack.
         probe_blocks: Leading blocks that always compute.
-        blocks: Names of its block lists, where the user gives them.
+        blocks: Names of its block lists, where the user gives them; empty for itself.
 
     Raises:
         ConfigError: If the stack can't have that many sites.
@@ -149,7 +149,8 @@ def run_denoiser(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     request.begin_call(layout, layout.reader.read(args, kwargs))
     output = None
     try:
-        output = tap.plain(*args, **kwargs)
+        # A denoiser that is its own only block is both.
+        output = run_block(tap, args, kwargs)
     finally:
         request.end_call(first_tensor(output))
     return output

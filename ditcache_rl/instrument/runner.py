@@ -44,6 +44,8 @@ class BlockRunner:
         cache: Where residuals are kept.
         sites: Parts of each block stack that are cached separately.
         blocks: Where the blocks are, if names and a forward pass don't tell: `transformer.blocks`.
+            The name of a denoiser alone caches what it returns, so that a skipped step runs nothing
+            of it: `transformer`.
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.

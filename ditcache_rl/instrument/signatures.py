@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+#: Arguments of a denoiser that may hold the latents.
+LATENTS = ("hidden_states", "sample", "x", "vision_tokens")
 #: Arguments that hold one entry per token and none per row unless they have a dimension more.
 _POSITIONS = frozenset(
     {
@@ -24,6 +26,8 @@ _POSITIONS = frozenset(
         "freqs_cis",
         "rope",
         "position_embeddings",
+        "img_ids",
+        "txt_ids",
     }
 )
 #: What a table of one row per token looks like: (tokens, channels).
@@ -91,6 +95,10 @@ class BlockSignature:
         """
         if not self.outputs or isinstance(like, Tensor):
             return streams[0] if not self.tokens_first else _turn(streams[0])
+        if isinstance(like, dict):  # an output class of diffusers: its fields are in order
+            names = list(like)
+            changed = {names[i]: stream for i, stream in zip(self.outputs, streams, strict=False)}
+            return type(like)(**{**like, **changed})
         size = max(self.members, max(self.outputs) + 1)
         packed = [None] * size if like is None else list(like)
         for index, stream in zip(self.outputs, streams, strict=False):
@@ -153,8 +161,9 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, tuple | list):
         return type(value)([map_tensors(item, change) for item in value])
-    if type(value) is dict:
-        return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, dict):
+        mapped = {key: map_tensors(item, change) for key, item in value.items()}
+        return mapped if type(value) is dict else type(value)(**mapped)
     return value
 
 
