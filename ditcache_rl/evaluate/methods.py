@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.errors import ConfigError, closest
@@ -35,6 +36,8 @@ class Method:
         controller: Decides at every step; None runs the pipeline as it is.
         sites: Parts of the block stack that the controller decides about.
         num_inference_steps: Steps to take; None for as many as the reference takes.
+        blocks: Where the controller finds the blocks, as `BlockRunner` takes it.
+        applied: Puts something else than a controller on a pipeline, for one call.
 
     Raises:
         ConfigError: If the family is unknown or a number is below 1.
@@ -46,6 +49,8 @@ class Method:
     controller: Controller | None = None
     sites: int = 1
     num_inference_steps: int | None = None
+    blocks: str | None = None
+    applied: Callable[[Any], AbstractContextManager[object]] | None = None
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

@@ -46,6 +46,7 @@ class Board:
         call: Further arguments of the pipeline's call.
         rows: Most images per call.
         device_bytes: Cap of the device tier.
+        blocks: Where the blocks are, as `BlockRunner` takes it.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class Board:
         call: dict[str, Any],
         rows: int = 32,
         device_bytes: int | None = None,
+        blocks: str | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
         self.call = call
-        self._device_bytes = device_bytes
+        self._device_bytes, self._blocks = device_bytes, blocks
         self._references: dict[Case, Tensor] = {}
 
     def draw(self, cases: Sequence[Case]) -> Tensor:
@@ -80,7 +82,14 @@ class Board:
         """Run the pipeline under a controller: images and what was done."""
         logs: list[RequestLog] = []
         cache = TieredCache(self._device_bytes)
-        with BlockRunner(self.pipe, controller, cache, sites=self.sites, on_finish=logs.append):
+        with BlockRunner(
+            self.pipe,
+            controller,
+            cache,
+            sites=self.sites,
+            blocks=self._blocks,
+            on_finish=logs.append,
+        ):
             images = self.draw(cases)
         return images, logs[0]
 

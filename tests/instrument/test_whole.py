@@ -99,7 +99,7 @@ def test_an_output_class_is_handed_out_as_one(tiny_pipe: Any) -> None:
 
 
 def test_the_whole_denoiser_is_one_site(tiny_pipe: Any) -> None:
-    with pytest.raises(ConfigError, match="a whole denoiser .* one site"):
+    with pytest.raises(ConfigError, match=r"a whole denoiser .* one site"):
         BlockRunner(tiny_pipe, EveryK(2), TieredCache(), sites=2, blocks="transformer")
 
 
