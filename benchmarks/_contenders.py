@@ -285,6 +285,11 @@ def _whole_denoiser(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
     return make
 
 
+def _whole_every_k(setup: Setup, value: int) -> dict[str, Any]:
+    """Forecast along a parabola between computed outputs of the whole denoiser."""
+    return {"controller": EveryK(value, order=2), "blocks": denoiser_name(setup.pipe)}
+
+
 def denoiser_name(pipe: Any) -> str:
     """Return the component name of the first denoiser."""
     from ditcache_rl.instrument.blocks import denoisers_of
@@ -428,7 +433,10 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("DiCache", "heuristic", "threshold", (0.1, 0.2, 0.3, 0.45, 0.7, 1.2), _rule(DiCache)),
     Contender("AdaCache", "heuristic", "pace", (0.5, 1.0, 1.5, 2.5, 4.0, 7.0), _rule(AdaCache)),
     Contender("FORA", "heuristic", "k", (2, 3, 4, 5, 7, 9), _rule(EveryK)),
-    Contender("Newton every k", "heuristic", "k", (2, 3, 4, 5, 7, 9), _rule(EveryK, order=1)),
+    Contender("Newton every k", "static", "k", (2, 3, 4, 5, 7, 9), _rule(EveryK, order=1)),
+    Contender(
+        "Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), _whole_every_k
+    ),
     Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), _layer_mask),
     Contender("DPCache", "heuristic", "computed", _COMPUTES, _schedule("DPCache")),
     Contender("LeMiCa", "heuristic", "computed", _COMPUTES, _schedule("LeMiCa")),

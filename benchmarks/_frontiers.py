@@ -166,6 +166,19 @@ def figures_of(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, Any]]:
     return figures, who
 
 
+def standings(rows: Sequence[Row]) -> dict[str, dict[str, Number]]:
+    """Interpolate every contender at the speed-ups and qualities; None where it has nothing."""
+
+    def known(value: float) -> Number:
+        return value if math.isfinite(value) else None
+
+    return {
+        name: {f"db_{tag}": known(at_speedup(curve, x)) for tag, x in SPEEDUPS.items()}
+        | {f"x_{quality}db": known(at_quality(curve, quality)) for quality in QUALITIES_DB}
+        for name, curve in curves(rows).items()
+    }
+
+
 def _best(values: Mapping[str, float]) -> tuple[str, float] | None:
     known = {name: value for name, value in values.items() if math.isfinite(value)}
     return max(known.items(), key=lambda item: item[1]) if known else None

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python benchmarks/frontier.py` finds its neighbours
 
 from benchmarks._contenders import CONTENDERS, Setup  # noqa: E402
-from benchmarks._frontiers import figures_of, rows_of  # noqa: E402
+from benchmarks._frontiers import figures_of, rows_of, standings  # noqa: E402
 from benchmarks._host import Host, LocalHost, RemoteHost, Setting  # noqa: E402
 from benchmarks._measure import PICTURED, Job, Log, measure  # noqa: E402
 from benchmarks._page import show, write_page, write_png  # noqa: E402
@@ -123,6 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         "seeds": [job.seed for job in jobs],
         "peer_versions": _versions(),
         "best": who,
+        "standings": standings(rows),
         "rows": rows,
         "schedules": entry,
     }
@@ -136,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options() -> Any:
-    built = parser(__doc__, quick="32 prompts; what can't matter is drawn on 6 of them only")
+    built = parser(__doc__, quick="32 prompts; what can't matter is drawn on 4 of them only")
     built.add_argument("--pipeline", default=BUILTIN, help="Hub id or folder of a pipeline")
     built.add_argument("--steps", type=int, default=28, help="denoising steps of the reference")
     built.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
