@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv; the first time this takes a few minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[train,dev]'
+	  -c constraints.txt -e '.[train,dev,peers]'
 	@touch $@
 
 train: setup ## Train a policy; ARGS="envs/NAME.toml --help"

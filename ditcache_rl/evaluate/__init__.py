@@ -4,7 +4,7 @@ from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
 from ditcache_rl.evaluate.methods import FAMILIES, Family, Method, default_baselines
 from ditcache_rl.evaluate.report import Report, build_report, render_table, write_report
 from ditcache_rl.evaluate.results import Results
-from ditcache_rl.evaluate.run import evaluate
+from ditcache_rl.evaluate.run import Bench, Shot, evaluate, silent
 from ditcache_rl.evaluate.stats import (
     Interval,
     Spread,
@@ -17,11 +17,13 @@ from ditcache_rl.metrics.machine import machine_facts, version_facts
 
 __all__ = [
     "FAMILIES",
+    "Bench",
     "Family",
     "Interval",
     "Method",
     "Report",
     "Results",
+    "Shot",
     "Spread",
     "bootstrap_mean",
     "build_report",
@@ -33,6 +35,7 @@ __all__ = [
     "plot_frontier",
     "plot_grid",
     "render_table",
+    "silent",
     "spread_of",
     "version_facts",
     "write_report",

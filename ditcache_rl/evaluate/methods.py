@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.errors import ConfigError, closest
@@ -38,6 +39,7 @@ class Method:
         sites: Parts of the block stack that the controller decides about.
         blocks: Where the blocks are, as in `BlockRunner`; None to find them.
         num_inference_steps: Steps to take; None for as many as the reference takes.
+        applied: Puts something else than a controller on a pipeline, for one call.
 
     Raises:
         ConfigError: If the family is unknown or a number is below 1.
@@ -50,6 +52,7 @@ class Method:
     sites: int = 1
     blocks: str | None = None
     num_inference_steps: int | None = None
+    applied: Callable[[Any], AbstractContextManager[object]] | None = None
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

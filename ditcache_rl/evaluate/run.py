@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ KEPT_PROMPTS = 6
 _OWN_ARGUMENTS = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
 
 
-class _Shot(NamedTuple):
+class Shot(NamedTuple):
     """One image and what it took."""
 
     image: Tensor
@@ -40,8 +40,15 @@ class _Shot(NamedTuple):
     compute_share: float
 
 
-class _Bench:
-    """Runs one method at a time on a pipeline."""
+class Bench:
+    """Runs one method at a time on a pipeline.
+
+    Args:
+        pipe: Used as it is and left as it was.
+        steps: `num_inference_steps` of every method that does not set its own.
+        call: Further arguments of the pipeline call.
+        device_bytes: Cap of the device tier under every controller; None for no limit.
+    """
 
     def __init__(
         self, pipe: Any, *, steps: int, call: Mapping[str, object], device_bytes: int | None
@@ -49,7 +56,8 @@ class _Bench:
         self._pipe, self._steps, self._call = pipe, steps, call
         self._device_bytes = device_bytes
 
-    def shoot(self, method: Method, prompt: str, *, seed: int) -> _Shot:
+    def shoot(self, method: Method, prompt: str, *, seed: int) -> Shot:
+        """Draw one image under a method, and time the pipeline call alone."""
         steps = method.num_inference_steps or self._steps
         logs: list[RequestLog] = []
         generator = torch.Generator("cpu").manual_seed(seed)
@@ -65,9 +73,11 @@ class _Bench:
             ).images
             seconds = _clock() - started
         share = self._share(method, logs[0]) if logs else 1.0
-        return _Shot(images.detach().float().cpu(), seconds, share * steps / self._steps)
+        return Shot(images.detach().float().cpu(), seconds, share * steps / self._steps)
 
-    def _attached(self, method: Method, logs: list[RequestLog]) -> BlockRunner | nullcontext[None]:
+    def _attached(self, method: Method, logs: list[RequestLog]) -> AbstractContextManager[object]:
+        if method.applied is not None:
+            return method.applied(self._pipe)
         if method.controller is None:
             return nullcontext()
         cache = TieredCache(self._device_bytes)
@@ -126,11 +136,11 @@ def evaluate(
         KeyboardInterrupt: If no prompt is complete yet.
     """
     _check(methods, prompts, seeds, call or {})
-    bench = _Bench(pipe, steps=steps, call=call or {}, device_bytes=device_bytes)
+    bench = Bench(pipe, steps=steps, call=call or {}, device_bytes=device_bytes)
     lpips = load_lpips()
     rounds: list[Round] = []
     notes: list[str] = []
-    with _shown(progress) as bar, _silent(pipe):
+    with _shown(progress) as bar, silent(pipe):
         jobs = list(zip(prompts, seeds, strict=True))
         task = bar.add_task("warm-up", total=(len(methods) + 1) * (len(jobs) + 1))
         runnable = [REFERENCE]
@@ -145,7 +155,7 @@ def evaluate(
                 bar.advance(task)
             bar.update(task, total=len(methods) + 1 + len(runnable) * len(jobs))
             for number, (prompt, seed) in enumerate(jobs):
-                shots: dict[int, _Shot] = {}
+                shots: dict[int, Shot] = {}
                 for index in _rotated(len(runnable), number):
                     bar.update(task, description=runnable[index].label)
                     shots[index] = bench.shoot(runnable[index], prompt, seed=seed)
@@ -189,7 +199,7 @@ def _rotated(count: int, number: int) -> list[int]:
     return [(number + place) % count for place in range(count)]
 
 
-def _warm_up(bench: _Bench, method: Method, prompt: str, *, seed: int) -> str:
+def _warm_up(bench: Bench, method: Method, prompt: str, *, seed: int) -> str:
     """Run once uncounted; return why the method cannot run here, or nothing."""
     try:
         bench.shoot(method, prompt, seed=seed)
@@ -201,7 +211,7 @@ def _warm_up(bench: _Bench, method: Method, prompt: str, *, seed: int) -> str:
 
 
 def _compare(
-    methods: Sequence[Method], shots: Mapping[int, _Shot], *, lpips: Lpips | None, kept: bool
+    methods: Sequence[Method], shots: Mapping[int, Shot], *, lpips: Lpips | None, kept: bool
 ) -> Round:
     ordered = [shots[index] for index in range(len(methods))]
     reference = ordered[0].image
@@ -250,7 +260,7 @@ def _shown(progress: Progress | None) -> Iterator[Progress]:
 
 
 @contextmanager
-def _silent(pipe: Any) -> Iterator[None]:
+def silent(pipe: Any) -> Iterator[None]:
     """Turn off the pipeline's own bar of steps."""
     before = dict(getattr(pipe, "_progress_bar_config", None) or {})
     pipe.set_progress_bar_config(**{**before, "disable": True})

@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,28 @@ def pipe() -> FluxPipeline:
 @pytest.fixture(scope="module")
 def results(pipe: FluxPipeline) -> Results:
     return evaluate(pipe, METHODS, PROMPTS, seeds=[7, 8], steps=4, call=CALL)
+
+
+def test_what_is_applied_to_the_pipeline_is_measured_and_taken_off(pipe: FluxPipeline) -> None:
+    applied: list[str] = []
+
+    @contextmanager
+    def two_steps_less(target: Any) -> Iterator[None]:
+        applied.append("on")
+        plain = target.scheduler
+        target.scheduler = build_scheduler()
+        try:
+            yield
+        finally:
+            target.scheduler = plain
+            applied.append("off")
+
+    method = Method("peer", "peer", applied=two_steps_less, num_inference_steps=2)
+    results = evaluate(pipe, [method], PROMPTS[:1], seeds=[7], steps=4, call=CALL)
+
+    assert applied == ["on", "off"] * 2  # the warm-up, and the image that counts
+    assert results.compute_share[1, 0] == 0.5
+    assert results.psnr_db[1, 0] < 60
 
 
 class Stub:

@@ -1,0 +1,183 @@
+"""Quality against measured speed-up: every peer and every way of ours, side by side in one run.
+
+All contenders draw the same prompts from the same seeds with the same pipeline, one image at a
+time, in turn; `_contenders.py` lists them. Frontiers are interpolated in measured speed-up of the
+whole pipeline call. A run that was interrupted goes on with `--resume`. A contender that can't run
+here is a row with its error.
+
+`best_ours_db_2x`, `best_peer_db_2x`, `ahead_db_2x` (and `3x`, `4_5x`): mean PSNR at a speed-up of
+the best contender of ours, of the best of all others (packages, published rules under our runner,
+fewer steps, other solvers), and the difference; the same with `p5_db` and `ssim`.
+`ours_x_38db`, `peer_x_38db` (and 35, 30): the highest speed-up at which that mean PSNR is kept.
+`peers_failed_count`: contenders of `peers_count` of which no setting ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # `python benchmarks/frontier.py` finds its neighbours
+
+from benchmarks._contenders import CONTENDERS, Setup  # noqa: E402
+from benchmarks._frontiers import figures_of, rows_of, standings  # noqa: E402
+from benchmarks._host import Host, LocalHost, RemoteHost, Setting  # noqa: E402
+from benchmarks._measure import PICTURED, Job, Log, measure  # noqa: E402
+from benchmarks._page import show, write_page, write_png  # noqa: E402
+from benchmarks._report import Run, console, parser  # noqa: E402
+from benchmarks._schedules import schedules_for, with_schedules  # noqa: E402
+from ditcache_rl.config import load_env  # noqa: E402
+from ditcache_rl.errors import ConfigError  # noqa: E402
+from ditcache_rl.inference import open_pipeline  # noqa: E402
+from ditcache_rl.inference.pipeline import BUILTIN  # noqa: E402
+from ditcache_rl.metrics import load_lpips  # noqa: E402
+from ditcache_rl.search.board import Case  # noqa: E402
+
+PROMPTS, QUICK_PROMPTS = 128, 32
+#: Prompts of a search, and candidates that it draws per budget; in a short run fewer.
+SEARCH_PROMPTS, EVALUATIONS = 8, 24
+QUICK_SEARCH_PROMPTS, QUICK_EVALUATIONS = 4, 12
+SCHEDULES = ROOT / "benchmarks" / "results" / "frontier-schedules.json"
+RUNS = ROOT / "runs" / "frontier"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and report."""
+    options = _options().parse_args(arguments)
+    run = Run(arguments)
+    config = load_env("shapes")
+    call = config.pipeline.call if options.call is None else json.loads(options.call)
+    if options.pipeline != BUILTIN and options.call is None:
+        call = {}
+    torch.set_num_threads(os.cpu_count() or 1)
+    pipe = open_pipeline(options.pipeline)
+    count = options.count or (QUICK_PROMPTS if options.quick else PROMPTS)
+    jobs = _jobs(options.prompts, config, count)
+    train = [
+        Case(text, config.seeds.train + n) for n, text in enumerate(config.read_prompts("train"))
+    ]
+    entry = schedules_for(
+        pipe,
+        steps=options.steps,
+        call=call,
+        cases=train[: QUICK_SEARCH_PROMPTS if options.quick else SEARCH_PROMPTS],
+        evaluations=QUICK_EVALUATIONS if options.quick else EVALUATIONS,
+        file=options.schedules,
+        say=console.print,
+    )
+    setup = with_schedules(
+        Setup(pipe, options.steps, lambda: _calibrate(pipe, train[0], options.steps, call)), entry
+    )
+    settings = [
+        Setting(contender.process, contender, value)
+        for contender in CONTENDERS
+        if options.only is None or contender.name in options.only
+        for value in contender.values
+    ]
+    facts = {
+        "pipeline": options.pipeline,
+        "steps": options.steps,
+        "call": call,
+        "jobs": hashlib.sha256(json.dumps(jobs).encode()).hexdigest(),
+        "schedules": hashlib.sha256(json.dumps(entry).encode()).hexdigest(),
+        "threads": torch.get_num_threads(),
+    }
+    name = options.pipeline.replace(":", "-").replace("/", "-").strip("-")
+    log = Log(RUNS / f"{name}-{options.steps}", facts, resume=options.resume)
+    hosts: dict[str, Host] = {"main": LocalHost(setup, call)}
+    remotes = {
+        process: RemoteHost(options.pipeline, options.steps, call, torch.get_num_threads())
+        for process in {setting.process for setting in settings} - {"main"}
+    }
+    images = (len(settings) + len(hosts) + len(remotes)) * (len(jobs) + 1)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task("", total=images)
+            measure(
+                hosts | remotes,
+                settings,
+                jobs,
+                log,
+                race=options.quick,
+                lpips=load_lpips(),
+                on_image=lambda text: bar.update(task, description=text, advance=1),
+            )
+    finally:
+        for remote in remotes.values():
+            remote.close()
+    references = [Setting(process) for process in [*hosts, *remotes]]
+    rows = rows_of([*references, *settings], log)
+    figures, who = figures_of(rows)
+    show(rows, console)
+    details = facts | {
+        "prompts": [job.prompt for job in jobs],
+        "seeds": [job.seed for job in jobs],
+        "peer_versions": _versions(),
+        "best": who,
+        "standings": standings(rows),
+        "rows": rows,
+        "schedules": entry,
+    }
+    run.finish(figures, details, options.json, title=f"{options.pipeline}, {options.steps} steps")
+    pictures = [log.pictures(number) for number in range(PICTURED)]
+    if options.html is not None:
+        write_page(options.html, rows, figures, details, [p for p in pictures if p])
+    if options.png is not None:
+        write_png(options.png, rows, len(jobs), options.steps)
+    return 0
+
+
+def _options() -> Any:
+    built = parser(__doc__, quick="32 prompts; what can't matter is drawn on 4 of them only")
+    built.add_argument("--pipeline", default=BUILTIN, help="Hub id or folder of a pipeline")
+    built.add_argument("--steps", type=int, default=28, help="denoising steps of the reference")
+    built.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
+    built.add_argument("--count", type=int, help="how many prompts")
+    built.add_argument("--call", metavar="JSON", help="further arguments of the pipeline call")
+    built.add_argument("--only", nargs="+", metavar="NAME", help="these contenders alone")
+    built.add_argument(
+        "--schedules", type=Path, default=SCHEDULES, help="where searched schedules are kept"
+    )
+    built.add_argument("--resume", action="store_true", help="go on with a run that was cut off")
+    built.add_argument("--html", type=Path, metavar="FILE", help="write a page to this file")
+    built.add_argument("--png", type=Path, metavar="FILE", help="write the plot to this file")
+    return built
+
+
+def _jobs(file: Path | None, config: Any, count: int) -> list[Job]:
+    """Read the prompts, those of the test part by default, and give each a seed."""
+    texts = config.read_prompts("test") if file is None else file.read_text().splitlines()
+    texts = [text for text in texts if text.strip()]
+    if not 1 <= count <= len(texts):
+        raise ConfigError(f"expected at least {count} prompts, received {len(texts)}")
+    return [Job(text, config.seeds.test + number) for number, text in enumerate(texts[:count])]
+
+
+def _calibrate(pipe: Any, case: Case, steps: int, call: dict[str, Any]) -> None:
+    generator = torch.Generator("cpu").manual_seed(case.seed)
+    pipe(case.prompt, num_inference_steps=steps, generator=generator, output_type="pt", **call)
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in ("diffusers", "cache-dit"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

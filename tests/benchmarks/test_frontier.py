@@ -1,0 +1,262 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FirstBlockCacheConfig
+
+from benchmarks import gpu
+from benchmarks._contenders import CONTENDERS, Contender, Setup
+from benchmarks._frontiers import at_quality, at_speedup, curves, figures_of, rows_of
+from benchmarks._host import LocalHost, Setting
+from benchmarks._measure import TRIED_PROMPTS, Job, Log, measure, worth_more
+from benchmarks._page import write_page
+from ditcache_rl.control import FBCache
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.types import Mode
+from tests.pipelines import CALL, PROMPTS, draw, draw_under
+
+STEPS = 6
+JOBS = [Job(PROMPTS[0], 1), Job(PROMPTS[1], 2)]
+
+
+def row(contender: str, family: str, speedup: float, psnr: float) -> Any:
+    spread = {"mean": psnr, "p5": psnr - 5, "ci95": [psnr - 1, psnr + 1]}
+    return {
+        "contender": contender,
+        "family": family,
+        "process": "main",
+        "knob": "k",
+        "value": speedup,
+        "n": 2,
+        "seconds_per_image": 1 / speedup,
+        "speedup": speedup,
+        "psnr_db": spread,
+        "ssim": {"mean": psnr / 60, "p5": 0.5, "ci95": [0.5, 0.9]},
+        "lpips": None,
+        "executed_share": 1 / speedup,
+        "cache_bytes": 0,
+        "error": None,
+    }
+
+
+ROWS = [
+    row("reference", "reference", 1.0, 60.0),
+    row("mine", "static", 2.0, 50.0),
+    row("mine", "static", 8.0, 30.0),
+    row("theirs", "peer", 2.0, 45.0),
+    row("theirs", "peer", 4.0, 35.0),
+    row("broken", "peer", 1.0, 0.0) | {"error": "no", "n": 0, "psnr_db": None},
+]
+
+
+def test_frontiers_are_interpolated_in_measured_speed_up() -> None:
+    named = curves(ROWS)
+
+    # From 2x to 8x is two doublings for 20 dB, to 4x is one for 10 dB.
+    assert at_speedup(named["mine"], 4.0) == pytest.approx(40.0)
+    assert at_quality(named["mine"], 40.0) == pytest.approx(4.0)
+    assert at_speedup(named["theirs"], 4.0) == pytest.approx(35.0)
+    assert np.isnan(at_speedup(named["theirs"], 4.5))
+    assert at_quality(named["theirs"], 30.0) == pytest.approx(4.0)
+    assert np.isnan(at_quality(named["theirs"], 46.0))
+
+
+def test_figures_compare_ours_with_the_best_of_the_others() -> None:
+    figures, who = figures_of(ROWS)
+
+    assert figures["ahead_db_2x"] == pytest.approx(5.0)
+    assert figures["best_peer_db_3x"] == pytest.approx(45 - 10 * np.log2(1.5))
+    assert "ahead_db_4_5x" not in figures  # nobody else is that fast
+    assert figures["ours_x_35db"] == pytest.approx(2 * 2**1.5)
+    assert figures["peer_x_35db"] == pytest.approx(4.0)
+    assert (figures["peers_failed_count"], figures["peers_count"]) == (1, 2)
+    assert who["db_2x"]["peer"][0] == "theirs"
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.8])
+def test_our_first_block_cache_computes_the_steps_that_diffusers_computes(
+    tiny_pipe: Any, threshold: float
+) -> None:
+    computed: list[int] = []
+    last = tiny_pipe.transformer.single_transformer_blocks[-1]
+    plain = last.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        computed.append(tiny_pipe.scheduler.step_index or 0)
+        return plain(*args, **kwargs)
+
+    last.forward = forward
+    tiny_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+    try:
+        theirs = draw(tiny_pipe, steps=12)
+    finally:
+        tiny_pipe.transformer.disable_cache()
+        del last.forward
+
+    ours, log = draw_under(tiny_pipe, FBCache(threshold), steps=12)
+
+    assert np.flatnonzero(log.modes[:, 0, 0] == Mode.COMPUTE).tolist() == computed
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def settings(*names: str) -> list[Setting]:
+    return [
+        Setting(contender.process, contender, value)
+        for contender in CONTENDERS
+        if contender.name in names
+        for value in contender.values[-2:]
+    ]
+
+
+def host(pipe: Any) -> LocalHost:
+    return LocalHost(Setup(pipe, STEPS, lambda: draw(pipe, steps=STEPS)), CALL)
+
+
+@pytest.fixture
+def pipe() -> Any:
+    from tests.pipelines import build_tiny_pipe
+
+    return build_tiny_pipe()  # hosts count in its layers for good
+
+
+def run(pipe: Any, log: Log, chosen: list[Setting]) -> list[str]:
+    heard: list[str] = []
+    measure({"main": host(pipe)}, chosen, JOBS, log, race=False, lpips=None, on_image=heard.append)
+    return heard
+
+
+def test_every_contender_is_measured_or_a_row_with_its_error(pipe: Any, tmp_path: Path) -> None:
+    def fails(setup: Setup, value: Any) -> Any:
+        raise ConfigError("not here")
+
+    chosen = [
+        *settings("fewer steps", "FirstBlockCache", "TaylorSeer lite", "EasyCache", "MagCache"),
+        Setting("main", Contender("broken", "peer", "knob", (1,), fails), 1),
+    ]
+    log = Log(tmp_path, {"a": 1}, resume=False)
+
+    run(pipe, log, chosen)
+    rows = rows_of([Setting("main"), *chosen], log)
+
+    by_name = {one["contender"]: one for one in rows}
+    assert by_name["broken"]["error"] == "ConfigError: not here"
+    assert by_name["reference"]["psnr_db"]["mean"] == 60  # type: ignore[index]
+    assert by_name["reference"]["executed_share"] == 1
+    for name in ("fewer steps", "FirstBlockCache", "TaylorSeer lite", "EasyCache", "MagCache"):
+        assert by_name[name]["error"] is None, by_name[name]
+        assert by_name[name]["n"] == 2
+    assert by_name["fewer steps"]["executed_share"] == pytest.approx(3 / STEPS)
+    assert by_name["fewer steps"]["cache_bytes"] == 0
+    assert by_name["FirstBlockCache"]["cache_bytes"] > 0  # type: ignore[operator]
+
+
+def test_a_run_that_was_cut_off_draws_only_what_is_missing(pipe: Any, tmp_path: Path) -> None:
+    chosen = settings("FirstBlockCache")
+    run(pipe, Log(tmp_path, {"a": 1}, resume=False), chosen)
+    file = tmp_path / "measurements.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]) + lines[-1][:10])  # killed while writing the last line
+
+    log = Log(tmp_path, {"a": 1}, resume=True)
+    missing = [s.label for s in chosen if len(log.points[s.label]) == 1]
+    heard = run(pipe, log, chosen)
+
+    assert len(missing) == 1
+    drawn = [text for text in heard if not text.startswith("warm-up")]
+    assert sorted(drawn) == sorted([Setting("main").label, *missing])
+    assert all(len(log.points[s.label]) == 2 for s in chosen)
+    with pytest.raises(ConfigError, match="without --resume"):
+        Log(tmp_path, {"a": 2}, resume=True)
+
+
+def test_a_short_run_goes_on_with_what_may_matter(tmp_path: Path) -> None:
+    def contender(name: str) -> Setting:
+        return Setting("main", Contender(name, "peer", "k", (1,), lambda setup, value: {}), 1)
+
+    log = Log(tmp_path, {}, resume=False)
+    measured = {"good": (0.5, 50.0), "near": (0.5, 45.5), "far": (0.5, 42.0), "slow": (0.9, 59.0)}
+    for number in range(TRIED_PROMPTS):
+        log.note("reference, main", prompt=number, seconds=1.0, psnr_db=60.0)
+        for name, (seconds, psnr) in measured.items():
+            log.note(f"{name}, k 1", prompt=number, seconds=seconds, psnr_db=psnr)
+
+    kept = worth_more([Setting("main"), *map(contender, measured)], log)
+
+    assert [s.label for s in kept] == ["reference, main", "good, k 1", "near, k 1"]
+
+
+def test_the_page_needs_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    pictures = {"reference, main": image, "mine, k 2.0": image, "theirs, k 2.0": image}
+    details = {"pipeline": "x", "steps": 6, "prompts": ["a <prompt>"], "threads": 1}
+
+    write_page(tmp_path / "page.html", ROWS, {"a_db": 1.0}, details, [pictures])
+
+    text = (tmp_path / "page.html").read_text()
+    assert "<script src=" not in text
+    assert "<link" not in text
+    assert "a &lt;prompt&gt;" in text
+    assert text.count("data:image/png") >= 6
+
+
+def test_the_log_is_lines_of_json(tmp_path: Path) -> None:
+    log = Log(tmp_path, {"a": 1}, resume=False)
+    log.note("x", prompt=0, seconds=1.0)
+
+    lines = (tmp_path / "measurements.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"a": 1},
+        {"setting": "x", "prompt": 0, "seconds": 1.0},
+    ]
+
+
+TINY = gpu.Shape(
+    "FluxTransformer2DModel",
+    {
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 32,
+        "guidance_embeds": True,
+        "axes_dims_rope": (4, 6, 6),
+    },
+    ("num_layers", "num_single_layers"),
+    (16, 64),
+    {"encoder_hidden_states": (4, 32), "pooled_projections": (32,), "guidance": ()},
+    {"img_ids": (16, 3), "txt_ids": (4, 3)},
+    scale=1000.0,
+)
+
+
+def test_a_shape_is_examined_on_any_device() -> None:
+    figures, details = gpu.examine(TINY, {}, "cpu", torch.float32, compiled=False)
+
+    assert figures["step_s"] > 0
+    assert figures["peak_device_bytes"] > 0
+    assert details["entry_bytes"] == 4 * (16 + 4) * 32
+    assert [line["sites"] for line in details["pays"]] == [1, 4]
+
+
+def test_as_many_blocks_are_built_as_fit() -> None:
+    whole = gpu.fitting_layers(TINY, 1 << 30, 2)
+
+    assert whole == {"num_layers": 2, "num_single_layers": 2}
+    assert gpu.fitting_layers(TINY, 0, 2) == {"num_layers": 1, "num_single_layers": 1}
+
+
+def test_without_a_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    import sys
+
+    arguments, sys.argv = sys.argv, ["gpu.py"]
+    try:
+        assert gpu.main() == 0
+    finally:
+        sys.argv = arguments
