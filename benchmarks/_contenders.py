@@ -133,7 +133,9 @@ def _sea_cache(setup: Setup, value: float) -> dict[str, Any]:
     def latents(module: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
         return [_as_video(row) for row in kwargs.get("hidden_states", args[0] if args else ())]
 
-    settings = SeaCacheConfig(threshold=value, max_consecutive_cached=6, raw_vision_callback=latents)
+    settings = SeaCacheConfig(
+        threshold=value, max_consecutive_cached=6, raw_vision_callback=latents
+    )
 
     @contextmanager
     def applied(pipe: Any) -> Iterator[None]:
@@ -379,9 +381,7 @@ CONTENDERS: tuple[Contender, ...] = (
             mag_ratios=_mag_ratios,
         ),
     ),
-    Contender(
-        "SeaCache", "peer", "threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.6), _sea_cache
-    ),
+    Contender("SeaCache", "peer", "threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.6), _sea_cache),
     Contender(
         "PAB",
         "peer",
@@ -434,9 +434,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("AdaCache", "heuristic", "pace", (0.5, 1.0, 1.5, 2.5, 4.0, 7.0), _rule(AdaCache)),
     Contender("FORA", "heuristic", "k", (2, 3, 4, 5, 7, 9), _rule(EveryK)),
     Contender("Newton every k", "static", "k", (2, 3, 4, 5, 7, 9), _rule(EveryK, order=1)),
-    Contender(
-        "Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), _whole_every_k
-    ),
+    Contender("Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), _whole_every_k),
     Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), _layer_mask),
     Contender("DPCache", "heuristic", "computed", _COMPUTES, _schedule("DPCache")),
     Contender("LeMiCa", "heuristic", "computed", _COMPUTES, _schedule("LeMiCa")),

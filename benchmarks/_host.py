@@ -208,7 +208,6 @@ def _watched(pipe: Any) -> Iterator[list[int]]:
         peak[0] = max(peak[0], new)
         return plain(*args, **kwargs)
 
-
     gc.freeze()  # what is there before is not looked at
     scheduler.step = step
     try:
