@@ -1,0 +1,189 @@
+"""Do cheap measures of sensitivity tell what really hurts, and what do their grades buy?
+
+Rank correlation is over sites and steps, against injection: one site reuses its residual at one
+step, and the final image is measured. Grades from 10 prompts are compared with grades from 40. The
+graded schedule computes what is graded high at every step and the rest at intervals; it is timed
+beside the plain pipeline, and its loss is in the article's sense: PSNR of the cached image and of
+the plain one against a common ground truth, the same prompt and seed at four times the steps.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from _report import Run, console, parser
+from rich.progress import track
+from torch import Tensor
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.config import load_env
+from ditcache_rl.control import Grade, StaticSchedule, grade_sites, graded_modes
+from ditcache_rl.inference import open_pipeline
+from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.metrics import psnr_db, ssim
+from ditcache_rl.search import Board, Case, cases_of
+from ditcache_rl.sensitivity import (
+    attention_sensitivity,
+    gradient_sensitivity,
+    injection_sensitivity,
+    rank_correlation,
+)
+from ditcache_rl.types import Floats, Mode, Modes
+
+STEPS = 28
+#: Steps of the ground truth over those of the reference.
+FINER = 4
+#: Steps between two refreshes of a medium site, as in the article; low sites wait twice as long.
+MEDIUM_EVERY = 5
+
+
+class Amounts(NamedTuple):
+    """How much is measured."""
+
+    prompts: int
+    """For the analysis; grades are compared with those of the largest of `SIZES`."""
+    injection: int
+    graded: int
+    pairs: int
+
+
+FULL, QUICK = Amounts(10, 4, 64, 40), Amounts(10, 1, 16, 10)
+#: Prompts whose grades are laid beside each other.
+SIZES = (5, 10, 20, 40)
+
+
+def main() -> None:
+    """Measure all, and report."""
+    less = f"{QUICK.injection} prompt for injection instead of {FULL.injection}, fewer images"
+    options = parser(__doc__, quick=less).parse_args()
+    run = Run()
+    amounts = QUICK if options.quick else FULL
+
+    config = load_env("shapes")
+    source = config.pipeline
+    pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
+    board = Board(pipe, STEPS, sites=len(find_blocks(pipe.transformer)), call=source.call, rows=32)
+    cases, tests = cases_of(config, "train"), cases_of(config, "test")
+    started = time.perf_counter()
+    with console.status("gradient"):
+        gradient = gradient_sensitivity(board, cases[: amounts.prompts])
+    gradient_s = time.perf_counter() - started
+    with console.status("attention"):
+        attention = attention_sensitivity(board, cases[: amounts.prompts])
+    attention_s = time.perf_counter() - started - gradient_s
+    with console.status("injection"):
+        injection = injection_sensitivity(board, cases[: amounts.injection])
+    injection_s = time.perf_counter() - started - gradient_s - attention_s
+    rest = gradient_sensitivity(board, cases[amounts.prompts : max(SIZES)], seed=1)
+    by_size = {
+        size: np.nanmean(np.concatenate([gradient, rest])[:size], axis=(0, 1)) for size in SIZES
+    }
+    agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
+    truth = injection.mean(axis=0)
+    graded = graded_policy(board, by_size[amounts.prompts], tests, amounts)
+    figures = {
+        "spearman_gradient": rank_correlation(gradient.mean(axis=0), truth),
+        "spearman_attention": rank_correlation(attention.drift.mean(axis=0), truth),
+        "grade_agreement_share": agreement[10],
+        "analysis_s": gradient_s + attention_s,
+        "graded_speedup_x": graded["speedup_x"],
+        "graded_loss_db": graded["loss_db"],
+    }
+    details = {
+        "steps": STEPS,
+        "sites": board.sites,
+        "prompts": amounts.prompts,
+        "injection_prompts": amounts.injection,
+        "seconds": {"gradient": gradient_s, "attention": attention_s, "injection": injection_s},
+        "spearman_entropy": rank_correlation(attention.entropy.mean(axis=0), truth),
+        "spearman_gradient_of_site_means": rank_correlation(
+            np.nanmean(gradient, axis=(0, 1)), np.nanmean(injection, axis=(0, 1))
+        ),
+        "spearman_injection_between_halves": _between_halves(injection),
+        "agreement_with_40_prompts": {str(size): share for size, share in agreement.items()},
+        "site_sensitivity": {str(size): values.tolist() for size, values in by_size.items()},
+        "graded": graded,
+    }
+    run.finish(figures, details, options.json, title=f"sensitivity at {STEPS} steps")
+
+
+def _agreement(few: Floats, many: Floats) -> float:
+    return float((grade_sites(few) == grade_sites(many)).mean())
+
+
+def _between_halves(injection: Floats) -> float | None:
+    """Tell how well the ground truth of half of the prompts predicts that of the other half."""
+    half = len(injection) // 2
+    if not half:
+        return None
+    return rank_correlation(injection[:half].mean(axis=0), injection[half:].mean(axis=0))
+
+
+def graded_policy(
+    board: Board, sensitivity: Floats, cases: Sequence[Case], amounts: Amounts
+) -> dict[str, Any]:
+    """Run the graded schedule on test prompts: speed, and what it loses.
+
+    Args:
+        board: Pipeline, steps and sites.
+        sensitivity: (sites,).
+        cases: What to draw.
+        amounts: How many of them, and how often a pair is timed.
+    """
+    cases = cases[: amounts.graded]
+    modes = graded_modes(
+        grade_sites(sensitivity), STEPS, medium_every=MEDIUM_EVERY, low_every=2 * MEDIUM_EVERY
+    )
+    finer = Board(board.pipe, FINER * STEPS, sites=board.sites, call=board.call, rows=board.rows)
+    with console.status("graded schedule"):
+        truth, reference = finer.references(cases), board.references(cases)
+        cached = _draw(board, modes, cases)
+    plain, own = psnr_db(reference, truth), psnr_db(cached, truth)
+    seconds = np.empty((amounts.pairs, 2))
+    for pair in track(range(amounts.pairs), "time", console=console, transient=True):
+        case = [cases[pair % len(cases)]]
+        for graded in (False, True) if pair % 2 else (True, False):
+            seconds[pair, int(graded)] = _timed(board, modes if graded else None, case)
+    return {
+        "speedup_x": statistics.median(seconds[:, 0] / seconds[:, 1]),
+        "loss_db": float((plain - own).mean()),
+        "reference_to_truth_db": float(plain.mean()),
+        "graded_to_truth_db": float(own.mean()),
+        "graded_to_reference_db": float(psnr_db(cached, reference).mean()),
+        "graded_to_reference_ssim": float(ssim(cached, reference).mean()),
+        "compute_share": float((modes == Mode.COMPUTE).mean()),
+        "grades": [Grade(int(grade)).name for grade in grade_sites(sensitivity)],
+        "images": len(cases),
+        "pairs": amounts.pairs,
+        "plain_median_s": float(np.median(seconds[:, 0])),
+    }
+
+
+def _draw(board: Board, modes: Modes, cases: Sequence[Case]) -> Tensor:
+    images = []
+    for start in range(0, len(cases), board.rows):
+        part = cases[start : start + board.rows]
+        images.append(board.draw_under(StaticSchedule(modes), part)[0])
+    return torch.cat(images)
+
+
+def _timed(board: Board, modes: Modes | None, case: Sequence[Case]) -> float:
+    """Return the seconds of one call; attaching is outside of the clock."""
+    if modes is None:
+        started = time.perf_counter()
+        board.draw(case)
+        return time.perf_counter() - started
+    with BlockRunner(board.pipe, StaticSchedule(modes), TieredCache(), sites=board.sites):
+        started = time.perf_counter()
+        board.draw(case)
+        return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Listen to every site of every denoiser call, without a controller and without a cache.
+
+A listener is for measuring: unlike the runner it skips nothing, and it may let gradients through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from ditcache_rl.errors import StateError
+from ditcache_rl.instrument import is_attached
+from ditcache_rl.instrument.blocks import Span, Stack, denoisers_of, find_stack, split_spans
+from ditcache_rl.instrument.branches import CallReader
+from ditcache_rl.instrument.clock import Clock
+from ditcache_rl.instrument.probe import complete_stack
+from ditcache_rl.types import Floats
+
+CaseT = TypeVar("CaseT", contravariant=True)
+
+
+class Sampler(Protocol[CaseT]):
+    """What draws images of cases; `search.Board` is one."""
+
+    pipe: Any
+    steps: int
+    sites: int
+
+    def draw(self, cases: Sequence[CaseT]) -> Tensor:
+        """Call the pipeline as it is: (len(cases), 3, H, W) in [0, 1], on the CPU."""
+        ...
+
+
+class Visit(NamedTuple):
+    """One span of a site in one call of a denoiser."""
+
+    step: int
+    site: int
+    call: int
+    """Number of the call within its step: sequential guidance has several."""
+    span: int
+
+
+class SiteListener:
+    """Hears what every site takes in and gives out while a pipeline runs.
+
+    What it hears goes to `around`, `enter` and `leave`, which subclasses override. Entering hooks
+    the denoisers on their instances, leaving removes everything.
+
+    Args:
+        pipe: A diffusers pipeline that nothing is attached to.
+        sites: Parts of each block stack.
+
+    Raises:
+        StateError: If the pipeline is attached.
+        UnsupportedModelError: If it has no denoiser; while it runs, if its blocks can't be told.
+    """
+
+    def __init__(self, pipe: Any, sites: int) -> None:
+        if is_attached(pipe):
+            raise StateError(
+                "expected a plain pipeline to listen to, received one that is attached"
+            )
+        self._sites = sites
+        self._clock = Clock(pipe.scheduler)
+        self._denoisers = denoisers_of(pipe)
+        self._forwards: dict[nn.Module, Any] = {}
+        self._handles: list[Any] = []
+        self._entered: dict[tuple[int, int], tuple[Any, ...]] = {}
+        self._place = self._last = (-1, 0)
+
+    def around(
+        self, place: tuple[int, int], plain: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run one call of a denoiser.
+
+        Args:
+            place: Step, and number of the call within it.
+            plain: The denoiser's forward.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        return self.run(place, plain, args, kwargs)
+
+    def enter(self, visit: Visit) -> None:
+        """Hear that a span begins."""
+
+    def leave(
+        self, visit: Visit, starts: Sequence[Any], ends: Sequence[Any]
+    ) -> Sequence[Any] | None:
+        """Hear what a span made of its streams; returns other ends, or None to leave them."""
+        return None
+
+    def run(self, place: tuple[int, int], plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run the forward of a denoiser as the call at a place."""
+        self._place = place
+        return plain(*args, **kwargs)
+
+    def __enter__(self) -> Self:
+        """Hook the denoisers; their blocks follow at the first call, which may have to tell them."""
+        for number, denoiser in enumerate(self._denoisers.values()):
+            self._forwards[denoiser] = denoiser.__dict__.get("forward")
+            denoiser.__dict__["forward"] = self._listening(number, denoiser)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore; calling it twice is harmless."""
+        while self._handles:
+            self._handles.pop().remove()
+        while self._forwards:
+            denoiser, before = self._forwards.popitem()
+            if before is None:
+                del denoiser.__dict__["forward"]
+            else:
+                denoiser.__dict__["forward"] = before
+
+    def _listening(self, number: int, denoiser: nn.Module) -> Callable[..., Any]:
+        plain, reader = denoiser.forward, CallReader(denoiser)
+        stack: Stack | None = None
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            nonlocal stack
+            if stack is None:
+                stack = find_stack(denoiser)
+                if stack is None or None in stack.signatures:
+                    stack = complete_stack(denoiser, stack, lambda: plain(*args, **kwargs))
+                self._hook(number, stack)
+            if self._clock.restarted():
+                self._last = (-1, 0)
+            step = self._clock.step(reader.read(args, kwargs).timestep, again=False)
+            self._last = (step, self._last[1] + 1 if step == self._last[0] else 0)
+            return self.around(self._last, plain, args, kwargs)
+
+        return forward
+
+    def _hook(self, number: int, stack: Stack) -> None:
+        """Hook the first and the last block of every span."""
+        for span in split_spans(stack, self._sites):
+            head, tail = stack.blocks[span.blocks.start], stack.blocks[span.blocks.stop - 1]
+            self._handles.append(
+                head.register_forward_pre_hook(
+                    self._before(number, span, stack), with_kwargs=True, prepend=True
+                )
+            )
+            self._handles.append(
+                tail.register_forward_hook(self._after(number, span, stack), with_kwargs=True)
+            )
+
+    def _before(self, number: int, span: Span, stack: Stack) -> Callable[..., None]:
+        signature = stack.signatures[span.blocks.start]
+        assert signature is not None
+
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+            self._entered[number, span.index] = signature.read(args, kwargs)
+            self.enter(self._visit(number, span))
+
+        return hook
+
+    def _after(self, number: int, span: Span, stack: Stack) -> Callable[..., Any]:
+        signature = stack.signatures[span.blocks.stop - 1]
+        assert signature is not None
+
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            starts = self._entered.pop((number, span.index))
+            changed = self.leave(self._visit(number, span), starts, signature.unpack(output))
+            return None if changed is None else signature.pack(changed, output)
+
+        return hook
+
+    def _visit(self, number: int, span: Span) -> Visit:
+        step, call = self._place
+        return Visit(step, span.site, call, number * 1000 + span.index)
+
+
+def residual_of(starts: Sequence[Any], ends: Sequence[Any]) -> list[Tensor]:
+    """Return what a cache would keep of a span: what it added to each stream, detached.
+
+    A stream that changed its shape, as in the deep branch of a U-Net, is kept whole.
+    """
+    return [
+        (end - start if getattr(start, "shape", None) == end.shape else end).detach()
+        for start, end in zip(starts, ends, strict=True)
+        if isinstance(end, Tensor)
+    ]
+
+
+def per_row(values: Tensor, rows: int) -> Floats:
+    """Add up what belongs to one sample, whose guidance branches lie one after the other: (rows,).
+
+    Args:
+        values: (branches * rows,).
+        rows: Samples.
+    """
+    return np.asarray(values.detach().double().reshape(-1, rows).sum(0).cpu())
+
+
+def batches(cases: Sequence[Any], rows: int) -> list[Sequence[Any]]:
+    """Cut cases into batches of at most `rows`."""
+    return [cases[start : start + rows] for start in range(0, len(cases), rows)]
+
+
+def pairs_with_before(
+    visits: Mapping[Visit, Sequence[Tensor]],
+) -> list[tuple[Visit, Sequence[Tensor], Sequence[Tensor]]]:
+    """Pair what every visit holds with what the same span held one step before."""
+    return [
+        (visit, held, visits[before])
+        for visit, held in visits.items()
+        if (before := visit._replace(step=visit.step - 1)) in visits
+    ]
