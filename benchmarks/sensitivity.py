@@ -12,11 +12,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from _report import Run, console, parser
 from rich.progress import track
 from torch import Tensor
 
@@ -35,6 +34,11 @@ from ditcache_rl.sensitivity import (
     rank_correlation,
 )
 from ditcache_rl.types import Floats, Mode, Modes
+
+if TYPE_CHECKING:
+    from benchmarks._report import Run, console, parser
+else:
+    from _report import Run, console, parser
 
 STEPS = 28
 #: Steps of the ground truth over those of the reference.

@@ -75,31 +75,31 @@ class _Attention(SiteListener):
         self._rows = shape[0]
         self._sums = np.zeros((2, *shape, sites))
         self._counts = np.zeros((2, shape[1], sites))
-        self._visit: Visit | None = None
+        self._present: Visit | None = None
         self._ordinal = 0
-        self._before: dict[tuple[Visit, int], Tensor] = {}
+        self._weights: dict[tuple[Visit, int], Tensor] = {}
 
     def enter(self, visit: Visit) -> None:
         """Attribute what attends from here on to this site."""
-        self._visit, self._ordinal = visit, 0
+        self._present, self._ordinal = visit, 0
 
     def leave(self, visit: Visit, starts: Sequence[Any], ends: Sequence[Any]) -> None:
         """Attribute nothing any more."""
-        self._visit = None
+        self._present = None
 
     def attend(self, weights: Tensor) -> None:
         """Note the weights (batch, heads, queries, keys) of one attention."""
-        visit = self._visit
+        visit = self._present
         if visit is None or len(weights) % self._rows:
             return
         branches, keys = len(weights) // self._rows, weights.shape[-1]
         spread = -torch.special.xlogy(weights, weights).sum(-1) / np.log(max(keys, 2))
         self._add(1, visit, spread, branches)
         key = visit._replace(step=0), self._ordinal
-        before = self._before.get(key)
+        before = self._weights.get(key)
         if before is not None and before.shape == weights.shape:
             self._add(0, visit, (weights - before).abs().sum(-1) / 2, branches)
-        self._before[key] = weights
+        self._weights[key] = weights
         self._ordinal += 1
 
     def _add(self, part: int, visit: Visit, values: Tensor, branches: int) -> None:

@@ -67,10 +67,12 @@ def gradient_sensitivity(
     with _differentiable(sampler.pipe):
         for part in batches(tasks, rows):
             slopes = _Slopes(sampler.pipe, sampler.sites)
-            with slopes, torch.enable_grad():
-                images = sampler.draw(part)
-            direction = torch.randn(images.shape, generator=generator) / images[0].numel() ** 0.5
-            parts.append(slopes.moved((images * direction).sum(), len(part), sampler.steps))
+            with slopes:  # the backward pass runs the steps again, and must meet the same hooks
+                with torch.enable_grad():
+                    images = sampler.draw(part)
+                    direction = torch.randn(images.shape, generator=generator)
+                    score = (images * direction).sum() / images[0].numel() ** 0.5
+                parts.append(slopes.moved(score, len(part), sampler.steps))
             if on_rows is not None:
                 on_rows(len(part))
     moved = np.concatenate(parts).reshape(len(cases), probes, sampler.steps, sampler.sites)

@@ -101,7 +101,7 @@ class SiteListener:
         return plain(*args, **kwargs)
 
     def __enter__(self) -> Self:
-        """Hook the denoisers; their blocks follow at the first call, which may have to tell them."""
+        """Hook the denoisers; their blocks follow at the first call, which may tell them."""
         for number, denoiser in enumerate(self._denoisers.values()):
             self._forwards[denoiser] = denoiser.__dict__.get("forward")
             denoiser.__dict__["forward"] = self._listening(number, denoiser)

@@ -89,8 +89,12 @@ def test_a_measure_leaves_the_pipeline_as_it_was(measure: Callable[..., Any], bo
 def test_a_failing_pipeline_is_restored_too(measure: Callable[..., Any], board: Board) -> None:
     kind, keys = type(board.pipe), set(vars(board.pipe.transformer))
 
-    with pytest.raises(ValueError, match="divisible"):
-        measure(Board(board.pipe, STEPS, sites=SITES, call=CALL | {"height": 7.5}), CASES)
+    def fail(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        raise ValueError("lost")
+
+    call = CALL | {"callback_on_step_end": fail}
+    with pytest.raises(ValueError, match="lost"):
+        measure(Board(board.pipe, STEPS, sites=SITES, call=call), CASES)
 
     assert type(board.pipe) is kind
     assert set(vars(board.pipe.transformer)) == keys
