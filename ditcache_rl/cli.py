@@ -112,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         "env", nargs="?", default="shapes", help="environment file, or name of a shipped one"
     )
     analyze.add_argument("--sites", type=int, help="parts of the block stack (default: its blocks)")
+    analyze.add_argument(
+        "--sublayers",
+        action="store_true",
+        help="measure attention and feed-forward of every block in place of sites",
+    )
     analyze.add_argument("--steps", type=int, help="denoising steps, in place of the environment's")
     analyze.add_argument("--prompts", type=int, default=10, help="train prompts to measure on")
     analyze.add_argument("--probes", type=int, default=4, help="random images per prompt")
@@ -254,6 +259,7 @@ def _analyze(options: argparse.Namespace) -> int:
     settings = AnalyzeOptions(
         out=out,
         sites=options.sites,
+        sublayers=options.sublayers,
         steps=options.steps,
         prompts=options.prompts,
         injection_prompts=options.injection_prompts,

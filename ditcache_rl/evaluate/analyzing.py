@@ -21,8 +21,10 @@ from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.search import Board, Case, cases_of
 from ditcache_rl.sensitivity import (
+    SUBLAYERS,
     SensitivityMap,
     attention_sensitivity,
+    count_sites,
     gradient_sensitivity,
     injection_sensitivity,
     rank_correlation,
@@ -38,6 +40,7 @@ class AnalyzeOptions:
     Attributes:
         out: Folder of the map and its picture.
         sites: Parts of the block stack; None for one per block.
+        sublayers: Measure the attention and the feed-forward of every block in place of sites.
         steps: Denoising steps; None for the first of the environment.
         prompts: Train prompts for gradient and attention.
         injection_prompts: Train prompts for injection, which is far dearer; 0 leaves it out.
@@ -46,6 +49,7 @@ class AnalyzeOptions:
 
     out: Path
     sites: int | None
+    sublayers: bool
     steps: int | None
     prompts: int
     injection_prompts: int
@@ -67,6 +71,10 @@ class AnalyzeOptions:
         ):
             if not least <= value <= most:
                 raise ConfigError(f"--{name} must lie in [{least}, {most}], received {value}")
+        if self.sublayers and self.sites is not None:
+            raise ConfigError(
+                f"expected --sites or --sublayers, received --sites {self.sites} and --sublayers"
+            )
 
 
 def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> SensitivityMap:
@@ -122,10 +130,17 @@ def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> 
             "expected at least one measure that works here, received none; see the notes above, or "
             "ask for injection with --injection-prompts 2"
         )
-    result = SensitivityMap(config.id, model_identity(pipe.transformer), measures, prompts, seconds)
+    names = _site_names(count_sites(board, sublayers=options.sublayers), options.sublayers)
+    identity = model_identity(pipe.transformer)
+    result = SensitivityMap(config.id, identity, names, measures, prompts, seconds)
     save_map(result, options.out / "sensitivity.json")
     plot_sensitivity(result, options.out / "sensitivity.png")
     return result
+
+
+def _site_names(count: int, sublayers: bool) -> list[str]:
+    kinds = tuple(SUBLAYERS) if sublayers else ("",)
+    return [f"{i // len(kinds)} {kinds[i % len(kinds)]}".strip() for i in range(count)]
 
 
 def _measures(
@@ -133,17 +148,20 @@ def _measures(
 ) -> list[tuple[str, int, int, Callable[[Callable[[int], None]], Floats]]]:
     """List name, prompts, images and function of every measure."""
     few, fewer = cases[: options.prompts], cases[: options.injection_prompts]
-    cells = (board.steps - 1) * board.sites
+    sublayers = options.sublayers
+    cells = (board.steps - 1) * count_sites(board, sublayers=sublayers)
     return [
         (
             "gradient",
             len(few),
             len(few) * options.probes,
-            lambda tell: gradient_sensitivity(board, few, probes=options.probes, on_rows=tell),
+            lambda tell: gradient_sensitivity(
+                board, few, sublayers=sublayers, probes=options.probes, on_rows=tell
+            ),
         ),
         (
             "attention",
-            len(few),
+            0 if sublayers else len(few),  # a feed-forward has none
             len(few),
             lambda tell: attention_sensitivity(board, few, on_rows=tell).drift,
         ),
@@ -151,7 +169,9 @@ def _measures(
             "injection",
             len(fewer),
             len(fewer) * cells,
-            lambda tell: injection_sensitivity(board, fewer, rows=board.rows, on_rows=tell),
+            lambda tell: injection_sensitivity(
+                board, fewer, sublayers=sublayers, rows=board.rows, on_rows=tell
+            ),
         ),
     ]
 
@@ -159,15 +179,15 @@ def _measures(
 def render_map(found: SensitivityMap) -> Table:
     """Lay a map out for the terminal: a line per site, with the steps at which it matters most."""
     table = Table(title=f"{found.env_id}: sensitivity per site, by {found.measure}")
-    table.add_column("site", justify="right")
+    table.add_column("site")
     table.add_column("grade")
     for name in found.measures:
         table.add_column(f"{name}, mean", justify="right")
     table.add_column("largest at step", justify="right")
     worst = np.nanargmax(found.measures[found.measure], axis=0)
-    for site, grade in enumerate(found.grades()):
+    for site, (label, grade) in enumerate(zip(found.names, found.grades(), strict=True)):
         values = [f"{found.sites(name)[site]:.3g}" for name in found.measures]
-        table.add_row(str(site), Grade(int(grade)).name.lower(), *values, str(worst[site]))
+        table.add_row(label, Grade(int(grade)).name.lower(), *values, str(worst[site]))
     return table
 
 

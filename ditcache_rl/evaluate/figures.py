@@ -109,13 +109,16 @@ def plot_sensitivity(found: SensitivityMap, path: Path) -> None:
     """
     figure = _figure(8.0, 1.2 + 2.4 * len(found.measures))
     rows = figure.subplots(len(found.measures), squeeze=False)[:, 0]
-    grades = [Grade(int(grade)).name.lower() for grade in found.grades()]
+    labels = [
+        f"{name} {Grade(int(grade)).name.lower()}"
+        for name, grade in zip(found.names, found.grades(), strict=True)
+    ]
     for axes, (name, table) in zip(rows, found.measures.items(), strict=True):
         shown = np.log10(np.where(table > 0, table, np.nan)).T
         drawn = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="viridis")
         figure.colorbar(drawn, ax=axes, label="log10")
         axes.set_title(f"{name}, {found.prompts[name]} prompts", fontsize=9)
-        axes.set_yticks(range(len(grades)), [f"{i} {grade}" for i, grade in enumerate(grades)])
+        axes.set_yticks(range(len(labels)), labels, fontsize=7)
         axes.set_ylabel("site and grade")
     rows[-1].set_xlabel("denoising step")
     _save(figure, path)

@@ -3,6 +3,7 @@
 from ditcache_rl.sensitivity.attention import AttentionMap, attention_sensitivity
 from ditcache_rl.sensitivity.gradient import gradient_sensitivity
 from ditcache_rl.sensitivity.injection import injection_sensitivity
+from ditcache_rl.sensitivity.listen import SUBLAYERS, count_sites
 from ditcache_rl.sensitivity.maps import (
     MEASURES,
     SensitivityMap,
@@ -13,9 +14,11 @@ from ditcache_rl.sensitivity.maps import (
 
 __all__ = [
     "MEASURES",
+    "SUBLAYERS",
     "AttentionMap",
     "SensitivityMap",
     "attention_sensitivity",
+    "count_sites",
     "gradient_sensitivity",
     "injection_sensitivity",
     "load_map",

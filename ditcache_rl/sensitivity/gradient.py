@@ -25,6 +25,7 @@ from ditcache_rl.sensitivity.listen import (
     SiteListener,
     Visit,
     batches,
+    count_sites,
     pairs_with_before,
     per_row,
     residual_of,
@@ -36,6 +37,7 @@ def gradient_sensitivity(
     sampler: Sampler[CaseT],
     cases: Sequence[CaseT],
     *,
+    sublayers: bool = False,
     probes: int = 4,
     rows: int = 8,
     seed: int = 0,
@@ -49,6 +51,7 @@ def gradient_sensitivity(
     Args:
         sampler: Pipeline, steps and sites.
         cases: What to draw.
+        sublayers: Sites are the attentions and feed-forwards of all blocks.
         probes: Random images per case; the estimate of one is off by a factor of a few.
         rows: Most images per call.
         seed: Of the random images.
@@ -61,12 +64,13 @@ def gradient_sensitivity(
     Raises:
         UnsupportedModelError: If the pipeline lets no gradient through, as with quantized weights.
     """
+    sites = count_sites(sampler, sublayers=sublayers)
     generator = torch.Generator().manual_seed(seed)
     tasks = [case for case in cases for _ in range(probes)]
     parts = []
     with _differentiable(sampler.pipe):
         for part in batches(tasks, rows):
-            slopes = _Slopes(sampler.pipe, sampler.sites)
+            slopes = _Slopes(sampler.pipe, sites, sublayers=sublayers)
             with slopes:  # the backward pass runs the steps again, and must meet the same hooks
                 with torch.enable_grad():
                     images = sampler.draw(part)
@@ -75,15 +79,15 @@ def gradient_sensitivity(
                 parts.append(slopes.moved(score, len(part), sampler.steps))
             if on_rows is not None:
                 on_rows(len(part))
-    moved = np.concatenate(parts).reshape(len(cases), probes, sampler.steps, sampler.sites)
+    moved = np.concatenate(parts).reshape(len(cases), probes, sampler.steps, sites)
     return np.asarray((moved**2).mean(axis=1))
 
 
 class _Slopes(SiteListener):
     """Adds a zero to every stream that a span gives out, to ask for gradients there."""
 
-    def __init__(self, pipe: Any, sites: int) -> None:
-        super().__init__(pipe, sites)
+    def __init__(self, pipe: Any, sites: int, *, sublayers: bool) -> None:
+        super().__init__(pipe, sites, sublayers=sublayers)
         self._pipe, self._site_count = pipe, sites
         self._zeros: dict[Visit, list[Tensor]] = {}
         self._residuals: dict[Visit, list[Tensor]] = {}

@@ -9,18 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.sensitivity.listen import CaseT, Sampler, batches
-from ditcache_rl.types import Floats, Mode
+from ditcache_rl.sensitivity.listen import (
+    CaseT,
+    Sampler,
+    SiteListener,
+    Visit,
+    batches,
+    count_sites,
+    residual_of,
+    with_residual,
+)
+from ditcache_rl.types import Floats
 
 
+@torch.no_grad()
 def injection_sensitivity(
     sampler: Sampler[CaseT],
     cases: Sequence[CaseT],
     *,
-    mode: Mode = Mode.REUSE,
+    sublayers: bool = False,
     rows: int = 32,
     on_rows: Callable[[int], None] | None = None,
 ) -> Floats:
@@ -31,7 +38,7 @@ def injection_sensitivity(
     Args:
         sampler: Pipeline, steps and sites.
         cases: What to draw.
-        mode: What stands in for the residual.
+        sublayers: Sites are the attentions and feed-forwards of all blocks.
         rows: Most images per call.
         on_rows: Hears how many images were drawn.
 
@@ -39,16 +46,14 @@ def injection_sensitivity(
         (cases, steps, sites) in squared units of pixels in [0, 1]; nan at the first step, which has
         nothing to reuse.
     """
-    shape = sampler.steps, sampler.sites
-    cells = [(step, site) for step in range(1, sampler.steps) for site in range(sampler.sites)]
-    found = np.full((len(cases), *shape), np.nan)
+    sites = count_sites(sampler, sublayers=sublayers)
+    cells = [(step, site) for step in range(1, sampler.steps) for site in range(sites)]
+    found = np.full((len(cases), sampler.steps, sites), np.nan)
     for number, case in enumerate(cases):
         reference = sampler.draw([case])
         for part in batches(cells, rows):
-            table = np.zeros((sampler.steps, len(part), sampler.sites), dtype=np.int8)
-            for row, (step, site) in enumerate(part):
-                table[step, row, site] = mode
-            images = _draw_under(sampler, StaticSchedule(table), [case] * len(part))
+            with _Injection(sampler.pipe, sites, part, sublayers=sublayers):
+                images = sampler.draw([case] * len(part))
             errors = (images.double() - reference.double()).square().flatten(1).mean(1)
             found[number][tuple(np.transpose(part))] = np.asarray(errors)
             if on_rows is not None:
@@ -56,7 +61,29 @@ def injection_sensitivity(
     return found
 
 
-@torch.no_grad()
-def _draw_under(sampler: Sampler[Any], schedule: StaticSchedule, cases: Sequence[Any]) -> Tensor:
-    with BlockRunner(sampler.pipe, schedule, TieredCache(), sites=sampler.sites):
-        return sampler.draw(cases)
+class _Injection(SiteListener):
+    """Hands out the residual of the step before: in every row at a step and site of its own."""
+
+    def __init__(
+        self, pipe: Any, sites: int, cells: Sequence[tuple[int, int]], *, sublayers: bool
+    ) -> None:
+        super().__init__(pipe, sites, sublayers=sublayers)
+        self._cells = {cell: row for row, cell in enumerate(cells)}
+        self._kept: dict[Visit, list[Tensor]] = {}
+
+    def leave(
+        self, visit: Visit, starts: Sequence[Any], ends: Sequence[Any]
+    ) -> Sequence[Any] | None:
+        """Replace what one row gives out, on all of its guidance branches."""
+        place = visit._replace(step=0)
+        before, self._kept[place] = self._kept.get(place), residual_of(starts, ends)
+        row = self._cells.get((visit.step, visit.site))
+        if row is None or before is None:
+            return None
+        changed = []
+        for end, stale in zip(ends, with_residual(starts, ends, before), strict=True):
+            if isinstance(end, Tensor):
+                end = end.clone()
+                end[row :: len(self._cells)] = stale[row :: len(self._cells)]
+            changed.append(end)
+        return changed

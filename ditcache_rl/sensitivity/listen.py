@@ -12,13 +12,26 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from ditcache_rl.errors import StateError
+from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
-from ditcache_rl.instrument.blocks import Span, Stack, denoisers_of, find_stack, split_spans
+from ditcache_rl.instrument.blocks import (
+    Stack,
+    denoisers_of,
+    find_blocks,
+    find_stack,
+    split_spans,
+)
 from ditcache_rl.instrument.branches import CallReader
 from ditcache_rl.instrument.clock import Clock
 from ditcache_rl.instrument.probe import complete_stack
 from ditcache_rl.types import Floats
+
+#: What a block is made of, by how the names of its children start. Both kinds are sites of their
+#: own, numbered block by block.
+SUBLAYERS = {
+    "attention": ("attn", "attention", "self_attn"),
+    "feed-forward": ("ff", "mlp", "feed_forward", "proj_mlp"),
+}
 
 CaseT = TypeVar("CaseT", contravariant=True)
 
@@ -36,13 +49,14 @@ class Sampler(Protocol[CaseT]):
 
 
 class Visit(NamedTuple):
-    """One span of a site in one call of a denoiser."""
+    """One part of a site in one call of a denoiser."""
 
     step: int
     site: int
     call: int
     """Number of the call within its step: sequential guidance has several."""
-    span: int
+    part: tuple[int, int]
+    """Denoiser, and number of the part in it: a site has several where its streams change."""
 
 
 class SiteListener:
@@ -53,21 +67,23 @@ class SiteListener:
 
     Args:
         pipe: A diffusers pipeline that nothing is attached to.
-        sites: Parts of each block stack.
+        sites: Parts of each block stack, or sub-layers of all its blocks.
+        sublayers: Listen to attentions and feed-forwards in place of runs of blocks.
 
     Raises:
         StateError: If the pipeline is attached.
         UnsupportedModelError: If it has no denoiser; while it runs, if its blocks can't be told.
     """
 
-    def __init__(self, pipe: Any, sites: int) -> None:
+    def __init__(self, pipe: Any, sites: int, *, sublayers: bool = False) -> None:
         if is_attached(pipe):
             raise StateError(
                 "expected a plain pipeline to listen to, received one that is attached"
             )
-        self._sites = sites
         self._clock = Clock(pipe.scheduler)
         self._denoisers = denoisers_of(pipe)
+        self._sublayers = sublayers
+        self._sites = sites
         self._forwards: dict[nn.Module, Any] = {}
         self._handles: list[Any] = []
         self._entered: dict[tuple[int, int], tuple[Any, ...]] = {}
@@ -133,7 +149,7 @@ class SiteListener:
                 stack = find_stack(denoiser)
                 if stack is None or None in stack.signatures:
                     stack = complete_stack(denoiser, stack, lambda: plain(*args, **kwargs))
-                self._hook(number, stack)
+                self._hook(number, denoiser, stack)
             if self._clock.restarted():
                 self._last = (-1, 0)
             step = self._clock.step(reader.read(args, kwargs).timestep, again=False)
@@ -142,43 +158,107 @@ class SiteListener:
 
         return forward
 
-    def _hook(self, number: int, stack: Stack) -> None:
-        """Hook the first and the last block of every span."""
-        for span in split_spans(stack, self._sites):
-            head, tail = stack.blocks[span.blocks.start], stack.blocks[span.blocks.stop - 1]
+    def _hook(self, number: int, denoiser: nn.Module, stack: Stack) -> None:
+        """Hook the first and the last module of every part."""
+        parts = (
+            _sublayers(denoiser, stack) if self._sublayers else _spans(stack, self._sites)
+        )
+        for index, part in enumerate(parts):
+            place = number, index
             self._handles.append(
-                head.register_forward_pre_hook(
-                    self._before(number, span, stack), with_kwargs=True, prepend=True
+                part.first.register_forward_pre_hook(
+                    self._entering(place, part), with_kwargs=True, prepend=True
                 )
             )
             self._handles.append(
-                tail.register_forward_hook(self._after(number, span, stack), with_kwargs=True)
+                part.last.register_forward_hook(self._leaving(place, part), with_kwargs=True)
             )
 
-    def _before(self, number: int, span: Span, stack: Stack) -> Callable[..., None]:
-        signature = stack.signatures[span.blocks.start]
-        assert signature is not None
-
+    def _entering(self, place: tuple[int, int], part: _Part) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            self._entered[number, span.index] = signature.read(args, kwargs)
-            self.enter(self._visit(number, span))
+            self._entered[place] = part.read(args, kwargs)
+            self.enter(self._visit(place, part))
 
         return hook
 
-    def _after(self, number: int, span: Span, stack: Stack) -> Callable[..., Any]:
-        signature = stack.signatures[span.blocks.stop - 1]
-        assert signature is not None
-
+    def _leaving(self, place: tuple[int, int], part: _Part) -> Callable[..., Any]:
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            starts = self._entered.pop((number, span.index))
-            changed = self.leave(self._visit(number, span), starts, signature.unpack(output))
-            return None if changed is None else signature.pack(changed, output)
+            ends = part.unpack(output)
+            starts = self._entered.pop(place) or (None,) * len(ends)
+            changed = self.leave(self._visit(place, part), starts, ends)
+            return None if changed is None else part.pack(changed, output)
 
         return hook
 
-    def _visit(self, number: int, span: Span) -> Visit:
+    def _visit(self, place: tuple[int, int], part: _Part) -> Visit:
         step, call = self._place
-        return Visit(step, span.site, call, number * 1000 + span.index)
+        return Visit(step, part.site, call, place)
+
+
+class _Part(NamedTuple):
+    """Modules that run one after the other, and how they take and return their streams."""
+
+    site: int
+    first: nn.Module
+    last: nn.Module
+    read: Callable[[Any, Any], tuple[Any, ...]]
+    """Streams at the entrance; empty where what comes out is kept whole."""
+    unpack: Callable[[Any], tuple[Any, ...]]
+    pack: Callable[[Sequence[Any], Any], Any]
+
+
+def _spans(stack: Stack, sites: int) -> list[_Part]:
+    """Return the spans of sites that are runs of blocks."""
+    parts = []
+    for span in split_spans(stack, sites):
+        start, stop = span.blocks.start, span.blocks.stop - 1
+        enter, leave = stack.signatures[start], stack.signatures[stop]
+        assert enter is not None
+        assert leave is not None
+        first, last = stack.blocks[start], stack.blocks[stop]
+        parts.append(_Part(span.site, first, last, enter.read, leave.unpack, leave.pack))
+    return parts
+
+
+def _sublayers(denoiser: nn.Module, stack: Stack) -> list[_Part]:
+    """Return the attentions and feed-forwards of all blocks, which sit between gates and norms.
+
+    Raises:
+        UnsupportedModelError: If a block has none of either kind.
+    """
+    parts = []
+    for number, block in enumerate(stack.blocks):
+        for kind, names in enumerate(SUBLAYERS.values()):
+            found = [child for name, child in block.named_children() if name.startswith(names)]
+            if not found:
+                children = ", ".join(name for name, _ in block.named_children())
+                raise UnsupportedModelError(
+                    f"expected block {number} of {type(denoiser).__name__} to have a sub-layer "
+                    f"named {' or '.join(names)}.., received {children}; analyze whole blocks"
+                )
+            site = number * len(SUBLAYERS) + kind
+            parts += [_Part(site, child, child, _nothing, _unpack, _pack) for child in found]
+    return parts
+
+
+def _nothing(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    return ()
+
+
+def _unpack(output: Any) -> tuple[Any, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def _pack(streams: Sequence[Any], output: Any) -> Any:
+    return tuple(streams) if isinstance(output, tuple) else streams[0]
+
+
+def count_sites(sampler: Sampler[Any], *, sublayers: bool) -> int:
+    """Return the sites of a pipeline: those of the sampler, or its sub-layers."""
+    if not sublayers:
+        return sampler.sites
+    stacks = [find_blocks(denoiser) for denoiser in denoisers_of(sampler.pipe).values()]
+    return len(SUBLAYERS) * max(map(len, stacks))
 
 
 def residual_of(starts: Sequence[Any], ends: Sequence[Any]) -> list[Tensor]:
@@ -191,6 +271,20 @@ def residual_of(starts: Sequence[Any], ends: Sequence[Any]) -> list[Tensor]:
         for start, end in zip(starts, ends, strict=True)
         if isinstance(end, Tensor)
     ]
+
+
+def with_residual(starts: Sequence[Any], ends: Sequence[Any], residual: Sequence[Tensor]) -> list[Any]:
+    """Return the streams that a span would give out with a residual that `residual_of` returned."""
+    kept = iter(residual)
+    return [
+        _add(start, next(kept)) if isinstance(end, Tensor) else end
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _add(start: Any, residual: Tensor) -> Tensor:
+    same = getattr(start, "shape", None) == residual.shape
+    return start + residual if same else residual
 
 
 def per_row(values: Tensor, rows: int) -> Floats:

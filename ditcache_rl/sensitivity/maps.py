@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,15 @@ from ditcache_rl.types import Floats
 SCHEMA_VERSION = 1
 #: Measures in the order in which they are trusted: the first one that is there decides.
 MEASURES = ("gradient", "injection", "attention")
-_FIELDS = {"schema_version", "env_id", "model", "prompts", "seconds", "measures"}
+_FIELDS = {
+    "schema_version": int,
+    "env_id": str,
+    "model": dict,
+    "names": list,
+    "prompts": dict,
+    "seconds": dict,
+    "measures": dict,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,7 @@ class SensitivityMap:
     Attributes:
         env_id: Id of the environment.
         model: Class, digest of the config and fingerprint of the weights of the transformer.
+        names: Of the sites.
         measures: (steps, sites) per measure, means over the prompts; nan at the first step.
         prompts: Drawn per measure.
         seconds: Spent per measure.
@@ -36,6 +45,7 @@ class SensitivityMap:
 
     env_id: str
     model: dict[str, str]
+    names: Sequence[str]
     measures: Mapping[str, Floats]
     prompts: Mapping[str, int]
     seconds: Mapping[str, float]
@@ -85,6 +95,7 @@ def save_map(found: SensitivityMap, path: Path) -> None:
             "schema_version": SCHEMA_VERSION,
             "env_id": found.env_id,
             "model": found.model,
+            "names": list(found.names),
             "prompts": dict(found.prompts),
             "seconds": dict(found.seconds),
             "measures": tables,
@@ -100,18 +111,28 @@ def load_map(path: Path) -> SensitivityMap:
         ArtifactError: If it is missing or holds what it should not; the message names the field.
     """
     raw = read_json(path, most_bytes=1 << 22)
-    if raw.get("schema_version") != SCHEMA_VERSION or raw.keys() != _FIELDS:
+    if raw.get("schema_version") != SCHEMA_VERSION or raw.keys() != _FIELDS.keys():
         raise ArtifactError(
             f"{path}: expected schema_version {SCHEMA_VERSION} and the fields "
             f"{', '.join(sorted(_FIELDS))}, received version {raw.get('schema_version')!r} and "
             f"{', '.join(sorted(raw))}; analyze again"
         )
+    for name, kind in _FIELDS.items():
+        if not isinstance(raw[name], kind):
+            raise ArtifactError(
+                f"{path}: {name}: expected a {kind.__name__}, received {raw[name]!r:.80}"
+            )
     tables = {name: _table(table, f"{path}: {name}") for name, table in raw["measures"].items()}
     if not tables or len({table.shape for table in tables.values()}) > 1:
         raise ArtifactError(f"{path}: expected measures of one size, received {list(tables)}")
     if not tables.keys() <= set(MEASURES):
         raise ArtifactError(f"{path}: expected measures among {MEASURES}, received {list(tables)}")
-    return SensitivityMap(raw["env_id"], raw["model"], tables, raw["prompts"], raw["seconds"])
+    sites = next(iter(tables.values())).shape[1]
+    if len(raw["names"]) != sites:
+        raise ArtifactError(f"{path}: expected {sites} names, received {len(raw['names'])}")
+    return SensitivityMap(
+        raw["env_id"], raw["model"], raw["names"], tables, raw["prompts"], raw["seconds"]
+    )
 
 
 def _table(raw: Any, where: str) -> Floats:

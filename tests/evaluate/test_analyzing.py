@@ -16,7 +16,13 @@ from tests.pipelines import BLOCKS
 
 def options(folder: Path, **changes: Any) -> AnalyzeOptions:
     settings = AnalyzeOptions(
-        out=folder, sites=None, steps=None, prompts=2, injection_prompts=1, probes=2
+        out=folder,
+        sites=None,
+        sublayers=False,
+        steps=None,
+        prompts=2,
+        injection_prompts=1,
+        probes=2,
     )
     return replace(settings, **changes)
 
@@ -34,6 +40,15 @@ def test_an_analysis_leaves_a_map_and_a_picture(tiny_env: Path, tmp_path: Path) 
     assert "sensitivity per site, by gradient" in shown
     assert {"high", "medium", "low"} <= set(shown.split())
     assert agreement(found).count("with") == 3
+
+
+def test_sublayers_are_two_sites_of_every_block(tiny_env: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    settings = options(tmp_path, sublayers=True, injection_prompts=0)
+    found = analyze(load_env(tiny_env), settings, console=console)
+
+    assert {table.shape for table in found.measures.values()} == {(4, 2 * BLOCKS)}
+    assert "one measure only" in agreement(found)
 
 
 @pytest.mark.parametrize(

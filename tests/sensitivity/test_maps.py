@@ -18,6 +18,7 @@ def a_map(**measures: Any) -> SensitivityMap:
     return SensitivityMap(
         "ditcache/tiny-v0",
         {"class": "Flux"},
+        ["0", "1", "2"],
         named,
         dict.fromkeys(named, 2),
         dict.fromkeys(named, 0.5),
@@ -29,7 +30,7 @@ def test_a_map_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     save_map(found, tmp_path / "deep" / "map.json")
     again = load_map(tmp_path / "deep" / "map.json")
 
-    assert (again.env_id, again.model) == (found.env_id, found.model)
+    assert (again.env_id, again.model, again.names) == (found.env_id, found.model, found.names)
     assert (again.prompts, again.seconds) == (found.prompts, found.seconds)
     for name, table in found.measures.items():
         np.testing.assert_array_equal(again.measures[name], table)
@@ -54,6 +55,9 @@ def test_a_measure_that_was_not_taken_is_refused_by_name() -> None:
     [
         ({"schema_version": 9}, "expected schema_version 1"),
         ({"extra": 1}, "expected schema_version 1 and the fields"),
+        ({"names": ["0"]}, "expected 3 names, received 1"),
+        ({"names": "abc"}, "names: expected a list, received 'abc'"),
+        ({"measures": [1]}, "measures: expected a dict"),
         ({"measures": {}}, "expected measures of one size"),
         ({"measures": {"wish": [[1.0]]}}, "expected measures among"),
         ({"measures": {"gradient": [[-1.0]]}}, "expected a table of numbers >= 0"),

@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import AllCompute
+from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.search import Board, Case
 from ditcache_rl.sensitivity import (
+    SUBLAYERS,
     attention_sensitivity,
     gradient_sensitivity,
     injection_sensitivity,
     rank_correlation,
 )
 from ditcache_rl.sensitivity.attention import attention_weights
-from tests.pipelines import CALL, PROMPTS
+from ditcache_rl.types import Mode
+from tests.pipelines import BLOCKS, CALL, PROMPTS
 
 STEPS, SITES = 4, 3
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS[:2])]
@@ -38,6 +40,25 @@ def test_the_gradient_foretells_the_error_that_an_injection_makes(board: Board) 
     assert np.isnan(foretold[0]).all()
     assert np.isnan(made[0]).all()
     np.testing.assert_allclose(np.log2(foretold[1:] / made[1:]), 0, atol=1)
+    assert rank_correlation(foretold, made) > 0.9
+
+
+def test_an_injection_draws_what_a_schedule_would(board: Board) -> None:
+    made = injection_sensitivity(board, CASES[:1])[0]
+
+    for step, site in [(1, 0), (2, 2), (STEPS - 1, 1)]:
+        modes = np.zeros((STEPS, SITES), dtype=np.int8)
+        modes[step, site] = Mode.REUSE
+        image, _ = board.draw_under(StaticSchedule(modes), CASES[:1])
+        error = (image - board.references(CASES[:1])).double().square().mean()
+        assert made[step, site] == pytest.approx(float(error), rel=1e-3)
+
+
+def test_the_gradient_foretells_injections_into_sublayers(board: Board) -> None:
+    foretold = gradient_sensitivity(board, CASES, sublayers=True, probes=64, rows=32).mean(axis=0)
+    made = injection_sensitivity(board, CASES, sublayers=True).mean(axis=0)
+
+    assert made.shape == (STEPS, len(SUBLAYERS) * BLOCKS)
     assert rank_correlation(foretold, made) > 0.9
 
 
