@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from benchmarks._report import Run, console, parser
 else:
     from _report import Run, console, parser
+
+Measured = TypeVar("Measured")
 
 STEPS = 28
 #: Steps of the ground truth over those of the reference.
@@ -85,22 +88,19 @@ def main() -> None:
     pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
     board = Board(pipe, STEPS, sites=len(find_blocks(pipe.transformer)), call=source.call, rows=32)
     cases, tests = cases_of(config, "train"), cases_of(config, "test")
-    started = time.perf_counter()
-    with console.status("gradient"):
-        gradient = gradient_sensitivity(board, cases[: amounts.prompts])
-    gradient_s = time.perf_counter() - started
-    with console.status("attention"):
-        attention = attention_sensitivity(board, cases[: amounts.prompts])
-    attention_s = time.perf_counter() - started - gradient_s
-    with console.status("injection"):
-        injection = injection_sensitivity(board, cases[: amounts.injection])
-    injection_s = time.perf_counter() - started - gradient_s - attention_s
-    rest = gradient_sensitivity(board, cases[amounts.prompts : max(SIZES)], seed=1)
-    by_size = {
-        size: np.nanmean(np.concatenate([gradient, rest])[:size], axis=(0, 1)) for size in SIZES
-    }
-    agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
+    few = cases[: amounts.prompts]
+    gradient, gradient_s = _clocked("gradient", partial(gradient_sensitivity, board, few))
+    attention, attention_s = _clocked("attention", partial(attention_sensitivity, board, few))
+    injection, injection_s = _clocked(
+        "injection", partial(injection_sensitivity, board, cases[: amounts.injection])
+    )
     truth = injection.mean(axis=0)
+    console.print(f"gradient with injection: {rank_correlation(gradient.mean(axis=0), truth):.3f}")
+    others = cases[amounts.prompts : max(SIZES)]
+    rest, _ = _clocked("others", partial(gradient_sensitivity, board, others, seed=1))
+    by_prompt = np.nanmean(np.concatenate([gradient, rest]), axis=1)
+    by_size = {size: by_prompt[:size].mean(axis=0) for size in SIZES}
+    agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
     graded = graded_policy(
         board,
         by_size[amounts.prompts],
@@ -128,10 +128,20 @@ def main() -> None:
         ),
         "spearman_injection_between_halves": _between_halves(injection),
         "agreement_with_40_prompts": {str(size): share for size, share in agreement.items()},
-        "site_sensitivity": {str(size): values.tolist() for size, values in by_size.items()},
+        "site_sensitivity_by_prompt": by_prompt.tolist(),
+        "site_injection": np.nanmean(injection, axis=(0, 1)).tolist(),
         "graded": graded,
     }
     run.finish(figures, details, options.json, title=f"sensitivity at {STEPS} steps")
+
+
+def _clocked(name: str, measure: Callable[[], Measured]) -> tuple[Measured, float]:
+    started = time.perf_counter()
+    with console.status(name):
+        found = measure()
+    seconds = time.perf_counter() - started
+    console.print(f"{name}: {seconds:.1f} s")
+    return found, seconds
 
 
 def _agreement(few: Floats, many: Floats) -> float:
