@@ -187,7 +187,8 @@ def decision(
     """Time the decisions of real requests, and the network apart from them."""
     name, controller, network = network_controller(config)
     timed = Timed(controller)
-    with BlockRunner(pipe, timed, TieredCache(), sites=config.cache.sites):
+    blocks = config.cache.blocks or None
+    with BlockRunner(pipe, timed, TieredCache(), sites=config.cache.sites, blocks=blocks):
         one_call(pipe, config, cases[0])
         timed.seconds.clear()
         request_s = [one_call(pipe, config, case) for case in cases[: amounts.requests]]
@@ -235,7 +236,14 @@ def environment(
     the one before is done, so both times hold one beginning and one end.
     """
     sites = config.cache.sites
-    board = ClockedBoard(pipe, STEPS, sites=sites, call=config.pipeline.call, rows=ROWS)
+    board = ClockedBoard(
+        pipe,
+        STEPS,
+        sites=sites,
+        call=config.pipeline.call,
+        rows=ROWS,
+        blocks=config.cache.blocks or None,
+    )
     board.call_s = []
     plan = spaced_plan(STEPS, sites)
     setting = Setting(config, board, nominal_cost(STEPS, sites), plan)
@@ -271,7 +279,7 @@ def profile(
     pipe: Any, config: EnvConfig, prompt: str, amounts: Amounts
 ) -> tuple[float, dict[str, object]]:
     """Predict random schedules with a fresh cost model, and measure them, interleaved."""
-    call = config.pipeline.call
+    call, blocks = config.pipeline.call, config.cache.blocks or None
     with console.status("profile"):
         cost = measure_profile(
             pipe,
@@ -280,13 +288,17 @@ def profile(
             repeats=amounts.profile_repeats,
             prompt=prompt,
             call=call,
+            blocks=blocks,
         )
     rng = np.random.default_rng(SEED)
     schedules = [random_schedule(config.cache.sites, rng) for _ in range(SCHEDULES)]
     seconds = np.empty((amounts.schedule_repeats, SCHEDULES))
     for repeat in track(range(len(seconds)), "schedules", console=console, transient=True):
         for index in (np.arange(SCHEDULES) + repeat) % SCHEDULES:
-            seconds[repeat, index] = timed_call(pipe, schedules[index], prompt=prompt, call=call)
+            modes = schedules[index]
+            seconds[repeat, index] = timed_call(
+                pipe, modes, prompt=prompt, call=call, blocks=blocks
+            )
     measured = np.median(seconds, axis=0)
     predicted = np.array([float(cost.predict(modes)) for modes in schedules])
     errors = predicted / measured - 1

@@ -101,6 +101,7 @@ def untrained_policy(
         env_sha256="0" * 64,
         feature_schema=schema_hash(actions.schema()),
         sites=sites,
+        blocks="",
         tiers=["device", "drop"],
         model=model_identity(pipe.transformer),
         scheduler=scheduler_identity(pipe.scheduler),

@@ -7,6 +7,7 @@ branches are told apart by the order of the calls.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from ditcache_rl.types import Mode, Modes
 #: First blocks of the sites, and the end, for the five blocks of `tiny_pipe`.
 SITE_EDGES = {1: [0, 5], 2: [0, 2, 5], 3: [0, 2, 3, 5], 5: [0, 1, 2, 3, 4, 5]}
 
-Streams = tuple[Tensor, Tensor]
+Streams = tuple[Tensor, ...]
 Past = list[tuple[float, Streams]]
 
 
@@ -75,16 +76,39 @@ def overruled(pipe: Any, modes: Modes, *, branches: int = 1) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def overruled_output(pipe: Any, modes: Modes, *, branches: int = 1) -> Iterator[None]:
+    """Let what a transformer returns follow a (steps, rows, 1) table; its first step computes."""
+    past: dict[tuple[int, int], Past] = defaultdict(list)
+    calls = itertools.count()
+
+    def hook(_: Any, args: Any, output: tuple[Tensor]) -> tuple[Tensor]:
+        step, branch = divmod(next(calls), branches)
+        sigma, changed = float(pipe.scheduler.sigmas[step]), output[0].clone()
+        for row in range(len(changed)):
+            known = past[branch, row]
+            if modes[step, row, 0] == Mode.COMPUTE:
+                known.append((sigma, (output[0][row],)))
+            else:
+                (changed[row],) = extrapolated(known, sigma, int(modes[step, row, 0]) - 1)
+        return (changed,)
+
+    handle = pipe.transformer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def extrapolated(past: Past, sigma: float, order: int) -> Streams:
     """Solve for the polynomial through the newest points; fewer points lower its order."""
     points = past[-1 - order :]
     nodes = np.array([node for node, _ in points])
     at = np.vander([sigma], len(points)) @ np.linalg.inv(np.vander(nodes, len(points)))
-    text, image = (
-        torch.from_numpy(np.tensordot(at[0], np.stack([s[k].double() for _, s in points]), 1))
-        for k in range(2)
+    return tuple(
+        torch.from_numpy(np.tensordot(at[0], np.stack([s.double() for s in stream]), 1)).float()
+        for stream in zip(*(streams for _, streams in points), strict=True)
     )
-    return text.float(), image.float()
 
 
 def effective(modes: Modes) -> Modes:

@@ -144,12 +144,18 @@ def draw(
 
 
 def draw_under(
-    pipe: Any, controller: Controller, *, sites: int = 1, cap_bytes: int | None = None, **call: Any
+    pipe: Any,
+    controller: Controller,
+    *,
+    sites: int = 1,
+    blocks: str | None = None,
+    cap_bytes: int | None = None,
+    **call: Any,
 ) -> tuple[Tensor, RequestLog]:
     """Draw under a controller, with a cache of its own; return what came of it and its log."""
     logs: list[RequestLog] = []
     cache = TieredCache(cap_bytes)
-    with BlockRunner(pipe, controller, cache, sites=sites, on_finish=logs.append):
+    with BlockRunner(pipe, controller, cache, sites=sites, blocks=blocks, on_finish=logs.append):
         latents = draw(pipe, **call)
     (log,) = logs
     assert cache.used_bytes == 0

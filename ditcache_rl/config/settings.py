@@ -36,11 +36,15 @@ class CacheConfig:
 
     Attributes:
         sites: Parts of the block stack; more give finer actions, and a harder problem.
+        blocks: Where the blocks are, as "transformer.my_blocks"; "" where they are found by
+            themselves. "transformer" alone caches what the transformer returns: a step that
+            computes nothing then leaves out all of it, and there is one site.
         tiers: What an action may choose for a computed residual; the first is the default.
         device_bytes: Cap of the device tier: "512MiB", or a share of the memory as "70%".
     """
 
     sites: int = 1
+    blocks: str = ""
     tiers: list[str] = field(default_factory=lambda: ["device", "drop"])
     device_bytes: str = "70%"
 

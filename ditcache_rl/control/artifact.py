@@ -46,6 +46,7 @@ class Manifest:
         env_sha256: Digest of its file.
         feature_schema: Digest of the observation, see `features.schema_hash`.
         sites: Parts of the block stack.
+        blocks: Where the blocks are, as in an environment file.
         tiers: Names of the tiers that an action may choose.
         model: Class, digest of the config and fingerprint of the weights of the transformer.
         scheduler: Class and digest of the config.
@@ -67,6 +68,7 @@ class Manifest:
     env_sha256: str
     feature_schema: str
     sites: int
+    blocks: str
     tiers: list[str]
     model: dict[str, str]
     scheduler: dict[str, str]

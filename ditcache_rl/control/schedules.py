@@ -61,6 +61,7 @@ class ScheduleFile:
         env_id: Id of the environment.
         env_sha256: Digest of its file.
         sites: Parts of the block stack.
+        blocks: Where the blocks are, as in an environment file.
         model: Class, digest of the config and fingerprint of the weights of the transformer.
         scheduler: Class and digest of the config.
         call: Arguments that the pipeline was called with.
@@ -80,6 +81,7 @@ class ScheduleFile:
     env_id: str
     env_sha256: str
     sites: int
+    blocks: str
     model: dict[str, str]
     scheduler: dict[str, str]
     call: dict[str, Any]

@@ -10,7 +10,7 @@ from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Policy, ScheduleFile, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
-from ditcache_rl.evaluate.methods import Method, default_baselines
+from ditcache_rl.evaluate.methods import Family, Method, default_baselines
 from ditcache_rl.evaluate.report import build_report, render_table, write_report
 from ditcache_rl.evaluate.run import evaluate
 from ditcache_rl.inference import (
@@ -67,12 +67,13 @@ def evaluate_policy(
     if isinstance(policy, ScheduleFile):
         chosen = steps or policy.steps[0]
         ours = schedule_methods(policy, steps=chosen)
-        model, scheduler = policy.model, policy.scheduler
+        model, scheduler, blocks = policy.model, policy.scheduler, policy.blocks
     else:
         chosen = steps or policy.manifest.steps[0]
         ours = policy_methods(policy, config, steps=chosen)
         model, scheduler = policy.manifest.model, policy.manifest.scheduler
-    methods = [*ours, *default_baselines(chosen)]
+        blocks = policy.manifest.blocks
+    methods = [*ours, *default_baselines(chosen, blocks or None)]
     opened = config.pipeline
     pipe = open_pipeline(
         opened.source, dtype=opened.dtype, device=opened.device, quantize=opened.quantize
@@ -106,16 +107,17 @@ def policy_methods(policy: Policy, config: EnvConfig, *, steps: int) -> list[Met
     """
     methods: list[Method] = []
     used = policy.manifest.adaptive.get(str(steps), [])
-    sites = policy.manifest.sites
+    sites, blocks = policy.manifest.sites, policy.manifest.blocks or None
     for share in config.targets.budgets:
         wish, target = Wish(budget=share), f"budget {share:g}"
         learned = int(share * steps * sites + 1e-9) in used
         shipped = PolicyController(policy, wish)
         shipped.choose(steps)
-        methods.append(Method("policy", "learned" if learned else "static", target, shipped, sites))
+        family: Family = "learned" if learned else "static"
+        methods.append(Method("policy", family, target, shipped, sites, blocks))
         if learned:
             schedule = PolicyController(policy, wish, adaptive=False)
-            methods.append(Method("its schedule", "static", target, schedule, sites))
+            methods.append(Method("its schedule", "static", target, schedule, sites, blocks))
     return methods
 
 
@@ -135,5 +137,7 @@ def schedule_methods(file: ScheduleFile, *, steps: int) -> list[Method]:
         computed = int((schedule.table == Mode.COMPUTE).sum())
         target = f"{computed}/{steps * file.sites} computed"
         controller = StaticSchedule(schedule.table)
-        methods.append(Method(schedule.method, "static", target, controller, file.sites))
+        methods.append(
+            Method(schedule.method, "static", target, controller, file.sites, file.blocks or None)
+        )
     return methods

@@ -22,6 +22,8 @@ EVERY_K: Mapping[int, tuple[int, ...]] = MappingProxyType({0: (2, 4, 7), 1: (3, 
 TEACACHE_THRESHOLDS = (0.4, 0.8, 1.2, 2.4)
 FBCACHE_THRESHOLDS = (0.12, 0.2, 0.35, 0.6)
 EASYCACHE_THRESHOLDS = (0.05, 0.12, 0.4)
+#: Rules that need the first block, and cache what the others add.
+_LOOK_INSIDE = (TeaCache, FBCache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Method:
         target: The setting, e.g. "2.0x" or "threshold 0.3"; empty if there is only one.
         controller: Decides at every step; None runs the pipeline as it is.
         sites: Parts of the block stack that the controller decides about.
+        blocks: Where the blocks are, as in `BlockRunner`; None to find them.
         num_inference_steps: Steps to take; None for as many as the reference takes.
 
     Raises:
@@ -45,6 +48,7 @@ class Method:
     target: str = ""
     controller: Controller | None = None
     sites: int = 1
+    blocks: str | None = None
     num_inference_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -69,11 +73,13 @@ class Method:
 REFERENCE = Method("reference", "reference")
 
 
-def default_baselines(steps: int) -> list[Method]:
+def default_baselines(steps: int, blocks: str | None = None) -> list[Method]:
     """List what a policy has to beat: fewer steps, fixed intervals, published threshold rules.
 
     Args:
         steps: Steps of the reference; settings that make no sense with so few are left out.
+        blocks: What rules cache that don't look into the blocks, so that they may leave out as much
+            as the policy does.
     """
     counts = sorted({round(share * steps) for share in FEWER_STEPS_SHARES}, reverse=True)
     methods = [
@@ -84,7 +90,7 @@ def default_baselines(steps: int) -> list[Method]:
     for order, intervals in EVERY_K.items():
         name = "every-k forecast" if order else "every-k reuse"
         methods += [
-            Method(name, "heuristic", f"k = {k}", EveryK(k, order=order))
+            Method(name, "heuristic", f"k = {k}", EveryK(k, order=order), blocks=blocks)
             for k in intervals
             if k <= steps
         ]
@@ -94,5 +100,8 @@ def default_baselines(steps: int) -> list[Method]:
         ("easycache", EasyCache, EASYCACHE_THRESHOLDS),
     ]
     for name, rule, thresholds in rules:
-        methods += [Method(name, "heuristic", f"threshold {t:g}", rule(t)) for t in thresholds]
+        own = None if rule in _LOOK_INSIDE else blocks
+        methods += [
+            Method(name, "heuristic", f"threshold {t:g}", rule(t), blocks=own) for t in thresholds
+        ]
     return methods

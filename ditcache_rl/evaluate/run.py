@@ -72,7 +72,12 @@ class _Bench:
             return nullcontext()
         cache = TieredCache(self._device_bytes)
         return BlockRunner(
-            self._pipe, method.controller, cache, sites=method.sites, on_finish=logs.append
+            self._pipe,
+            method.controller,
+            cache,
+            sites=method.sites,
+            blocks=method.blocks,
+            on_finish=logs.append,
         )
 
     def _share(self, method: Method, log: RequestLog) -> float:

@@ -146,6 +146,7 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
         env_id=config.id,
         env_sha256=config.sha256,
         sites=config.cache.sites,
+        blocks=config.cache.blocks,
         model=model_identity(pipe.transformer),
         scheduler=scheduler_identity(pipe.scheduler),
         call=config.pipeline.call,
@@ -172,7 +173,12 @@ def _profile(
         return CostModel.from_dict(json.loads(file.read_text()))
     bar.say(f"profile of {steps} steps")
     cost = measure_profile(
-        pipe, steps=steps, sites=config.cache.sites, prompt=prompt, call=config.pipeline.call
+        pipe,
+        steps=steps,
+        sites=config.cache.sites,
+        prompt=prompt,
+        call=config.pipeline.call,
+        blocks=config.cache.blocks or None,
     )
     file.write_text(json.dumps(cost.to_dict()))
     return cost

@@ -122,7 +122,8 @@ def attach(
         storage: Format in host and disk tier: "none" keeps every bit; "bf16", "fp8" and "int8" take
             fewer bytes and lose precision.
         sites: Parts of the block stack, for a controller; a policy knows its own.
-        blocks: Where the blocks are, if they can't be found: "transformer.my_blocks".
+        blocks: Where the blocks are, for a controller, if they can't be found:
+            "transformer.my_blocks". "transformer" alone caches what the transformer returns.
         request_bytes: Most bytes that one request may keep. Under a cap, requests beyond those
             that fit compute everything.
         ranks: Processes that run this request together and must decide the same.
@@ -142,9 +143,14 @@ def attach(
         policy = open_policy(policy)
     controller: Controller
     if isinstance(policy, Policy | ScheduleFile):
-        if sites is not None:
-            raise ConfigError(f"a policy knows its sites: expected none, received {sites}")
-        controller, sites = _controller_of(pipe, policy, Wish(**(asked or {"speedup": 2.0})))
+        if sites is not None or blocks is not None:
+            raise ConfigError(
+                "a policy knows its sites and blocks: expected none, received "
+                f"sites {sites} and blocks {blocks!r}"
+            )
+        controller, sites, blocks = _controller_of(
+            pipe, policy, Wish(**(asked or {"speedup": 2.0}))
+        )
     else:
         if asked:
             raise ConfigError(
@@ -173,18 +179,20 @@ def attach(
 
 def _controller_of(
     pipe: Any, policy: Policy | ScheduleFile, wish: Wish
-) -> tuple[PolicyController | ScheduleController, int]:
-    """Return the controller of a policy that was made for this pipeline, and its sites."""
+) -> tuple[PolicyController | ScheduleController, int, str | None]:
+    """Return the controller of a policy that was made for this pipeline, its sites and blocks."""
     chosen: PolicyController | ScheduleController
     if isinstance(policy, ScheduleFile):
         check_identity(policy.model, policy.scheduler, pipe)
-        chosen, steps, sites = ScheduleController(policy, wish), policy.steps, policy.sites
+        chosen, steps = ScheduleController(policy, wish), policy.steps
+        sites, blocks = policy.sites, policy.blocks
     else:
         manifest = policy.manifest
         check_identity(manifest.model, manifest.scheduler, pipe)
-        chosen, steps, sites = PolicyController(policy, wish), manifest.steps, manifest.sites
+        chosen, steps = PolicyController(policy, wish), manifest.steps
+        sites, blocks = manifest.sites, manifest.blocks
     chosen.choose(steps[0])
-    return chosen, sites
+    return chosen, sites, blocks or None
 
 
 def open_policy(source: str | Path) -> Policy | ScheduleFile:

@@ -23,6 +23,7 @@ def measure_profile(
     sites: int,
     prompt: str,
     call: Mapping[str, Any],
+    blocks: str | None = None,
     repeats: int = 5,
     on_run: Callable[[], None] | None = None,
 ) -> CostModel:
@@ -34,6 +35,7 @@ def measure_profile(
         sites: Parts of the block stack.
         prompt: What to draw.
         call: Further arguments of the call.
+        blocks: Where the blocks are, as in `BlockRunner`.
         repeats: Rounds through all schedules, interleaved; the median of each counts.
         on_run: Called after every call, for a progress bar.
     """
@@ -41,7 +43,7 @@ def measure_profile(
     seconds = np.empty((repeats, len(schedules)))
     for repeat in range(-1, repeats):  # round -1 warms up
         for index, modes in enumerate(schedules):
-            elapsed = timed_call(pipe, modes, prompt=prompt, call=call)
+            elapsed = timed_call(pipe, modes, prompt=prompt, call=call, blocks=blocks)
             if repeat >= 0:
                 seconds[repeat, index] = elapsed
             if on_run is not None:
@@ -62,10 +64,13 @@ def probe_schedules(steps: int, sites: int) -> list[Modes]:
     return schedules
 
 
-def timed_call(pipe: Any, modes: Modes, *, prompt: str, call: Mapping[str, Any]) -> float:
+def timed_call(
+    pipe: Any, modes: Modes, *, prompt: str, call: Mapping[str, Any], blocks: str | None = None
+) -> float:
     """Return the seconds of one pipeline call under a schedule."""
     generator = torch.Generator("cpu").manual_seed(0)
-    with BlockRunner(pipe, StaticSchedule(modes), TieredCache(), sites=modes.shape[1]):
+    schedule, cache = StaticSchedule(modes), TieredCache()
+    with BlockRunner(pipe, schedule, cache, sites=modes.shape[1], blocks=blocks):
         synchronize()
         started = time.perf_counter()
         pipe(prompt, num_inference_steps=len(modes), generator=generator, output_type="pt", **call)

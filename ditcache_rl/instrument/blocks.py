@@ -2,7 +2,8 @@
 
 Names that diffusers uses are tried first; what they miss is left to `probe`. A U-Net has one site,
 its deep branch: everything between the first down block and the last up block, so that the skips
-that are used always belong to the present step.
+that are used always belong to the present step. A denoiser may also be its own only block: then
+what it returns is cached, and a step that computes nothing leaves out all of it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from typing import Any
 from torch import nn
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.instrument.signatures import BlockSignature, make_signature
+from ditcache_rl.instrument.signatures import (
+    LATENTS,
+    BlockSignature,
+    make_signature,
+    parameters_of,
+)
 
 #: Attributes of a denoiser that hold its main blocks, in the order in which they run.
 STACK_NAMES = (
@@ -46,7 +52,8 @@ class Stack:
         blocks: In the order in which they run.
         names: Attributes that hold them.
         signatures: One per block; None where only a forward pass can tell.
-        deep: They are the deep branch of a U-Net, whose end has another shape than its start.
+        deep: Their end has another shape than their start: the deep branch of a U-Net, or a
+            denoiser that is its own only block.
         most_sites: None where nothing but the number of blocks limits it.
     """
 
@@ -93,11 +100,14 @@ def find_stack(denoiser: nn.Module, blocks: str | None = None) -> Stack | None:
 
     Args:
         denoiser: The model.
-        blocks: Attribute that holds them, or several with commas, in place of the known names.
+        blocks: Attribute that holds them, or several with commas, in place of the known names; ""
+            for the denoiser itself.
 
     Raises:
         UnsupportedModelError: If an attribute was named that is no block list.
     """
+    if blocks == "":
+        return _whole(denoiser)
     if blocks is not None:
         names = [name.strip() for name in blocks.split(",")]
         for name in names:
@@ -180,8 +190,9 @@ def split_spans(stack: Stack, sites: int, probe_blocks: int = 0) -> list[Span]:
     """
     if stack.deep and (sites > 1 or probe_blocks):
         raise ConfigError(
-            "the deep branch of a U-Net is one site without probe blocks: expected sites = 1 and a "
-            f"controller that does not probe, received sites = {sites}, {probe_blocks} probe blocks"
+            "a whole denoiser and the deep branch of a U-Net are one site without probe blocks: "
+            "expected sites = 1 and a controller that does not probe, received sites = "
+            f"{sites}, {probe_blocks} probe blocks"
         )
     if stack.most_sites is not None and sites > stack.most_sites:
         raise ConfigError(f"expected at most {stack.most_sites} site here, received {sites}")
@@ -203,6 +214,14 @@ def _changes(signatures: Sequence[BlockSignature | None], index: int) -> bool:
 
 def _is_list(child: Any) -> bool:
     return isinstance(child, nn.ModuleList) and len(child) > 0
+
+
+def _whole(denoiser: nn.Module) -> Stack:
+    """Take a denoiser for its own only block."""
+    parameters = parameters_of(denoiser)
+    latents = next((name for name in LATENTS if name in parameters), parameters[0])
+    signature = make_signature(denoiser, [(latents, 0)], is_tuple=True)
+    return Stack((denoiser,), ("",), (signature,), deep=True)
 
 
 def _deep_branch(unet: nn.Module) -> Stack | None:

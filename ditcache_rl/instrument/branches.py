@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ditcache_rl.instrument.signatures import parameters_of
+from ditcache_rl.instrument.signatures import LATENTS, parameters_of
 
 #: Arguments that hold the conditioning, the most telling first.
 _CONDITIONING = (
@@ -21,7 +21,6 @@ _CONDITIONING = (
     "proj_embedding",
     "class_labels",
 )
-_LATENTS = ("hidden_states", "sample", "x", "vision_tokens")
 _TIMESTEPS = ("timestep", "timesteps", "t")
 #: Arguments that say nothing about the branch.
 _SILENT = frozenset({"return_dict", *_TIMESTEPS})
@@ -49,7 +48,7 @@ class CallReader:
         """Pick out what matters."""
         if args:
             kwargs = dict(zip(self._parameters, args, strict=False)) | dict(kwargs)
-        latents = _first_of(kwargs, _LATENTS)
+        latents = _first_of(kwargs, LATENTS)
         if latents is None:
             latents = next(iter(kwargs.values()), None)
         switches = tuple(

@@ -203,16 +203,21 @@ class BlockTap(Tap):
         request = current_request()
         if request is None or request.off:
             return self.plain(*args, **kwargs)
-        assert request.layout is not None
-        role = request.layout.roles.get(self)
-        if role is None:
-            return self.plain(*args, **kwargs)
-        active = request.active
-        if active is None or active.span is not role.span:
-            active = request.active = _enter(request, role, args, kwargs)
-        if active.plain:
-            return self.plain(*args, **kwargs)
-        return active.run(request, role, self, args, kwargs)
+        return run_block(self, request, args, kwargs)
+
+
+def run_block(tap: Tap, request: Request, args: Any, kwargs: Any) -> Any:
+    """Do what the span does that a block belongs to, if it belongs to one."""
+    assert request.layout is not None
+    role = request.layout.roles.get(tap)
+    if role is None:
+        return tap.plain(*args, **kwargs)
+    active = request.active
+    if active is None or active.span is not role.span:
+        active = request.active = _enter(request, role, args, kwargs)
+    if active.plain:
+        return tap.plain(*args, **kwargs)
+    return active.run(request, role, tap, args, kwargs)
 
 
 def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:

@@ -11,7 +11,7 @@ from torch import nn
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import Span, Stack, find_stack, split_sites, split_spans
 from ditcache_rl.instrument.branches import CallReader
-from ditcache_rl.instrument.execute import BlockTap, Role
+from ditcache_rl.instrument.execute import BlockTap, Role, run_block
 from ditcache_rl.instrument.probe import complete_stack
 from ditcache_rl.instrument.request import current_request
 from ditcache_rl.instrument.taps import Tap, install, is_compiled, release
@@ -58,8 +58,8 @@ class Layout:
         self._lock = threading.Lock()
         self._taps: list[Tap] = []
         self._ready = self.stack is not None and None not in self.stack.signatures
-        if self.stack is not None:
-            split_sites(len(self.stack.blocks), 1 if self.stack.deep else sites, probe_blocks)
+        if self.stack is not None and not self.stack.deep:
+            split_sites(len(self.stack.blocks), sites, probe_blocks)
         if self._ready:
             assert self.stack is not None
             self._all_spans = split_spans(self.stack, sites, probe_blocks)
@@ -150,7 +150,10 @@ class DenoiserTap(Tap):
         request.begin_call(layout, layout.reader.read(args, kwargs))
         output = None
         try:
-            output = self.plain(*args, **kwargs)
+            if request.off:
+                output = self.plain(*args, **kwargs)
+            else:  # a denoiser may be its own only block
+                output = run_block(self, request, args, kwargs)
         finally:
             request.end_call(first_tensor(output))
         return output

@@ -43,7 +43,8 @@ class BlockRunner:
         controller: Decides; its `probe_blocks` are always computed.
         cache: Where residuals are kept.
         sites: Parts of each block stack that are cached separately.
-        blocks: Where the blocks are, if names and a forward pass don't tell: `transformer.blocks`.
+        blocks: Where the blocks are, if names and a forward pass don't tell: `transformer.blocks`;
+            `transformer` alone caches what it returns.
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.

@@ -7,6 +7,7 @@ Facts about block classes come from the table below, then from diffusers'
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,12 @@ _POSITIONS = frozenset(
         "freqs_cis",
         "rope",
         "position_embeddings",
+        "img_ids",
+        "txt_ids",
     }
 )
+#: Names of a denoiser's argument that holds the latents, the most telling first.
+LATENTS = ("hidden_states", "sample", "x", "vision_tokens")
 #: What a table of one row per token looks like: (tokens, channels).
 _TABLE_NDIM = 2
 
@@ -91,6 +96,8 @@ class BlockSignature:
         """
         if not self.outputs or isinstance(like, Tensor):
             return streams[0] if not self.tokens_first else _turn(streams[0])
+        if isinstance(like, OrderedDict):  # what a denoiser returns in place of a tuple
+            return type(like)(**(like | {next(iter(like)): streams[0]}))
         size = max(self.members, max(self.outputs) + 1)
         packed = [None] * size if like is None else list(like)
         for index, stream in zip(self.outputs, streams, strict=False):
@@ -155,6 +162,8 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return type(value)([map_tensors(item, change) for item in value])
     if type(value) is dict:
         return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, OrderedDict):
+        return type(value)(**{key: map_tensors(item, change) for key, item in value.items()})
     return value
 
 

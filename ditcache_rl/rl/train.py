@@ -193,6 +193,7 @@ def _policy(
         env_sha256=config.sha256,
         feature_schema="",
         sites=config.cache.sites,
+        blocks=config.cache.blocks,
         tiers=config.cache.tiers,
         model=model_identity(denoiser_of(pipe)),
         scheduler=scheduler_identity(pipe.scheduler),

@@ -46,6 +46,7 @@ class Board:
         call: Further arguments of the pipeline's call.
         rows: Most images per call.
         device_bytes: Cap of the device tier.
+        blocks: Where the blocks are, as in `BlockRunner`; None to find them.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Board:
         call: dict[str, Any],
         rows: int = 32,
         device_bytes: int | None = None,
+        blocks: str | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
+        self.blocks = blocks
         self.call = call
         self._device_bytes = device_bytes
         self._references: dict[Case, Tensor] = {}
@@ -80,7 +83,14 @@ class Board:
         """Run the pipeline under a controller: images and what was done."""
         logs: list[RequestLog] = []
         cache = TieredCache(self._device_bytes)
-        with BlockRunner(self.pipe, controller, cache, sites=self.sites, on_finish=logs.append):
+        with BlockRunner(
+            self.pipe,
+            controller,
+            cache,
+            sites=self.sites,
+            blocks=self.blocks,
+            on_finish=logs.append,
+        ):
             images = self.draw(cases)
         return images, logs[0]
 
@@ -155,6 +165,7 @@ def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
         call=config.pipeline.call,
         rows=config.ppo.rows,
         device_bytes=cap,
+        blocks=config.cache.blocks or None,
     )
 
 

@@ -29,7 +29,7 @@ _SHARED = frozenset({"img_ids", "txt_ids"})
 
 
 class Replay:
-    """The loop of one pipeline call, with the block stack as one site.
+    """The loop of one pipeline call, with the block stack, or the whole transformer, as one site.
 
     Entering swaps the blocks of the pipeline's transformer on their instances, leaving puts them
     back.
@@ -57,7 +57,9 @@ class Replay:
                 f"in {board.steps} steps; replay a pipeline without a second guidance branch"
             )
         self._scheduler = copy.deepcopy(board.pipe.scheduler)
-        self._runs = self._replays()
+        #: What the transformer returns is what is cached.
+        self._whole = board.blocks is not None and "." not in board.blocks
+        self._runs = [] if self._whole else self._replays()
         self.rows = len(cases)
         #: What stands in for the stack at the call under way, (rows, features); None to compute it.
         self.estimate: Tensor | None = None
@@ -118,11 +120,15 @@ class Replay:
         """
         self.estimate = None
         output = self._call(step, latents)
+        if self._whole:
+            return output, output.flatten(1)
         assert self.residual is not None, "the last block leaves it"
         return output, self.residual
 
     def skip(self, step: int, latents: Tensor, estimate: Tensor) -> Tensor:
         """Return the output of the transformer with an estimate in place of the stack."""
+        if self._whole:
+            return estimate.view_as(latents)
         self.estimate = estimate
         return self._call(step, latents)
 

@@ -39,6 +39,7 @@ def make_policy() -> Policy:
         env_sha256="0" * 64,
         feature_schema=schema_hash(ACTIONS.schema()),
         sites=SITES,
+        blocks="",
         tiers=["device", "drop"],
         model={"class": "FluxTransformer2DModel", "config": "1", "weights": "2"},
         scheduler={"class": "FlowMatchEulerDiscreteScheduler", "config": "3"},

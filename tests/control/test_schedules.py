@@ -25,6 +25,7 @@ FILE = ScheduleFile(
     env_id="ditcache/tiny-v0",
     env_sha256="0" * 64,
     sites=2,
+    blocks="",
     model={"class": "Model", "config_sha256": "a", "weights": "b"},
     scheduler={"class": "Scheduler", "config_sha256": "c"},
     call={"height": 64},

@@ -23,7 +23,7 @@ def policy(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def few_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
-    def rivals(steps: int) -> list[Method]:
+    def rivals(steps: int, blocks: str | None) -> list[Method]:
         return [Method("fewer steps", "fewer-steps", "2 steps", num_inference_steps=2)]
 
     monkeypatch.setattr(command, "default_baselines", rivals)

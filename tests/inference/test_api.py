@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ditcache_rl.control import EveryK, Policy, save_policy
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Wish
 from ditcache_rl.metrics import CostModel
+from ditcache_rl.types import Mode
 from tests.environment import PROMPTS, untrained_policy
 
 
@@ -191,6 +193,7 @@ def test_other_steps_are_refused_at_the_call_and_nothing_breaks(
         ({"speedup": 2.0, "budget": 0.5}, "exactly one"),
         ({"budget": 2.0}, "budget must be"),
         ({"sites": 2}, "a policy knows its sites"),
+        ({"blocks": "transformer"}, "a policy knows its sites and blocks"),
         ({"device_bytes": "lots"}, "received 'lots'"),
         ({"device_bytes": 0}, "above zero"),
     ],
@@ -240,6 +243,21 @@ def test_no_cap_is_ever_exceeded(
     assert torch.isfinite(image).all()
     if cap == "1KiB":
         assert torch.equal(image, draw(pipe, tiny_call))
+
+
+def test_a_policy_for_the_whole_transformer_caches_what_it_returns(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    whole = replace(policy, manifest=replace(policy.manifest, blocks="transformer"))
+    runs: list[int] = []
+    handle = pipe.transformer.proj_out.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        with dc.cached(pipe, whole, budget=0.5) as run:
+            draw(pipe, tiny_call)
+    finally:
+        handle.remove()
+
+    assert len(runs) == (run.logs[0].modes == Mode.COMPUTE).sum() == 2
 
 
 def test_a_wish_reaches_the_network(pipe: Any, tiny_call: dict[str, Any]) -> None:

@@ -11,11 +11,12 @@ from tests.pipelines import PROMPTS, assert_close, draw_under
 STEPS = 5
 
 
+@pytest.mark.parametrize("blocks", [None, "transformer"])
 @pytest.mark.parametrize("between", [Mode.REUSE, Mode.FORECAST1, Mode.FORECAST2])
 def test_every_schedule_of_a_tree_equals_a_real_run(
-    between: Mode, tiny_pipe: Any, tiny_call: dict[str, Any]
+    between: Mode, blocks: str | None, tiny_pipe: Any, tiny_call: dict[str, Any]
 ) -> None:
-    board = Board(tiny_pipe, STEPS, sites=1, call=tiny_call)
+    board = Board(tiny_pipe, STEPS, sites=1, call=tiny_call, blocks=blocks)
     computed: list[int] = []
 
     latents = grow_tree(board, Case(PROMPTS[0], 7), between, rows=4, on_rows=computed.append)
@@ -26,7 +27,8 @@ def test_every_schedule_of_a_tree_equals_a_real_run(
     assert max(computed) == 4
     for modes, grown in zip(schedules, latents, strict=True):
         controller = StaticSchedule(modes[:, None])
-        real, _ = draw_under(tiny_pipe, controller, prompts=[PROMPTS[0]], seeds=(7,), steps=STEPS)
+        call: dict[str, Any] = {"prompts": [PROMPTS[0]], "seeds": (7,), "steps": STEPS}
+        real, _ = draw_under(tiny_pipe, controller, blocks=blocks, **call)
         assert_close(grown[None], real)
 
 
