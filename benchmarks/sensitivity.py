@@ -1,11 +1,12 @@
 """Do cheap measures of sensitivity tell what really hurts, and what do their grades buy?
 
-Rank correlation is over sites and steps, against injection: one site reuses its residual at one
-step, and the final image is measured. Grades from 10 prompts are compared with grades from 40. The
-graded schedule computes what is graded high at every step and the rest at intervals; how many sites
-get which grade, and what they do between, is chosen on train prompts. On test prompts it is timed
-beside the plain pipeline, and its loss is in the article's sense: PSNR of the cached image and of
-the plain one against a common ground truth, the same prompt and seed at four times the steps.
+Rank correlation is over sites and steps, against injection on the same prompts: one site reuses its
+residual at one step, and the final image is measured. Grades from 10 prompts are compared with
+grades from 40. The graded schedule computes what is graded high at every step and the rest at
+intervals; how many sites get which grade, and what they do between, is chosen on train prompts. On
+test prompts it is timed beside the plain pipeline, and its loss is in the article's sense: PSNR of
+the cached image and of the plain one against a common ground truth, the same prompt and seed at four
+times the steps.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ditcache_rl.sensitivity import (
     gradient_sensitivity,
     injection_sensitivity,
     rank_correlation,
+    typical,
 )
 from ditcache_rl.types import Floats, Mode, Modes
 
@@ -94,12 +96,11 @@ def main() -> None:
     injection, injection_s = _clocked(
         "injection", partial(injection_sensitivity, board, cases[: amounts.injection])
     )
-    truth = injection.mean(axis=0)
-    console.print(f"gradient with injection: {rank_correlation(gradient.mean(axis=0), truth):.3f}")
+    truth, same = typical(injection), slice(amounts.injection)
     others = cases[amounts.prompts : max(SIZES)]
     rest, _ = _clocked("others", partial(gradient_sensitivity, board, others, seed=1))
-    by_prompt = np.nanmean(np.concatenate([gradient, rest]), axis=1)
-    by_size = {size: by_prompt[:size].mean(axis=0) for size in SIZES}
+    every = np.concatenate([gradient, rest])
+    by_size = {size: np.nanmean(typical(every[:size]), axis=0) for size in SIZES}
     agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
     graded = graded_policy(
         board,
@@ -109,8 +110,8 @@ def main() -> None:
         amounts.pairs,
     )
     figures = {
-        "spearman_gradient": rank_correlation(gradient.mean(axis=0), truth),
-        "spearman_attention": rank_correlation(attention.drift.mean(axis=0), truth),
+        "spearman_gradient": rank_correlation(typical(gradient[same]), truth),
+        "spearman_attention": rank_correlation(typical(attention.drift[same]), truth),
         "grade_agreement_share": agreement[10],
         "analysis_s": gradient_s + attention_s,
         "graded_speedup_x": graded["speedup_x"],
@@ -122,14 +123,15 @@ def main() -> None:
         "prompts": amounts.prompts,
         "injection_prompts": amounts.injection,
         "seconds": {"gradient": gradient_s, "attention": attention_s, "injection": injection_s},
-        "spearman_entropy": rank_correlation(attention.entropy.mean(axis=0), truth),
+        "spearman_entropy": rank_correlation(typical(attention.entropy[same]), truth),
+        "spearman_gradient_of_all_prompts": rank_correlation(typical(gradient), truth),
         "spearman_gradient_of_site_means": rank_correlation(
-            np.nanmean(gradient, axis=(0, 1)), np.nanmean(injection, axis=(0, 1))
+            np.nanmean(typical(gradient[same]), axis=0), np.nanmean(truth, axis=0)
         ),
         "spearman_injection_between_halves": _between_halves(injection),
         "agreement_with_40_prompts": {str(size): share for size, share in agreement.items()},
-        "site_sensitivity_by_prompt": by_prompt.tolist(),
-        "site_injection": np.nanmean(injection, axis=(0, 1)).tolist(),
+        "site_sensitivity_by_prompt": np.nanmean(every, axis=1).tolist(),
+        "site_injection_by_prompt": np.nanmean(injection, axis=1).tolist(),
         "graded": graded,
     }
     run.finish(figures, details, options.json, title=f"sensitivity at {STEPS} steps")
@@ -153,7 +155,7 @@ def _between_halves(injection: Floats) -> float | None:
     half = len(injection) // 2
     if not half:
         return None
-    return rank_correlation(injection[:half].mean(axis=0), injection[half:].mean(axis=0))
+    return rank_correlation(typical(injection[:half]), typical(injection[half:]))
 
 
 def graded_policy(

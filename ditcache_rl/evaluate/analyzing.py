@@ -29,6 +29,7 @@ from ditcache_rl.sensitivity import (
     injection_sensitivity,
     rank_correlation,
     save_map,
+    typical,
 )
 from ditcache_rl.types import Floats
 
@@ -123,7 +124,7 @@ def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> 
                 bar.remove_task(task)
                 bar.console.print(f"left out {name}: {error}", markup=False)
                 continue
-            measures[name], prompts[name] = found.mean(axis=0), count
+            measures[name], prompts[name] = typical(found), count
             seconds[name] = time.perf_counter() - started
     if not measures:
         raise UnsupportedModelError(

@@ -10,6 +10,7 @@ from ditcache_rl.sensitivity.maps import (
     load_map,
     rank_correlation,
     save_map,
+    typical,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "load_map",
     "rank_correlation",
     "save_map",
+    "typical",
 ]

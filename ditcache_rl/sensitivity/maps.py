@@ -38,7 +38,7 @@ class SensitivityMap:
         env_id: Id of the environment.
         model: Class, digest of the config and fingerprint of the weights of the transformer.
         names: Of the sites.
-        measures: (steps, sites) per measure, means over the prompts; nan at the first step.
+        measures: (steps, sites) per measure, as `typical` of the prompts; nan at the first step.
         prompts: Drawn per measure.
         seconds: Spent per measure.
     """
@@ -71,6 +71,16 @@ class SensitivityMap:
     def grades(self, measure: str | None = None) -> NDArray[np.int8]:
         """Return the `Grade` of every site: (sites,); thirds of the sites."""
         return grade_sites(self.sites(measure))
+
+
+def typical(measured: Floats) -> Floats:
+    """Return the geometric mean over the cases, which is a mean of decibels: (cases, ...) to (...).
+
+    Prompts differ by orders of magnitude: a plain mean is that of the few most sensitive ones, and
+    takes many prompts to settle.
+    """
+    least = np.finfo(np.float64).tiny  # a site that changes nothing has a logarithm too
+    return np.asarray(np.exp(np.log(np.maximum(measured, least)).mean(axis=0)))
 
 
 def rank_correlation(one: Floats, other: Floats) -> float:

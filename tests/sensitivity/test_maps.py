@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.sensitivity import SensitivityMap, load_map, rank_correlation, save_map
+from ditcache_rl.sensitivity import (
+    SensitivityMap,
+    load_map,
+    rank_correlation,
+    save_map,
+    typical,
+)
 
 TABLE = np.array([[np.nan, np.nan, np.nan], [1.0, 3.0, 2.0], [3.0, 5.0, 9.0]])
 
@@ -84,3 +90,9 @@ def test_ranks_do_not_see_the_scale(values: list[int]) -> None:
 
 def test_what_never_changes_has_no_rank() -> None:
     assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+
+
+def test_one_extreme_prompt_does_not_decide_alone() -> None:
+    measured = np.array([[1.0, 4.0, 0.0], [1.0, 4.0, 0.0], [1e6, 4.0, 0.0]])
+
+    np.testing.assert_allclose(typical(measured), [100.0, 4.0, 0.0], rtol=1e-12, atol=1e-300)
