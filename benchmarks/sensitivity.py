@@ -5,8 +5,8 @@ residual at one step, and the final image is measured. Grades from 10 prompts ar
 grades from 40. The graded schedule computes what is graded high at every step and the rest at
 intervals; how many sites get which grade, and what they do between, is chosen on train prompts. On
 test prompts it is timed beside the plain pipeline, and its loss is in the article's sense: PSNR of
-the cached image and of the plain one against a common ground truth, the same prompt and seed at four
-times the steps.
+the cached image and of the plain one against a common ground truth, the same prompt and seed at
+four times the steps.
 """
 
 from __future__ import annotations

@@ -160,9 +160,7 @@ class SiteListener:
 
     def _hook(self, number: int, denoiser: nn.Module, stack: Stack) -> None:
         """Hook the first and the last module of every part."""
-        parts = (
-            _sublayers(denoiser, stack) if self._sublayers else _spans(stack, self._sites)
-        )
+        parts = _sublayers(denoiser, stack) if self._sublayers else _spans(stack, self._sites)
         for index, part in enumerate(parts):
             place = number, index
             self._handles.append(
@@ -273,7 +271,9 @@ def residual_of(starts: Sequence[Any], ends: Sequence[Any]) -> list[Tensor]:
     ]
 
 
-def with_residual(starts: Sequence[Any], ends: Sequence[Any], residual: Sequence[Tensor]) -> list[Any]:
+def with_residual(
+    starts: Sequence[Any], ends: Sequence[Any], residual: Sequence[Tensor]
+) -> list[Any]:
     """Return the streams that a span would give out with a residual that `residual_of` returned."""
     kept = iter(residual)
     return [
