@@ -17,7 +17,8 @@ from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.types import Floats
 
 SCHEMA_VERSION = 1
-#: Measures in the order in which they are trusted: the first one that is there decides.
+#: The first one that is there decides. Injection is exact, but comes second: it is affordable on a
+#: few prompts only, and prompts differ more than gradient and injection do.
 MEASURES = ("gradient", "injection", "attention")
 _FIELDS = {
     "schema_version": int,
