@@ -175,7 +175,7 @@ def graded_policy(
         pairs: How often it is timed.
     """
     finer = Board(board.pipe, FINER * STEPS, sites=board.sites, call=board.call, rows=board.rows)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (low, high), between in track(
         list(product(SHARES, BETWEEN)), "choose", console=console, transient=True
     ):

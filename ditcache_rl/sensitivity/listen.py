@@ -207,7 +207,7 @@ class _Part(NamedTuple):
 
 def _spans(stack: Stack, sites: int) -> list[_Part]:
     """Return the spans of sites that are runs of blocks."""
-    parts = []
+    parts: list[_Part] = []
     for span in split_spans(stack, sites):
         start, stop = span.blocks.start, span.blocks.stop - 1
         enter, leave = stack.signatures[start], stack.signatures[stop]
@@ -224,7 +224,7 @@ def _sublayers(denoiser: nn.Module, stack: Stack) -> list[_Part]:
     Raises:
         UnsupportedModelError: If a block has none of either kind.
     """
-    parts = []
+    parts: list[_Part] = []
     for number, block in enumerate(stack.blocks):
         for kind, names in enumerate(SUBLAYERS.values()):
             found = [child for name, child in block.named_children() if name.startswith(names)]
