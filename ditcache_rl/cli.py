@@ -105,6 +105,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.set_defaults(command=_search)
 
+    analyze = commands.add_parser(
+        "analyze", help="measure and grade the sensitivity of every site", formatter_class=formatter
+    )
+    analyze.add_argument(
+        "env", nargs="?", default="shapes", help="environment file, or name of a shipped one"
+    )
+    analyze.add_argument("--sites", type=int, help="parts of the block stack (default: its blocks)")
+    analyze.add_argument(
+        "--sublayers",
+        action="store_true",
+        help="measure attention and feed-forward of every block in place of sites",
+    )
+    analyze.add_argument("--steps", type=int, help="denoising steps, in place of the environment's")
+    analyze.add_argument("--prompts", type=int, default=10, help="train prompts to measure on")
+    analyze.add_argument("--probes", type=int, default=4, help="random images per prompt")
+    analyze.add_argument(
+        "--injection-prompts",
+        type=int,
+        default=0,
+        help="train prompts for the ground truth, an image per site and step each",
+    )
+    analyze.add_argument(
+        "--out", type=Path, help="folder of map and picture (default: runs/analyze/ENV/TIME)"
+    )
+    analyze.set_defaults(command=_analyze)
+
     evaluate = commands.add_parser("eval", help="measure a policy", formatter_class=formatter)
     evaluate.add_argument(
         "policy",
@@ -219,6 +245,31 @@ def _search(options: argparse.Namespace) -> int:
         return 130
     Console().print(render_schedules(load_schedules(out)))
     print(f"schedules: {out}\nmeasure them: python eval.py {out}")
+    return 0
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    config = load_env(options.env)
+    out = options.out or _run_folder(_RUNS / "analyze" / config.name, None)
+
+    from ditcache_rl.evaluate.analyzing import AnalyzeOptions, agreement, analyze, render_map
+
+    settings = AnalyzeOptions(
+        out=out,
+        sites=options.sites,
+        sublayers=options.sublayers,
+        steps=options.steps,
+        prompts=options.prompts,
+        injection_prompts=options.injection_prompts,
+        probes=options.probes,
+    )
+    found = analyze(config, settings, console=Console(stderr=True))
+    Console().print(render_map(found))
+    print(
+        f"{agreement(found)}\nmap: {out / 'sensitivity.json'}\npicture: {out / 'sensitivity.png'}"
+    )
     return 0
 
 

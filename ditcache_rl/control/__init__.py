@@ -2,6 +2,7 @@
 
 from ditcache_rl.control.artifact import Manifest, Policy, load_policy, save_policy
 from ditcache_rl.control.base import Controller, planned_modes, uniform_decision
+from ditcache_rl.control.graded import Grade, grade_sites, graded_modes
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.control.network import (
     ActionSpace,
@@ -28,6 +29,7 @@ __all__ = [
     "EasyCache",
     "EveryK",
     "FBCache",
+    "Grade",
     "Manifest",
     "NetworkController",
     "Plan",
@@ -38,6 +40,8 @@ __all__ = [
     "StaticSchedule",
     "TeaCache",
     "best_actions",
+    "grade_sites",
+    "graded_modes",
     "load_policy",
     "load_schedules",
     "modes_text",

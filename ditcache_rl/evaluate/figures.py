@@ -1,4 +1,4 @@
-"""Draw measurements: quality against speed-up, and images beside their reference.
+"""Draw measurements: quality against speed-up, images beside their reference, sensitivities.
 
 matplotlib comes with the `train` extra and is imported here only when something is drawn.
 """
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ditcache_rl.control import Grade
 from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.evaluate.methods import Family, Method
 from ditcache_rl.evaluate.results import Picture, Results
+from ditcache_rl.sensitivity import SensitivityMap
 
 #: Speed-ups at which the picture grid shows the policy, as near as there are settings.
 SHOWN_SPEEDUPS = (2.0, 3.0)
@@ -96,6 +98,29 @@ def plot_grid(results: Results, path: Path) -> None:
             text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=9
         )
         note.set_in_layout(False)
+    _save(figure, path)
+
+
+def plot_sensitivity(found: SensitivityMap, path: Path) -> None:
+    """Draw a heat map of sites and steps per measure, in ranks of ten, into a PNG file.
+
+    Raises:
+        ConfigError: If matplotlib is not installed.
+    """
+    figure = _figure(8.0, 1.2 + 2.4 * len(found.measures))
+    rows = figure.subplots(len(found.measures), squeeze=False)[:, 0]
+    labels = [
+        f"{name} {Grade(int(grade)).name.lower()}"
+        for name, grade in zip(found.names, found.grades(), strict=True)
+    ]
+    for axes, (name, table) in zip(rows, found.measures.items(), strict=True):
+        shown = np.log10(np.where(table > 0, table, np.nan)).T
+        drawn = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="viridis")
+        figure.colorbar(drawn, ax=axes, label="log10")
+        axes.set_title(f"{name}, {found.prompts[name]} prompts", fontsize=9)
+        axes.set_yticks(range(len(labels)), labels, fontsize=7)
+        axes.set_ylabel("site and grade")
+    rows[-1].set_xlabel("denoising step")
     _save(figure, path)
 
 
