@@ -89,7 +89,7 @@ def _hook(config: str, **fixed: Any) -> Callable[[Setup, Any], dict[str, Any]]:
 
         @contextmanager
         def applied(pipe: Any) -> Iterator[None]:
-            denoiser = denoiser_of(pipe)
+            denoiser: Any = denoiser_of(pipe)
             denoiser.enable_cache(settings)
             try:
                 yield
@@ -112,7 +112,7 @@ def _timestep(setup: Setup, value: Any) -> Callable[[], Any]:
 def _mag_ratios(setup: Setup, value: Any) -> torch.Tensor:
     """Calibrate MagCache on one image, whose ratios it prints."""
     config = MagCacheConfig(calibrate=True, num_inference_steps=setup.steps)
-    denoiser = denoiser_of(setup.pipe)
+    denoiser: Any = denoiser_of(setup.pipe)
     denoiser.enable_cache(config)
     printed = io.StringIO()
     try:

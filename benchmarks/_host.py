@@ -103,7 +103,7 @@ class LocalHost:
             self._work += tensor.numel() * width
             return plain(tensor)
 
-        layer.forward = forward  # type: ignore[method-assign]
+        layer.forward = forward  # type: ignore[method-assign, assignment]
 
 
 class RemoteHost:

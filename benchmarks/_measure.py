@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ PICTURED = 3
 TRIED_PROMPTS, LEAST_SPEEDUP, MOST_BEHIND_DB = 4, 1.6, 7.0
 
 Point = dict[str, float]
+T = TypeVar("T")
 
 
 class Log:
@@ -58,7 +60,7 @@ class Log:
 
     def keep_pictures(self, prompt: int, pictures: Mapping[str, Any]) -> None:
         """Keep the images of a prompt, (H, W, 3) of 8 bits each, by label."""
-        np.savez_compressed(self._folder / f"{prompt}.npz", **pictures)  # type: ignore[arg-type]
+        np.savez_compressed(self._folder / f"{prompt}.npz", **pictures)
 
     def pictures(self, prompt: int) -> dict[str, Any]:
         """Return the images of a prompt; empty if none were kept."""
@@ -121,13 +123,8 @@ def measure(
         if setting.label in log.errors or len(log.points.get(setting.label, ())) == len(jobs):
             continue
         on_image(f"warm-up: {setting.label}")
-        try:
-            peak = hosts[setting.process].warm_up(setting, *jobs[0])
-        except Exception as error:  # whatever a peer raises is its result
-            if setting.contender is None:
-                raise
-            log.note(setting.label, error=f"{type(error).__name__}: {error}"[:300])
-        else:
+        peak = _attempt(setting, log, partial(hosts[setting.process].warm_up, setting, *jobs[0]))
+        if peak is not None:
             log.note(setting.label, peak_bytes=peak)
     for number, job in enumerate(jobs):
         running = [setting for setting in running if setting.label not in log.errors]
@@ -138,27 +135,45 @@ def measure(
             continue
         needed = [references[process] for process in {s.process for s in left}]
         turn = [s for s in running if s in left or s in needed]
-        shift = number % len(turn)
-        drawn: dict[str, Drawn] = {}
-        for setting in [*turn[shift:], *turn[:shift]]:
-            on_image(setting.label)
-            try:
-                drawn[setting.label] = hosts[setting.process].shoot(setting, *job)
-            except Exception as error:
-                if setting.contender is None:
-                    raise
-                log.note(setting.label, error=f"{type(error).__name__}: {error}"[:300])
+        drawn = _turn(turn, number, job, hosts, log, on_image)
         for setting in left:
             if setting.label in drawn:
                 reference = drawn[references[setting.process].label]
-                log.note(
-                    setting.label,
-                    prompt=number,
-                    **_judged(drawn[setting.label], reference, lpips),
-                )
+                judged = _judged(drawn[setting.label], reference, lpips)
+                log.note(setting.label, prompt=number, **judged)
         if number < PICTURED:
             kept = {label: _picture(one) for label, one in drawn.items()}
             log.keep_pictures(number, log.pictures(number) | kept)
+
+
+def _turn(
+    turn: Sequence[Setting],
+    number: int,
+    job: Job,
+    hosts: Mapping[str, Host],
+    log: Log,
+    on_image: Callable[[str], None],
+) -> dict[str, Drawn]:
+    """Draw one job under every setting, beginning with another one at each job."""
+    drawn: dict[str, Drawn] = {}
+    shift = number % len(turn)
+    for setting in [*turn[shift:], *turn[:shift]]:
+        on_image(setting.label)
+        one = _attempt(setting, log, partial(hosts[setting.process].shoot, setting, *job))
+        if one is not None:
+            drawn[setting.label] = one
+    return drawn
+
+
+def _attempt(setting: Setting, log: Log, run: Callable[[], T]) -> T | None:
+    """Return what a setting does, None if it fails: what a peer raises is its result."""
+    try:
+        return run()
+    except Exception as error:
+        if setting.contender is None:
+            raise
+        log.note(setting.label, error=f"{type(error).__name__}: {error}"[:300])
+        return None
 
 
 def worth_more(running: Sequence[Setting], log: Log) -> list[Setting]:

@@ -102,7 +102,7 @@ def write_png(path: Path, rows: Sequence[Row], images: int, steps: int) -> None:
         family = curve[0]["family"]
         own = family in OURS
         axes.plot(
-            [row["speedup"] for row in curve],
+            np.array([row["speedup"] for row in curve], dtype=float),
             [(row["psnr_db"] or {})["mean"] for row in curve],
             color=_COLORS[family],
             marker=_PNG_MARKERS[place % len(_PNG_MARKERS)],
@@ -141,8 +141,9 @@ def write_page(
     title = f"{details['pipeline']}, {details['steps']} steps"
     facts = (
         f"{len(details['prompts'])} prompts, batch 1, {details['threads']} threads. Speed-up is "
-        "wall-clock of the whole pipeline call, medians, all contenders in turn; quality is against "
-        "the reference of the same process, prompt and seed; bars are 95 % bootstrap intervals."
+        "wall-clock of the whole pipeline call, medians, all contenders in turn; quality is "
+        "against the reference of the same process, prompt and seed; bars are 95 % bootstrap "
+        "intervals."
     )
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",

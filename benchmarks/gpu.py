@@ -201,7 +201,7 @@ def fitting_layers(shape: Shape, most_bytes: int, itemsize: int) -> dict[str, in
     def size(layers: Mapping[str, int]) -> int:
         with torch.device("meta"):
             model = getattr(diffusers, shape.kind)(**{**shape.config, **layers})
-        return sum(p.numel() for p in model.parameters()) * itemsize
+        return int(sum(p.numel() for p in model.parameters())) * itemsize
 
     whole = {name: int(shape.config[name]) for name in shape.layers}
     least = dict.fromkeys(shape.layers, 1)
@@ -240,7 +240,8 @@ def examine(
             figures["hidden_share"] = hidden
     if compiled:
         cached = _step_s(pipe, EveryK(PERIOD))
-        pipe.transformer.compile_repeated_blocks()
+        denoiser: Any = pipe.transformer
+        denoiser.compile_repeated_blocks()
         figures["compile_x"] = plain / _step_s(pipe)
         figures["cache_x"] = plain / cached
         figures["compile_cache_x"] = plain / _step_s(pipe, EveryK(PERIOD))
