@@ -6,10 +6,15 @@ whole pipelines with tiny random components by themselves; each must pass all of
 
 `buildable_count`, `pipelines_count`: denoiser classes and pipelines that were built and examined.
 `passed_count`, `passed_share`: how many of both pass all checks.
-`row_difference_x_plain`: how far a row drawn in a batch, where each row decides for itself, is from
-the same row alone, over how far it is without a cache (at the batch size where that is most);
-maximum over the units that take batches; `row_difference_median_x_plain` is their median.
-`rows8_difference_x_plain`: the same for eight rows with eight schedules on the tiny FLUX pipeline.
+`row_rounding_share`: in float64, how far a row drawn in a batch, where each row decides for itself,
+is from the same row alone, over the largest latent; maximum over the units that take batches.
+`row_difference_x_plain`: the same in float32, over how far it is without a cache (at the batch
+size where that is most), as root mean squares; maximum over the units.
+`row_difference_median_x_plain` is their median, `row_largest_x_plain` the maximum with largest
+differences in place of the means (a few roundings over a few), and `row_largest_over_count` at how
+many units that is above 1.
+`rows8_difference_x_plain`: of largest differences, for eight rows with eight schedules on the tiny
+FLUX pipeline.
 `threads_identical_count`: of 200 mixed requests (8 threads, 25 each) on one transformer, how many
 are bit-identical to running alone; `peer_threads_identical_count` is the same for diffusers'
 FirstBlockCache.
@@ -20,12 +25,11 @@ drawn as by a fresh pipeline; `cancel_left_bytes`: what the cancelled requests l
 alone, on `shapes` at batch 1; medians of interleaved calls.
 `int8_retarget_s`: seconds to recalibrate the shipped policy for int8 weights (torchao).
 `int8_gap_db`: PSNR that the policy loses against full precision, each against its own reference;
-mean over budgets. Both need torchao and are left out without it.
+mean over budgets, on test prompts.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -51,17 +55,14 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
 from tests.pipelines import build_tiny_pipe
-from tests.zoo.checks import Unit, denoiser_unit, examine
+from tests.zoo.checks import denoiser_unit, examine
 from tests.zoo.denoisers import DENOISERS
 from tests.zoo.docs import NOT_BUILT, table_of, write_docs
 from tests.zoo.loop import DenoiserLoop
 from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
-from tests.zoo.requests import (
-    cancel_identical,
-    eight_rows,
-    rank_disagreements,
-    threads_identical,
-)
+from tests.zoo.ranks import rank_disagreements
+from tests.zoo.requests import cancel_identical, eight_rows, threads_identical
+from tests.zoo.rows import Unit
 from tests.zoo.stack import compile_figures, int8_figures
 
 THREADS, EACH = 8, 25
@@ -89,17 +90,20 @@ def main() -> int:
         "passed_count": passed,
         "passed_share": passed / len(rows),
     }
-    ratios = [row["row_difference"] for row in rows if row.get("row_difference") is not None]
+    gaps = [row["row_gaps"] for row in rows if row.get("row_gaps") is not None]
+    largest, means = zip(*gaps, strict=True)
     figures |= {
-        "row_difference_x_plain": max(ratios),
-        "row_difference_median_x_plain": statistics.median(ratios),
-        "rows8_difference_x_plain": eight_rows(build_tiny_pipe()).ratio,
+        "row_rounding_share": max(row.get("row_rounding") or 0.0 for row in rows),
+        "row_difference_x_plain": max(means),
+        "row_difference_median_x_plain": statistics.median(means),
+        "row_largest_x_plain": max(largest),
+        "row_largest_over_count": sum(ratio > 1 for ratio in largest),
+        "rows8_difference_x_plain": eight_rows(build_tiny_pipe()).largest,
     }
     each = EACH // 4 if options.quick else EACH
     figures |= _request_figures(each)
     figures |= compile_figures(pairs=5 if options.quick else 15)
-    if importlib.util.find_spec("torchao") is not None:
-        figures |= int8_figures(prompts=4 if options.quick else 12)
+    figures |= int8_figures(prompts=4 if options.quick else 32)
     run.finish(figures, {"rows": rows, "not_built": NOT_BUILT}, options.json, title="coverage")
     if options.docs:
         write_docs(table_of(rows), ROOT)

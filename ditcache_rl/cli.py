@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--env", default="shapes", help="environment whose test prompts are drawn"
     )
-    evaluate.add_argument("--prompts", type=int, default=48, help="test prompts to draw")
+    evaluate.add_argument("--prompts", type=int, default=32, help="test prompts to draw")
     evaluate.add_argument("--steps", type=int, help="denoising steps (default: the policy's first)")
     evaluate.add_argument("--json", type=Path, help="write all results to this file")
     evaluate.add_argument(

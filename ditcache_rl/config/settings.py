@@ -18,8 +18,8 @@ class PipelineConfig:
         source: `builtin:shapes`, a folder, or a Hub id.
         dtype: Torch dtype of the weights.
         device: Torch device; `auto` takes the GPU where there is one.
-        quantize: Quantization of the denoiser's linear layers: "int8" (weights, through torchao),
-            or "" for none.
+        quantize: Quantization of the denoiser's linear layers: weights as "int8" or "fp8"
+            through torchao, or "" for none.
         call: Further arguments of the pipeline's call.
     """
 
@@ -120,12 +120,14 @@ class SearchConfig:
     Attributes:
         prompts: Train prompts that schedules are scored on; more is slower and generalises better.
         evaluations: Candidates tried per budget.
+        finals: Train prompts that the best few candidates of a budget are scored on again.
         most_share: Largest budget that is searched; above it schedules come from the error table
             alone.
     """
 
     prompts: int = 16
     evaluations: int = 24
+    finals: int = 64
     most_share: float = 0.5
 
 

@@ -11,6 +11,8 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import denoisers_of
 
 BUILTIN = "builtin:shapes"
+#: Kinds of quantized weights, and what torchao calls them.
+_WEIGHTS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
 
 
 def open_pipeline(
@@ -22,7 +24,7 @@ def open_pipeline(
         source: `builtin:shapes`, a folder, or a Hub id.
         dtype: Name of a torch floating-point dtype.
         device: Torch device; `auto` takes the GPU where there is one.
-        quantize: `int8` for the weights of the denoiser's linear layers.
+        quantize: `int8` or `fp8` for the weights of the denoiser's linear layers.
 
     Raises:
         ConfigError: If the dtype is unknown, the pipeline cannot be opened, or torchao is missing.
@@ -60,13 +62,14 @@ def quantize_weights(pipe: Any, kind: str) -> None:
     Raises:
         ConfigError: If the kind is unknown or torchao is not installed.
     """
-    if kind != "int8":
-        raise ConfigError(f"[pipeline] quantize must be 'int8' or '', received {kind!r}")
+    if kind not in _WEIGHTS:
+        names = ", ".join(repr(name) for name in ("", *_WEIGHTS))
+        raise ConfigError(f"[pipeline] quantize must be one of {names}, received {kind!r}")
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        from torchao import quantization
     except ImportError as error:
         raise ConfigError(
-            "[pipeline] quantize = 'int8' needs torchao: pip install 'ditcache-rl[quantize]'"
+            f"[pipeline] quantize = {kind!r} needs torchao: pip install 'ditcache-rl[quantize]'"
         ) from error
     for denoiser in denoisers_of(pipe).values():
-        quantize_(denoiser, Int8WeightOnlyConfig())
+        quantization.quantize_(denoiser, getattr(quantization, _WEIGHTS[kind])())

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument.signatures import (
@@ -80,7 +81,7 @@ class Span:
 
 
 def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
-    """Return the denoisers of a pipeline by component name.
+    """Return the denoisers of a pipeline by component name, without what wraps them for training.
 
     Raises:
         UnsupportedModelError: If there is none, or no scheduler that could tell the step.
@@ -92,7 +93,10 @@ def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
             f"expected a diffusers pipeline with a scheduler and one of {', '.join(DENOISER_NAMES)}"
             f", received {type(pipe).__name__}"
         )
-    return modules
+    return {
+        name: module.module if isinstance(module, DistributedDataParallel) else module
+        for name, module in modules.items()
+    }
 
 
 def find_stack(denoiser: nn.Module, blocks: str | None = None) -> Stack | None:

@@ -108,9 +108,10 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 
 def _view(tensor: Tensor) -> Tensor:
-    """Return a view of a few numbers that shares their memory."""
+    """Return a view of a few numbers that shares their memory, in whatever order they lie."""
     with torch.no_grad():
-        flat = tensor.detach()
+        order = sorted(range(tensor.ndim), key=lambda axis: tensor.stride()[axis], reverse=True)
+        flat = tensor.detach().permute(order)
         flat = flat.view(-1) if flat.is_contiguous() else flat.reshape(-1)[:0]
         stride = max(1, flat.numel() // _SAMPLES)
         return flat[::stride][:_SAMPLES]

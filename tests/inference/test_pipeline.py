@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.inference import open_pipeline
+from ditcache_rl.inference import model_identity, open_pipeline
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -34,3 +34,19 @@ def test_a_missing_pipeline_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model_index\.json"):
         open_pipeline(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")  # torchao registers enumerations that torch knows by now
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_quantized_weights_are_another_model(kind: str, tiny_folder: Path) -> None:
+    full = open_pipeline(str(tiny_folder), device="cpu")
+    quantized = open_pipeline(str(tiny_folder), device="cpu", quantize=kind)
+
+    identities = [model_identity(pipe.transformer) for pipe in (full, quantized)]
+    assert identities[0]["weights"] != identities[1]["weights"]
+    assert identities[0]["config_sha256"] == identities[1]["config_sha256"]
+
+
+def test_an_unknown_quantization_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"one of '', 'int8', 'fp8', received 'int3'"):
+        open_pipeline(str(tiny_folder), device="cpu", quantize="int3")

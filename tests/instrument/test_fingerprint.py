@@ -10,6 +10,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.fingerprint import ModelWatch, changed_parts
+from ditcache_rl.shapes.components import build_scheduler
 from tests.pipelines import build_tiny_pipe, draw
 from tests.zoo.loop import DenoiserLoop
 
@@ -138,6 +139,18 @@ def test_wrapped_weights_are_watched_part_by_part() -> None:
     assert changed_parts(before, watch.look(scheduler)) == ""
 
     pair.b.data.add_(1)
+
+    assert changed_parts(before, watch.look(scheduler)) == "weights"
+
+
+def test_weights_with_channels_last_are_watched() -> None:
+    convolution = nn.Conv2d(3, 5, 3)
+    weight = convolution.weight.contiguous(memory_format=torch.channels_last)
+    convolution.weight = nn.Parameter(weight)
+    watch, scheduler = ModelWatch(convolution), build_scheduler()
+    before = watch.look(scheduler)
+
+    convolution.weight.data.add_(1)
 
     assert changed_parts(before, watch.look(scheduler)) == "weights"
 

@@ -10,9 +10,10 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Mode
-from tests.zoo.checks import STEPS, PerRow
+from tests.zoo.checks import STEPS
 from tests.zoo.draws import Draw
 from tests.zoo.pipelines import PIPELINES, build
+from tests.zoo.rows import PerRow
 
 #: diffusers deprecates arguments of its own pipelines.
 pytestmark = pytest.mark.filterwarnings("ignore")

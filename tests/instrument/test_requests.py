@@ -1,11 +1,9 @@
 import asyncio
 import gc
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import start_processes
 
 from ditcache_rl import session
 from ditcache_rl.cache import TieredCache
@@ -14,7 +12,7 @@ from ditcache_rl.errors import ConfigError, StateError, UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Mode
 from tests.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
-from tests.zoo.requests import cancel_identical, rank_disagreements, threads_identical
+from tests.zoo.requests import cancel_identical, threads_identical
 
 
 def test_requests_of_many_threads_are_drawn_as_alone(tiny_pipe: Any) -> None:
@@ -157,11 +155,3 @@ def test_blocks_may_be_named(tiny_pipe: Any) -> None:
         BlockRunner(tiny_pipe, EveryK(2), TieredCache(), blocks="nothing.blocks")
     with pytest.raises(UnsupportedModelError, match="it has transformer_blocks, single"):
         BlockRunner(tiny_pipe, EveryK(2), TieredCache(), blocks="transformer.norm_out")
-
-
-def test_ranks_that_wish_for_different_things_do_the_same(tmp_path: Path) -> None:
-    start_processes(  # type: ignore[no-untyped-call]
-        rank_disagreements, (2, str(tmp_path), 200), nprocs=2
-    )
-
-    assert (tmp_path / "disagreements").read_text() == "0"

@@ -2,8 +2,12 @@
 
 from typing import Any
 
-from tests.zoo.requests import eight_rows
+from tests.zoo.requests import ROW_TABLES, eight_rows, prompted
+from tests.zoo.rows import NOISE, ROUNDING, rounding
 
 
 def test_eight_rows_that_decide_for_themselves_are_drawn_as_alone(tiny_pipe: Any) -> None:
-    assert eight_rows(tiny_pipe).ratio <= 1.0
+    unit = prompted(tiny_pipe)
+
+    assert rounding(unit, range(len(ROW_TABLES)), ROW_TABLES) <= ROUNDING
+    assert eight_rows(tiny_pipe).mean <= NOISE

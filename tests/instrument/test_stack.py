@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK
+from ditcache_rl.inference.pipeline import quantize_weights
 from ditcache_rl.instrument import BlockRunner
 from tests.pipelines import build_tiny_pipe, draw, draw_under
+from tests.zoo.pipelines import build, pipeline_unit
 
 CPU = torch.device("cpu")
 
@@ -86,8 +89,50 @@ def test_what_changes_no_number_changes_no_cached_image(
     assert torch.equal(draw(pipe), draw(tiny_pipe))
 
 
+def int8_weights(pipe: Any) -> None:
+    quantize_weights(pipe, "int8")
+
+
+def fp8_weights(pipe: Any) -> None:
+    quantize_weights(pipe, "fp8")
+
+
+def bitsandbytes_int8(pipe: Any) -> None:
+    bnb = pytest.importorskip("bitsandbytes", reason="a large wheel, not among the pins")
+    _swap_linears(pipe.transformer, bnb.nn.Linear8bitLt, has_fp16_weights=False)
+
+
+def bitsandbytes_nf4(pipe: Any) -> None:
+    bnb = pytest.importorskip("bitsandbytes", reason="a large wheel, not among the pins")
+    _swap_linears(
+        pipe.transformer, bnb.nn.Linear4bit, quant_type="nf4", compute_dtype=torch.float32
+    )
+
+
+def _swap_linears(module: nn.Module, kind: Any, **options: Any) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            sizes = child.in_features, child.out_features
+            swapped = kind(*sizes, bias=child.bias is not None, **options)
+            swapped.load_state_dict(child.state_dict())
+            setattr(module, name, swapped.to(CPU))
+        else:
+            _swap_linears(child, kind, **options)
+
+
+NEW_NUMBERS = [
+    half_weights,
+    layerwise_casting,
+    lora,
+    int8_weights,
+    fp8_weights,
+    bitsandbytes_int8,
+    bitsandbytes_nf4,
+]
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("change", [half_weights, layerwise_casting, lora])
+@pytest.mark.parametrize("change", NEW_NUMBERS)
 def test_what_changes_numbers_is_cached_as_it_is(change: Callable[[Any], None]) -> None:
     pipe = build_tiny_pipe()
     before = draw(pipe)
@@ -103,6 +148,27 @@ def test_what_changes_numbers_is_cached_as_it_is(change: Callable[[Any], None]) 
     assert not torch.equal(cached, plain)
     assert cached.dtype == plain.dtype
     assert torch.equal(draw(pipe), plain)
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers deprecates arguments of its own pipelines
+def test_a_unet_with_channels_last_is_cached_as_it_is() -> None:
+    pipe = build("StableDiffusionPipeline")
+    draw_ldm = pipeline_unit("StableDiffusionPipeline", pipe).draw
+    with BlockRunner(pipe, EveryK(2), TieredCache()):
+        expected = draw_ldm([1, 2], False)
+    pipe.unet.to(memory_format=torch.channels_last)
+    plain = draw_ldm([1, 2], False)
+
+    with BlockRunner(pipe, AllCompute(), TieredCache()):
+        computed = draw_ldm([1, 2], False)
+    with BlockRunner(pipe, EveryK(2), TieredCache()):
+        cached = draw_ldm([1, 2], False)
+
+    assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(computed, plain)
+    # Convolutions sum in another order; latents go up to 30.
+    torch.testing.assert_close(cached, expected, rtol=1e-4, atol=1e-3)
+    assert not torch.equal(cached, plain)
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import AllCompute, StaticSchedule
+from ditcache_rl.control import AllCompute
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.types import Mode
 from tests.zoo.denoisers import DENOISERS
+from tests.zoo.rows import (
+    NOISE,
+    ROUNDING,
+    PerRow,
+    RowGaps,
+    Unit,
+    blind,
+    rounding,
+    row_gaps,
+)
 
 #: Modes of the steps, the same in every site; each kind of estimate occurs.
 SCHEDULE = (0, 1, 0, 2, 0, 3)
 STEPS = len(SCHEDULE)
-#: Rows of a batch and their schedules, in the checks of every model.
-_ROW_SEEDS = (4, 5, 6)
-_ROW_TABLES = ((0, 1, 0, 2, 0, 1), (0, 0, 1, 1, 0, 2), (0, 0, 0, 0, 0, 0))
-#: Most that `RowGaps.ratio` may be there. A residual that is computed once enters three steps, and
-#: its rounding with it each time; the plain pipeline rounds anew at every step.
-ROW_TOLERANCE = 3.0
-
-
-class Unit(NamedTuple):
-    """Something that can be run: a denoiser in a loop, or a whole pipeline.
-
-    Attributes:
-        pipe: What is attached.
-        draw: Runs it: `draw(seeds, large)` returns the latents of every row.
-        steps: Denoiser steps of a run: fewer than `STEPS` where a pipeline starts late, more where
-            a sampler looks twice.
-        rows: It can draw several samples in one call.
-    """
-
-    pipe: Any
-    draw: Callable[[Sequence[int], bool], Tensor]
-    rows: bool = True
 
 
 class Interrupted(Exception):
@@ -56,8 +43,10 @@ class Findings(NamedTuple):
     spans: int
     branches: int
     """Most guidance branches of a step."""
-    row_difference: float | None
-    """`RowGaps.ratio`; None where it draws one sample at a time."""
+    row_gaps: RowGaps | None
+    """None where it draws one sample at a time, as is the next."""
+    row_rounding: float | None
+    """See `rounding`."""
     checks: dict[str, bool]
 
     @property
@@ -104,79 +93,12 @@ def examine(unit: Unit, *, seed: int = 0) -> Findings:
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
-    ratio = None
+    gaps = share = None
     if unit.rows:
-        ratio = row_gaps(unit, _ROW_SEEDS, _ROW_TABLES).ratio
-        checks["rows_alone"] = ratio <= ROW_TOLERANCE
-    return Findings(*findings, log.branches, ratio, checks)
-
-
-class RowGaps(NamedTuple):
-    """How far rows drawn in a batch are from the same rows drawn alone."""
-
-    cached: float
-    """Largest difference of the cached pipeline, each row under a schedule of its own."""
-    plain: float
-    """Largest difference of the uncached pipeline: see `row_gaps`."""
-
-    @property
-    def ratio(self) -> float:
-        """Cached over plain; at most 1 is what the bar asks for."""
-        return self.cached / self.plain
-
-
-def row_gaps(unit: Unit, seeds: Sequence[int], tables: Sequence[Sequence[int]]) -> RowGaps:
-    """Compare rows in a batch with the same rows alone, cached and uncached.
-
-    A matrix product sums a batch in another order than a row, and which order depends on the size
-    of the batch: the uncached pipeline itself draws a row a little differently at every size.
-    Under a schedule per row, the rows that compute run as a batch of their own, so that over the
-    steps every size up to that of the batch may occur. The pipeline's own difference is therefore
-    that of all these sizes, and of every row in each of them. Where it is smaller than one
-    rounding of the largest latent, that rounding is taken.
-
-    Args:
-        unit: What draws; it must take several rows.
-        seeds: One per row.
-        tables: Modes of each row, stretched to the steps.
-    """
-    alone = torch.cat([unit.draw([seed], False) for seed in seeds])
-    plain = float(alone.abs().max()) * torch.finfo(alone.dtype).eps
-    for size in range(2, len(seeds) + 1):
-        for start in {min(start, len(seeds) - size) for start in range(0, len(seeds), size)}:
-            drawn = unit.draw(seeds[start : start + size], False)
-            plain = max(plain, float((drawn - alone[start : start + size]).abs().max()))
-    with runner(unit.pipe, PerRow(tables), TieredCache()):
-        together = unit.draw(seeds, False)
-    single = []
-    for seed, table in zip(seeds, tables, strict=True):
-        with runner(unit.pipe, PerRow([table]), TieredCache()):
-            single.append(unit.draw([seed], False))
-    return RowGaps(float((together - torch.cat(single)).abs().max()), plain)
-
-
-class PerRow:
-    """A schedule per row, stretched to the steps of the request."""
-
-    probe_blocks = 0
-
-    def __init__(self, tables: Sequence[Sequence[int]]) -> None:
-        self._tables = tables
-
-    def reset(self, run: Any) -> None:
-        """Stretch the tables."""
-        tables = np.array(self._tables, dtype=np.int8)
-        count = run.num_inference_steps
-        picked = tables[:, np.arange(count) * tables.shape[1] // count]
-        picked[:, 0] = Mode.COMPUTE
-        rows = np.resize(np.arange(len(tables)), run.rows)
-        modes = np.repeat(picked[rows].T[:, :, None], run.sites, axis=2)
-        self._inner = StaticSchedule(modes)
-        self._inner.reset(run)
-
-    def decide(self, info: Any) -> Any:
-        """Follow the tables."""
-        return self._inner.decide(info)
+        gaps, share = row_gaps(unit), rounding(unit)
+        checks["rows_as_alone"] = share <= ROUNDING and gaps.mean <= NOISE
+        checks["rows_see_no_others"] = blind(unit)
+    return Findings(*findings, log.branches, gaps, share, checks)
 
 
 def scheduled(logs: list[RequestLog], unit: Unit) -> Any:
@@ -243,7 +165,7 @@ def executes(log: RequestLog, calls: Calls, plain: Calls, attached: BlockRunner)
     }
     asked = PerRow([SCHEDULE])
     asked.reset(log.run)
-    wished = asked._inner.modes[ran, 0, 0]
+    wished = asked.modes[ran, 0, 0]
     if len(attached.layouts) == 1 and not _follows(log.modes[ran, 0, 0], wished):
         return False
     if len(attached.layouts) > 1:  # a denoiser that takes over begins without a history

@@ -15,7 +15,6 @@ NOT_BUILT = {
     "Cosmos3OmniTransformer": "takes one packed sequence of text, video, sound and actions",
     "MiniMaxMusic3RVQDepthDecoder": "decodes tokens, and denoises nothing",
     "RFD4ProteinaTransformer": "denoises two latents of a protein at once, each with a clock",
-    "SanaWMTransformer3DModel": "takes camera rays that its pipeline builds; not tried yet",
     "T5FilmDecoder": "takes pairs of encodings and masks, and returns a bare tensor",
     "TransformerTemporalModel": "a part of U-Nets, and no denoiser by itself",
     "WanAnimate2Transformer3DModel": "takes keys and values kept from the frames before",
@@ -27,8 +26,9 @@ table. Every row was built with a tiny random configuration and went through the
 pipeline after leaving, without a trace; the blocks that run are those of the schedule; reuse
 changes the image and stays finite; after an exception at some step, and at a second size and
 batch, it draws as a fresh pipeline does; rows with schedules of their own draw what they draw
-alone. Blocks are those of the tiny configuration; *entries* is how many residuals are kept per
-site and branch; *branches* is the most guidance branches of a step that were seen."""
+alone (up to rounding, in float64), to the bit the same whatever the other rows hold. Blocks are
+those of the tiny configuration; *entries* is how many residuals are kept per site and branch;
+*branches* is the most guidance branches of a step that were seen."""
 TABLE = Path("ditcache_rl/inference/pipelines.json")
 PAGE = Path("docs/pipelines.md")
 

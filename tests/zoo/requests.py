@@ -8,23 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from ditcache_rl import session
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
-from ditcache_rl.instrument import BlockRunner, Ranks
-from ditcache_rl.instrument.history import SiteHistory
-from ditcache_rl.types import Decision
+from ditcache_rl.instrument import BlockRunner
 from tests.pipelines import PROMPTS, draw
-from tests.zoo.checks import RowGaps, Unit, row_gaps
+from tests.zoo.rows import RowGaps, Unit, row_gaps
 
 #: What requests differ in: side, steps, guidance.
 _SIDES, _STEPS = (32, 64, 96), (3, 4, 6)
 #: Modes of eight rows, all different: at each step some rows compute and others do not.
-_ROW_TABLES = (
+ROW_TABLES = (
     (0, 0, 0, 0, 0, 0),
     (0, 1, 0, 2, 0, 3),
     (0, 0, 1, 1, 0, 2),
@@ -79,6 +76,11 @@ def _outcome(pipe: Any, request: Callable[[Any], Tensor]) -> Tensor | None:
 
 def eight_rows(pipe: Any) -> RowGaps:
     """Compare a batch of eight rows, each with its own schedule, with the eight rows alone."""
+    return row_gaps(prompted(pipe), range(len(ROW_TABLES)), ROW_TABLES)
+
+
+def prompted(pipe: Any) -> Unit:
+    """Make a unit of a FLUX pipeline with two guidance branches."""
 
     def batch(seeds: Sequence[int], large: bool) -> Tensor:
         return draw(
@@ -89,7 +91,7 @@ def eight_rows(pipe: Any) -> RowGaps:
             negative_prompt=["a ring"] * len(seeds),
         )
 
-    return row_gaps(Unit(pipe, batch), range(len(_ROW_TABLES)), _ROW_TABLES)
+    return Unit(pipe, batch)
 
 
 class Cancelled(Exception):
@@ -125,38 +127,3 @@ def _cancel_at(step: int) -> Callable[..., dict[str, Any]]:
         return tensors
 
     return callback
-
-
-def rank_disagreements(rank: int, world: int, folder: str, steps: int) -> None:
-    """Decide random steps on one of several ranks; writes how often the ranks disagreed.
-
-    Args:
-        rank: Of this process.
-        world: Number of processes.
-        folder: Where they meet, and where rank 0 writes `disagreements`.
-        steps: How many.
-    """
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
-    )
-    try:
-        ranks, rng = Ranks(), np.random.default_rng(rank)  # ranks wish for different things
-        history = SiteHistory(TieredCache(), 0, 0, 0, 3)
-        disagreed = 0
-        for step in range(steps):
-            wish = rng.integers(0, 4, (3, 1), dtype=np.int8)
-            agreed = ranks.share(Decision(wish, np.zeros_like(wish)))
-            modes = ranks.least(history.effective(agreed.modes[:, 0]))
-            computing = np.flatnonzero(modes == 0)
-            if len(computing) and rng.random() < 0.9:  # one rank has no room where another has
-                entry = torch.zeros(len(computing), 4)
-                history.record(entry, computing, step, 1.0 - step / steps, 0)  # type: ignore[arg-type]
-            seen = [torch.empty(3, dtype=torch.int8) for _ in range(world)]
-            distributed.all_gather(seen, torch.as_tensor(modes.copy()))
-            disagreed += any(not torch.equal(seen[0], other) for other in seen)
-        if rank == 0:
-            with open(f"{folder}/disagreements", "w") as file:  # noqa: PTH123
-                file.write(str(disagreed))
-    finally:
-        distributed.destroy_process_group()

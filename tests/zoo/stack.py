@@ -81,7 +81,7 @@ def int8_figures(*, prompts: int) -> dict[str, float]:
     fresh = retarget(policy, int8, config)
     took = time.perf_counter() - started
     check_identity(fresh.manifest.model, fresh.manifest.scheduler, int8)
-    texts = config.read_prompts("select")[:prompts]
+    texts = config.read_prompts("test")[:prompts]
     at_full = _qualities(full, policy, texts, config.pipeline.call)
     at_int8 = _qualities(int8, fresh, texts, config.pipeline.call)
     return {

@@ -9,7 +9,7 @@ from tests.zoo.denoisers import DENOISERS
 from tests.zoo.loop import DenoiserLoop
 from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
 
-#: The rest of a sweep of two minutes is left to `make test ARGS="-m sweep"`.
+#: The rest of a sweep of five minutes is left to `make test ARGS="-m sweep"`.
 EVERY = 3
 
 
