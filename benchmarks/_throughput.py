@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import diskcache
 import numpy as np
@@ -40,13 +39,14 @@ def throughput(folder: Path, rounds: int, console: Console) -> dict[str, dict[st
     found: dict[str, dict[str, float]] = {}
     for mib in track(SIZES_MIB, "throughput", console=console, transient=True):
         nbytes, entries = mib << 20, ROUND_BYTES // (mib << 20)
+        room = ROUND_BYTES + nbytes  # an entry is replaced once its successor is written
         fd = os.open(folder / "raw", os.O_RDWR | os.O_CREAT, 0o600)
         os.posix_fallocate(fd, 0, ROUND_BYTES)
         with (
             diskcache.Cache(str(folder / "diskcache"), size_limit=4 * ROUND_BYTES) as peer,
-            _stores(folder, nbytes) as stores,
+            closing(TieredCache(0, room, room, cache_dir=folder)) as cache,
         ):
-            operations = _operations(stores, fd, folder, peer, nbytes)
+            operations = _operations(cache, fd, folder, peer, nbytes)
             seconds: dict[str, list[float]] = {name: [] for name in operations}
             for number in range(-1, rounds):  # the first one warms up: first touches do not count
                 for name, call in operations.items():
@@ -55,7 +55,6 @@ def throughput(folder: Path, rounds: int, console: Console) -> dict[str, dict[st
                     started = time.perf_counter()
                     for index in range(entries):
                         call(index)
-                    stores.behind.flush()
                     elapsed = time.perf_counter() - started
                     if number >= 0:
                         seconds[name].append(elapsed / entries)
@@ -65,53 +64,33 @@ def throughput(folder: Path, rounds: int, console: Console) -> dict[str, dict[st
     return found
 
 
-class _Stores(NamedTuple):
-    """The stores that are timed."""
-
-    alone: TieredCache
-    """Has no device tier, so that each call ends when its bytes are where they belong."""
-    behind: TieredCache
-    """Has a device tier for two entries, from where a worker writes them to the disk."""
-
-
-@contextmanager
-def _stores(folder: Path, nbytes: int) -> Iterator[_Stores]:
-    room = ROUND_BYTES + 2 * nbytes  # an entry is replaced once its successor is written
-    with (
-        closing(TieredCache(0, room, room, cache_dir=folder)) as alone,
-        closing(TieredCache(2 * nbytes, None, room, cache_dir=folder)) as behind,
-    ):
-        yield _Stores(alone, behind)
-
-
 def _operations(
-    stores: _Stores, fd: int, folder: Path, peer: diskcache.Cache, nbytes: int
+    cache: TieredCache, fd: int, folder: Path, peer: diskcache.Cache, nbytes: int
 ) -> dict[str, Callable[[int], object]]:
     """Name what is timed, each on the entry of an index."""
-    sources = torch.randn(ROUND_BYTES // 4).split(nbytes // 4)
-    targets = torch.zeros(ROUND_BYTES // 4).split(nbytes // 4)
+    sources = torch.randn(ROUND_BYTES // 4).view(-1, nbytes // 4)
+    targets = torch.zeros(ROUND_BYTES // 4).view(-1, nbytes // 4)
     data = [memoryview(source.numpy().data).cast("B") for source in sources]
     into = memoryview(np.zeros(nbytes, dtype=np.uint8).data)
 
-    def put(cache: TieredCache, tier: Tier, index: int) -> None:
+    def put(tier: Tier, index: int) -> None:
         assert cache.put(EntryKey(0, 0, tier, index), sources[index], tier)
 
     def host_get(index: int) -> None:
         # Reading in place moves nothing, so what is timed includes moving it.
-        entry = stores.alone.get(EntryKey(0, 0, Tier.HOST, index))
+        entry = cache.get(EntryKey(0, 0, Tier.HOST, index))
         assert entry is not None
         targets[index].copy_(entry)
 
     def disk_get(index: int) -> None:
-        assert stores.alone.get(EntryKey(0, 0, Tier.DISK, index)) is not None
+        assert cache.get(EntryKey(0, 0, Tier.DISK, index)) is not None
 
     return {
         "copy": lambda i: targets[i].copy_(sources[i]),
-        "host_put": lambda i: put(stores.alone, Tier.HOST, i),
+        "host_put": lambda i: put(Tier.HOST, i),
         "host_get": host_get,
         "raw_write": lambda i: os.pwrite(fd, data[i], i * nbytes),
-        "disk_put": lambda i: put(stores.behind, Tier.DISK, i),
-        "disk_put_alone": lambda i: put(stores.alone, Tier.DISK, i),
+        "disk_put": lambda i: put(Tier.DISK, i),
         "raw_read": lambda i: os.preadv(fd, [into], i * nbytes),
         "disk_get": disk_get,
         "safetensors_put": lambda i: save_file({"entry": sources[i]}, folder / f"{i}.safetensors"),

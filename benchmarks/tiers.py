@@ -7,9 +7,7 @@ again and again, which then never leaves a core's cache.
 `host_put_x_copy`, `host_get_x_copy`: speed over that of a copy into preallocated tensors. On a CPU
 a get returns the bytes where they lie; the copy out of them is counted with it.
 `disk_put_x_raw`, `disk_get_x_raw`: over pwrite and preadv on a preallocated file, warm, one buffer;
-checks and checksums included. Puts are those of a store whose device tier has room for two entries,
-from where workers write them; the round ends when all is in the slab. `disk_put_alone_x_raw` is
-that of a store without a device tier, whose puts end in the slab one by one.
+checks and checksums included; a put returns when its bytes are in the slab.
 `disk_put_x_safetensors`, `disk_put_x_diskcache`: over a file per entry;
 `raw_write_x_safetensors` is the most that any writer of a preallocated file can reach there.
 `small_op_s`: the slowest of put and get of 1 KiB in each tier.
@@ -110,7 +108,6 @@ def measure(
     figures["disk_get_x_raw"] = worst(speeds, "raw_read", "disk_get")
     figures["disk_put_x_safetensors"] = worst(speeds, "safetensors_put", "disk_put")
     figures["disk_put_x_diskcache"] = worst(speeds, "diskcache_put", "disk_put")
-    figures["disk_put_alone_x_raw"] = worst(speeds, "raw_write", "disk_put_alone")
     figures["raw_write_x_safetensors"] = worst(speeds, "safetensors_put", "raw_write")
     console.print(speed_table(speeds))
     small = small_operations(folder, amounts.small)

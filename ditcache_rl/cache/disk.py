@@ -270,7 +270,8 @@ class _Buffers:
         if nbytes < _POOL_FROM:
             room = np.empty(nbytes, dtype=np.uint8)
             return room, room
-        room, whole = None, _whole(nbytes)
+        whole = _whole(nbytes)
+        room: NDArray[np.uint8] | None = None
         while room is None and self._idle:
             try:
                 idle = self._idle.popleft()

@@ -12,14 +12,10 @@ from ditcache_rl.cache.codec import LOSSLESS, Codec
 from ditcache_rl.cache.integrity import NotFiniteError, is_finite
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.placement import Outlook
-from ditcache_rl.cache.sinking import Sinking
 from ditcache_rl.cache.slab import Form, Slot
 from ditcache_rl.cache.workers import Urgency
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
-
-#: From here on an entry is worth handing to a worker.
-_BEHIND_FROM = 1 << 19
 
 
 class Moves:
@@ -28,9 +24,6 @@ class Moves:
     Args:
         inventory: What lies where.
         codec: Format of what is stored from now on in slower tiers.
-
-    Attributes:
-        sinking: What workers move to the disk meanwhile.
 
     Notes:
         Bytes move without the lock. Whoever writes therefore commits under the lock only what is
@@ -41,7 +34,6 @@ class Moves:
     def __init__(self, inventory: Inventory, codec: Codec) -> None:
         self._inventory = inventory
         self.codec = codec
-        self.sinking = Sinking(inventory)
 
     def put(self, level: Tier, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
         """Store a new entry in a tier; False if it has no room.
@@ -51,12 +43,7 @@ class Moves:
         """
         if level is Tier.DEVICE:
             return self._put_fast(key, tensor, outlook)
-        if level is Tier.DISK and self._put_behind(key, tensor, outlook):
-            return True
-        kept = self._put_slow(level, key, tensor, outlook)
-        if kept and level is Tier.HOST and self._inventory.staging:
-            self.sinking.tidy(self._push)
-        return kept
+        return self._put_slow(level, key, tensor, outlook)
 
     def make_room(self, level: Tier, nbytes: int, worth: float | None, *, spare: int = 0) -> bool:
         """Move entries that are worth less down, or out, until so many bytes fit.
@@ -91,21 +78,6 @@ class Moves:
                     continue
                 inventory.ledger.moving.add(key)
             self._push(level, key, [tier for tier in inventory.slower if tier >= level])
-
-    def _put_behind(self, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
-        """Store a large entry on the device, if there is room, until a worker has written it.
-
-        Nobody waits for the disk, and reads that come before find the entry where it is.
-        """
-        inventory, nbytes = self._inventory, tensor.nbytes
-        if nbytes < _BEHIND_FROM or tensor.is_cuda:  # a worker has another stream
-            return False
-        with inventory.lock:
-            fits = inventory.device.fits(key, nbytes, spare=inventory.spare_bytes())
-        if not fits or not self._put_fast(key, tensor, outlook):
-            return False
-        self.sinking.sink(key, self._push)
-        return True
 
     def _put_fast(self, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
         inventory, nbytes, spare = self._inventory, tensor.nbytes, 0
@@ -230,7 +202,7 @@ class Moves:
         """
         inventory = self._inventory
         tier, limit = inventory.slower[level], inventory.patience_s(slot.nbytes)
-        if limit is None or level is not Tier.DISK or inventory.workers.here:
+        if limit is None or level is not Tier.DISK:
             try:
                 tier.write(slot, key, payload, check)
             except BaseException:
@@ -274,22 +246,15 @@ class Moves:
             tier.release(slot)
         return slot is not None
 
-    def _push(self, level: Tier, key: EntryKey, to: Sequence[Tier], *, keep: bool = False) -> None:
-        """Move an entry, which is marked as moving, to the first tier that takes it.
-
-        Args:
-            level: Where it is.
-            key: Its name.
-            to: Tiers, the best one first.
-            keep: Leave it where it is if none takes it; else it is dropped.
-        """
+    def _push(self, level: Tier, key: EntryKey, to: Sequence[Tier]) -> None:
+        """Move an entry, which is marked as moving, to the first tier that takes it, or drop it."""
         try:
-            self._push_marked(level, key, to, keep)
+            self._push_marked(level, key, to)
         finally:
             with self._inventory.lock:
                 self._inventory.ledger.moving.discard(key)
 
-    def _push_marked(self, level: Tier, key: EntryKey, to: Sequence[Tier], keep: bool) -> None:
+    def _push_marked(self, level: Tier, key: EntryKey, to: Sequence[Tier]) -> None:
         inventory = self._inventory
         with inventory.lock:
             outlook = inventory.ledger.outlook(key)
@@ -308,7 +273,7 @@ class Moves:
                     inventory.slower[level].unpin(entry)
         with inventory.lock:
             inventory.stats.demoted += moved
-            if not moved and not keep and still():
+            if not moved and still():
                 inventory.stats.evicted += 1
                 inventory.forget(key)
 

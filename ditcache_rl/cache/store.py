@@ -272,10 +272,6 @@ class TieredCache:
             with self._lock:
                 self._inventory.ledger.end_lease(key)
 
-    def flush(self) -> None:
-        """Return when what was on its way to a slower tier is there."""
-        self._moves.sinking.flush()
-
     def resize(self, level: Tier, cap_bytes: int | None) -> None:
         """Change the cap of a tier; what is worth least leaves it until the rest fits.
 
@@ -287,7 +283,6 @@ class TieredCache:
             OSError: If a slab cannot grow; the old cap stays.
             MemoryError: Likewise, where its memory cannot be pinned.
         """
-        self.flush()
         self._land_everything()
         if level is Tier.DEVICE:
             self.device.cap_bytes = cap_bytes

@@ -119,11 +119,6 @@ class Workers:
         job.run()
         return job
 
-    @property
-    def here(self) -> bool:
-        """Whether this thread is one of them, and must not wait for another."""
-        return threading.current_thread() in self._threads
-
     def close(self) -> None:
         """End the threads after the jobs that wait; calling it twice is harmless."""
         with self._lock:

@@ -378,58 +378,6 @@ def test_the_least_valuable_goes_down_and_the_most_valuable_stays(tmp_path: Path
     cache.close()
 
 
-def test_a_large_entry_waits_on_the_device_until_a_worker_has_written_it(tmp_path: Path) -> None:
-    cache = TieredCache(1 << 20, None, 4 << 20, cache_dir=tmp_path)
-    tensor = numbers((1 << 18,), torch.float32, 5)
-
-    assert cache.put(KEY, tensor, Tier.DISK)
-    at_once = cache.get(KEY)
-    cache.flush()
-
-    assert at_once is not None
-    assert same_bits(at_once, tensor)
-    assert KEY in cache.slower[Tier.DISK]
-    assert cache.device.used_bytes == 0
-    found = cache.get(KEY)
-    assert found is not None
-    assert same_bits(found, tensor)
-    cache.close()
-
-
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_a_large_entry_that_the_disk_refuses_stays_on_the_device(
-    tmp_path: Path, forgotten: bool
-) -> None:
-    io = FaultyIO(random.Random(0), rate=1.0, kinds=("enospc",))
-    cache = TieredCache(1 << 20, None, 4 << 20, cache_dir=tmp_path, io=io)
-    tensor = numbers((1 << 18,), torch.float32, 5)
-
-    assert cache.put(KEY, tensor, Tier.DISK)
-    if forgotten:
-        cache.discard(KEY)
-    cache.flush()
-
-    found = cache.get(KEY)
-    assert found is None if forgotten else found is tensor
-    assert len(cache.slower[Tier.DISK]) == 0
-    assert cache.used_bytes == (0 if forgotten else 1 << 20)
-    cache.close()
-
-
-def test_a_full_host_tier_makes_room_before_the_next_entry_comes(tmp_path: Path) -> None:
-    cache = TieredCache(0, 4 << 10, 1 << 20, cache_dir=tmp_path)
-    cache.prefetch([])  # somebody looks ahead
-    keys = [EntryKey(0, 0, site, 0) for site in range(4)]
-    for key in keys:
-        cache.put(key, torch.ones(256), Tier.HOST, Outlook(0, 9 - key.site))
-    cache.flush()
-
-    assert cache.slower[Tier.DISK].held() == (keys[0],)
-    assert set(cache.slower[Tier.HOST].held()) == set(keys[1:])
-    assert cache.stats.evicted == 0
-    cache.close()
-
-
 def test_an_entry_modified_behind_the_stores_back_is_a_miss(cache: TieredCache) -> None:
     tensor = torch.ones(8)
     cache.put(KEY, tensor)
