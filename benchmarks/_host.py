@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._contenders import CONTENDERS, Contender, Setup, Value
+from ditcache_rl.cache import TieredCache
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.evaluate import Bench, Method, silent
 from ditcache_rl.evaluate.methods import REFERENCE
@@ -69,7 +70,7 @@ class LocalHost:
 
     def __init__(self, setup: Setup, call: dict[str, Any]) -> None:
         self._setup = setup
-        self._bench = Bench(setup.pipe, steps=setup.steps, call=call, device_bytes=None)
+        self._bench = Bench(setup.pipe, TieredCache(), steps=setup.steps, call=call)
         self._methods: dict[str, Method] = {}
         self._work = 0
         for layer in _linear_layers(setup.pipe):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -20,71 +21,80 @@ from ditcache_rl.types import EntryKey, Tier
 
 SIZES_MIB = (1, 4, 16, 64)
 SMALL_BYTES = 1024
-KEY = EntryKey(0, 0, 0, 0)
+#: Entries of a round, together: several times what a core's caches hold, since nobody stores the
+#: same entry again and again.
+ROUND_BYTES = 128 << 20
 #: Writers that are slow: a few rounds of them are enough.
 _SLOW = ("safetensors_put", "diskcache_put")
+_SLOW_ROUNDS = 2
 
 
 def throughput(folder: Path, rounds: int, console: Console) -> dict[str, dict[str, float]]:
-    """Time every operation at every size, one after the other within each round.
+    """Time every operation at every size: on each entry of a round, one operation after the other.
 
     Returns:
-        By size in MiB, by operation: median seconds; with `rounds` of it.
+        By size in MiB, by operation: median over the rounds of the seconds per entry; with `rounds`
+        and `entries` of it.
     """
     found: dict[str, dict[str, float]] = {}
     for mib in track(SIZES_MIB, "throughput", console=console, transient=True):
-        nbytes = mib << 20
-        count = max(5, rounds // mib)
-        cache = TieredCache(0, 2 * nbytes, 2 * nbytes, cache_dir=folder)
+        nbytes, entries = mib << 20, ROUND_BYTES // (mib << 20)
+        room = ROUND_BYTES + nbytes  # an entry is replaced once its successor is written
         fd = os.open(folder / "raw", os.O_RDWR | os.O_CREAT, 0o600)
-        os.posix_fallocate(fd, 0, nbytes)
-        with diskcache.Cache(str(folder / "diskcache")) as peer:
+        os.posix_fallocate(fd, 0, ROUND_BYTES)
+        with (
+            diskcache.Cache(str(folder / "diskcache"), size_limit=4 * ROUND_BYTES) as peer,
+            closing(TieredCache(0, room, room, cache_dir=folder)) as cache,
+        ):
             operations = _operations(cache, fd, folder, peer, nbytes)
             seconds: dict[str, list[float]] = {name: [] for name in operations}
-            for index in range(-2, count):  # two rounds warm up: first touches are not the matter
+            for number in range(-1, rounds):  # the first one warms up: first touches do not count
                 for name, call in operations.items():
-                    if name in _SLOW and index >= 5:
+                    if name in _SLOW and number >= _SLOW_ROUNDS:
                         continue
                     started = time.perf_counter()
-                    call()
+                    for index in range(entries):
+                        call(index)
                     elapsed = time.perf_counter() - started
-                    if index >= 0:
-                        seconds[name].append(elapsed)
+                    if number >= 0:
+                        seconds[name].append(elapsed / entries)
         os.close(fd)
-        cache.close()
         found[str(mib)] = {name: median(times) for name, times in seconds.items()}
-        found[str(mib)]["rounds"] = count
+        found[str(mib)] |= {"rounds": rounds, "entries": entries}
     return found
 
 
 def _operations(
     cache: TieredCache, fd: int, folder: Path, peer: diskcache.Cache, nbytes: int
-) -> dict[str, Callable[[], object]]:
-    source = torch.randn(nbytes // 4)
-    target = torch.empty_like(source)
-    data = memoryview(source.numpy().data).cast("B")
+) -> dict[str, Callable[[int], object]]:
+    """Name what is timed, each on the entry of an index."""
+    sources = torch.randn(ROUND_BYTES // 4).view(-1, nbytes // 4)
+    targets = torch.zeros(ROUND_BYTES // 4).view(-1, nbytes // 4)
+    data = [memoryview(source.numpy().data).cast("B") for source in sources]
     into = memoryview(np.zeros(nbytes, dtype=np.uint8).data)
-    disk_key = EntryKey(0, 0, 1, 0)
 
-    def host_get() -> None:
+    def put(tier: Tier, index: int) -> None:
+        assert cache.put(EntryKey(0, 0, tier, index), sources[index], tier)
+
+    def host_get(index: int) -> None:
         # Reading in place moves nothing, so what is timed includes moving it.
-        entry = cache.get(KEY)
+        entry = cache.get(EntryKey(0, 0, Tier.HOST, index))
         assert entry is not None
-        target.copy_(entry)
+        targets[index].copy_(entry)
 
-    def disk_get() -> None:
-        assert cache.get(disk_key) is not None
+    def disk_get(index: int) -> None:
+        assert cache.get(EntryKey(0, 0, Tier.DISK, index)) is not None
 
     return {
-        "copy": lambda: target.copy_(source),
-        "host_put": lambda: cache.put(KEY, source, Tier.HOST),
+        "copy": lambda i: targets[i].copy_(sources[i]),
+        "host_put": lambda i: put(Tier.HOST, i),
         "host_get": host_get,
-        "raw_write": lambda: os.pwrite(fd, data, 0),
-        "disk_put": lambda: cache.put(disk_key, source, Tier.DISK),
-        "raw_read": lambda: os.preadv(fd, [into], 0),
+        "raw_write": lambda i: os.pwrite(fd, data[i], i * nbytes),
+        "disk_put": lambda i: put(Tier.DISK, i),
+        "raw_read": lambda i: os.preadv(fd, [into], i * nbytes),
         "disk_get": disk_get,
-        "safetensors_put": lambda: save_file({"entry": source}, folder / "entry.safetensors"),
-        "diskcache_put": lambda: peer.set("entry", bytes(data)),
+        "safetensors_put": lambda i: save_file({"entry": sources[i]}, folder / f"{i}.safetensors"),
+        "diskcache_put": lambda i: peer.set(i, bytes(data[i])),
     }
 
 

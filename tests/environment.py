@@ -46,10 +46,14 @@ def write_env(
     budgets: Sequence[float] = (0.25, 0.5, 0.75),
     tradeoff_share: float = 0.2,
     device_bytes: str = "70%",
+    tiers: str = "",
     rows: int = 4,
     episodes: int = 16,
 ) -> Path:
-    """Write an environment file and its prompts, and return the file."""
+    """Write an environment file and its prompts, and return the file.
+
+    `tiers` goes into its cache table as it is, and begins with a comma.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for part, prompts in PROMPTS.items():
         (folder / f"{part}.txt").write_text("\n".join(prompts))
@@ -60,7 +64,7 @@ def write_env(
         id = "ditcache/tiny-v0"
         steps = {list(steps)}
         pipeline = {{ source = "{source}", device = "cpu", call = {{ {arguments} }} }}
-        cache = {{ sites = {sites}, device_bytes = "{device_bytes}" }}
+        cache = {{ sites = {sites}, device_bytes = "{device_bytes}"{tiers} }}
         reward = {{ psnr = 2.0, ssim = 3.0, latency_weights = [1.0, 5.0] }}
         targets = {{ budgets = {list(budgets)}, tradeoff_share = {tradeoff_share} }}
         prompts = {{ train = "train.txt", select = "select.txt", test = "test.txt" }}

@@ -111,6 +111,7 @@ def test_prompts_are_read_beside_the_file_and_without_blanks(env: Path) -> None:
         ("sites = 2", 'sites = "2"', "[cache] sites must be int, received '2'"),
         ("sites = 2", "sites = 2.0", "[cache] sites must be int, received 2.0"),
         ("sites = 2", "sites = true", "[cache] sites must be int, received True"),
+        ("sites = 2", "host_bytes = 3", "[cache] host_bytes must be str, received 3"),
         ("steps = [8]", "steps = 8", "steps must be list[int], received 8"),
         ("steps = [8]", 'steps = ["8"]', "steps must be int, received '8'"),
         ("steps = [8]", "steps = [true]", "steps must be int, received True"),
@@ -158,6 +159,8 @@ def test_a_table_that_is_a_number_is_named(env: Path) -> None:
         ("rows = 4", "batch_size = -3", "[ppo] batch_size must be >= 1, received -3"),
         ('"70%"', '"most"', "expected bytes as 1048576, '512MiB' or '70%', received 'most'"),
         ('"70%"', '"0"', "it must be above zero"),
+        ("sites = 2", 'host_bytes = "x"', "[cache] host_bytes: expected bytes as"),
+        ("sites = 2", 'disk_bytes = "1GiB"', "disk_bytes and cache_dir must be given together"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_rule(

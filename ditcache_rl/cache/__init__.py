@@ -3,7 +3,7 @@
 from ditcache_rl.cache.caps import Caps, resolve_caps, room_for
 from ditcache_rl.cache.codec import CODECS, LOSSLESS, Codec, codec_pays, find_codec
 from ditcache_rl.cache.io import SystemIO
-from ditcache_rl.cache.placement import NEVER, Habit, Outlook, graded_tiers, next_uses
+from ditcache_rl.cache.placement import NEVER, Habit, Outlook, next_uses
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.store import TieredCache
 from ditcache_rl.cache.tier import DeviceTier
@@ -25,7 +25,6 @@ __all__ = [
     "codec_pays",
     "compute_s_per_byte",
     "find_codec",
-    "graded_tiers",
     "next_uses",
     "resolve_caps",
     "room_for",

@@ -33,9 +33,8 @@ class Codec(NamedTuple):
 
 def to_bytes(tensor: Tensor) -> Tensor:
     """View any tensor as (n,) uint8, copying only what is not contiguous."""
-    tensor = tensor.detach()
-    if not tensor.is_contiguous():
-        tensor = tensor.contiguous()
+    if tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().contiguous()
     return tensor.view(-1).view(torch.uint8)
 
 

@@ -7,11 +7,11 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,15 +24,19 @@ from ditcache_rl.cache.integrity import require_finite, seed_of
 from ditcache_rl.cache.io import SystemIO, read_all, write_all
 from ditcache_rl.cache.slab import Slot
 from ditcache_rl.cache.tier import CHUNK_BYTES, SlotTier
-from ditcache_rl.cache.workers import Urgency, Workers
+from ditcache_rl.cache.workers import Job, Urgency, Workers
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey
 
 _ALIGN = 4096  # of the page cache and of the file system
-#: From here on a second core takes half of the work; below, handing it over costs more.
-_SPLIT_FROM = 3 << 20
+#: From here on a second core reads one half, or hashes what the first one writes; below, handing it
+#: over costs more.
+_SPLIT_FROM = 1 << 20
+_BESIDE_FROM = 1 << 19
+#: From here on memory for loads is kept for the next ones.
+_POOL_FROM = 1 << 16
 #: Buffers of loads that are kept for the next one: fresh memory is slower than the disk's cache.
-_SPARE_BUFFERS = 2
+_SPARE_BUFFERS = 4
 
 
 class DiskTier(SlotTier):
@@ -61,7 +65,8 @@ class DiskTier(SlotTier):
             self.fd = io.open_slab(folder_fd, folder)
         finally:
             os.close(folder_fd)
-        self._close = weakref.finalize(self, io.close, self.fd)
+        self._direct = io.open_beside_cache(self.fd)
+        self._close = weakref.finalize(self, _close_all, io, self.fd, self._direct)
         self._gate = threading.Lock()
         self._inside, self._shut = 0, False
         try:
@@ -76,16 +81,45 @@ class DiskTier(SlotTier):
     ) -> None:
         """Check, hash and write a payload."""
         data = (payload.cpu() if payload.is_cuda else payload).numpy()
-        move = partial(_hash_and_write, self._io, self.fd, check)
-        with self._open():
-            slot.seal = self._in_parts(slot, key, data, Urgency.WRITE, move)
+        self._enter()
+        try:
+            if slot.nbytes < _BESIDE_FROM:
+                require_finite(data, check)
+                slot.seal = (xxhash.xxh3_64_intdigest(data.data, seed_of(key, slot.serial, 0)),)
+                write_all(self._io, self.fd, data.data, slot.offset)
+                return
+            parts = _parts(slot, key)
+            # Writers of one file wait for each other, so that two halves would take as long.
+            job = self._workers.submit(partial(_check_and_hash, check, data, parts), Urgency.READ)
+            try:
+                write_all(self._io, self.fd, data.data, slot.offset)
+            finally:
+                job.end()
+            slot.seal = _outcome(job)
+        finally:
+            self._leave()
 
     def read(self, slot: Slot, key: EntryKey) -> Tensor:
         """Read a payload into fresh memory and compare checksums."""
-        memory = self._buffers.take(slot.nbytes)
-        move = partial(_read_and_hash, self._io, self.fd)
-        with self._open():
-            found = self._in_parts(slot, key, memory, Urgency.READ, move)
+        room, memory = self._buffers.take(slot.nbytes)
+        found: tuple[int, ...]
+        self._enter()
+        try:
+            if slot.nbytes < _BESIDE_FROM:
+                read_all(self._io, self.fd, memory.data, slot.offset)
+                found = (xxhash.xxh3_64_intdigest(memory.data, seed_of(key, slot.serial, 0)),)
+            elif len(parts := _parts(slot, key)) == 1:
+                found = (self._read_and_hash(room, slot.offset, parts[0]),)
+            else:
+                move = partial(self._read_and_hash, room, slot.offset)
+                job = self._workers.submit(partial(move, parts[1]), Urgency.READ)
+                try:
+                    first = move(parts[0])
+                finally:
+                    job.end()
+                found = first, _outcome(job)
+        finally:
+            self._leave()
         if found != slot.seal:
             raise CacheCorruptionError(
                 f"{key}: expected checksum {slot.seal}, received {found} from "
@@ -93,16 +127,40 @@ class DiskTier(SlotTier):
             )
         return torch.from_numpy(memory)
 
+    def _read_and_hash(self, room: NDArray[np.uint8], offset: int, part: _Part) -> int:
+        """Read a part from the page cache if it is there, else from the disk itself."""
+        start, stop, seed = part
+        if self._direct is not None:
+            cached = self._io.cached_bytes(self.fd, offset + start, stop - start)
+            if cached is not None and cached < stop - start:
+                self._read_beside_cache(room[start:].data, stop - start, offset + start)
+                return xxhash.xxh3_64_intdigest(room[start:stop].data, seed)
+        digest = xxhash.xxh3_64(seed=seed)
+        for first in range(start, stop, CHUNK_BYTES):
+            chunk = room[first : min(first + CHUNK_BYTES, stop)].data
+            read_all(self._io, self.fd, chunk, offset + first)
+            digest.update(chunk)
+        return digest.intdigest()
+
+    def _read_beside_cache(self, room: memoryview, nbytes: int, offset: int) -> None:
+        """Read in one go; what comes short of it takes the usual way."""
+        assert self._direct is not None
+        done = 0
+        with suppress(InterruptedError):
+            done = self._io.preadv(self._direct, room[: _whole(nbytes)], offset)
+        if done < nbytes:
+            read_all(self._io, self.fd, room[done:nbytes], offset + done)
+
     def resize(self, cap_bytes: int) -> None:
         """Take more blocks, or give back those at the end that nothing uses."""
-        missing = cap_bytes - self.allocator.capacity
+        missing = (cap_bytes - self.allocator.capacity) // _ALIGN * _ALIGN
         if missing > 0:
             # The hole between the two slabs is one slot.
-            self._io.allocate(self.fd, self.allocator.end + _ALIGN + missing)
+            self._io.allocate(self.fd, self.allocator.reach + _ALIGN + missing)
             self.allocator.grow(missing)
         else:
             self.allocator.cut(cap_bytes)
-            self._io.truncate(self.fd, self.allocator.end)
+            self._io.truncate(self.fd, self.allocator.reach)
         self.cap_bytes = cap_bytes
 
     def make_cold(self) -> None:
@@ -131,71 +189,70 @@ class DiskTier(SlotTier):
         """
         self._close()
 
-    @contextmanager
-    def _open(self) -> Iterator[None]:
-        """Keep the file open inside of the block; raises OSError if it is closed."""
+    def _enter(self) -> None:
+        """Keep the file open until `_leave`; raises OSError if it is closed."""
         with self._gate:
             if self._shut:
                 raise OSError(errno.EBADF, "the disk tier is closed")
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._gate:
-                self._inside -= 1
-                last = self._shut and not self._inside
-            if last:
-                self._close()
 
-    def _in_parts(
-        self,
-        slot: Slot,
-        key: EntryKey,
-        data: NDArray[np.uint8],
-        urgency: Urgency,
-        move: Callable[[NDArray[np.uint8], int, int], int],
-    ) -> tuple[int, ...]:
-        """Move all of an entry, half of a large one on another core; return the checksums."""
-        if slot.nbytes < _SPLIT_FROM:
-            return (move(data, slot.offset, seed_of(key, slot.serial, 0)),)
-        middle = slot.nbytes // 2 // CHUNK_BYTES * CHUNK_BYTES
-        half = partial(move, data[middle:], slot.offset + middle, seed_of(key, slot.serial, 1))
-        job = self._workers.submit(half, urgency)
-        try:
-            first = move(data[:middle], slot.offset, seed_of(key, slot.serial, 0))
-        finally:
-            if not job.run():
-                job.wait()  # whatever happens, nobody touches the buffer after this call
-        if job.error is not None:
-            raise job.error
-        return first, job.result
+    def _leave(self) -> None:
+        with self._gate:
+            self._inside -= 1
+            last = self._shut and not self._inside
+        if last:
+            self._close()
 
 
-def _hash_and_write(
-    io: SystemIO,
-    fd: int,
-    check: torch.dtype | None,
-    data: NDArray[np.uint8],
-    offset: int,
-    seed: int,
-) -> int:
-    digest = xxhash.xxh3_64(seed=seed)
-    for start in range(0, len(data), CHUNK_BYTES):
-        chunk = data[start : start + CHUNK_BYTES]
-        if check is not None:
+class _Part(NamedTuple):
+    """A part of an entry that has a checksum of its own."""
+
+    start: int
+    stop: int
+    seed: int
+
+
+def _parts(slot: Slot, key: EntryKey) -> list[_Part]:
+    """Divide an entry: a large one in two, which two cores can read."""
+    nbytes, serial = slot.nbytes, slot.serial
+    if nbytes < _SPLIT_FROM:
+        return [_Part(0, nbytes, seed_of(key, serial, 0))]
+    middle = nbytes // 2 // CHUNK_BYTES * CHUNK_BYTES
+    return [
+        _Part(0, middle, seed_of(key, serial, 0)),
+        _Part(middle, nbytes, seed_of(key, serial, 1)),
+    ]
+
+
+def _outcome(job: Job) -> Any:
+    if job.error is not None:
+        raise job.error
+    return job.result
+
+
+def _check_and_hash(
+    check: torch.dtype | None, data: NDArray[np.uint8], parts: Sequence[_Part]
+) -> tuple[int, ...]:
+    digests = []
+    for start, stop, seed in parts:
+        digest = xxhash.xxh3_64(seed=seed)
+        for first in range(start, stop, CHUNK_BYTES):
+            chunk = data[first : min(first + CHUNK_BYTES, stop)]
             require_finite(chunk, check)
-        digest.update(chunk.data)
-        write_all(io, fd, chunk.data, offset + start)
-    return digest.intdigest()
+            digest.update(chunk.data)
+        digests.append(digest.intdigest())
+    return tuple(digests)
 
 
-def _read_and_hash(io: SystemIO, fd: int, data: NDArray[np.uint8], offset: int, seed: int) -> int:
-    digest = xxhash.xxh3_64(seed=seed)
-    for start in range(0, len(data), CHUNK_BYTES):
-        chunk = data[start : start + CHUNK_BYTES]
-        read_all(io, fd, chunk.data, offset + start)
-        digest.update(chunk.data)
-    return digest.intdigest()
+def _whole(nbytes: int) -> int:
+    """Round up to what a read beside the page cache can take."""
+    return -(-nbytes // _ALIGN) * _ALIGN
+
+
+def _close_all(io: SystemIO, *files: int | None) -> None:
+    for fd in files:
+        if fd is not None:
+            io.close(fd)
 
 
 class _Buffers:
@@ -208,21 +265,27 @@ class _Buffers:
         self._idle: deque[NDArray[np.uint8]] = deque(maxlen=_SPARE_BUFFERS)
         self._lent: dict[int, Any] = {}
 
-    def take(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return memory whose contents do not matter."""
-        memory = None
-        while memory is None and self._idle:
+    def take(self, nbytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return aligned memory whose contents do not matter, and the part of it that is lent."""
+        if nbytes < _POOL_FROM:
+            small = np.empty(nbytes, dtype=np.uint8)
+            return small, small
+        whole = _whole(nbytes)
+        room: NDArray[np.uint8] | None = None
+        while room is None and self._idle:
             try:
                 idle = self._idle.popleft()
             except IndexError:  # another thread was faster
                 break
-            memory = idle if idle.nbytes == nbytes else None
-        if memory is None:
-            memory = np.empty(nbytes, dtype=np.uint8)
-        lent = memory[:]
-        reference = weakref.ref(lent, partial(self._back, memory))
+            room = idle if idle.nbytes == whole else None
+        if room is None:
+            padded = np.empty(whole + _ALIGN, dtype=np.uint8)
+            start = -padded.ctypes.data % _ALIGN
+            room = padded[start : start + whole]
+        lent = room[:nbytes]
+        reference = weakref.ref(lent, partial(self._back, room))
         self._lent[id(reference)] = reference  # an array has no hash, and so has its reference
-        return lent
+        return room, lent
 
     def _back(self, memory: NDArray[np.uint8], reference: Any) -> None:
         self._lent.pop(id(reference), None)

@@ -34,7 +34,7 @@ class Flights:
 
     def leave(self, key: EntryKey) -> None:
         """Give up a load ahead that nobody needs any more."""
-        load = self.ahead.pop(key, None) if self.ahead else None
+        load = self.ahead.pop(key, None)
         if load is not None:
             self._stats.prefetch_wasted += 1
             self.abandon(load)

@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache.integrity import require_finite
+from ditcache_rl.cache.integrity import THREADS_FROM, require_finite, require_finite_tensor
 from ditcache_rl.cache.slab import Slot
-from ditcache_rl.cache.tier import CHUNK_BYTES, SlotTier
+from ditcache_rl.cache.tier import SlotTier
 from ditcache_rl.cache.transfer import Copier, Ticket
 from ditcache_rl.types import EntryKey
 
 _ALIGN = 64  # bytes of a cache line; every dtype may start there
+#: Bytes that all cores check and then copy, so that the copy finds them in their shared cache.
+_CHUNK_BYTES = 4 << 20
 
 #: Shared pages, the default of Python, would be those of forked children too, and the system would
 #: keep them when they are given back by MADV_DONTNEED.
@@ -69,11 +71,16 @@ class HostTier(SlotTier):
         """Copy a payload in; on a GPU the copy may still run afterwards, under `slot.tickets`."""
         memory = self._memory(slot)
         if self._copier.in_place:
-            source = payload.numpy()
-            for start in range(0, slot.nbytes, CHUNK_BYTES):
-                chunk = source[start : start + CHUNK_BYTES]
-                require_finite(chunk, check)
-                memory[start : start + CHUNK_BYTES] = chunk
+            if slot.nbytes < THREADS_FROM:
+                source = payload.numpy()
+                require_finite(source, check)
+                memory[:] = source
+                return
+            target = torch.from_numpy(memory)
+            for start in range(0, slot.nbytes, _CHUNK_BYTES):
+                chunk = payload[start : start + _CHUNK_BYTES]
+                require_finite_tensor(chunk, check)
+                target[start : start + _CHUNK_BYTES].copy_(chunk)
             return
         if not payload.is_cuda:
             require_finite(payload.numpy(), check)
@@ -91,7 +98,7 @@ class HostTier(SlotTier):
 
     def resize(self, cap_bytes: int) -> None:
         """Map more memory, or give the pages of free extents back to the system."""
-        missing = cap_bytes - self.allocator.capacity
+        missing = (cap_bytes - self.allocator.capacity) // _ALIGN * _ALIGN
         if missing > 0:
             mapped = self._map(missing)
             self._maps.append((self.allocator.grow(missing), *mapped))

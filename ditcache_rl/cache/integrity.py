@@ -21,6 +21,9 @@ _BITS: dict[torch.dtype, tuple[type[Any], type[Any], int, int]] = {
     torch.float16: (np.int16, np.uint16, 0x7C00, 0xFC00),
     torch.bfloat16: (np.int16, np.uint16, 0x7F80, 0xFF80),
 }
+#: From here on waking torch's threads costs less than they save.
+THREADS_FROM = 1 << 18
+_PLACE = struct.Struct("<6q").pack
 _SQUARED: dict[torch.dtype, type[Any]] = {torch.float64: np.float64, torch.float32: np.float32}
 
 
@@ -34,36 +37,57 @@ def require_finite(data: NDArray[np.uint8], dtype: torch.dtype | None) -> None:
     Raises:
         NotFiniteError: If one of them is NaN or Inf.
     """
-    if dtype is not None and dtype in _BITS and not _finite(data, dtype):
+    if dtype is None or dtype not in _BITS:
+        return
+    kind = _SQUARED.get(dtype)
+    if not (kind and _sums_up(data.view(kind))) and not _bits_are_finite(data, dtype):
         raise NotFiniteError
+
+
+def require_finite_tensor(payload: Tensor, dtype: torch.dtype | None) -> None:
+    """The same with all of torch's threads, which pays for large payloads.
+
+    Raises:
+        NotFiniteError: If a number is NaN or Inf.
+    """
+    if dtype is not None and dtype in _SQUARED and _adds_up(payload.view(dtype)):
+        return
+    require_finite(payload.numpy(), dtype)
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Tell whether a CPU tensor has no NaN and no Inf, in one pass in the common case."""
     if tensor.dtype not in _BITS:
         return True
-    tensor = tensor.detach()
-    if not tensor.is_contiguous():
-        tensor = tensor.contiguous()
-    return _finite(tensor.view(-1).view(torch.uint8).numpy(), tensor.dtype)
+    if tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().contiguous()
+    if tensor.dtype in _SQUARED:
+        flat = tensor.view(-1)
+        if _adds_up(flat) if tensor.nbytes >= THREADS_FROM else _sums_up(flat.numpy()):
+            return True
+    return _bits_are_finite(tensor.view(-1).view(torch.uint8).numpy(), tensor.dtype)
 
 
-def _finite(data: NDArray[np.uint8], dtype: torch.dtype) -> bool:
-    """Look at bytes as numbers.
+def _sums_up(numbers: NDArray[Any]) -> bool:
+    """Tell whether the sum of squares is finite: it is NaN or Inf if any number is.
 
-    A sum of squares runs at the speed of memory and is NaN or Inf if any number is; only a
-    suspicious one, which large finite numbers can also cause, is looked at again. It is numpy's and
-    not torch's: waking torch's threads for every chunk costs more than they save, and stalls where
-    the cores are busy. Half precision has no fast sum, so its bits are compared as integers, which
-    is exact.
+    It runs at the speed of memory; only a suspicious one, which large finite numbers can also
+    cause, is looked at again.
     """
+    total = float(np.vdot(numbers, numbers))  # `dot` would warn of an overflow
+    return total - total == 0.0
+
+
+def _adds_up(numbers: Tensor) -> bool:
+    """The same of a flat tensor, with torch's threads."""
+    total = float(torch.dot(numbers, numbers))
+    return total - total == 0.0
+
+
+def _bits_are_finite(data: NDArray[np.uint8], dtype: torch.dtype) -> bool:
+    """Compare as integers, which is exact; half precision has no fast sum."""
     if not data.nbytes:
         return True
-    if dtype in _SQUARED:
-        numbers = data.view(_SQUARED[dtype])
-        total = float(np.vdot(numbers, numbers))  # `dot` would warn of an overflow
-        if total - total == 0.0:
-            return True
     signed, unsigned, positive, negative = _BITS[dtype]
     return bool(data.view(signed).max() < positive and data.view(unsigned).max() < negative)
 
@@ -104,4 +128,4 @@ def seed_of(key: EntryKey, serial: int, part: int) -> int:
 
     A block that lies where another one should be has the right bytes and the wrong seed.
     """
-    return xxhash.xxh3_64_intdigest(struct.pack("<6q", *key, serial, part))
+    return xxhash.xxh3_64_intdigest(_PLACE(*key, serial, part))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from ditcache_rl.cache.slab import Slot
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.tier import DeviceTier, SlotTier
 from ditcache_rl.cache.transfer import Copier, copier_for
-from ditcache_rl.cache.workers import Workers
+from ditcache_rl.cache.workers import Job, Workers
 from ditcache_rl.types import EntryKey, Tier
 
 _LOG = logging.getLogger(__name__)
 #: Puts for which a disk that has failed is left alone; then it gets another chance.
 _REST = 64
+#: Shortest wait for a call of the disk: below, a machine's scheduling decides and not its disk.
+_PATIENCE_S = 0.1
 #: Entries for which the device tier leaves room, so that loads ahead have somewhere to go.
 _STAGED = 2
 
@@ -45,11 +48,16 @@ class Inventory:
         storing: Tokens of writes under way.
         doubts: GPU entries of which it is not known yet whether they are finite.
         closed: Whether nothing may be stored any more.
+        largest_bytes: Of the entries so far.
         staging: Whether anybody has asked for loads ahead, which need room on the device.
     """
 
     def __init__(
-        self, device_bytes: int | None, device: torch.device, copier: Copier | None
+        self,
+        device_bytes: int | None,
+        device: torch.device,
+        copier: Copier | None,
+        compute_s_per_byte: float | None,
     ) -> None:
         self.lock = threading.Lock()
         self.device = DeviceTier(device_bytes)
@@ -63,8 +71,10 @@ class Inventory:
         self.copier = copier or copier_for(device)
         self.workers = Workers()
         self.staging = False
+        self._compute_s_per_byte = compute_s_per_byte
+        self._overdue: list[tuple[Job, Callable[[], None]]] = []
         self._rest = 0
-        self._largest = 0
+        self.largest_bytes = 0
 
     @property
     def used_bytes(self) -> int:
@@ -106,12 +116,13 @@ class Inventory:
         if self.slower:
             if not moved:  # an older write of that name comes too late; after a move, a newer one
                 self.storing.pop(key, None)
-            if level is not Tier.DEVICE:
+            if level is not Tier.DEVICE and key in self.device:
                 self.device.discard(key)
             for other, tier in self.slower.items():
                 if other is not level:
                     tier.discard(key)
-            self.flights.leave(key)
+            if self.flights.ahead:
+                self.flights.leave(key)
         self.ledger.note(key, outlook)
         self.note_peak()
 
@@ -144,15 +155,15 @@ class Inventory:
 
     def note_size(self, nbytes: int) -> None:
         """Note the size of an entry, for which `spare_bytes` may have to leave room."""
-        if nbytes > self._largest:
-            self._largest = nbytes
+        if nbytes > self.largest_bytes:
+            self.largest_bytes = nbytes
 
     def spare_bytes(self) -> int:
         """Return what puts leave free on the device for loads ahead."""
         cap = self.device.cap_bytes
         if cap is None or not self.staging or not self.looks_ahead:
             return 0
-        return min(cap * 3 // 4, _STAGED * self._largest)
+        return min(cap * 3 // 4, _STAGED * self.largest_bytes)
 
     def note_peak(self) -> None:
         """Note the bytes held now."""
@@ -163,9 +174,40 @@ class Inventory:
         if device > stats.peak_device_bytes:
             stats.peak_device_bytes = device
 
+    def patience_s(self, nbytes: int) -> float | None:
+        """Return how long a call of the disk may take; None without a limit."""
+        if self._compute_s_per_byte is None:
+            return None
+        return max(_PATIENCE_S, self._compute_s_per_byte * nbytes)
+
+    def overdue(self, job: Job, end: Callable[[], None]) -> None:
+        """Let the disk sleep until a job has ended that was waited for in vain.
+
+        Args:
+            job: What does not come back.
+            end: Called then, with the lock held.
+        """
+        if not self._overdue:
+            _LOG.warning("the disk tier sleeps: a call takes longer than computing what it moves")
+        self._overdue.append((job, end))
+
+    def sleeps(self, level: Tier) -> bool:
+        """Tell whether a tier has a call that does not come back."""
+        if not self._overdue or level is not Tier.DISK:
+            return False
+        ended = [end for job, end in self._overdue if job.done]
+        self._overdue = [(job, end) for job, end in self._overdue if not job.done]
+        for end in ended:
+            end()
+        return bool(self._overdue)
+
     def rests(self, level: Tier) -> bool:
-        """Tell whether a tier that has failed is left alone for this put."""
-        if level is not Tier.DISK or not self._rest:
+        """Tell whether a tier that sleeps or has failed is left alone for this put."""
+        if level is not Tier.DISK or not (self._rest or self._overdue):
+            return False
+        if self.sleeps(level):
+            return True
+        if not self._rest:
             return False
         self._rest -= 1
         return True

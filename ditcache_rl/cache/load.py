@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -36,7 +35,7 @@ class Load:
         job: Runs it; None if nobody has asked for it ahead.
     """
 
-    __slots__ = ("_work", "job", "key", "level", "promised", "slot")
+    __slots__ = ("_copier", "_tier", "job", "key", "level", "promised", "slot")
 
     def __init__(
         self, key: EntryKey, level: Tier, tier: SlotTier, slot: Slot, copier: Copier
@@ -44,11 +43,11 @@ class Load:
         self.key, self.level, self.slot = key, level, slot
         self.promised = 0
         self.job: Job | None = None
-        self._work = partial(_fetch, key, tier, slot, copier)
+        self._tier, self._copier = tier, copier
 
     def start(self, workers: Workers) -> None:
         """Let a worker do it."""
-        self.job = workers.submit(self._work, Urgency.READ)
+        self.job = workers.submit(self.fetch, Urgency.READ)
 
     def finish(self, timeout_s: float | None) -> Loaded | None:
         """Return what was loaded, doing it here if nobody has begun.
@@ -64,7 +63,7 @@ class Load:
             OSError: If the system refuses.
         """
         if self.job is None:
-            return self._work()
+            return self.fetch()
         # With a limit the wait must stay in this thread's hands, even for what has not begun.
         if (timeout_s is None and self.job.run()) or self.job.wait(timeout_s):
             if self.job.error is not None:
@@ -73,9 +72,9 @@ class Load:
             return loaded
         return None
 
-
-def _fetch(key: EntryKey, tier: SlotTier, slot: Slot, copier: Copier) -> Loaded:
-    started = time.perf_counter()
-    source = tier.read(slot, key)
-    payload, ticket = copier.to_device(source)
-    return Loaded(payload, source, ticket, time.perf_counter() - started)
+    def fetch(self) -> Loaded:
+        """Do it now; errors are those of `finish`."""
+        started = time.perf_counter()
+        source = self._tier.read(self.slot, self.key)
+        payload, ticket = self._copier.to_device(source)
+        return Loaded(payload, source, ticket, time.perf_counter() - started)

@@ -17,8 +17,6 @@ from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
 
 _LOG = logging.getLogger(__name__)
-#: Shortest wait for a late load: below, a machine's scheduling decides and not its disk.
-_PATIENCE_S = 0.1
 
 
 class Loads:
@@ -27,15 +25,10 @@ class Loads:
     Args:
         inventory: What lies where.
         moves: Makes room on the device for what is read.
-        compute_s_per_byte: Time to compute an entry; a load that takes longer is given up. None to
-            wait for every load.
     """
 
-    def __init__(
-        self, inventory: Inventory, moves: Moves, compute_s_per_byte: float | None
-    ) -> None:
+    def __init__(self, inventory: Inventory, moves: Moves) -> None:
         self._inventory, self._moves = inventory, moves
-        self._compute_s_per_byte = compute_s_per_byte
 
     def prefetch(self, keys: Iterable[EntryKey]) -> None:
         """Start loads in the order in which they will be read, as far as there is room."""
@@ -51,6 +44,8 @@ class Loads:
                     continue
                 level = inventory.level_of(key)
                 if level is None or (level is Tier.HOST and inventory.copier.in_place):
+                    continue
+                if inventory.sleeps(level):
                     continue
                 nbytes = inventory.slower[level].size_of(key)
                 if not device.has_room(nbytes):
@@ -86,21 +81,22 @@ class Loads:
             level = inventory.level_of(key)
             if level is None or inventory.closed:
                 return None
+            if inventory.sleeps(level):
+                inventory.forget(key)
+                return None
             load = self._open(key, level)
-            if level is Tier.DISK and self._compute_s_per_byte is not None:
+            if level is Tier.DISK and inventory.patience_s(0) is not None:
                 load.start(inventory.workers)
         return load
 
     def finish(self, load: Load, outlook: Outlook | None) -> Tensor | None:
         """Return what a load brings, waiting for it no longer than computing would take."""
-        inventory, limit, ahead = self._inventory, None, load.promised > 0
-        if self._compute_s_per_byte is not None:
-            limit = max(_PATIENCE_S, self._compute_s_per_byte * load.slot.nbytes)
+        inventory, ahead = self._inventory, load.promised > 0
         there = load.job is not None and load.job.done
         started = time.perf_counter()
         loaded, error = None, None
         try:
-            loaded = load.finish(limit)
+            loaded = load.finish(inventory.patience_s(load.slot.nbytes))
         except Exception as caught:
             error = caught.with_traceback(None)  # whose frames would keep themselves, and slots
         except BaseException:  # an interruption from the keyboard: the reader goes, not the load
@@ -108,25 +104,31 @@ class Loads:
                 inventory.flights.abandon(load)
             raise
         waited = 0.0 if there else time.perf_counter() - started
+        tensor = None
+        if loaded is not None:
+            loaded.ticket.wait()
+            form = load.slot.form
+            tensor = CODECS[form.codec].decode(loaded.payload, form.shape, form.dtype)
         with inventory.lock:
             stats = inventory.stats
             if ahead:
                 stats.hidden += there
                 stats.late += not there
-            if loaded is None:
+            if loaded is None or tensor is None:
                 self._fail(load, error)
                 return None
             inventory.flights.end(load)
+            if load.level is Tier.HOST:
+                stats.host_hits += 1
+            else:
+                stats.disk_hits += 1
             stats.load_s += loaded.seconds
             stats.wait_s += min(waited, loaded.seconds)
             stats.bytes_read += load.slot.nbytes
-            stats.host_hits += load.level is Tier.HOST
-            stats.disk_hits += load.level is Tier.DISK
             inventory.flights.land(loaded)
-        loaded.ticket.wait()
-        form = load.slot.form
-        tensor = CODECS[form.codec].decode(loaded.payload, form.shape, form.dtype)
-        self._keep(load, tensor, outlook)
+            wanted = self._keep(load, tensor, outlook)
+        if wanted:
+            self._promote_after_room(load, tensor, outlook)
         return tensor
 
     def _open(self, key: EntryKey, level: Tier) -> Load:
@@ -135,21 +137,27 @@ class Loads:
         assert slot is not None
         return Load(key, level, tier, slot, self._inventory.copier)
 
-    def _keep(self, load: Load, tensor: Tensor, outlook: Outlook | None) -> None:
-        """Note the read, and leave the entry on the device if it is worth its room there."""
+    def _keep(self, load: Load, tensor: Tensor, outlook: Outlook | None) -> bool:
+        """Note the read, and leave the entry on the device if there is room; lock held.
+
+        Returns:
+            Whether it may be worth making room for.
+        """
         inventory, key = self._inventory, load.key
-        tier = inventory.slower[load.level]
+        if inventory.slower[load.level].slot(key) is not load.slot:
+            return False
+        if outlook is not None:
+            inventory.ledger.note(key, outlook)
+        if load.level is Tier.HOST and inventory.copier.in_place:
+            return False  # a tensor over the slab is as fast as one beside it
+        return not self._promote(load, tensor, inventory.spare_bytes()) and outlook is not None
+
+    def _promote_after_room(self, load: Load, tensor: Tensor, outlook: Outlook | None) -> None:
+        """Leave an entry on a full device if it is worth more than what is there."""
+        inventory = self._inventory
         with inventory.lock:
-            if tier.slot(key) is not load.slot:
-                return
-            if outlook is not None:
-                inventory.ledger.note(key, outlook)
-            if load.level is Tier.HOST and inventory.copier.in_place:
-                return  # a tensor over the slab is as fast as one beside it
             spare = inventory.spare_bytes()
-            if self._promote(load, tensor, spare) or outlook is None:
-                return
-            worth = inventory.ledger.worth(key, outlook, tensor.nbytes)
+            worth = inventory.ledger.worth(load.key, outlook, tensor.nbytes)
         if self._moves.make_room(Tier.DEVICE, tensor.nbytes, worth, spare=spare):
             with inventory.lock:
                 self._promote(load, tensor, spare)
@@ -173,6 +181,8 @@ class Loads:
         if error is None:
             inventory.stats.given_up += 1
             inventory.flights.abandon(load)
+            if load.job is not None and load.level is Tier.DISK:
+                inventory.overdue(load.job, inventory.flights.settle)
             return
         inventory.flights.end(load)
         tier = inventory.slower[load.level]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from ditcache_rl.cache.integrity import NotFiniteError, is_finite
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.placement import Outlook
 from ditcache_rl.cache.slab import Form, Slot
-from ditcache_rl.cache.tier import SlotTier
+from ditcache_rl.cache.workers import Urgency
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
 
@@ -66,15 +66,20 @@ class Moves:
                 if victim is None:
                     return False
                 inventory.ledger.moving.add(victim)
-            try:
-                self._push_down(level, victim)
-            finally:
-                with inventory.lock:
-                    inventory.ledger.moving.discard(victim)
+            lower = [tier for tier in inventory.slower if tier > level]
+            self._push(level, victim, lower)
+
+    def bring_inside(self, level: Tier, keys: Iterable[EntryKey]) -> None:
+        """Move entries that lie behind the end of a slab to where it still has room, or out."""
+        inventory = self._inventory
+        for key in keys:
+            with inventory.lock:
+                if key in inventory.ledger.moving:
+                    continue
+                inventory.ledger.moving.add(key)
+            self._push(level, key, [tier for tier in inventory.slower if tier >= level])
 
     def _put_fast(self, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
-        if not tensor.is_cuda and not is_finite(tensor):
-            raise NotFiniteError
         inventory, nbytes, spare = self._inventory, tensor.nbytes, 0
         if inventory.slower:
             inventory.note_size(nbytes)
@@ -82,12 +87,14 @@ class Moves:
         with inventory.lock:
             if inventory.closed:
                 return False
-            if inventory.device.put(key, tensor, spare=spare):
-                inventory.placed(key, Tier.DEVICE, outlook)
-                return True
+            fits = inventory.device.fits(key, nbytes, spare=spare)
             worth = inventory.ledger.worth(key, outlook, nbytes)
-        if outlook is None or not self.make_room(Tier.DEVICE, nbytes, worth, spare=spare):
+        if not fits and (
+            outlook is None or not self.make_room(Tier.DEVICE, nbytes, worth, spare=spare)
+        ):
             return False
+        if not tensor.is_cuda and not is_finite(tensor):
+            raise NotFiniteError
         with inventory.lock:
             kept = not inventory.closed and inventory.device.put(key, tensor, spare=spare)
             if kept:
@@ -134,7 +141,7 @@ class Moves:
                 one, which overrides what is being written under its name.
         """
         inventory = self._inventory
-        tier, nbytes, token = inventory.slower[level], len(payload), object()
+        tier, nbytes, token = inventory.slower[level], payload.nbytes, object()
         with inventory.lock:
             if inventory.rests(level):
                 return False
@@ -150,9 +157,11 @@ class Moves:
                 with inventory.lock:
                     inventory.storing[key] = token
         try:
-            tier.write(slot, key, payload, check)
+            if not self._write(level, slot, key, payload, check):
+                self._strike(key, token)
+                return False
         except BaseException as error:
-            self._cancel(tier, slot, key, token)
+            self._strike(key, token)
             if not isinstance(error, OSError | RuntimeError | MemoryError):
                 raise  # also an interruption from the keyboard
             error.with_traceback(None)  # a job may hold the error, and frames hold the job
@@ -183,9 +192,46 @@ class Moves:
         with inventory.lock:
             return inventory.slower[level].reserve(nbytes, form)
 
-    def _cancel(self, tier: SlotTier, slot: Slot, key: EntryKey, token: object) -> None:
+    def _write(
+        self, level: Tier, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None
+    ) -> bool:
+        """Fill a slot; False if a disk takes longer than computing would.
+
+        Raises what `SlotTier.write` does. Without success the slot is given back, as soon as nobody
+        writes to it any more.
+        """
+        inventory = self._inventory
+        tier, limit = inventory.slower[level], inventory.patience_s(slot.nbytes)
+        if limit is None or level is not Tier.DISK:
+            try:
+                tier.write(slot, key, payload, check)
+            except BaseException:
+                with inventory.lock:
+                    tier.release(slot)
+                raise
+            return True
+        write = partial(tier.write, slot, key, payload, check)
+        job = inventory.workers.submit(write, Urgency.READ)  # somebody stands still for it
+        in_time = False
+        try:
+            in_time = job.wait(limit)
+        finally:
+            if not in_time:
+                job.cancel()
+                with inventory.lock:
+                    inventory.overdue(job, partial(tier.release, slot))
+        if not in_time:
+            with inventory.lock:
+                inventory.failed(level, "write to", TimeoutError(f"{limit:.2g} s have passed"))
+        elif job.error is not None:
+            with inventory.lock:
+                tier.release(slot)
+            raise job.error
+        return in_time
+
+    def _strike(self, key: EntryKey, token: object) -> None:
+        """Note that a write under way comes to nothing."""
         with self._inventory.lock:
-            tier.release(slot)
             if self._inventory.storing.get(key) is token:
                 del self._inventory.storing[key]
 
@@ -200,8 +246,15 @@ class Moves:
             tier.release(slot)
         return slot is not None
 
-    def _push_down(self, level: Tier, key: EntryKey) -> None:
-        """Move an entry to the next slower tier that takes it, or drop it."""
+    def _push(self, level: Tier, key: EntryKey, to: Sequence[Tier]) -> None:
+        """Move an entry, which is marked as moving, to the first tier that takes it, or drop it."""
+        try:
+            self._push_marked(level, key, to)
+        finally:
+            with self._inventory.lock:
+                self._inventory.ledger.moving.discard(key)
+
+    def _push_marked(self, level: Tier, key: EntryKey, to: Sequence[Tier]) -> None:
         inventory = self._inventory
         with inventory.lock:
             outlook = inventory.ledger.outlook(key)
@@ -213,7 +266,7 @@ class Moves:
             return
         still = partial(inventory.is_at, level, key, entry)
         try:
-            moved = self._move(level, key, entry, outlook, still)
+            moved = self._move(level, key, entry, outlook, still, to)
         finally:
             if isinstance(entry, Slot):
                 with inventory.lock:
@@ -231,8 +284,9 @@ class Moves:
         entry: Tensor | Slot,
         outlook: Outlook | None,
         still: Callable[[], bool],
+        to: Sequence[Tier],
     ) -> bool:
-        """Write an entry into a slower tier; False if none takes it."""
+        """Write an entry into one of some tiers; False if none takes it."""
         slower = self._inventory.slower
         if isinstance(entry, Slot):
             try:
@@ -243,11 +297,7 @@ class Moves:
         else:
             codec = self.codec if entry.is_floating_point() else LOSSLESS
             payload, form = codec.encode(entry), Form(entry.shape, entry.dtype, codec.name)
-        moved = any(
-            self._store(lower, key, payload, form, outlook, still=still)
-            for lower in slower
-            if lower > level
-        )
+        moved = any(self._store(target, key, payload, form, outlook, still=still) for target in to)
         if moved and level is Tier.DEVICE:
             self._finish_flight(key)
         return moved

@@ -3,7 +3,9 @@
 With a static schedule the future is known: entries that nothing reads are not written, entries are
 freed at their last use, and what is needed last goes first (Belady). Online the order of the visits
 is known and whether they reuse is not, so distance is weighed with the chance of reuse. Recency and
-frequency are here for comparison only: on a loop they evict exactly what comes next.
+frequency are here for comparison only: on a loop they evict exactly what comes next. A fixed tier
+per site by its sensitivity is not here: what is least sensitive is read most often, and with it in
+a slower tier the device serves 59.9 % of the reads of adaptive traces instead of 61.9 %.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ditcache_rl.types import HISTORY, Mode, Modes, Tier
+from ditcache_rl.types import HISTORY, Mode, Modes
 
 #: A step that never comes.
 NEVER = np.iinfo(np.int64).max
@@ -104,28 +106,6 @@ def keep_value(outlook: Outlook | None, now: int, nbytes: int) -> float:
     if outlook.next_use == NEVER:
         return 0.0
     return outlook.chance / (max(1, outlook.next_use - now) * max(1, nbytes))
-
-
-def graded_tiers(
-    sensitivity: Sequence[float], nbytes: Sequence[int], *, bulky_bytes: int
-) -> list[Tier]:
-    """Give each site its default tier, by sensitivity and size.
-
-    Bulky entries go to disk, whatever they are. Of the others, the least sensitive third goes to
-    host memory: such sites are refreshed rarely, so their entries are read at long intervals. The
-    rest stays on the device.
-
-    Args:
-        sensitivity: (sites,) larger hurts the image more.
-        nbytes: (sites,) of an entry.
-        bulky_bytes: From here on an entry is bulky.
-    """
-    low = float(np.quantile(np.asarray(sensitivity, dtype=np.float64), 1 / 3))
-    uneven = min(sensitivity) < max(sensitivity)
-    return [
-        Tier.DISK if size >= bulky_bytes else Tier.HOST if uneven and grade <= low else Tier.DEVICE
-        for grade, size in zip(sensitivity, nbytes, strict=True)
-    ]
 
 
 class Access(NamedTuple):

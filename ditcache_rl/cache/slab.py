@@ -28,6 +28,7 @@ class Allocator:
         self._align = align
         self._sizes: dict[int, int] = {}
         self._waiting: defaultdict[int, list[int]] = defaultdict(list)
+        #: No new extent reaches beyond; those that did before a `cut` go one by one.
         self.end = self.capacity
         self._gaps: list[tuple[int, int]] = [(0, self.capacity)] if self.capacity else []
         self.used_bytes = 0
@@ -41,9 +42,16 @@ class Allocator:
         """Return what an extent of so many bytes really takes; never zero."""
         return -(-max(nbytes, 1) // self._align) * self._align
 
-    def take(self, nbytes: int) -> int | None:
-        """Return the offset of a new extent, or None if there is no room for it."""
-        size = self.rounded(nbytes)
+    def take(self, nbytes: int, most: int | None = None) -> int | None:
+        """Return the offset of a new extent, or None if there is no room for it.
+
+        Args:
+            nbytes: Of its content.
+            most: Bytes that may be used, if those are fewer than there are.
+        """
+        size = -(-max(nbytes, 1) // self._align) * self._align
+        if most is not None and self.used_bytes + size > most:
+            return None
         waiting = self._waiting.get(size)
         if waiting:
             offset = waiting.pop()
@@ -62,28 +70,45 @@ class Allocator:
         return offset
 
     def give(self, offset: int) -> None:
-        """Take an extent back."""
+        """Take an extent back; what lies behind the end is given up."""
         size = self._sizes.pop(offset)
         self.used_bytes -= size
-        self._waiting[size].append(offset)
+        beyond = offset + size - self.end
+        if beyond <= 0:
+            self._waiting[size].append(offset)
+            return
+        self.capacity -= min(size, beyond)
+        if size > beyond:
+            self._gaps.append((offset, size - beyond))
 
     def grow(self, nbytes: int) -> int:
         """Add a further slab behind a hole that keeps extents from crossing; return its offset."""
         nbytes -= nbytes % self._align
-        base = self.end + self._align
+        base = self.reach + self._align
         self._gaps.append((base, nbytes))
         self.end = base + nbytes
         self.capacity += nbytes
         return base
 
     def cut(self, capacity: int) -> None:
-        """Give up what lies behind both a size and the last extent in use."""
+        """Give up what lies behind a size: what is free now, the rest when it is given back."""
         self._join()
-        used = max((offset + size for offset, size in self._sizes.items()), default=0)
-        end = max(capacity - capacity % self._align, used)
+        end = min(self.end, capacity - capacity % self._align)
         kept = [(start, min(size, end - start)) for start, size in self._gaps if start < end]
         self.capacity -= sum(size for _, size in self._gaps) - sum(size for _, size in kept)
-        self._gaps, self.end = kept, min(self.end, end)
+        self._gaps, self.end = kept, end
+
+    @property
+    def reach(self) -> int:
+        """Where the slab ends, or the last extent in use behind that."""
+        return max(self.end, *(self._end_of(offset) for offset in self._sizes), 0)
+
+    def beyond(self, offset: int) -> bool:
+        """Tell whether an extent in use lies behind the end, or reaches beyond."""
+        return self._end_of(offset) > self.end
+
+    def _end_of(self, offset: int) -> int:
+        return offset + self._sizes[offset]
 
     def gaps(self) -> list[tuple[int, int]]:
         """List (offset, size) of what is free, neighbours joined."""

@@ -13,10 +13,12 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ditcache_rl.cache.caps import Caps
 from ditcache_rl.cache.codec import LOSSLESS, Codec
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.host import HostTier
@@ -29,6 +31,8 @@ from ditcache_rl.cache.placement import Outlook
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.tier import DeviceTier, SlotTier
 from ditcache_rl.cache.transfer import Copier
+from ditcache_rl.cache.workers import FAREWELL_S
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
 
 _LOG = logging.getLogger(__name__)
@@ -49,8 +53,8 @@ class TieredCache:
         cache_dir: Where the disk tier lies.
         device: Of the tensors.
         codec: Format in the slower tiers.
-        compute_s_per_byte: Time to compute an entry; a load that takes longer is given up. None to
-            wait for every load.
+        compute_s_per_byte: Time to compute an entry. A call of the disk that takes longer is given
+            up, and the tier sleeps until it has come back. None to wait for every call.
         io: System calls of the disk tier.
         copier: Copies between device and host.
 
@@ -79,12 +83,10 @@ class TieredCache:
         io: SystemIO | None = None,
         copier: Copier | None = None,
     ) -> None:
-        self._inventory = inventory = Inventory(device_bytes, device, copier)
+        self._inventory = inventory = Inventory(device_bytes, device, copier, compute_s_per_byte)
         self._lock = inventory.lock
         self._moves = Moves(inventory, codec)
-        self._loads = Loads(inventory, self._moves, compute_s_per_byte)
-        #: Tier of a site for which a decision names no other than the device; see `graded_tiers`.
-        self.grades: Mapping[int, Tier] = {}
+        self._loads = Loads(inventory, self._moves)
         _STORES.add(self)
         if host_bytes is not None:
             inventory.slower[Tier.HOST] = HostTier(
@@ -95,6 +97,31 @@ class TieredCache:
             inventory.slower[Tier.DISK] = DiskTier(
                 disk_bytes, cache_dir, io or SystemIO(), inventory.workers
             )
+
+    @classmethod
+    def under(cls, caps: Caps, **options: Any) -> TieredCache:
+        """Open a store with the tiers that caps name.
+
+        Args:
+            caps: Sizes that hold on this machine.
+            options: Further arguments of the constructor.
+
+        Raises:
+            ConfigError: If there is no room for them, or the directory is not fit.
+        """
+        try:
+            return cls(
+                caps.device_bytes,
+                caps.host_bytes,
+                caps.disk_bytes,
+                cache_dir=caps.cache_dir,
+                **options,
+            )
+        except (OSError, MemoryError) as error:
+            raise ConfigError(
+                f"expected room for host_bytes={caps.host_bytes} and disk_bytes={caps.disk_bytes} "
+                f"in {caps.cache_dir}, received {error}; ask for less"
+            ) from error
 
     @property
     def device(self) -> DeviceTier:
@@ -149,31 +176,30 @@ class TieredCache:
             False if it was not kept, because the tier is DROP, nothing has room, or it has NaN or
             Inf.
         """
-        if tier is Tier.DROP or self._inventory.closed:
+        inventory = self._inventory
+        if tier is Tier.DROP or inventory.closed:
             return False
         doubt = doubt_of(tensor) if tensor.is_cuda else None
-        if self.grades and tier is Tier.DEVICE:
-            tier = self.grades.get(key.site, tier)
         try:
             # In the common case there is nothing to choose.
-            kept = (tier is Tier.DEVICE or tier in self.slower) and self._moves.put(
+            kept = (tier is Tier.DEVICE or tier in inventory.slower) and self._moves.put(
                 tier, key, tensor, outlook
             )
             kept = kept or any(
                 self._moves.put(level, key, tensor, outlook)
-                for level in self._inventory.route(tier)
+                for level in inventory.route(tier)
                 if level is not tier
             )
         except NotFiniteError:
             with self._lock:
-                self.stats.not_finite += 1
-                self.stats.rejected += 1
+                inventory.stats.not_finite += 1
+                inventory.stats.rejected += 1
             return False
         with self._lock:
-            self.stats.puts += kept
-            self.stats.rejected += not kept
+            inventory.stats.puts += kept
+            inventory.stats.rejected += not kept
             if kept and doubt is not None:
-                self._inventory.doubts[key] = doubt
+                inventory.doubts[key] = doubt
         return kept
 
     def get(self, key: EntryKey, outlook: Outlook | None = None) -> Tensor | None:
@@ -183,24 +209,25 @@ class TieredCache:
             key: Its name.
             outlook: What is known of its future after this read.
         """
+        inventory = self._inventory
         with self._lock:
-            if self._inventory.doubts:
-                self._inventory.check_doubt(key)
-            tensor = self.device.get(key)
+            if inventory.doubts:
+                inventory.check_doubt(key)
+            tensor = inventory.device.get(key)
             if tensor is not None:
-                self.stats.device_hits += 1
+                inventory.stats.device_hits += 1
                 if outlook is not None:
-                    self._inventory.ledger.note(key, outlook)
+                    inventory.ledger.note(key, outlook)
                 return tensor
             load = None
-            if self._inventory.slower:
+            if inventory.slower:
                 tensor = self._loads.view(key, outlook)
                 if tensor is not None:
                     return tensor
                 load = self._loads.take(key)
             if load is None:
-                self.stats.misses += 1
-                self._inventory.ledger.forget(key)
+                inventory.stats.misses += 1
+                inventory.ledger.forget(key)
                 return None
         return self._loads.finish(load, outlook)
 
@@ -272,6 +299,11 @@ class TieredCache:
             except (OSError, MemoryError):
                 tier.cap_bytes = old
                 raise
+            stranded = tier.beyond()
+        if stranded:
+            self._moves.bring_inside(level, stranded)
+            with self._lock:
+                tier.resize(cap_bytes)
 
     def retire(self, level: Tier) -> None:
         """Give up a slower tier with everything in it; from then on it costs nothing."""
@@ -323,7 +355,7 @@ class TieredCache:
             jobs = self._inventory.flights.unfinished()
         for job in jobs:
             job.cancel()
-            job.wait()
+            job.wait(FAREWELL_S)
 
     def _after_fork(self) -> None:
         """Begin anew in a child process, closed where threads and file belong to the parent.
@@ -334,11 +366,11 @@ class TieredCache:
         disk = before.slower.get(Tier.DISK)
         if isinstance(disk, DiskTier):
             disk.let_go()
-        self._inventory = Inventory(before.device.cap_bytes, _CPU, before.copier)
+        self._inventory = Inventory(before.device.cap_bytes, _CPU, before.copier, None)
         self._inventory.closed = before.closed or bool(before.slower)
         self._lock = self._inventory.lock
         self._moves = Moves(self._inventory, self._moves.codec)
-        self._loads = Loads(self._inventory, self._moves, None)
+        self._loads = Loads(self._inventory, self._moves)
 
 
 #: All stores, which a forked child finds as they were in the middle of other threads' work.

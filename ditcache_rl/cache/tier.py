@@ -77,13 +77,21 @@ class DeviceTier:
         Returns:
             False, with nothing changed, if the cap would be exceeded.
         """
-        old = self._entries.get(key)
-        grown = tensor.nbytes - (old[0].nbytes if old is not None else 0)
-        if not self.has_room(grown, spare=spare):
+        nbytes = tensor.nbytes
+        if not self.fits(key, nbytes, spare=spare):
             return False
+        old = self._entries.get(key)
         self._entries[key] = tensor, _version(tensor)
-        self._used_bytes += grown
+        self._used_bytes += nbytes - (old[0].nbytes if old is not None else 0)
         return True
+
+    def fits(self, key: EntryKey, nbytes: int, *, spare: int = 0) -> bool:
+        """Tell whether an entry fits that would replace one of the same key."""
+        if self.cap_bytes is None:
+            return True
+        old = self._entries.get(key)
+        grown = nbytes - (old[0].nbytes if old is not None else 0)
+        return self._used_bytes + grown + spare <= self.cap_bytes
 
     def get(self, key: EntryKey) -> Tensor | None:
         """Return the stored tensor, or None."""
@@ -182,10 +190,7 @@ class SlotTier(ABC):
 
     def reserve(self, nbytes: int, form: Form) -> Slot | None:
         """Take a slot that no key names yet, or None if there is no room."""
-        allocator = self.allocator
-        if allocator.used_bytes + allocator.rounded(nbytes) > self.cap_bytes:
-            return None
-        offset = allocator.take(nbytes)
+        offset = self.allocator.take(nbytes, self.cap_bytes)
         return None if offset is None else Slot(offset, nbytes, form, next(_SERIALS))
 
     def commit(self, key: EntryKey, slot: Slot) -> None:
@@ -198,7 +203,7 @@ class SlotTier(ABC):
     def release(self, slot: Slot) -> None:
         """Give a slot back, now or when its last user is gone."""
         slot.dead = True
-        if slot.free:
+        if not slot.users and not slot.holds:
             self.allocator.give(slot.offset)
             return
         # A slot holds the callbacks that hold it: left to itself, such a ring would be collected
@@ -215,7 +220,8 @@ class SlotTier(ABC):
     def unpin(self, slot: Slot) -> None:
         """Undo one `pin`."""
         slot.users -= 1
-        self._give_if_free(slot)
+        if slot.dead:
+            self._give_if_free(slot)
 
     def settle(self) -> None:
         """Let go of the slots whose tensors have died."""
@@ -243,6 +249,11 @@ class SlotTier(ABC):
     def held(self) -> tuple[EntryKey, ...]:
         """List the keys held now."""
         return tuple(self._entries)
+
+    def beyond(self) -> list[EntryKey]:
+        """List the entries that lie behind the end of a slab that was cut."""
+        slots = self._entries.items()
+        return [key for key, slot in slots if self.allocator.beyond(slot.offset)]
 
     def slot(self, key: EntryKey) -> Slot | None:
         """Return the slot of a key, or None."""

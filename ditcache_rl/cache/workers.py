@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
+
+#: Longest wait for what may never come back, as a thread that stands in a system call.
+FAREWELL_S = 5.0
 
 
 class Urgency(IntEnum):
@@ -55,6 +59,11 @@ class Job:
             self._finish()
         return True
 
+    def end(self) -> None:
+        """Do it here if nobody has begun, and wait for it: nobody works on it afterwards."""
+        if not self.run():
+            self.wait()
+
     def cancel(self) -> None:
         """End it without doing it, unless somebody has begun."""
         if self._claim.acquire(blocking=False):
@@ -75,7 +84,7 @@ class Job:
 class Workers:
     """Threads that take jobs in order of urgency.
 
-    Started by the first job; `close` ends them.
+    Started by the first job. `close` ends them, and so does dropping this.
 
     Notes:
         There are as many tokens as jobs, and one more for each thread that is to end; who takes a
@@ -90,6 +99,7 @@ class Workers:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._dismiss = weakref.finalize(self, _dismiss, self._tokens, count)
 
     def submit(self, work: Callable[[], Any], urgency: Urgency) -> Job:
         """Queue a job; after `close` it is left to whoever needs it.
@@ -114,11 +124,10 @@ class Workers:
         with self._lock:
             self._closed = True
             threads, self._threads = self._threads, []
-            for _ in threads:
-                self._tokens.put(None)
+            self._dismiss()
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(FAREWELL_S)
 
     def _start(self) -> None:
         for index in range(self._count):
@@ -133,6 +142,12 @@ class Workers:
             except RuntimeError:
                 return
             self._threads.append(thread)
+
+
+def _dismiss(tokens: queue.SimpleQueue[None], count: int) -> None:
+    """Let threads end once no job waits."""
+    for _ in range(count):
+        tokens.put(None)
 
 
 def _serve(queues: tuple[deque[Job], ...], tokens: queue.SimpleQueue[None]) -> None:

@@ -76,7 +76,11 @@ def try_tier(
             cache.discard(_TRIAL_KEY)
             return Verdict(False, 0.0, "a trial entry could not be kept")
         if isinstance(tier, DiskTier):
-            tier.make_cold()
+            try:
+                tier.make_cold()
+            except OSError as error:
+                cache.discard(_TRIAL_KEY)
+                return Verdict(False, 0.0, f"it cannot be written out: {error}")
         _synchronize(device)
         started = time.perf_counter()
         found = cache.get(_TRIAL_KEY)

@@ -144,7 +144,19 @@ def _check(config: EnvConfig) -> None:
     for name in ("psnr", "ssim"):
         number = getattr(config.reward, name)
         require(0 <= number < math.inf, f"[reward] {name} must be >= 0 and finite", number)
-    parse_bytes(config.cache.device_bytes, total=2**40)
+    cache = config.cache
+    for name in ("device_bytes", "host_bytes", "disk_bytes"):
+        size = getattr(cache, name)
+        if size or name == "device_bytes":
+            try:
+                parse_bytes(size, total=2**40)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: [cache] {name}: {error}") from error
+    require(
+        bool(cache.disk_bytes) == bool(cache.cache_dir),
+        "[cache] disk_bytes and cache_dir must be given together",
+        (cache.disk_bytes, cache.cache_dir),
+    )
     parts = {part: config.read_prompts(part) for part in ("train", "select", "test")}
     starts = {part: getattr(config.seeds, part) for part in parts}
     for a, b in (("train", "select"), ("train", "test"), ("select", "test")):

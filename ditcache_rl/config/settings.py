@@ -41,12 +41,18 @@ class CacheConfig:
             computes nothing then leaves out all of it, and there is one site.
         tiers: What an action may choose for a computed residual; the first is the default.
         device_bytes: Cap of the device tier: "512MiB", or a share of the memory as "70%".
+        host_bytes: Size of the host tier, likewise; "" for none. Slower than the device, larger.
+        disk_bytes: Size of the disk tier, a share being one of the disk; "" for none.
+        cache_dir: Directory of the disk tier, which belongs to it.
     """
 
     sites: int = 1
     blocks: str = ""
     tiers: list[str] = field(default_factory=lambda: ["device", "drop"])
     device_bytes: str = "70%"
+    host_bytes: str = ""
+    disk_bytes: str = ""
+    cache_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
+from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Policy, ScheduleFile, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
@@ -20,6 +20,7 @@ from ditcache_rl.inference import (
     open_pipeline,
     open_policy,
 )
+from ditcache_rl.search import caps_of
 from ditcache_rl.types import Mode
 
 #: Columns of the table where no terminal says how many there are.
@@ -86,7 +87,7 @@ def evaluate_policy(
         seeds=[config.seeds.test + index for index in range(prompts)],
         steps=chosen,
         call=config.pipeline.call,
-        device_bytes=parse_bytes(config.cache.device_bytes, total=memory_bytes(pipe.device)),
+        caps=caps_of(config, pipe),
     )
     report = build_report(results, env=config.id, command=command)
     console.print(render_table(report))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache
+from ditcache_rl.cache import Caps, TieredCache
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate.methods import REFERENCE, Method
 from ditcache_rl.evaluate.results import Picture, Results, Round, gather
@@ -29,6 +29,9 @@ from ditcache_rl.types import Floats
 KEPT_PROMPTS = 6
 #: Arguments of the pipeline call that an evaluation sets itself.
 _OWN_ARGUMENTS = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
+
+
+_NO_CAPS = Caps()
 
 
 class Shot(NamedTuple):
@@ -45,16 +48,15 @@ class Bench:
 
     Args:
         pipe: Used as it is and left as it was.
+        cache: That of every controller, empty between their requests.
         steps: `num_inference_steps` of every method that does not set its own.
         call: Further arguments of the pipeline call.
-        device_bytes: Cap of the device tier under every controller; None for no limit.
     """
 
     def __init__(
-        self, pipe: Any, *, steps: int, call: Mapping[str, object], device_bytes: int | None
+        self, pipe: Any, cache: TieredCache, *, steps: int, call: Mapping[str, object]
     ) -> None:
-        self._pipe, self._steps, self._call = pipe, steps, call
-        self._device_bytes = device_bytes
+        self._pipe, self._cache, self._steps, self._call = pipe, cache, steps, call
 
     def shoot(self, method: Method, prompt: str, *, seed: int) -> Shot:
         """Draw one image under a method, and time the pipeline call alone."""
@@ -80,11 +82,10 @@ class Bench:
             return method.applied(self._pipe)
         if method.controller is None:
             return nullcontext()
-        cache = TieredCache(self._device_bytes)
         return BlockRunner(
             self._pipe,
             method.controller,
-            cache,
+            self._cache,
             sites=method.sites,
             blocks=method.blocks,
             on_finish=logs.append,
@@ -108,7 +109,7 @@ def evaluate(
     steps: int,
     call: Mapping[str, object] | None = None,
     progress: Progress | None = None,
-    device_bytes: int | None = None,
+    caps: Caps = _NO_CAPS,
 ) -> Results:
     """Measure methods against the reference, one image at a time.
 
@@ -126,7 +127,7 @@ def evaluate(
             own.
         call: Further arguments of the pipeline call.
         progress: Where to show a bar; a new display by default.
-        device_bytes: Cap of the device tier under every controller; None for no limit.
+        caps: Bytes per tier under every controller.
 
     Returns:
         All measurements; after Ctrl-C those of the prompts that are complete, with a note.
@@ -136,11 +137,15 @@ def evaluate(
         KeyboardInterrupt: If no prompt is complete yet.
     """
     _check(methods, prompts, seeds, call or {})
-    bench = Bench(pipe, steps=steps, call=call or {}, device_bytes=device_bytes)
     lpips = load_lpips()
     rounds: list[Round] = []
     notes: list[str] = []
-    with _shown(progress) as bar, silent(pipe):
+    with (
+        _shown(progress) as bar,
+        silent(pipe),
+        closing(TieredCache.under(caps, device=torch.device(pipe.device))) as cache,
+    ):
+        bench = Bench(pipe, cache, steps=steps, call=call or {})
         jobs = list(zip(prompts, seeds, strict=True))
         task = bar.add_task("warm-up", total=(len(methods) + 1) * (len(jobs) + 1))
         runnable = [REFERENCE]

@@ -21,7 +21,6 @@ from ditcache_rl.cache import (
     room_for,
     try_tier,
 )
-from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import find_stack
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.types import Tier
@@ -104,21 +103,7 @@ def open_cache(
     blocks = denoiser if stack is None else nn.ModuleList(stack.blocks)
     width, dtype = _width(blocks), next(denoiser.parameters()).dtype
     seconds = compute_s_per_byte(blocks, width, dtype) / sites
-    try:
-        cache = TieredCache(
-            caps.device_bytes,
-            caps.host_bytes,
-            caps.disk_bytes,
-            cache_dir=caps.cache_dir,
-            device=device,
-            codec=codec,
-            compute_s_per_byte=seconds,
-        )
-    except (OSError, MemoryError) as error:
-        raise ConfigError(
-            f"expected room for host_bytes={caps.host_bytes} and disk_bytes={caps.disk_bytes} in "
-            f"{caps.cache_dir}, received {error}; ask for less"
-        ) from error
+    cache = TieredCache.under(caps, device=device, codec=codec, compute_s_per_byte=seconds)
     handle = CacheHandle(cache, caps, device)
     slowest = float("inf")
     for level in list(cache.slower):

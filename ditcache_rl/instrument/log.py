@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ditcache_rl.types import Floats, Mode, Modes, RunInfo
@@ -13,6 +15,8 @@ class RequestLog:
     Attributes:
         modes: (steps, rows, sites) effective modes of the branch that decided; -1 where no call
             came.
+        by_branch: The same of every guidance branch by its number, -1 also at calls that were left
+            alone. Branches share decisions, but what one has lost another may still have.
         branches: Most guidance branches that a step had.
         seconds: Wall-clock time of the pipeline call so far.
         peak_bytes: Most bytes that the cache held, entries of other requests included.
@@ -23,20 +27,31 @@ class RequestLog:
         self.modes: Modes = np.full(
             (run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8
         )
+        self.by_branch: dict[int, Modes] = {}
         self.branches = 0
         self.seconds = 0.0
         self.peak_bytes = 0
 
-    def note(self, step: int, site: int, modes: Modes) -> None:
+    def note(
+        self, step: int, site: int, modes: Modes, branches: Iterable[int], *, decided: bool
+    ) -> None:
         """Note the modes of a span of a site; of several spans the least counts.
 
         Args:
             step: At which it ran.
             site: Of the span.
             modes: (rows,) effective.
+            branches: In the batch.
+            decided: Whether the decision of the step was taken in this call.
         """
-        before = self.modes[step, :, site]
-        before[:] = modes if before[0] < 0 else np.minimum(before, modes)
+        tables = [self.modes] if decided else []
+        for branch in branches:
+            if branch not in self.by_branch:
+                self.by_branch[branch] = np.full_like(self.modes, -1)
+            tables.append(self.by_branch[branch])
+        for table in tables:
+            before = table[step, :, site]
+            before[:] = modes if before[0] < 0 else np.minimum(before, modes)
 
     @property
     def compute_share(self) -> Floats:

@@ -231,8 +231,7 @@ class Request:
             )
         if self._ranks is not None:
             allowed = self._ranks.least(allowed)
-        if self._decides:
-            self.logs[-1].note(self._step, span.site, allowed)
+        self.logs[-1].note(self._step, span.site, allowed, self.chunks, decided=self._decides)
         if self._looks_ahead:
             assert self._decision is not None
             self._memory.look_ahead(

@@ -1,6 +1,14 @@
 """Search good static schedules: by final images, by calibrated errors, or all of them."""
 
-from ditcache_rl.search.board import Board, Case, Quality, board_of, budget_of, cases_of
+from ditcache_rl.search.board import (
+    Board,
+    Case,
+    Quality,
+    board_of,
+    budget_of,
+    caps_of,
+    cases_of,
+)
 from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
 from ditcache_rl.search.methods import METHODS, Found, Method, Problem
 from ditcache_rl.search.proposals import Calibration, proposals
@@ -28,6 +36,7 @@ __all__ = [
     "Weights",
     "board_of",
     "budget_of",
+    "caps_of",
     "cases_of",
     "grow_tree",
     "pay_up",

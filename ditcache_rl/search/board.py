@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache
+from ditcache_rl.cache import Caps, TieredCache, resolve_caps
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.errors import StateError
 from ditcache_rl.instrument import BlockRunner, RequestLog, is_attached
 from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.types import Floats, Modes
+
+_NO_CAPS = Caps()
 
 
 class Case(NamedTuple):
@@ -45,7 +47,7 @@ class Board:
         sites: Parts of the block stack.
         call: Further arguments of the pipeline's call.
         rows: Most images per call.
-        device_bytes: Cap of the device tier.
+        caps: Bytes per tier, for all calls together.
         blocks: Where the blocks are, as in `BlockRunner`; None to find them.
     """
 
@@ -57,13 +59,13 @@ class Board:
         sites: int,
         call: dict[str, Any],
         rows: int = 32,
-        device_bytes: int | None = None,
+        caps: Caps = _NO_CAPS,
         blocks: str | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
         self.blocks = blocks
         self.call = call
-        self._device_bytes = device_bytes
+        self.cache = TieredCache.under(caps, device=torch.device(pipe.device))
         self._references: dict[Case, Tensor] = {}
 
     def draw(self, cases: Sequence[Case]) -> Tensor:
@@ -82,11 +84,10 @@ class Board:
     ) -> tuple[Tensor, RequestLog]:
         """Run the pipeline under a controller: images and what was done."""
         logs: list[RequestLog] = []
-        cache = TieredCache(self._device_bytes)
         with BlockRunner(
             self.pipe,
             controller,
-            cache,
+            self.cache,
             sites=self.sites,
             blocks=self.blocks,
             on_finish=logs.append,
@@ -157,16 +158,35 @@ def budget_of(share: float, site_steps: int) -> int:
 
 def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
     """Set up the board of an environment at one step count."""
-    cap = parse_bytes(config.cache.device_bytes, total=memory_bytes(pipe.device))
     return Board(
         pipe,
         steps,
         sites=config.cache.sites,
         call=config.pipeline.call,
         rows=config.ppo.rows,
-        device_bytes=cap,
+        caps=caps_of(config, pipe),
         blocks=config.cache.blocks or None,
     )
+
+
+def caps_of(config: EnvConfig, pipe: Any) -> Caps:
+    """Return the bytes per tier that an environment names, on the machine of its pipeline.
+
+    The device tier is not lowered to what is free at the moment: agents see how full it is, and the
+    same seed must show them the same.
+
+    Raises:
+        ConfigError: If the machine has less than that, or the directory is not fit.
+    """
+    cache = config.cache
+    caps = resolve_caps(
+        torch.device(pipe.device),
+        host_bytes=cache.host_bytes or None,
+        disk_bytes=cache.disk_bytes or None,
+        cache_dir=cache.cache_dir or None,
+    )
+    asked = parse_bytes(cache.device_bytes, total=memory_bytes(pipe.device))
+    return caps._replace(device_bytes=asked)
 
 
 def cases_of(config: EnvConfig, part: str) -> list[Case]:

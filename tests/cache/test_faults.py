@@ -64,16 +64,17 @@ def test_a_child_keeps_nothing_of_the_parents_file(tmp_path: Path) -> None:
     disk = cache.slower[Tier.DISK]
     assert isinstance(disk, DiskTier)
 
-    with disk._open():  # as another thread may be at the moment of the fork
+    disk._enter()  # as another thread may be at the moment of the fork
 
-        def is_closed() -> bool:
-            try:
-                os.fstat(disk.fd)
-            except OSError:
-                return True
-            return False
+    def is_closed() -> bool:
+        try:
+            os.fstat(disk.fd)
+        except OSError:
+            return True
+        return False
 
-        assert in_child(is_closed)
+    assert in_child(is_closed)
+    disk._leave()
     cache.close()
 
 
@@ -213,6 +214,68 @@ def test_where_no_thread_can_start_loads_ahead_are_done_at_once(tmp_path: Path) 
         return cache.get(KEY) is not None and cache.stats.hidden == 1
 
     assert in_child(load)
+
+
+class HangingIO(SystemIO):
+    """A disk whose calls do not come back until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        self.goes_on.wait()
+        return super().pwrite(fd, data, offset)
+
+    def preadv(self, fd: int, data: Buffer, offset: int) -> int:
+        self.goes_on.wait()
+        return super().preadv(fd, data, offset)
+
+
+@pytest.mark.parametrize("nbytes", [36, 8 << 20])
+@pytest.mark.parametrize("what", ["put", "get"])
+def test_a_disk_that_hangs_sleeps_until_it_comes_back(
+    tmp_path: Path, what: str, nbytes: int
+) -> None:
+    io, other, entry = HangingIO(), EntryKey(0, 0, 1, 0), torch.ones(nbytes // 4)
+    cache = TieredCache(0, None, 32 << 20, cache_dir=tmp_path, io=io, compute_s_per_byte=1e-12)
+    assert cache.put(KEY, entry, Tier.DISK)
+    io.goes_on.clear()
+
+    assert not cache.put(other, entry, Tier.DISK) if what == "put" else cache.get(KEY) is None
+    for _ in range(100):  # of which none may wait
+        assert not cache.put(other, entry, Tier.DISK)
+        assert cache.get(KEY) is None
+        cache.prefetch([KEY])
+
+    io.goes_on.set()
+    deadline = time.monotonic() + 30
+    while not cache.put(other, entry, Tier.DISK):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    found = cache.get(other)
+    assert found is not None
+    assert torch.equal(found, entry)
+    cache.close()
+    assert cache.used_bytes == 0
+
+
+def test_a_store_that_is_dropped_ends_its_threads(tmp_path: Path) -> None:
+    def threads() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name.startswith("ditcache-io")]
+
+    cache = TieredCache(1 << 20, None, 1 << 20, cache_dir=tmp_path)
+    cache.put(KEY, torch.ones(9), Tier.DISK)
+    cache.prefetch([KEY])
+    started = threads()
+    assert started
+
+    del cache
+    gc.collect()
+
+    for thread in started:
+        thread.join(10)
+    assert not threads()
 
 
 @pytest.mark.parametrize("what", ["read", "read ahead", "read large", "write large"])

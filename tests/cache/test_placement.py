@@ -11,12 +11,11 @@ from ditcache_rl.cache.placement import (
     RULES,
     Access,
     Habit,
-    graded_tiers,
     next_uses,
     schedule_trace,
     simulate,
 )
-from ditcache_rl.types import HISTORY, Mode, Tier
+from ditcache_rl.types import HISTORY, Mode
 
 TRACES = st.lists(st.builds(Access, st.integers(0, 4), st.booleans(), st.just(1)), max_size=12)
 
@@ -100,20 +99,6 @@ def test_rows_that_differ_keep_what_any_of_them_reads() -> None:
     modes = np.array([[[0], [0]], [[1], [0]], [[0], [1]]], dtype=np.int8)
 
     assert next_uses(modes)[:, 0, 0].tolist() == [1, 2, NEVER]
-
-
-def test_grades_send_the_insensitive_to_host_and_the_bulky_to_disk() -> None:
-    tiers = graded_tiers([0.1, 0.5, 0.9, 0.2], [10, 10, 10, 99], bulky_bytes=50)
-
-    assert tiers == [Tier.HOST, Tier.DEVICE, Tier.DEVICE, Tier.DISK]
-
-
-def test_without_grades_everything_but_the_bulky_stays_on_the_device() -> None:
-    assert graded_tiers([1.0] * 3, [10, 99, 10], bulky_bytes=50) == [
-        Tier.DEVICE,
-        Tier.DISK,
-        Tier.DEVICE,
-    ]
 
 
 def test_with_unequal_sizes_little_is_lost_against_the_best_choice() -> None:

@@ -32,6 +32,41 @@ def test_extents_never_overlap_and_bytes_add_up(moves: list[tuple[bool, int]]) -
     assert allocator.gaps() == [(0, CAPACITY)]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("tgcw"), st.integers(0, 900)), max_size=200),
+    st.integers(0, CAPACITY),
+)
+def test_bytes_add_up_while_a_slab_is_cut_and_grows(
+    moves: list[tuple[str, int]], last: int
+) -> None:
+    allocator = Allocator(CAPACITY, align=ALIGN)
+    taken: dict[int, int] = {}
+    for what, number in moves:
+        if what == "t":
+            offset = allocator.take(number)
+            if offset is not None:
+                taken[offset] = allocator.rounded(number)
+                assert not allocator.beyond(offset)
+        elif what == "g" and taken:
+            offset = sorted(taken)[number % len(taken)]
+            allocator.give(offset)
+            del taken[offset]
+        elif what == "c":
+            allocator.cut(7 * number)
+        elif what == "w":
+            allocator.grow(number)
+        spans = sorted([*taken.items(), *allocator.gaps()])
+        assert all(a + n <= b for (a, n), (b, _) in itertools.pairwise(spans))
+        assert sum(n for _, n in allocator.gaps()) == allocator.free_bytes
+        assert sum(taken.values()) == allocator.used_bytes
+        assert all(start + size <= allocator.end for start, size in allocator.gaps())
+    allocator.cut(last)
+    for offset in taken:
+        allocator.give(offset)
+    assert allocator.reach == allocator.end <= last
+    assert allocator.capacity == sum(n for _, n in allocator.gaps()) <= last
+
+
 def test_sizes_that_come_again_take_the_same_places() -> None:
     allocator = Allocator(CAPACITY, align=ALIGN)
     places = [allocator.take(600) for _ in range(10)]
@@ -53,7 +88,7 @@ def test_a_slab_grows_and_is_cut_behind_what_is_used() -> None:
     assert first is not None
     allocator.give(base)
     allocator.cut(64)
-    assert (allocator.capacity, allocator.end) == (640, 640)
+    assert (allocator.capacity, allocator.end, allocator.reach) == (640, 64, 640)
+    assert allocator.beyond(first)
     allocator.give(first)
-    allocator.cut(64)
     assert (allocator.capacity, allocator.end, allocator.gaps()) == (64, 64, [(0, 64)])

@@ -11,6 +11,7 @@ import torch
 from diffusers import FluxPipeline
 from rich.progress import Progress
 
+from ditcache_rl.cache import Caps
 from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import Method, Results, build_report, default_baselines, evaluate
@@ -85,6 +86,8 @@ def test_what_is_applied_to_the_pipeline_is_measured_and_taken_off(pipe: FluxPip
 class Stub:
     """Remembers the calls that a pipeline would get; draws one grey per number of steps."""
 
+    device = torch.device("cpu")
+
     def __init__(self, on_call: Callable[[int], None] = lambda calls: None) -> None:
         self.calls: list[tuple[str, int, int]] = []
         self.bar: dict[str, object] = {}
@@ -136,6 +139,15 @@ def test_what_computes_less_differs_and_says_how_much_it_computed(results: Resul
     np.testing.assert_allclose(share["table"], 5 / 8)
     np.testing.assert_allclose(share["fbcache"], 1.0)
     assert (results.psnr_db[[2, 4, 5]] < 60).all()
+
+
+def test_tiers_change_no_image(pipe: FluxPipeline, results: Results, tmp_path: Path) -> None:
+    caps = Caps(1 << 16, 1 << 17, 1 << 20, tmp_path / "cache")
+
+    tiered = evaluate(pipe, METHODS, PROMPTS, seeds=[7, 8], steps=4, call=CALL, caps=caps)
+
+    np.testing.assert_array_equal(tiered.psnr_db, results.psnr_db)
+    np.testing.assert_array_equal(tiered.compute_share, results.compute_share)
 
 
 def test_times_are_measured_for_every_image(results: Results) -> None:

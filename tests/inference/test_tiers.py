@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,14 @@ import pytest
 import torch
 
 import ditcache_rl as dc
-from ditcache_rl.cache import Caps, TieredCache, try_tier
+from ditcache_rl.cache import Caps, SystemIO, TieredCache, try_tier
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.control import Controller, EveryK, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.tiers import CacheHandle
 from ditcache_rl.instrument import BlockRunner, RequestLog, blocks
-from ditcache_rl.types import EntryKey, Mode, Modes, Tier
-from tests.pipelines import draw, draw_under
+from ditcache_rl.types import Decision, EntryKey, Mode, Modes, Tier
+from tests.pipelines import GUIDANCE, draw, draw_under
 
 SITES, STEPS = 5, 10
 #: Bytes of a residual: 76 tokens of 32 float32 numbers.
@@ -95,6 +96,57 @@ def test_a_request_whose_cache_failed_is_the_replay_of_its_effective_mask(
     assert np.array_equal(again.modes, log.modes)
 
 
+class Masks:
+    """Takes the place of other ranks: says call by call what was effective in another run."""
+
+    def __init__(self, log: RequestLog) -> None:
+        self._masks = iter(
+            [
+                log.by_branch[branch][step, :, site]
+                for step in range(STEPS)
+                for branch in sorted(log.by_branch)
+                for site in range(SITES)
+                if log.by_branch[branch][step, 0, site] >= 0
+            ]
+        )
+
+    def share(self, decision: Decision) -> Decision:
+        return decision
+
+    def least(self, modes: Modes) -> Modes:
+        return np.asarray(np.minimum(modes, next(self._masks)))
+
+
+def test_with_two_branches_it_is_the_replay_of_the_mask_of_each(
+    tiny_pipe: Any, folder: Path
+) -> None:
+    controller = StaticSchedule(mixed_schedule(3))
+    cache = TieredCache(ENTRY, None, 8 << 20, cache_dir=folder)
+
+    def spoil(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        disk = cache.slower[Tier.DISK]
+        assert isinstance(disk, DiskTier)
+        for key in disk.held()[::2]:
+            slot = disk.slot(key)
+            if slot is not None and key.branch == step % 2:
+                os.pwrite(disk.fd, b"spoiled", slot.offset)
+        return tensors
+
+    latents, log = draw_in(tiny_pipe, controller, cache, callback_on_step_end=spoil, **GUIDANCE)
+
+    one, other = log.by_branch.values()
+    assert not np.array_equal(one, other), "nothing failed in one branch alone"
+    logs: list[RequestLog] = []
+    masks: Any = Masks(log)
+    with BlockRunner(
+        tiny_pipe, controller, TieredCache(), sites=SITES, ranks=masks, on_finish=logs.append
+    ):
+        replayed = draw(tiny_pipe, steps=STEPS, **GUIDANCE)
+    assert torch.equal(latents, replayed)
+    for branch, modes in log.by_branch.items():
+        assert np.array_equal(logs[0].by_branch[branch], modes)
+
+
 @pytest.mark.parametrize(("seconds", "pays"), [(1.0, True), (1e-15, False)])
 def test_a_tier_pays_if_reading_is_faster_than_computing(
     folder: Path, seconds: float, pays: bool
@@ -107,6 +159,21 @@ def test_a_tier_pays_if_reading_is_faster_than_computing(
 
     assert cache.put(EntryKey(0, 0, 0, 0), torch.ones(3), Tier.DISK)
     assert len(cache.device) == 1
+    cache.close()
+
+
+def test_a_disk_that_cannot_be_written_out_sleeps_and_says_why(folder: Path) -> None:
+    class Unsynced(SystemIO):
+        def make_cold(self, fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    cache = TieredCache(None, None, 1 << 20, cache_dir=folder, io=Unsynced())
+
+    verdict = try_tier(cache, Tier.DISK, compute_s_per_byte=1.0, device=torch.device("cpu"))
+
+    assert not verdict.pays
+    assert "Input/output error" in verdict.reason
+    assert cache.used_bytes == 0
     cache.close()
 
 

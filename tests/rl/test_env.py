@@ -10,6 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
 import ditcache_rl.rl  # noqa: F401  (registers the shipped environments)
+from ditcache_rl.cache import Caps
 from ditcache_rl.config import load_env, shipped_envs
 from ditcache_rl.control import ActionSpace
 from ditcache_rl.errors import ConfigError, StateError
@@ -190,7 +191,7 @@ def test_a_cache_without_room_computes_everything(
 ) -> None:
     setting = tiny_setting(tiny_config(tmp_path, tiny_call, tradeoff_share=0.0), tiny_pipe)
     board = setting.board
-    setting.board = type(board)(tiny_pipe, 4, sites=1, call=tiny_call, device_bytes=1)
+    setting.board = type(board)(tiny_pipe, 4, sites=1, call=tiny_call, caps=Caps(device_bytes=1))
     env = DenoiseEnv(setting=setting)
     env.reset(seed=0)
 

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -5,12 +6,12 @@ import pytest
 import torch
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import AllCompute, EveryK
+from ditcache_rl.control import AllCompute, EveryK, StaticSchedule
 from ditcache_rl.errors import StateError
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.search import Board, Case, ClimbSettings, search_plan, spaced_plan
-from ditcache_rl.types import Mode, Modes
-from tests.environment import PROMPTS
+from ditcache_rl.search import Board, Case, ClimbSettings, board_of, search_plan, spaced_plan
+from ditcache_rl.types import Mode, Modes, Tier
+from tests.environment import PROMPTS, tiny_config
 
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS["train"])]
 
@@ -47,6 +48,24 @@ def test_rows_are_scored_as_if_they_were_alone(board: Board) -> None:
     np.testing.assert_allclose(together.psnr_db, psnr, atol=1e-2)
     np.testing.assert_allclose(together.ssim, ssim, atol=1e-4)
     assert together.psnr_db[2] > together.psnr_db[0] > together.psnr_db[1]
+
+
+def test_tiers_that_an_environment_names_change_no_image(
+    board: Board, tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    entry, folder = 76 * 32 * 4, tmp_path / "cache"
+    tiers = f', host_bytes = "{2 * entry}", disk_bytes = "1MiB", cache_dir = "{folder}"'
+    config = tiny_config(tmp_path, tiny_call, rows=2, device_bytes=f"{entry}", tiers=tiers)
+    tiered = board_of(config, tiny_pipe, steps=4)
+
+    images, log = tiered.draw_under(StaticSchedule(HALF), CASES[:2])
+
+    expected, wished = board.draw_under(StaticSchedule(HALF), CASES[:2])
+    assert torch.equal(images, expected)
+    assert np.array_equal(log.modes, wished.modes)
+    assert set(tiered.cache.slower) == {Tier.HOST, Tier.DISK}
+    assert tiered.cache.stats.host_hits + tiered.cache.stats.disk_hits > 0
+    assert list(folder.iterdir()) == []
 
 
 def test_references_are_drawn_once_and_in_batches(board: Board) -> None:
