@@ -314,7 +314,12 @@ def _policy(setup: Setup, value: float) -> dict[str, Any]:
     check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
     controller = PolicyController(policy, Wish(budget=value))
     controller.choose(setup.steps)
-    return {"controller": controller, "sites": policy.manifest.sites}
+    made_for = policy.manifest
+    return {
+        "controller": controller,
+        "sites": made_for.sites,
+        "blocks": made_for.blocks or None,
+    }
 
 
 _THRESHOLDS = ("8, 0.08", "4, 0.08", "4, 0.15", "4, 0.24", "3, 0.4", "2, 0.8")
