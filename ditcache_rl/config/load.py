@@ -139,7 +139,6 @@ def _check(config: EnvConfig) -> None:
     search = config.search
     require(search.prompts >= 1, "[search] prompts must be >= 1", search.prompts)
     require(search.evaluations >= 0, "[search] evaluations must be >= 0", search.evaluations)
-    require(search.finals >= 1, "[search] finals must be >= 1", search.finals)
     require(0 < search.most_share <= 1, "[search] most_share must lie in (0, 1]", search.most_share)
     for name in ("psnr", "ssim"):
         number = getattr(config.reward, name)

@@ -120,14 +120,12 @@ class SearchConfig:
     Attributes:
         prompts: Train prompts that schedules are scored on; more is slower and generalises better.
         evaluations: Candidates tried per budget.
-        finals: Train prompts that the best few candidates of a budget are scored on again.
         most_share: Largest budget that is searched; above it schedules come from the error table
             alone.
     """
 
     prompts: int = 16
     evaluations: int = 24
-    finals: int = 64
     most_share: float = 0.5
 
 

@@ -101,7 +101,6 @@ def search_stage(
         rng=rng,
         on_budget=done,
         propose=partial(proposals, Calibration(board, scored)),
-        finals=cases[: config.search.finals],
     )
     last = low.row(site_steps)
     start = Plan(low.patterns.copy(), low.quality.copy())

@@ -17,11 +17,11 @@ import numpy as np
 from ditcache_rl.control import Plan
 from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.space import Row, Space, move, pay_up, spaced
-from ditcache_rl.search.trials import Attempt, Score, Trials, Weights
+from ditcache_rl.search.trials import Attempt, Trials, Weights
 from ditcache_rl.types import Mode
 
-#: Exponents that space the computed steps of the first candidates; the first one evenly.
-_SPACINGS = (1.0, 0.7, 0.85, 1.2, 1.5)
+#: Exponents that space the computed steps of the first candidates.
+_SPACINGS = (0.7, 0.85, 1.0, 1.2, 1.5)
 #: Candidates without improvement after which a climb goes on from a changed copy of its best.
 _PATIENCE = 48
 #: Changes that lead out of a local optimum.
@@ -30,10 +30,6 @@ _KICK = 4
 _DRAWS, _MOST_DRAWS = 8, 64
 #: Temperatures of an annealing, first and last, in the unit of the objective: 0.5 to 0.02 dB.
 _HOT, _COLD = 0.05, 0.002
-#: Candidates of a climb that are scored again on more cases: the best on few is partly luck.
-_FINALISTS = 4
-#: Share of those cases, the worst ones, whose mean counts as much there as the mean of all.
-_TAIL = 0.25
 #: Share of the evaluations of an annealing after which it only climbs.
 _ANNEALED = 2 / 3
 
@@ -104,7 +100,6 @@ def search_plan(
     on_budget: Callable[[int, float], None] | None = None,
     start: Plan | None = None,
     propose: Callable[[Space, int], Sequence[Row]] | None = None,
-    finals: Sequence[Case] = (),
 ) -> Plan:
     """Climb to the static schedule of every budget.
 
@@ -120,8 +115,6 @@ def search_plan(
         on_budget: Called with budget and mean PSNR when a budget is done.
         start: Schedules to start from in place of spaced ones, where it has any.
         propose: Names further schedules of a budget to start from.
-        finals: More cases, on which the best few of a budget and the evenly spaced schedule are
-            scored again; the best there, in the mean and among the worst cases, is taken.
 
     Returns:
         One schedule per budget, rows in between left empty.
@@ -142,27 +135,10 @@ def search_plan(
             first.append(pay_up(before, budget, space.patterns))
         attempt = trials.attempt(settings.evaluations + len(first))
         before = climb(attempt, first, space, rng)
-        score = attempt.score_of(before)
-        if finals:
-            before, score = _final(board, [*attempt.top(_FINALISTS), first[0]], finals, trials)
-        rows[budget], quality[budget] = before, score
+        rows[budget], quality[budget] = before, attempt.score_of(before)
         if on_budget is not None:
             on_budget(budget, float(quality[budget, 0]))
     return Plan(rows, quality)
-
-
-def _final(
-    board: Board, rows: Sequence[Row], cases: Sequence[Case], trials: Trials
-) -> tuple[Row, Score]:
-    """Score rows on more cases: the best one, and its means there."""
-    different = list({row.tobytes(): row for row in rows}.values())
-    schedules = [trials.space.modes(row) for row in different for _ in cases]
-    drawn = board.score([*cases] * len(different), schedules)
-    psnr_db, ssim = (np.reshape(column, (len(different), -1)) for column in drawn)
-    worth = trials.weights.psnr * psnr_db / 10 + trials.weights.ssim * ssim
-    worst = np.sort(worth, axis=1)[:, : math.ceil(_TAIL * len(cases))]
-    best = int(np.argmax(worth.mean(axis=1) + worst.mean(axis=1)))
-    return different[best], Score(float(psnr_db[best].mean()), float(ssim[best].mean()))
 
 
 def spaced_plan(steps: int, sites: int) -> Plan:

@@ -140,10 +140,6 @@ class Attempt:
         """Return what a row that was scored is worth."""
         return self._trials.value(self.score_of(row))
 
-    def top(self, count: int) -> list[Row]:
-        """Return the best rows, the best first."""
-        return sorted((row for row, _ in self._seen.values()), key=self.value, reverse=True)[:count]
-
     def best(self, computes: int) -> Row:
         """Return the best row of those that spend so much; at least one must have been scored."""
         costs = self._trials.space.costs

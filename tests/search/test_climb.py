@@ -160,29 +160,6 @@ def test_evaluations_are_bounded() -> None:
     assert len(tried) <= SETTINGS.evaluations + 7
 
 
-def test_the_best_on_few_cases_must_be_the_best_on_more() -> None:
-    class TwoTastes(Puzzle):
-        """Cases beyond the first ones like another schedule."""
-
-        def score(self, cases: Any, schedules: Any) -> Any:
-            quality = super().score(cases, schedules)
-            even = np.array([(modes[::2] == Mode.COMPUTE).all() for modes in schedules])
-            late = np.array([case not in CASES for case in cases])
-            return quality._replace(psnr_db=np.where(late, 10.0 * even, quality.psnr_db))
-
-    plan = search_plan(
-        TwoTastes(hidden_schedule(6, 1, 0)),
-        CASES,
-        budgets=[3],
-        settings=SETTINGS,
-        rng=np.random.default_rng(0),
-        finals=[Case("another", 9), Case("and another", 10)],
-    )
-
-    np.testing.assert_array_equal(np.flatnonzero(plan.row(3) == Mode.COMPUTE), [0, 2, 4])
-    assert plan.quality[3, 0] == 10.0
-
-
 @pytest.mark.parametrize("strategy", [climb, anneal])
 def test_a_search_spends_its_evaluations_and_ends_at_the_best_that_it_saw(strategy: Any) -> None:
     board = Puzzle(hidden_schedule(12, 1, 0))
