@@ -76,27 +76,35 @@ def test_figures_compare_ours_with_the_best_of_the_others() -> None:
     assert who["db_2x"]["peer"][0] == "theirs"
 
 
+@pytest.fixture
+def pipe() -> Any:
+    """A pipeline of its own: peers and hosts leave something on it for good."""
+    from tests.pipelines import build_tiny_pipe
+
+    return build_tiny_pipe()
+
+
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.8])
 def test_our_first_block_cache_computes_the_steps_that_diffusers_computes(
-    tiny_pipe: Any, threshold: float
+    pipe: Any, threshold: float
 ) -> None:
     computed: list[int] = []
-    last = tiny_pipe.transformer.single_transformer_blocks[-1]
+    last = pipe.transformer.single_transformer_blocks[-1]
     plain = last.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        computed.append(tiny_pipe.scheduler.step_index or 0)
+        computed.append(pipe.scheduler.step_index or 0)
         return plain(*args, **kwargs)
 
     last.forward = forward
-    tiny_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
     try:
-        theirs = draw(tiny_pipe, steps=12)
+        theirs = draw(pipe, steps=12)
     finally:
-        tiny_pipe.transformer.disable_cache()
+        pipe.transformer.disable_cache()
         del last.forward
 
-    ours, log = draw_under(tiny_pipe, FBCache(threshold), steps=12)
+    ours, log = draw_under(pipe, FBCache(threshold), steps=12)
 
     assert np.flatnonzero(log.modes[:, 0, 0] == Mode.COMPUTE).tolist() == computed
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -113,13 +121,6 @@ def settings(*names: str) -> list[Setting]:
 
 def host(pipe: Any) -> LocalHost:
     return LocalHost(Setup(pipe, STEPS, lambda: draw(pipe, steps=STEPS)), CALL)
-
-
-@pytest.fixture
-def pipe() -> Any:
-    from tests.pipelines import build_tiny_pipe
-
-    return build_tiny_pipe()  # hosts count in its layers for good
 
 
 def run(pipe: Any, log: Log, chosen: list[Setting]) -> list[str]:
