@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import resource
@@ -110,7 +111,7 @@ def cut_files(amount: int, folder: Path, beat: Beat) -> Outcome:
     pair = Pair(rng, found, WRONG, cache, shapes=_SHAPES)
     for operation in range(amount):
         if operation % 20 == 0:
-            for fd in files_in(folder):
+            for fd in writable(files_in(folder)):
                 os.ftruncate(fd, rng.choice((0, rng.randrange(16 * _MIB))))
                 cuts += 1
         _guarded(found, pair.step)
@@ -170,7 +171,7 @@ def _fill(amount: int, folder: Path, beat: Beat) -> Outcome:
     found.expect(free_bytes(folder) == empty, WRONG, "bytes left after closing")
 
     cache = TieredCache(0, None, 4 * _MIB, cache_dir=folder)
-    for fd in files_in(folder):
+    for fd in writable(files_in(folder)):
         os.ftruncate(fd, 0)  # now the slab has to take its blocks again, from a full disk
     with ballast(folder):
         pair = Pair(rng, found, WRONG, cache, shapes=_SHAPES[:-1])
@@ -240,6 +241,11 @@ def files_in(folder: Path) -> list[int]:
         ):
             found.append(int(name))
     return found
+
+
+def writable(fds: list[int]) -> list[int]:
+    """Leave out descriptors that only read."""
+    return [fd for fd in fds if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY]
 
 
 def free_bytes(folder: Path) -> int:
