@@ -211,7 +211,7 @@ def _policy(
     manifest = _with_schema(manifest)
     metrics = {
         "select": metrics_of(comparisons),
-        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "config": json.loads(json.dumps(asdict(config) | {"path": config.path.name}, default=str)),
     }
     return Policy(manifest, network, plans, metrics)
 
