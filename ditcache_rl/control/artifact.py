@@ -173,7 +173,7 @@ def load_policy(folder: Path) -> Policy:
     for steps, plan in plans.items():
         _check_plan(plan, len(actions.patterns), f"{folder / TENSORS}: plan.{steps}.patterns")
     metrics = read_json(folder / METRICS)
-    return Policy(manifest, network.eval().requires_grad_(False), plans, metrics)
+    return Policy(manifest, network.requires_grad_(False), plans, metrics)
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -78,11 +78,11 @@ class Lpips:
     """Measures the learned perceptual distance of every image, 0 for equal ones.
 
     Args:
-        network: What `lpips.LPIPS` builds; moved nowhere and never trained.
+        network: What `lpips.LPIPS` builds, which is ready to judge; moved nowhere, never trained.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._network = network.eval()
+        self._network = network
 
     @torch.no_grad()
     def __call__(self, images: Images, references: Images) -> Floats:

@@ -75,4 +75,4 @@ def exported(policy: PriorPolicy) -> PolicyNetwork:
     copy.load_state_dict(
         {k: v.detach().cpu().to(torch.float32) for k, v in network.state_dict().items()}
     )
-    return copy.eval().requires_grad_(False)
+    return copy.requires_grad_(False)

@@ -117,7 +117,7 @@ def load_reader(file: Path = WEIGHTS) -> Reader:
         weights = {name: tensors.get_tensor(name).float() for name in tensors.keys()}  # noqa: SIM118
     reader = Reader()
     reader.load_state_dict(weights)
-    return reader.eval().requires_grad_(False)
+    return reader.requires_grad_(False)
 
 
 def load_report(file: Path = WEIGHTS) -> Report:
@@ -168,7 +168,7 @@ def train(steps: int, seed: int, folder: Path) -> Reader:
         return {"loss": torch.stack(terms).sum()}
 
     fit(reader, loss, Recipe(steps=steps, learning_rate=3e-3, ema_decay=0.99), folder, seed=seed)
-    return reader.eval().requires_grad_(False)
+    return reader.requires_grad_(False)
 
 
 def _soften(images: Tensor, generator: torch.Generator) -> Tensor:
