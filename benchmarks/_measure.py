@@ -18,7 +18,7 @@ from ditcache_rl.metrics import Lpips, psnr_db, ssim
 #: Prompts whose images are kept for the page.
 PICTURED = 3
 #: In a short run a setting is drawn on so many prompts, and then only if it may matter: faster than
-#: 1.6x and within 7 dB of the best at its speed. No figure depends on the others.
+#: 1.6x and within 7 dB of the best at its speed. The others rarely count.
 TRIED_PROMPTS, LEAST_SPEEDUP, MOST_BEHIND_DB = 4, 1.6, 7.0
 
 Point = dict[str, float]

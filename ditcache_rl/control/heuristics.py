@@ -72,10 +72,11 @@ class EveryK:
         return uniform_decision(info.run, between if info.step % self.k else Mode.COMPUTE)
 
 
-class _Threshold:
+class ThresholdRule:
     """Shared form of the threshold rules: an error estimate per row, compared with a threshold."""
 
     probe_blocks = 0
+    between = Mode.REUSE
 
     def __init__(self, threshold: float) -> None:
         if not threshold >= 0:
@@ -87,12 +88,12 @@ class _Threshold:
         self._accumulated: Floats = np.zeros(run.rows)
 
     def _decide_rows(self, info: StepInfo, computing: NDArray[np.bool_]) -> Decision:
-        decision = uniform_decision(info.run, Mode.REUSE)
+        decision = uniform_decision(info.run, self.between)
         decision.modes[computing] = Mode.COMPUTE
         return decision
 
 
-class TeaCache(_Threshold):
+class TeaCache(ThresholdRule):
     """Compute when the accumulated, rescaled change of the modulated input exceeds a threshold.
 
     Args:
@@ -125,7 +126,7 @@ class TeaCache(_Threshold):
         return self._decide_rows(info, computing)
 
 
-class FBCache(_Threshold):
+class FBCache(ThresholdRule):
     """Compute when the first block's residual differs from that of the last computed step.
 
     Args:
@@ -155,7 +156,7 @@ class FBCache(_Threshold):
         return self._decide_rows(info, computing)
 
 
-class EasyCache(_Threshold):
+class EasyCache(ThresholdRule):
     """Compute when the output has probably changed by more than a threshold since it was computed.
 
     The rate at which the output follows the input is measured at computed steps.

@@ -7,16 +7,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.control.base import uniform_decision
-from ditcache_rl.control.heuristics import relative_l1
+from ditcache_rl.control.heuristics import ThresholdRule, relative_l1
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo
+from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo
 
 #: Relative change per step of the residual, and for how many steps it is good: AdaCache's codebook
 #: for short runs, scaled by the pace.
 _CODEBOOK = ((0.03, 6), (0.05, 5), (0.07, 4), (0.09, 3), (0.11, 2))
 
 
-class DiCache:
+class DiCache(ThresholdRule):
     """Compute when the accumulated change of the first block's residual exceeds a threshold.
 
     Between, the residual goes on along the line through the last two computed ones.
@@ -29,15 +29,11 @@ class DiCache:
     """
 
     probe_blocks = 1
-
-    def __init__(self, threshold: float) -> None:
-        if not threshold >= 0:
-            raise ConfigError(f"threshold must be >= 0, received {threshold}")
-        self.threshold = threshold
+    between = Mode.FORECAST1
 
     def reset(self, run: RunInfo) -> None:
         """Forget the signals of the request before."""
-        self._accumulated: Floats = np.zeros(run.rows)
+        super().reset(run)
         self._probe: Tensor | None = None
 
     def decide(self, info: StepInfo) -> Decision:
@@ -50,9 +46,7 @@ class DiCache:
             computing = self._accumulated >= self.threshold
         self._accumulated = np.where(computing, 0.0, self._accumulated)
         self._probe = probe
-        decision = uniform_decision(info.run, Mode.FORECAST1)
-        decision.modes[computing] = Mode.COMPUTE
-        return decision
+        return self._decide_rows(info, computing)
 
 
 class AdaCache:
