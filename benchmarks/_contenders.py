@@ -318,7 +318,7 @@ def _policy(setup: Setup, value: float) -> dict[str, Any]:
     return {
         "controller": controller,
         "sites": made_for.sites,
-        "blocks": made_for.blocks or None,
+        "blocks": made_for.blocks,
     }
 
 

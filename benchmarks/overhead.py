@@ -187,7 +187,7 @@ def decision(
     """Time the decisions of real requests, and the network apart from them."""
     name, controller, network = network_controller(config)
     timed = Timed(controller)
-    blocks = config.cache.blocks or None
+    blocks = config.cache.blocks
     with BlockRunner(pipe, timed, TieredCache(), sites=config.cache.sites, blocks=blocks):
         one_call(pipe, config, cases[0])
         timed.seconds.clear()
@@ -242,7 +242,7 @@ def environment(
         sites=sites,
         call=config.pipeline.call,
         rows=ROWS,
-        blocks=config.cache.blocks or None,
+        blocks=config.cache.blocks,
     )
     board.call_s = []
     plan = spaced_plan(STEPS, sites)
@@ -279,7 +279,7 @@ def profile(
     pipe: Any, config: EnvConfig, prompt: str, amounts: Amounts
 ) -> tuple[float, dict[str, object]]:
     """Predict random schedules with a fresh cost model, and measure them, interleaved."""
-    call, blocks = config.pipeline.call, config.cache.blocks or None
+    call, blocks = config.pipeline.call, config.cache.blocks
     with console.status("profile"):
         cost = measure_profile(
             pipe,

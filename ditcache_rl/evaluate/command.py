@@ -74,7 +74,7 @@ def evaluate_policy(
         ours = policy_methods(policy, config, steps=chosen)
         model, scheduler = policy.manifest.model, policy.manifest.scheduler
         blocks = policy.manifest.blocks
-    methods = [*ours, *default_baselines(chosen, blocks or None)]
+    methods = [*ours, *default_baselines(chosen, blocks)]
     opened = config.pipeline
     pipe = open_pipeline(
         opened.source, dtype=opened.dtype, device=opened.device, quantize=opened.quantize
@@ -108,7 +108,7 @@ def policy_methods(policy: Policy, config: EnvConfig, *, steps: int) -> list[Met
     """
     methods: list[Method] = []
     used = policy.manifest.adaptive.get(str(steps), [])
-    sites, blocks = policy.manifest.sites, policy.manifest.blocks or None
+    sites, blocks = policy.manifest.sites, policy.manifest.blocks
     for share in config.targets.budgets:
         wish, target = Wish(budget=share), f"budget {share:g}"
         learned = int(share * steps * sites + 1e-9) in used
@@ -139,6 +139,6 @@ def schedule_methods(file: ScheduleFile, *, steps: int) -> list[Method]:
         target = f"{computed}/{steps * file.sites} computed"
         controller = StaticSchedule(schedule.table)
         methods.append(
-            Method(schedule.method, "static", target, controller, file.sites, file.blocks or None)
+            Method(schedule.method, "static", target, controller, file.sites, file.blocks)
         )
     return methods

@@ -178,7 +178,7 @@ def _profile(
         sites=config.cache.sites,
         prompt=prompt,
         call=config.pipeline.call,
-        blocks=config.cache.blocks or None,
+        blocks=config.cache.blocks,
     )
     file.write_text(json.dumps(cost.to_dict()))
     return cost

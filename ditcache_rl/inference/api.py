@@ -192,7 +192,7 @@ def _controller_of(
         chosen, steps = PolicyController(policy, wish), manifest.steps
         sites, blocks = manifest.sites, manifest.blocks
     chosen.choose(steps[0])
-    return chosen, sites, blocks or None
+    return chosen, sites, blocks
 
 
 def open_policy(source: str | Path) -> Policy | ScheduleFile:

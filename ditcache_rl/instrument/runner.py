@@ -44,7 +44,7 @@ class BlockRunner:
         cache: Where residuals are kept.
         sites: Parts of each block stack that are cached separately.
         blocks: Where the blocks are, if names and a forward pass don't tell: `transformer.blocks`;
-            `transformer` alone caches what it returns.
+            `transformer` alone caches what it returns. None or "" to find them.
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
@@ -215,7 +215,7 @@ def denoiser_of(pipe: Any) -> nn.Module:
 
 def _named(denoisers: dict[str, nn.Module], blocks: str | None) -> dict[str, nn.Module]:
     """Keep the denoiser that `blocks` names, all without it."""
-    if blocks is None:
+    if not blocks:
         return denoisers
     wanted = {path.strip().partition(".")[0] for path in blocks.split(",")}
     if not wanted <= set(denoisers):
@@ -228,7 +228,7 @@ def _named(denoisers: dict[str, nn.Module], blocks: str | None) -> dict[str, nn.
 
 def _names_of(blocks: str | None, denoiser: str) -> str | None:
     """Return the block lists that `blocks` names in one denoiser."""
-    if blocks is None:
+    if not blocks:
         return None
     paths = [path.strip().partition(".") for path in blocks.split(",")]
     return ",".join(rest for name, _, rest in paths if name == denoiser)

@@ -59,7 +59,7 @@ def retarget(
             sites=manifest.sites,
             prompt=prompt,
             call=config.pipeline.call,
-            blocks=manifest.blocks or None,
+            blocks=manifest.blocks,
             repeats=_REPEATS,
         )
         profile[str(steps)] = cost.to_dict()

@@ -59,7 +59,7 @@ def profile_stage(
         sites=config.cache.sites,
         prompt=prompt,
         call=config.pipeline.call,
-        blocks=config.cache.blocks or None,
+        blocks=config.cache.blocks,
         repeats=_PROFILE_REPEATS,
         on_run=count,
     )

@@ -165,7 +165,7 @@ def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
         call=config.pipeline.call,
         rows=config.ppo.rows,
         caps=caps_of(config, pipe),
-        blocks=config.cache.blocks or None,
+        blocks=config.cache.blocks,
     )
 
 

@@ -58,7 +58,7 @@ class Replay:
             )
         self._scheduler = copy.deepcopy(board.pipe.scheduler)
         #: What the transformer returns is what is cached.
-        self._whole = board.blocks is not None and "." not in board.blocks
+        self._whole = "." not in (board.blocks or ".")
         self._runs = [] if self._whole else self._replays()
         self.rows = len(cases)
         #: What stands in for the stack at the call under way, (rows, features); None to compute it.

@@ -98,7 +98,7 @@ def _qualities(pipe: Any, policy: Policy, prompts: list[str], call: dict[str, An
     for budget in BUDGETS:
         wished = PolicyController(policy, Wish(budget=budget), adaptive=False).choose(STEPS)
         assert isinstance(wished, StaticSchedule)
-        sites, blocks = policy.manifest.sites, policy.manifest.blocks or None
+        sites, blocks = policy.manifest.sites, policy.manifest.blocks
         with BlockRunner(pipe, wished, TieredCache(), sites=sites, blocks=blocks):
             found.append(float(psnr_db(_images(pipe, prompts, call), reference).mean()))
     return found
