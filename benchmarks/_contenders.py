@@ -28,7 +28,7 @@ from ditcache_rl.evaluate import Family, Method
 from ditcache_rl.inference import PolicyController, Wish, check_identity
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.types import Mode
+from ditcache_rl.types import HISTORY, Mode
 
 Value = float | int | str
 
@@ -41,14 +41,15 @@ class Setup:
         pipe: The pipeline.
         steps: Denoising steps of the reference.
         calibrate: Draws one image; what must be calibrated first is, meanwhile.
-        schedules: By contender and knob value, a letter per step as `modes_text` writes them.
+        schedules: By contender and knob value, `modes` as `modes_text` writes them, and `weights`
+            of fitted forecasts by step, an empty list where there are none.
         order: Blocks, those first that are best left out.
     """
 
     pipe: Any
     steps: int
     calibrate: Callable[[], object]
-    schedules: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     order: Sequence[int] = ()
 
 
@@ -273,7 +274,9 @@ def _schedule(name: str, blocks: str = "") -> Callable[[Setup, Any], dict[str, A
         if found is None:
             raise ConfigError(f"expected a schedule of {value} computed steps for {name}")
         where = {"blocks": blocks} if blocks else {}
-        return {"controller": StaticSchedule(read_modes(found)), **where}
+        weights = [row or [np.nan] * HISTORY for row in found["weights"]]
+        fitted = np.array(weights) if weights else None
+        return {"controller": StaticSchedule(read_modes(found["modes"]), fitted), **where}
 
     return make
 

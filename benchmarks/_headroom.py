@@ -101,8 +101,14 @@ class TableBoard(Board):
         self.steps, self.sites, self.rows = STEPS, 1, rows
         self._scores = dict(zip(table.choose.cases, table.choose.psnr_db, strict=True))
 
-    def score(self, cases: Sequence[Case], schedules: Sequence[Modes]) -> Quality:
-        """Look PSNR up; the table has no SSIM."""
+    def score(
+        self,
+        cases: Sequence[Case],
+        schedules: Sequence[Modes],
+        weights: Sequence[Floats] | None = None,
+    ) -> Quality:
+        """Look PSNR up; the table has no SSIM, and no fitted forecasts."""
+        assert weights is None
         index = tree_index(np.stack(schedules)[..., 0])
         found = [self._scores[case][i] for case, i in zip(cases, index, strict=True)]
         return Quality(np.array(found), np.zeros(len(found)))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._contenders import OWN_COMPUTES, PUBLISHED_COMPUTES, Setup, denoiser_name
-from ditcache_rl.control import modes_text
+from ditcache_rl.control import modes_text, weights_lists
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.inference.identity import model_identity, scheduler_identity
 from ditcache_rl.instrument.blocks import find_blocks
@@ -25,6 +25,9 @@ from ditcache_rl.search.calibrate import gap_costs, measure_gaps
 from ditcache_rl.search.paths import Path as Steps
 from ditcache_rl.search.paths import cheapest_path, minimax_path
 from ditcache_rl.types import Mode
+
+Entry = dict[str, Any]
+"""A schedule: `modes` as `modes_text` writes them, and fitted `weights` by step, empty for none."""
 
 #: How much more than their sum large errors count in MeanCache (its gamma).
 _GAMMA = 4.0
@@ -86,7 +89,7 @@ def _search(
     cases: Sequence[Case],
     evaluations: int,
     say: Callable[[str], None],
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, Entry]]:
     stack = Board(pipe, steps, sites=1, call=call)
     whole = Board(pipe, steps, sites=1, call=call, blocks=denoiser_name(pipe))
     stack.prepare(cases)
@@ -100,23 +103,31 @@ def _search(
         found = {}
     for name, board, method, budgets, between in (
         ("BudCache", stack, "anneal", published, (Mode.REUSE,)),
-        ("whole denoiser", whole, "polish", [n for n in OWN_COMPUTES if n < steps], None),
+        ("whole denoiser", whole, "fitted", [n for n in OWN_COMPUTES if n < steps], None),
     ):
         say(f"searching {name}")
         space = Space(steps, 1) if between is None else Space(steps, 1, between=between)
         trials = Trials(board, cases, Weights(), space=space)
         rng = np.random.default_rng(0)
         problem = Problem(trials, sorted(budgets), evaluations, rng, calibration)
+        try:
+            rows = METHODS[method](problem)
+        except UnsupportedModelError as error:
+            say(f"{name} without fitted forecasts: {error}")
+            rows = METHODS["polish"](problem)
         found[name] = {
-            str(budget): modes_text(space.modes(row))
-            for budget, (row, _) in METHODS[method](problem).items()
+            str(budget): {
+                "modes": modes_text(space.modes(entry.row)),
+                "weights": [] if entry.weights is None else weights_lists(entry.weights),
+            }
+            for budget, entry in rows.items()
         }
     return found
 
 
 def _calibrated(
     calibration: Calibration, steps: int, budgets: Sequence[int]
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, Entry]]:
     """Choose schedules by measured errors alone."""
     errors = calibration.errors().displacement[Mode.FORECAST1]
     gaps = measure_gaps(
@@ -132,13 +143,13 @@ def _calibrated(
 
 def _paths(
     steps: int, budgets: Sequence[int], choose: Callable[[int], Steps], fill: Mode = Mode.FORECAST1
-) -> dict[str, str]:
+) -> dict[str, Entry]:
     """Write the paths that a rule chooses as schedules."""
-    found = {}
+    found: dict[str, Entry] = {}
     for budget in budgets:
         modes = np.full((steps, 1), fill, dtype=np.int8)
         modes[list(choose(budget))] = Mode.COMPUTE
-        found[str(budget)] = modes_text(modes)
+        found[str(budget)] = {"modes": modes_text(modes), "weights": []}
     return found
 
 

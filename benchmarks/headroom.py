@@ -200,8 +200,8 @@ def _searches(table: Table, board: Board) -> Rows:
                 problem = Problem(
                     trials, BUDGETS, evaluations, np.random.default_rng(seed), calibration
                 )
-                for budget, (row, _) in method(problem).items():
-                    found[budget].append(int(tree_index(space.modes(row)[:, 0])))
+                for budget, entry in method(problem).items():
+                    found[budget].append(int(tree_index(space.modes(entry.row)[:, 0])))
             for budget, index in found.items():
                 yard = Yardstick(table, budget)
                 rows.append(

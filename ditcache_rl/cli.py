@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--method",
         default="polish",
         metavar="NAME",
-        help="uniform, table, dp, minimax, climb, anneal, nsga2, polish, or all",
+        help="uniform, table, dp, minimax, climb, anneal, nsga2, polish, fitted, or all",
     )
     search.add_argument(
         "--budgets",

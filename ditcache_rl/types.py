@@ -96,11 +96,22 @@ class StepInfo(NamedTuple):
     """Of the device tier's cap that is unused, 1 where there is no cap."""
 
 
+class Fitted(NamedTuple):
+    """Weights of past residuals, fitted to what the rows computed; good for that alone."""
+
+    steps: NDArray[np.int64]
+    """(rows, HISTORY) step of each residual, newest first, -1 where there is none."""
+    weights: Floats
+    """(rows, HISTORY), nan in rows that have none."""
+
+
 class Decision(NamedTuple):
     """A mode for every row and site, and a tier for what is computed."""
 
     modes: Modes
     tiers: Tiers
+    fitted: Fitted | None = None
+    """Weights for the estimates of the only site, in place of Newton's."""
 
 
 class EntryKey(NamedTuple):

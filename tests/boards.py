@@ -14,7 +14,7 @@ class Puzzle(Board):
     """Likes a hidden schedule: 60 dB for it, 1 dB less for every site that differs."""
 
     def __init__(self, hidden: Modes, *, rows: int = 8) -> None:
-        self.pipe = None  # nothing to calibrate on
+        self.pipe = self.blocks = None  # nothing to calibrate on
         self.steps, self.sites = hidden.shape
         self.rows = rows
         self.hidden = hidden
@@ -25,9 +25,15 @@ class Puzzle(Board):
         """Return the decibels of a schedule."""
         return 60.0 - float((modes != self.hidden).sum())
 
-    def score(self, cases: Sequence[Case], schedules: Sequence[Modes]) -> Quality:
+    def score(
+        self,
+        cases: Sequence[Case],
+        schedules: Sequence[Modes],
+        weights: Sequence[Floats] | None = None,
+    ) -> Quality:
         """Score schedules as the real board does, without drawing anything."""
         assert len(cases) == len(schedules)
+        assert weights is None
         self.scored += schedules
         decibels = np.array([self.value(modes) for modes in schedules])
         return Quality(decibels, decibels / 60)

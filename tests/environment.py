@@ -125,7 +125,7 @@ def untrained_policy(
         patterns = spaced_plan(count, sites).patterns
         # 10 dB for a tenth of full compute more, in every schedule.
         share = np.linspace(0, 1, len(patterns))
-        plans[count] = Plan(patterns, np.stack([100 * share, share], axis=1))
+        plans[count] = Plan.unfitted(patterns, np.stack([100 * share, share], axis=1))
     with torch.random.fork_rng(devices=[]):
         network = PolicyNetwork(len(actions.schema()) - actions.logits, actions.logits)
     return Policy(manifest, network.eval().requires_grad_(False), plans, {"select": []})

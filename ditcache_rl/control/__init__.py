@@ -9,6 +9,7 @@ from ditcache_rl.control.network import (
     ActionState,
     NetworkController,
     Plan,
+    PlanRow,
     PolicyNetwork,
     best_actions,
 )
@@ -18,6 +19,7 @@ from ditcache_rl.control.schedules import (
     load_schedules,
     modes_text,
     save_schedules,
+    weights_lists,
 )
 from ditcache_rl.control.static import StaticSchedule
 
@@ -33,6 +35,7 @@ __all__ = [
     "Manifest",
     "NetworkController",
     "Plan",
+    "PlanRow",
     "Policy",
     "PolicyNetwork",
     "Schedule",
@@ -49,4 +52,5 @@ __all__ = [
     "save_policy",
     "save_schedules",
     "uniform_decision",
+    "weights_lists",
 ]

@@ -25,9 +25,9 @@ from ditcache_rl.control.checked import fits, read_bytes, read_json, write_json
 from ditcache_rl.control.network import ActionSpace, Plan, PolicyNetwork
 from ditcache_rl.errors import ArtifactError, closest
 from ditcache_rl.features import schema_hash
-from ditcache_rl.types import Tier
+from ditcache_rl.types import HISTORY, Tier
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST, TENSORS, METRICS, CARD = (
     "manifest.json",
     "controller.safetensors",
@@ -35,6 +35,8 @@ MANIFEST, TENSORS, METRICS, CARD = (
     "README.md",
 )
 _MOST_TENSOR_BYTES = 1 << 24
+#: Ends of the names of tensors that hold nan where nothing is known.
+_MAY_LACK = ("quality", "weights", "floors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,9 @@ def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
         f"network.{k}": v.detach().contiguous() for k, v in policy.network.state_dict().items()
     }
     for steps, plan in policy.plans.items():
-        tensors[f"plan.{steps}.patterns"] = torch.from_numpy(plan.patterns.astype(np.int32))
-        tensors[f"plan.{steps}.quality"] = torch.from_numpy(plan.quality.astype(np.float32))
+        for name, values in plan._asdict().items():
+            kind = np.int32 if name == "patterns" else np.float32
+            tensors[f"plan.{steps}.{name}"] = torch.from_numpy(values.astype(kind))
     data = save_tensors(tensors)
     manifest = asdict(policy.manifest) | {"tensors_sha256": hashlib.sha256(data).hexdigest()}
     (folder / TENSORS).write_bytes(data)
@@ -160,6 +163,8 @@ def load_policy(folder: Path) -> Policy:
         expected |= {
             f"plan.{steps}.patterns": (budgets, steps),
             f"plan.{steps}.quality": (budgets, 2),
+            f"plan.{steps}.weights": (budgets, steps, HISTORY),
+            f"plan.{steps}.floors": (budgets, 2),
         }
     _check_tensors(tensors, expected, folder / TENSORS)
     network.load_state_dict({k: tensors[f"network.{k}"] for k in network.state_dict()})
@@ -167,6 +172,8 @@ def load_policy(folder: Path) -> Policy:
         steps: Plan(
             tensors[f"plan.{steps}.patterns"].numpy().astype(np.int64),
             tensors[f"plan.{steps}.quality"].numpy().astype(np.float64),
+            tensors[f"plan.{steps}.weights"].numpy().astype(np.float64),
+            tensors[f"plan.{steps}.floors"].numpy().astype(np.float64),
         )
         for steps in manifest.steps
     }
@@ -237,5 +244,5 @@ def _check_tensors(
         kind = torch.int32 if name.endswith("patterns") else torch.float32
         if tensor.dtype != kind:
             raise ArtifactError(f"{path}: {name} must be {kind}, received {tensor.dtype}")
-        if not name.endswith("quality") and not torch.isfinite(tensor).all():
+        if tensor.isinf().any() or (tensor.isnan().any() and not name.endswith(_MAY_LACK)):
             raise ArtifactError(f"{path}: {name} must be finite; export the policy again")

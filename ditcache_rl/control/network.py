@@ -7,12 +7,14 @@ best one is taken.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ditcache_rl.control.fitted import fitted_steps
 from ditcache_rl.control.patterns import (
     action_prior,
     affordable_patterns,
@@ -21,9 +23,19 @@ from ditcache_rl.control.patterns import (
     pattern_costs,
     step_patterns,
 )
+from ditcache_rl.control.static import StaticSchedule
 from ditcache_rl.errors import BudgetError
 from ditcache_rl.features import FeatureBuilder, Observation, Target, schema
-from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo, Tier
+from ditcache_rl.types import (
+    HISTORY,
+    Decision,
+    Fitted,
+    Floats,
+    Modes,
+    RunInfo,
+    StepInfo,
+    Tier,
+)
 
 #: Log-odds of the planned action against each other one: 0.95 of the probability with four
 #: patterns.
@@ -99,6 +111,25 @@ class HostNetwork(NamedTuple):
         return logits
 
 
+class PlanRow(NamedTuple):
+    """The schedule of one budget."""
+
+    patterns: NDArray[np.int64]
+    """(steps,) pattern of every step."""
+    weights: Floats
+    """(steps, HISTORY) fitted weights of the estimates; nan where there are none."""
+
+    @classmethod
+    def unfitted(cls, patterns: NDArray[np.int64]) -> PlanRow:
+        """Return a schedule whose estimates have Newton's weights."""
+        return cls(patterns, np.full((len(patterns), HISTORY), np.nan))
+
+    def schedule(self, patterns: Modes) -> StaticSchedule:
+        """Return the controller that follows it; `patterns` is (patterns, sites)."""
+        fitted = np.isfinite(self.weights).any()
+        return StaticSchedule(patterns[self.patterns], self.weights if fitted else None)
+
+
 class Plan(NamedTuple):
     """Static schedules of one step count, one for every budget."""
 
@@ -106,13 +137,30 @@ class Plan(NamedTuple):
     """(budgets + 1, steps) patterns; row b spends b site computes, -1 where there is none."""
     quality: Floats
     """(budgets + 1, 2) mean PSNR in dB and SSIM on the search prompts; nan where unknown."""
+    weights: Floats
+    """(budgets + 1, steps, HISTORY) fitted weights of the estimates; nan where there are none."""
+    floors: Floats
+    """(budgets + 1, 2) PSNR in dB and SSIM that 95 % of select prompts reach; nan if unknown."""
+
+    @classmethod
+    def unfitted(cls, patterns: NDArray[np.int64], quality: Floats | None = None) -> Plan:
+        """Return a plan whose estimates have Newton's weights, and that may not be scored."""
+        if quality is None:
+            quality = np.full((len(patterns), 2), np.nan)
+        weights = np.full((*patterns.shape, HISTORY), np.nan)
+        return cls(patterns, quality, weights, np.full((len(patterns), 2), np.nan))
+
+    @classmethod
+    def empty(cls, budgets: int, steps: int) -> Plan:
+        """Return a plan without schedules, up to a number of site computes."""
+        return cls.unfitted(np.full((budgets + 1, steps), -1, dtype=np.int64))
 
     @property
     def least(self) -> int:
         """Smallest budget that has a schedule."""
         return int(np.flatnonzero(self.patterns[:, 0] >= 0)[0])
 
-    def row(self, budget: int) -> NDArray[np.int64]:
+    def row(self, budget: int) -> PlanRow:
         """Return the schedule of the largest budget that is not above the given one.
 
         Raises:
@@ -123,8 +171,7 @@ class Plan(NamedTuple):
             raise BudgetError(
                 f"expected a budget of at least {self.least} site computes, received {budget}"
             )
-        found: NDArray[np.int64] = self.patterns[rows[-1]]
-        return found
+        return PlanRow(self.patterns[rows[-1]], self.weights[rows[-1]])
 
 
 class ActionState:
@@ -143,9 +190,14 @@ class ActionState:
         self._tiers = np.array(actions.tiers, dtype=np.int8)
         self._builder = FeatureBuilder()
 
-    def reset(self, run: RunInfo, target: Target, plan: NDArray[np.int64]) -> None:
-        """Start a request; `plan` is (rows, steps)."""
+    def reset(self, run: RunInfo, target: Target, rows: Sequence[PlanRow]) -> None:
+        """Start a request; every row of the batch has a row of a plan to follow."""
+        plan = np.stack([row.patterns for row in rows])
         followed = follow(self.actions.patterns, plan)
+        self._fitted: list[Fitted | None] = [None] * run.num_inference_steps
+        if run.sites == 1:
+            weights = np.stack([row.weights for row in rows], axis=1)
+            self._fitted = fitted_steps(self.actions.patterns[plan.T][..., 0], weights)
         # Under a tradeoff a row may spend what it likes, so there is nothing to make up for.
         bound = (target.budget > 0)[:, None, None]
         self._wanted = np.where(bound, followed, plan[..., None])
@@ -158,6 +210,7 @@ class ActionState:
 
     def observe(self, info: StepInfo) -> tuple[Observation, NDArray[np.bool_]]:
         """Return observation (rows, features) and masks (rows, patterns + tiers)."""
+        self._step = info.step
         prior = self._priors[self._wanted[self._rows, info.step, self._builder.spent]]
         masks = self._allowed[info.step, self._left]
         if not all(history.valid.all() for history in info.history):
@@ -171,7 +224,8 @@ class ActionState:
         computed = self._costs[chosen[:, 0]]
         self._left = self._left - computed * self._bound
         self._builder.note(computed)
-        return Decision(modes, self._tiers[chosen[:, 1:]].repeat(modes.shape[1], axis=1))
+        tiers = self._tiers[chosen[:, 1:]].repeat(modes.shape[1], axis=1)
+        return Decision(modes, tiers, self._fitted[self._step])
 
 
 def _affordable(actions: ActionSpace, steps: int) -> NDArray[np.bool_]:
@@ -207,7 +261,7 @@ class NetworkController:
     Args:
         actions: The discrete actions that the policy was trained with.
         network: Corrects the plan.
-        plan: (steps,) pattern per step that the prior follows.
+        plan: What the prior follows.
         budget: Site computes to spend, exactly; 0 under a tradeoff.
         latency_weight: Weight of a tradeoff; 0 under a budget.
     """
@@ -219,7 +273,7 @@ class NetworkController:
         actions: ActionSpace,
         network: PolicyNetwork,
         *,
-        plan: NDArray[np.int64],
+        plan: PlanRow,
         budget: int,
         latency_weight: float,
     ) -> None:
@@ -230,7 +284,7 @@ class NetworkController:
         """Start a request."""
         target = Target(np.full(run.rows, self._budget), np.full(run.rows, self._weight))
         self._state = ActionState(self._actions)
-        self._state.reset(run, target, np.repeat(self._plan[None], run.rows, axis=0))
+        self._state.reset(run, target, [self._plan] * run.rows)
 
     def decide(self, info: StepInfo) -> Decision:
         """Take the best feasible action."""

@@ -20,9 +20,9 @@ from ditcache_rl.control.checked import fits, read_json, write_json
 from ditcache_rl.control.network import Plan
 from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.errors import ArtifactError, ConfigError, closest
-from ditcache_rl.types import Mode, Modes
+from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MOST_BYTES = 1 << 22
 _LETTERS = {Mode.COMPUTE: "C", Mode.REUSE: "R", Mode.FORECAST1: "1", Mode.FORECAST2: "2"}
 _MODES = {letter: mode for mode, letter in _LETTERS.items()}
@@ -39,6 +39,8 @@ class Schedule:
         modes: A letter per step, sites side by side, as `modes_text` writes them.
         psnr_db: Mean on the search prompts.
         ssim: Mean on the search prompts.
+        weights: Per step, the fitted weights of its estimate, newest residual first; an empty list
+            at steps that have none.
     """
 
     method: str
@@ -46,11 +48,19 @@ class Schedule:
     modes: str
     psnr_db: float
     ssim: float
+    weights: list[list[float]]
 
     @property
     def table(self) -> Modes:
         """(steps, sites) modes."""
         return read_modes(self.modes)
+
+    @property
+    def fitted(self) -> Floats | None:
+        """(steps, HISTORY) fitted weights, nan at steps without; None if no step has any."""
+        if not any(self.weights):
+            return None
+        return np.array([row or [np.nan] * HISTORY for row in self.weights])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +129,7 @@ class ScheduleFile:
         """
         patterns = step_patterns(self.sites)
         size = steps * self.sites + 1
-        plan = Plan(np.full((size, steps), -1, dtype=np.int64), np.full((size, 2), np.nan))
+        plan = Plan.empty(size - 1, steps)
         found = [s for s in self.schedules if s.steps == steps and method in (None, s.method)]
         if not found:
             raise ConfigError(
@@ -133,6 +143,8 @@ class ScheduleFile:
             spent = int((schedule.table == Mode.COMPUTE).sum())
             plan.patterns[spent] = row
             plan.quality[spent] = schedule.psnr_db, schedule.ssim
+            if schedule.fitted is not None:
+                plan.weights[spent] = schedule.fitted
         return plan
 
     def _value(self, schedule: Schedule) -> float:
@@ -200,6 +212,11 @@ def modes_text(modes: Modes) -> str:
     return _BETWEEN_SITES.join(columns)
 
 
+def weights_lists(weights: Floats) -> list[list[float]]:
+    """Write fitted weights as a schedule holds them; (steps, HISTORY), nan where there are none."""
+    return [[round(w, 7) for w in row] if np.isfinite(row[0]) else [] for row in weights.tolist()]
+
+
 def read_modes(text: str) -> Modes:
     """Invert `modes_text`.
 
@@ -236,6 +253,12 @@ def _check(schedule: Schedule, patterns: Modes, where: str) -> None:
     if _pattern_row(modes, patterns) is None:
         raise ArtifactError(
             f"{where}: every step must be one of the step patterns, received {schedule.modes!r:.80}"
+        )
+    lengths = {len(row) for row in schedule.weights}
+    if len(schedule.weights) != schedule.steps or not lengths <= {0, HISTORY}:
+        raise ArtifactError(
+            f"{where}: weights must be a list per step, of {HISTORY} numbers or none, received "
+            f"{schedule.weights!r:.80}"
         )
     if not (math.isfinite(schedule.psnr_db) and math.isfinite(schedule.ssim)):
         raise ArtifactError(f"{where}: scores must be finite")

@@ -137,7 +137,7 @@ def schedule_methods(file: ScheduleFile, *, steps: int) -> list[Method]:
     for schedule in found:
         computed = int((schedule.table == Mode.COMPUTE).sum())
         target = f"{computed}/{steps * file.sites} computed"
-        controller = StaticSchedule(schedule.table)
+        controller = StaticSchedule(schedule.table, schedule.fitted)
         methods.append(
             Method(schedule.method, "static", target, controller, file.sites, file.blocks)
         )

@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ import numpy as np
 from rich.console import Console
 
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Plan, Schedule, ScheduleFile, modes_text, save_schedules
+from ditcache_rl.control import (
+    Plan,
+    Schedule,
+    ScheduleFile,
+    modes_text,
+    save_schedules,
+    weights_lists,
+)
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.evaluate.search_view import SearchBar
 from ditcache_rl.inference import (
@@ -28,6 +36,7 @@ from ditcache_rl.search import (
     METHODS,
     Calibration,
     Case,
+    Entry,
     Found,
     Problem,
     Space,
@@ -243,16 +252,14 @@ def _carried(
     for name, rows in found.items():
         bar.say(f"{name} at {steps} steps")
         size = config.steps[0] * sites + 1
-        plan = Plan(
-            np.full((size, config.steps[0]), -1, dtype=np.int64), np.full((size, 2), np.nan)
-        )
-        for budget, (row, score) in rows.items():
-            plan.patterns[budget], plan.quality[budget] = row, score
+        plan = Plan.empty(size - 1, config.steps[0])
+        for budget, entry in rows.items():
+            plan.patterns[budget], plan.quality[budget] = entry.row, entry.score
         carried = rescale_plan(plan, sigmas, board.sigmas(), sites=sites)
         budgets = [b for b in _budgets(options, steps, sites) if carried.patterns[b, 0] >= 0]
         scores = trials.look_up([carried.patterns[budget] for budget in budgets])
         pairs = {
-            budget: (carried.patterns[budget], score)
+            budget: Entry(carried.patterns[budget], score)
             for budget, score in zip(budgets, scores, strict=True)
         }
         entries += _entries(name, Found(pairs), config, steps)
@@ -262,8 +269,14 @@ def _carried(
 def _entries(method: str, found: Found, config: EnvConfig, steps: int) -> list[Schedule]:
     space = Space(steps, config.cache.sites)
     return [
-        Schedule(method, steps, modes_text(space.modes(row)), score.psnr_db, score.ssim)
-        for _, (row, score) in sorted(found.items())
+        Schedule(
+            method,
+            steps,
+            modes_text(space.modes(entry.row)),
+            *entry.score,
+            [[]] * steps if entry.weights is None else weights_lists(entry.weights),
+        )
+        for _, entry in sorted(found.items(), key=itemgetter(0))
     ]
 
 

@@ -93,6 +93,8 @@ def attach(
     latency_s: float | None = None,
     budget: float | None = None,
     tradeoff: float | None = None,
+    min_psnr: float | None = None,
+    min_ssim: float | None = None,
     device_bytes: int | str | None = None,
     host_bytes: int | str | None = None,
     disk_bytes: int | str | None = None,
@@ -113,6 +115,9 @@ def attach(
         latency_s: Target: seconds per call at batch 1.
         budget: Target: share of full compute, in (0, 1].
         tradeoff: Target: weight on time / reference time against quality.
+        min_psnr: Target: dB against full compute that 95 % of the images reach, in least time; as
+            measured on the policy's select prompts.
+        min_ssim: Target: likewise, in SSIM.
         device_bytes: Cap of the device tier: bytes, "512MiB", or a share of all device memory as
             "70%". What is free now, and later, limits it further.
         host_bytes: Size of the host tier, likewise; None for none.
@@ -137,7 +142,14 @@ def attach(
     """
     total = memory_bytes(pipe.device)
     share = None if request_bytes is None else parse_bytes(request_bytes, total=total)
-    given = {"speedup": speedup, "latency_s": latency_s, "budget": budget, "tradeoff": tradeoff}
+    given = {
+        "speedup": speedup,
+        "latency_s": latency_s,
+        "budget": budget,
+        "tradeoff": tradeoff,
+        "min_psnr": min_psnr,
+        "min_ssim": min_ssim,
+    }
     asked = {name: value for name, value in given.items() if value is not None}
     if isinstance(policy, str | Path):
         policy = open_policy(policy)

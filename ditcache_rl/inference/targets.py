@@ -18,7 +18,7 @@ from ditcache_rl.control import (
 )
 from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.errors import BudgetError, ConfigError
-from ditcache_rl.metrics import CostModel
+from ditcache_rl.metrics import PSNR_CAP_DB, CostModel
 from ditcache_rl.types import Decision, Modes, RunInfo, StepInfo
 
 
@@ -32,25 +32,32 @@ class Wish:
         Wish(latency_s=0.2)   # at most 0.2 s per pipeline call
         Wish(budget=0.25)     # a quarter of full compute
         Wish(tradeoff=1.0)    # maximise quality minus 1.0 * time / reference time
+        Wish(min_psnr=35.0)   # the cheapest schedule that keeps 95 % of the images above 35 dB
+        Wish(min_ssim=0.98)   # likewise
     """
 
     speedup: float | None = None
     latency_s: float | None = None
     budget: float | None = None
     tradeoff: float | None = None
+    min_psnr: float | None = None
+    min_ssim: float | None = None
 
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) != 1:
             raise ConfigError(
-                "expected exactly one of speedup, latency_s, budget, tradeoff, received "
+                f"expected exactly one of {', '.join(f.name for f in fields(self))}, received "
                 f"{given or 'none'}"
             )
         ((name, value),) = given.items()
+        most = {"budget": 1.0, "min_ssim": 1.0, "min_psnr": PSNR_CAP_DB}.get(name, math.inf)
         lower_is_open = name != "tradeoff"
-        if not (value > 0 if lower_is_open else value >= 0) or (name == "budget" and value > 1):
-            bounds = {"budget": "in (0, 1]", "tradeoff": ">= 0"}.get(name, "> 0")
+        if not (0 < value <= most if lower_is_open else value >= 0):
+            bounds = (
+                ">= 0" if name == "tradeoff" else f"in (0, {most:g}]" if most < math.inf else "> 0"
+            )
             raise ConfigError(f"{name} must be {bounds}, received {value}")
 
     def site_computes(self, plan: Plan, cost: CostModel) -> int:
@@ -61,6 +68,8 @@ class Wish:
         """
         if self.tradeoff is not None:
             return 0
+        if self.min_psnr is not None or self.min_ssim is not None:
+            return self._above_floor(plan, cost)
         if self.budget is not None:
             budget = int(self.budget * cost.site_steps + 1e-9)
         else:
@@ -80,6 +89,19 @@ class Wish:
                 f"({math.ceil(least_s * 1000) / 1000:.3f} s per call)"
             )
         return budget
+
+    def _above_floor(self, plan: Plan, cost: CostModel) -> int:
+        """Return the cheapest budget whose measured floor is not below the wish."""
+        wanted, column = (self.min_psnr, 0) if self.min_psnr is not None else (self.min_ssim, 1)
+        assert wanted is not None
+        floors = plan.floors[:, column]
+        enough = np.flatnonzero(floors >= wanted)  # nan is not
+        if not len(enough):
+            raise BudgetError(
+                f"expected a policy with measured floors for {cost.num_inference_steps} steps, "
+                f"received {self} and none; use the step count that it was trained at, or a speedup"
+            )
+        return int(enough[0])
 
 
 class PolicyController:
@@ -128,7 +150,7 @@ class PolicyController:
         budget = self._wish.site_computes(plan, cost)
         weight = self._wish.tradeoff
         if weight is not None:
-            row = plan.patterns[tradeoff_budget(plan, cost, manifest.reward, weight)]
+            row = plan.row(tradeoff_budget(plan, cost, manifest.reward, weight))
             adaptive = manifest.adaptive_tradeoff
         else:
             row = plan.row(budget)
@@ -141,7 +163,7 @@ class PolicyController:
                 budget=budget,
                 latency_weight=weight or 0.0,
             )
-        return StaticSchedule(manifest.actions.patterns[row])
+        return row.schedule(manifest.actions.patterns)
 
 
 class ScheduleController:
@@ -181,7 +203,7 @@ class ScheduleController:
         budget = self._wish.site_computes(plan, cost)
         if weight is not None:
             budget = tradeoff_budget(plan, cost, file.reward, weight)
-        return StaticSchedule(step_patterns(file.sites)[plan.row(budget)])
+        return plan.row(budget).schedule(step_patterns(file.sites))
 
 
 def tradeoff_budget(

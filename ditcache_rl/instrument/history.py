@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import NEVER, Habit, Outlook, TieredCache
 from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
-from ditcache_rl.types import HISTORY, EntryKey, Floats, Mode, Tier
+from ditcache_rl.types import HISTORY, EntryKey, Fitted, Floats, Mode, Tier
 
 
 class SiteHistory:
@@ -69,19 +69,31 @@ class SiteHistory:
         """Name the newest residuals."""
         return [EntryKey(*self._name, generation) for generation in self._generations[:count]]
 
-    def estimate(self, modes: NDArray[np.int8], sigma: float) -> Tensor:
+    def estimate(
+        self, modes: NDArray[np.int8], sigma: float, fitted: Fitted | None = None
+    ) -> Tensor:
         """Reuse or forecast all rows: (rows, features); computing rows get the newest residual.
 
-        Follows `effective` with the same modes, which has fetched what they need.
+        Follows `effective` with the same modes, which has fetched what they need. Fitted weights
+        count in rows that know exactly what these were fitted to.
         """
         residuals, self._fetched = self._fetched or self._fetch(int(modes.max())), []
         weights = np.zeros((len(modes), HISTORY))
         weights[:, 0] = 1.0
         for row in np.flatnonzero(modes > Mode.REUSE):
             weights[row] = newton_weights(self.sigmas[:, row], sigma, int(modes[row]) - Mode.REUSE)
+        if fitted is not None:
+            rows = self._fits(modes, fitted)
+            weights[rows] = fitted.weights[rows]
         if modes.all():
             self._trim()
         return weighted_sum(residuals, weights)
+
+    def _fits(self, modes: NDArray[np.int8], fitted: Fitted) -> NDArray[np.bool_]:
+        """Tell which rows use just the residuals that weights were fitted to: (rows,)."""
+        whole = (fitted.steps >= 0).sum(axis=1) == modes
+        same = (self.steps == fitted.steps.T).all(axis=0)
+        return np.asarray(whole & same & np.isfinite(fitted.weights[:, 0]))
 
     def effective(self, modes: NDArray[np.int8], step: int | None = None) -> NDArray[np.int8]:
         """Lower the order of forecasts to what is cached; nothing cached means compute.

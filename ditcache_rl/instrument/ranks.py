@@ -33,7 +33,7 @@ class Ranks:
         both = torch.as_tensor(np.stack([decision.modes, decision.tiers]), device=self._device)
         distributed.broadcast(both, src=self._source, group=self._group)
         modes, tiers = both.cpu().numpy()
-        return Decision(modes, tiers)
+        return decision._replace(modes=modes, tiers=tiers)
 
     def least(self, modes: Modes) -> Modes:
         """Return the modes that the histories of all ranks allow."""

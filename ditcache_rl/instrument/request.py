@@ -241,7 +241,9 @@ class Request:
 
     def estimate(self, states: Sequence[SpanState], modes: Modes) -> Tensor:
         """Return the residual of a span without computing it: (rows of the batch, features)."""
-        parts = [state.history.estimate(modes, self._sigma) for state in states]
+        assert self._decision is not None
+        fitted = self._decision.fitted
+        parts = [state.history.estimate(modes, self._sigma, fitted) for state in states]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def record(

@@ -73,15 +73,19 @@ class Setting:
         keys = [(task.case, self.plan_budget(task)) for task in tasks]
         missing = [key for key in dict.fromkeys(keys) if key not in self.baselines]
         if missing:
-            schedules = [self.actions.patterns[self.plan.row(budget)] for _, budget in missing]
-            found = self.board.score([case for case, _ in missing], schedules)
+            rows = [self.plan.row(budget) for _, budget in missing]
+            found = self.board.score(
+                [case for case, _ in missing],
+                [self.actions.patterns[row.patterns] for row in rows],
+                [row.weights for row in rows] if self.board.sites == 1 else None,
+            )
             self.baselines.update(
                 (key, (float(p), float(s)))
                 for key, p, s in zip(missing, found.psnr_db, found.ssim, strict=True)
             )
         quality = np.array([self.baselines[key] for key in keys])
         modes = np.stack(
-            [self.actions.patterns[self.plan.row(budget)] for _, budget in keys], axis=1
+            [self.actions.patterns[self.plan.row(budget).patterns] for _, budget in keys], axis=1
         )
         return self._terms(
             tasks, Quality(quality[:, 0], quality[:, 1]), self.cost.share_of_reference(modes)
@@ -152,7 +156,7 @@ class Episodes:
         setting = self.setting
         cases = [task.case for task in tasks]
         setting.board.prepare(cases)
-        plan = np.stack([setting.plan.row(setting.plan_budget(task)) for task in tasks])
+        rows = [setting.plan.row(setting.plan_budget(task)) for task in tasks]
         target = Target(
             np.array([task.budget for task in tasks], dtype=np.int64),
             np.array([task.latency_weight for task in tasks], dtype=np.float64),
@@ -165,7 +169,7 @@ class Episodes:
         self._rollout = Rollout(call)
         event = self._rollout.start()
         assert isinstance(event, StepInfo), "a pipeline asks for a decision before it ends"
-        self._state.reset(event.run, target, plan)
+        self._state.reset(event.run, target, rows)
         self.observation, self._masks = self._state.observe(event)
 
     def act(self, actions: NDArray[np.int64]) -> Outcome | None:

@@ -14,19 +14,24 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Controller, NetworkController, Plan, PolicyNetwork, StaticSchedule
+from ditcache_rl.control import Controller, NetworkController, Plan, PolicyNetwork
 from ditcache_rl.control.patterns import step_patterns
+from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.inference import measure_profile
-from ditcache_rl.metrics import CostModel
+from ditcache_rl.metrics import PSNR_CAP_DB, CostModel
 from ditcache_rl.rl.episodes import Setting, Task, budget_of
 from ditcache_rl.search import (
     Board,
     Calibration,
     Case,
     ClimbSettings,
+    Rollouts,
+    Row,
+    Space,
     pay_up,
     proposals,
     rescale_plan,
+    search_fitted_plan,
     search_plan,
 )
 from ditcache_rl.types import Floats
@@ -93,17 +98,18 @@ def search_stage(
         spent += budget * (settings.evaluations + 7 if budget in searched else 1)
         tick(min(1.0, spent / total), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    low = search_plan(
+    low = _searched(
+        config,
         board,
         scored,
         budgets=sorted({*searched, *named}),
-        settings=settings,
+        evaluations=config.search.evaluations,
         rng=rng,
         on_budget=done,
         propose=partial(proposals, Calibration(board, scored)),
     )
-    last = low.row(site_steps)
-    start = Plan(low.patterns.copy(), low.quality.copy())
+    last = low.row(site_steps).patterns
+    start = Plan.empty(site_steps, board.steps)
     for budget in above:
         start.patterns[budget] = pay_up(last, budget, step_patterns(board.sites))
     high = search_plan(
@@ -116,7 +122,7 @@ def search_stage(
         start=start,
     )
     plan = _joined(low, high)
-    np.savez(file, patterns=plan.patterns, quality=plan.quality)
+    _write_plan(file, plan)
     return plan
 
 
@@ -143,18 +149,57 @@ def rescale_stage(
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    found = search_plan(
+    found = _searched(
+        config,
         board,
         cases[: config.search.prompts],
         budgets=budgets,
-        settings=_settings(config, config.search.evaluations // 4),
+        evaluations=config.search.evaluations // 4,
         rng=np.random.default_rng(seed),
         on_budget=done,
         start=carried,
     )
     joined = _joined(carried, found)
-    np.savez(file, patterns=joined.patterns, quality=joined.quality)
+    _write_plan(file, joined)
     return joined
+
+
+def _searched(
+    config: EnvConfig,
+    board: Board,
+    cases: Sequence[Case],
+    *,
+    budgets: Sequence[int],
+    evaluations: int,
+    rng: np.random.Generator,
+    on_budget: Callable[[int, float], None],
+    start: Plan | None = None,
+    propose: Callable[[Space, int], Sequence[Row]] | None = None,
+) -> Plan:
+    """Search with fitted forecasts where the pipeline allows it, else with Newton's."""
+    try:
+        rollouts = Rollouts(board, cases)
+    except UnsupportedModelError:
+        return search_plan(
+            board,
+            cases,
+            budgets=budgets,
+            settings=_settings(config, evaluations),
+            rng=rng,
+            on_budget=on_budget,
+            start=start,
+            propose=propose,
+        )
+    return search_fitted_plan(
+        rollouts,
+        cases,
+        budgets=budgets,
+        evaluations=evaluations,
+        rng=rng,
+        on_budget=on_budget,
+        start=start,
+        propose=propose,
+    )
 
 
 def _settings(config: EnvConfig, evaluations: int) -> ClimbSettings:
@@ -164,14 +209,47 @@ def _settings(config: EnvConfig, evaluations: int) -> ClimbSettings:
 def _joined(plan: Plan, better: Plan) -> Plan:
     """Take the rows of the second plan where it has any."""
     has = better.patterns[:, :1] >= 0
-    return Plan(
-        np.where(has, better.patterns, plan.patterns), np.where(has, better.quality, plan.quality)
+    return plan._replace(
+        patterns=np.where(has, better.patterns, plan.patterns),
+        quality=np.where(has, better.quality, plan.quality),
+        weights=np.where(has[..., None], better.weights, plan.weights),
     )
+
+
+def floors_stage(
+    config: EnvConfig, board: Board, plan: Plan, cases: Sequence[Case], *, file: Path, tick: Tick
+) -> Plan:
+    """Measure on select prompts what quality nearly every image reaches, up to `most_share`.
+
+    Returns:
+        The plan with its floors; full compute reaches everything.
+    """
+    if file.exists():
+        return plan._replace(floors=np.load(file))
+    floors, site_steps = plan.floors.copy(), board.steps * board.sites
+    floors[site_steps] = PSNR_CAP_DB, 1.0
+    known = np.flatnonzero(plan.patterns[:, 0] >= 0)
+    measured = known[known <= config.search.most_share * site_steps]
+    for index, budget in enumerate(measured):
+        controller = plan.row(int(budget)).schedule(step_patterns(board.sites))
+        found = []
+        for start in range(0, len(cases), board.rows):
+            part = cases[start : start + board.rows]
+            found.append(board.judge(board.draw_under(controller, part)[0], part))
+        floors[budget] = np.percentile(np.concatenate(found, axis=1), 5, axis=1)
+        tick((index + 1) / len(measured), f"{budget}/{site_steps}: {floors[budget, 0]:.1f} dB")
+    np.save(file, floors)
+    return plan._replace(floors=floors)
+
+
+def _write_plan(file: Path, plan: Plan) -> None:
+    np.savez(file, patterns=plan.patterns, quality=plan.quality, weights=plan.weights)
 
 
 def _read_plan(file: Path) -> Plan:
     with np.load(file) as saved:
-        return Plan(saved["patterns"], saved["quality"])
+        plan = Plan.unfitted(saved["patterns"], saved["quality"])
+        return plan._replace(weights=saved["weights"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +304,7 @@ def compare(
     for index, (budget, weight) in enumerate(targets):
         tasks = [Task(case, budget, weight) for case in cases]
         plan = setting.plan.row(setting.plan_budget(tasks[0]))
-        static = StaticSchedule(setting.actions.patterns[plan])
+        static = plan.schedule(setting.actions.patterns)
         learned = NetworkController(
             setting.actions, network, plan=plan, budget=budget, latency_weight=weight
         )

@@ -32,6 +32,7 @@ from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.stages import (
     Comparison,
     compare,
+    floors_stage,
     metrics_of,
     profile_stage,
     rescale_stage,
@@ -44,10 +45,11 @@ from ditcache_rl.search import board_of
 _STAGES = {
     "profile": 0.06,
     "references": 0.07,
-    "search": 0.35,
-    "rescale": 0.07,
-    "learn": 0.36,
-    "compare": 0.09,
+    "search": 0.38,
+    "floors": 0.06,
+    "rescale": 0.15,
+    "learn": 0.20,
+    "compare": 0.08,
 }
 
 
@@ -134,6 +136,15 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
             cases,
             file=options.run / f"plan-{first}.npz",
             seed=options.seed,
+            tick=progress.tick,
+        )
+        progress.enter("floors")
+        plans[first] = floors_stage(
+            config,
+            board,
+            plans[first],
+            select,
+            file=options.run / f"floors-{first}.npy",
             tick=progress.tick,
         )
         progress.enter("rescale")

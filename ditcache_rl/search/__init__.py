@@ -10,7 +10,8 @@ from ditcache_rl.search.board import (
     cases_of,
 )
 from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
-from ditcache_rl.search.methods import METHODS, Found, Method, Problem
+from ditcache_rl.search.fit import Rollouts, search_fitted_plan
+from ditcache_rl.search.methods import METHODS, Entry, Found, Method, Problem
 from ditcache_rl.search.proposals import Calibration, proposals
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.rescale import rescale_plan
@@ -24,11 +25,13 @@ __all__ = [
     "Calibration",
     "Case",
     "ClimbSettings",
+    "Entry",
     "Found",
     "Method",
     "Problem",
     "Quality",
     "Replay",
+    "Rollouts",
     "Row",
     "Score",
     "Space",
@@ -42,6 +45,7 @@ __all__ = [
     "pay_up",
     "proposals",
     "rescale_plan",
+    "search_fitted_plan",
     "search_plan",
     "spaced_plan",
     "tree_index",

@@ -132,18 +132,25 @@ class Board:
         references = self.references(cases)
         return Quality(psnr_db(images, references), ssim(images, references))
 
-    def score(self, cases: Sequence[Case], schedules: Sequence[Modes]) -> Quality:
+    def score(
+        self,
+        cases: Sequence[Case],
+        schedules: Sequence[Modes],
+        weights: Sequence[Floats] | None = None,
+    ) -> Quality:
         """Draw every case under its schedule.
 
         Args:
             cases: What to draw.
             schedules: One (steps, sites) table per case.
+            weights: (steps, HISTORY) fitted weights per case, see `StaticSchedule`.
         """
         parts = []
         for start in range(0, len(cases), self.rows):
             part = cases[start : start + self.rows]
             table = np.stack(schedules[start : start + self.rows], axis=1)
-            images, _ = self.draw_under(StaticSchedule(table), part)
+            fitted = None if weights is None else np.stack(weights[start : start + self.rows], 1)
+            images, _ = self.draw_under(StaticSchedule(table, fitted), part)
             parts.append(self.judge(images, part))
         return Quality(
             np.concatenate([part.psnr_db for part in parts]),

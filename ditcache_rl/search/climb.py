@@ -121,8 +121,7 @@ def search_plan(
     """
     trials = Trials(board, cases, Weights(settings.psnr_weight, settings.ssim_weight))
     space = trials.space
-    rows = np.full((space.steps * space.sites + 1, space.steps), -1, dtype=np.int64)
-    quality = np.full((len(rows), 2), np.nan)
+    plan = Plan.empty(space.steps * space.sites, space.steps)
     before: Row | None = None
     for budget in sorted(budgets):
         if start is not None and start.patterns[budget, 0] >= 0:
@@ -135,19 +134,18 @@ def search_plan(
             first.append(pay_up(before, budget, space.patterns))
         attempt = trials.attempt(settings.evaluations + len(first))
         before = climb(attempt, first, space, rng)
-        rows[budget], quality[budget] = before, attempt.score_of(before)
+        plan.patterns[budget], plan.quality[budget] = before, attempt.score_of(before)
         if on_budget is not None:
-            on_budget(budget, float(quality[budget, 0]))
-    return Plan(rows, quality)
+            on_budget(budget, float(plan.quality[budget, 0]))
+    return plan
 
 
 def spaced_plan(steps: int, sites: int) -> Plan:
     """Return evenly spaced schedules with forecasts of order 1 for every budget, not scored."""
-    budgets, space = steps * sites + 1, Space(steps, sites)
-    rows = np.full((budgets, steps), -1, dtype=np.int64)
-    for budget in range(sites, budgets):
-        rows[budget] = spaced(space, budget, between=Mode.FORECAST1)
-    return Plan(rows, np.full((budgets, 2), np.nan))
+    plan, space = Plan.empty(steps * sites, steps), Space(steps, sites)
+    for budget in range(sites, steps * sites + 1):
+        plan.patterns[budget] = spaced(space, budget, between=Mode.FORECAST1)
+    return plan
 
 
 def _unseen(

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from ditcache_rl.search.climb import anneal, climb, first_rows
+from ditcache_rl.search.fit import Rollouts, search_fitted_plan
 from ditcache_rl.search.front import evolve
 from ditcache_rl.search.proposals import (
     Calibration,
@@ -20,6 +22,7 @@ from ditcache_rl.search.proposals import (
 )
 from ditcache_rl.search.space import Row, Space, pay_up, spaced
 from ditcache_rl.search.trials import Attempt, Score, Trials
+from ditcache_rl.types import Floats
 
 
 @dataclass(slots=True)
@@ -46,8 +49,18 @@ class Problem:
         return self.trials.space
 
 
-class Found(dict[int, tuple[Row, Score]]):
-    """The best schedule of every budget, and its score on the search prompts."""
+class Entry(NamedTuple):
+    """A schedule that was found."""
+
+    row: Row
+    score: Score
+    """On the search prompts."""
+    weights: Floats | None = None
+    """(steps, HISTORY) fitted weights of its estimates, nan where there are none."""
+
+
+class Found(dict[int, Entry]):
+    """The best schedule of every budget."""
 
 
 Method = Callable[[Problem], Found]
@@ -101,7 +114,24 @@ def search_nsga2(problem: Problem) -> Found:
     first = [row for budget in budgets for row in first_rows(space, budget)]
     attempt = problem.trials.attempt(max(problem.evaluations * len(budgets), len(first)))
     rows = evolve(attempt, first, space, budgets, problem.rng)
-    return Found((budget, (row, attempt.score_of(row))) for budget, row in rows.items())
+    return Found((budget, Entry(row, attempt.score_of(row))) for budget, row in rows.items())
+
+
+def search_fitted(problem: Problem) -> Found:
+    """Climb over which steps compute, with forecasts whose weights are fitted to each schedule."""
+    trials = problem.trials
+    plan = search_fitted_plan(
+        Rollouts(trials.board, trials.cases),
+        trials.cases,
+        budgets=problem.budgets,
+        evaluations=problem.evaluations,
+        rng=problem.rng,
+        propose=partial(proposals, problem.calibration),
+    )
+    return Found(
+        (budget, Entry(plan.patterns[budget], Score(*plan.quality[budget]), plan.weights[budget]))
+        for budget in problem.budgets
+    )
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -114,6 +144,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "anneal": search_anneal,
         "nsga2": search_nsga2,
         "polish": search_polish,
+        "fitted": search_fitted,
     }
 )
 
@@ -127,7 +158,7 @@ def _one_by_one(problem: Problem, search: _Search) -> Found:
     for budget in problem.budgets:
         attempt = problem.trials.attempt(problem.evaluations)
         before = search(attempt, budget, before)
-        found[budget] = before, attempt.score_of(before)
+        found[budget] = Entry(before, attempt.score_of(before))
     return found
 
 

@@ -58,8 +58,8 @@ class Replay:
             )
         self._scheduler = copy.deepcopy(board.pipe.scheduler)
         #: What the transformer returns is what is cached.
-        self._whole = "." not in (board.blocks or ".")
-        self._runs = [] if self._whole else self._replays()
+        self.whole = "." not in (board.blocks or ".")
+        self._runs = [] if self.whole else self._replays()
         self.rows = len(cases)
         #: What stands in for the stack at the call under way, (rows, features); None to compute it.
         self.estimate: Tensor | None = None
@@ -111,6 +111,10 @@ class Replay:
         latents: Tensor = self._calls[0]["hidden_states"]
         return latents
 
+    def recorded(self) -> list[Tensor]:
+        """Return the latents before every step of the recorded call."""
+        return [call["hidden_states"] for call in self._calls]
+
     def compute(self, step: int, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Run the transformer: its output, and the residual of the stack (rows, features).
 
@@ -120,14 +124,14 @@ class Replay:
         """
         self.estimate = None
         output = self._call(step, latents)
-        if self._whole:
+        if self.whole:
             return output, output.flatten(1)
         assert self.residual is not None, "the last block leaves it"
         return output, self.residual
 
     def skip(self, step: int, latents: Tensor, estimate: Tensor) -> Tensor:
         """Return the output of the transformer with an estimate in place of the stack."""
-        if self._whole:
+        if self.whole:
             return estimate.view_as(latents)
         self.estimate = estimate
         return self._call(step, latents)

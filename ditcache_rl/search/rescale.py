@@ -26,19 +26,19 @@ def rescale_plan(plan: Plan, sigmas: Floats, new_sigmas: Floats, *, sites: int) 
 
     Returns:
         A schedule for every budget of the new run down to the least share of the old one; not
-        scored.
+        scored, and without fitted weights: those are good for the old steps alone.
     """
     steps, new_steps = len(sigmas) - 1, len(new_sigmas) - 1
     nearest = np.abs(new_sigmas[:-1, None] - sigmas[None, :-1]).argmin(axis=1)
     forth = np.abs(new_sigmas[None, :-1] - sigmas[:-1, None]).argmin(axis=1)
     forth[0], forth[-1] = 0, new_steps - 1
     known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    rows = np.full((new_steps * sites + 1, new_steps), -1, dtype=np.int64)
+    carried = Plan.empty(new_steps * sites, new_steps)
     least = max(sites, plan.least * new_steps // steps)
-    for budget in range(least, len(rows)):
+    for budget in range(least, new_steps * sites + 1):
         source = plan.patterns[known[np.abs(known * new_steps / steps - budget).argmin()]]
-        rows[budget] = _carry(source, forth, nearest, budget, step_patterns(sites))
-    return Plan(rows, np.full((len(rows), 2), np.nan))
+        carried.patterns[budget] = _carry(source, forth, nearest, budget, step_patterns(sites))
+    return carried
 
 
 def _carry(

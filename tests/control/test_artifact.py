@@ -34,6 +34,8 @@ def make_policy() -> Policy:
     patterns[2], patterns[4], patterns[8] = [0, 1, 2, 3], [0, 1, 0, 2], [0, 0, 0, 0]
     quality = np.full((STEPS * SITES + 1, 2), np.nan)
     quality[2] = 20.5, 0.5
+    plan = Plan.unfitted(patterns, quality)
+    plan.weights[2, 1] = 1.5, -0.5, 0.0
     manifest = Manifest(
         env_id="ditcache/test-v0",
         env_sha256="0" * 64,
@@ -54,9 +56,7 @@ def make_policy() -> Policy:
         machine={"cpu": "one", "cores": 2},
         versions={"torch": "2"},
     )
-    return Policy(
-        manifest, network, {STEPS: Plan(patterns, quality)}, {"gain_db": 0.5, "unknown": None}
-    )
+    return Policy(manifest, network, {STEPS: plan}, {"gain_db": 0.5, "unknown": None})
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,8 @@ def test_a_policy_comes_back_as_it_was(saved: Path) -> None:
     assert loaded.plans.keys() == policy.plans.keys()
     assert np.array_equal(loaded.plans[STEPS].patterns, policy.plans[STEPS].patterns)
     np.testing.assert_array_equal(loaded.plans[STEPS].quality, policy.plans[STEPS].quality)
-    assert loaded.plans[STEPS].row(5).tolist() == [0, 1, 0, 2]
+    np.testing.assert_array_equal(loaded.plans[STEPS].weights, policy.plans[STEPS].weights)
+    assert loaded.plans[STEPS].row(5).patterns.tolist() == [0, 1, 0, 2]
     assert loaded.manifest.actions.tiers == ACTIONS.tiers
     assert np.array_equal(loaded.manifest.actions.patterns, ACTIONS.patterns)
 
@@ -173,8 +174,8 @@ def test_tensors_that_are_no_tensors_are_noticed_even_when_signed(folder: Path, 
     [
         (lambda m: m.update(site=1), "unknown field 'site'. Did you mean 'sites'?"),
         (lambda m: m.pop("reward"), "expected a field 'reward', received none"),
-        (lambda m: m.update(schema_version=2), "expected schema_version 1, received 2"),
-        (lambda m: m.update(schema_version=None), "expected schema_version 1, received None"),
+        (lambda m: m.update(schema_version=1), "expected schema_version 2, received 1"),
+        (lambda m: m.update(schema_version=None), "expected schema_version 2, received None"),
         (lambda m: m.update(feature_schema="0" * 16), "feature_schema"),
         (lambda m: m.update(sites=0), "sites must be"),
         (lambda m: m.update(sites=10**9), "sites must be"),
@@ -253,7 +254,8 @@ def test_tensors_beyond_the_size_limit_are_not_read(folder: Path) -> None:
     assert complaint(folder).startswith(f"{path}: expected at most {1 << 24} bytes")
 
 
-HEAD, PATTERNS, QUALITY = "network.head.weight", f"plan.{STEPS}.patterns", f"plan.{STEPS}.quality"
+HEAD = "network.head.weight"
+PATTERNS, QUALITY, WEIGHTS = (f"plan.{STEPS}.{name}" for name in ("patterns", "quality", "weights"))
 
 
 def overwrite(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> TensorEdit:
@@ -273,6 +275,8 @@ def filled(name: str, place: tuple[int, int], value: float) -> TensorEdit:
         (overwrite(HEAD, lambda t: t[:-1]), f"{HEAD} must have shape"),
         (overwrite(PATTERNS, lambda t: t[:, 1:]), f"{PATTERNS} must have shape"),
         (overwrite(QUALITY, lambda t: t[1:]), f"{QUALITY} must have shape"),
+        (overwrite(WEIGHTS, lambda t: t[..., :1]), f"{WEIGHTS} must have shape"),
+        (overwrite(WEIGHTS, lambda t: t / 0), f"{WEIGHTS} must be finite"),
         (overwrite(HEAD, torch.Tensor.half), f"{HEAD} must be torch.float32"),
         (overwrite(PATTERNS, torch.Tensor.float), f"{PATTERNS} must be torch.int32"),
         (overwrite(HEAD, lambda t: t / 0), f"{HEAD} must be finite"),

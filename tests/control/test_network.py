@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditcache_rl.control import ActionSpace, NetworkController, Plan, PolicyNetwork, best_actions
+from ditcache_rl.control import (
+    ActionSpace,
+    NetworkController,
+    Plan,
+    PlanRow,
+    PolicyNetwork,
+    best_actions,
+)
 from ditcache_rl.errors import BudgetError
 from ditcache_rl.types import HISTORY, Mode, Tier
 from tests.laws import Walk, check_controller, check_rows_decide_alone, random_signals
@@ -31,7 +38,7 @@ def controller(
     return NetworkController(
         actions,
         network_for(actions, seed=seed),
-        plan=np.array(plan),
+        plan=PlanRow.unfitted(np.array(plan)),
         budget=budget,
         latency_weight=weight,
     )
@@ -141,10 +148,10 @@ def test_the_best_action_is_feasible_and_none_feasible_is_better(data: st.DataOb
 def test_a_plan_gives_the_schedule_of_the_largest_budget_that_is_not_above() -> None:
     patterns = np.full((7, 3), -1)
     patterns[2], patterns[4] = [0, 1, 1], [0, 0, 1]
-    plan = Plan(patterns, np.full((7, 2), np.nan))
+    plan = Plan.unfitted(patterns)
 
     assert plan.least == 2
-    assert [plan.row(budget).tolist() for budget in (2, 3, 4, 6)] == [
+    assert [plan.row(budget).patterns.tolist() for budget in (2, 3, 4, 6)] == [
         [0, 1, 1],
         [0, 1, 1],
         [0, 0, 1],

@@ -38,10 +38,10 @@ FILE = ScheduleFile(
     machine={"cpu": "x"},
     versions={"torch": "2"},
     schedules=[
-        Schedule("climb", 4, "C11C | C11C", 30.0, 0.9),
-        Schedule("climb", 4, "CR1R | CR1R", 20.0, 0.8),
-        Schedule("dp", 4, "C1C1 | C1C1", 31.0, 0.9),
-        Schedule("dp", 6, "CC1211 | C11211", 25.0, 0.7),
+        Schedule("climb", 4, "C11C | C11C", 30.0, 0.9, [[]] * 4),
+        Schedule("climb", 4, "CR1R | CR1R", 20.0, 0.8, [[]] * 4),
+        Schedule("dp", 4, "C1C1 | C1C1", 31.0, 0.9, [[], [1.5, 0.0, 0.0], [], [1.0, -0.5, 0.5]]),
+        Schedule("dp", 6, "CC1211 | C11211", 25.0, 0.7, [[]] * 6),
     ],
 )
 
@@ -62,6 +62,7 @@ def altered(saved: Path, **changes: Any) -> Path:
 def entry(**changes: Any) -> list[dict[str, Any]]:
     """Return schedules with one that is changed."""
     good = {"method": "climb", "steps": 4, "modes": "C11C | C11C", "psnr_db": 1.0, "ssim": 1.0}
+    good["weights"] = [[]] * 4
     return [good | {"method": "other"}, good | changes]
 
 
@@ -93,6 +94,9 @@ def test_the_plan_of_a_file_holds_the_best_of_every_cost() -> None:
     np.testing.assert_array_equal(patterns[plan.patterns[4]], read_modes("C1C1 | C1C1"))
     np.testing.assert_array_equal(patterns[only.patterns[4]], read_modes("C11C | C11C"))
     assert plan.quality[[2, 4]].tolist() == [[20.0, 0.8], [31.0, 0.9]]
+    assert np.isnan(only.weights).all()
+    assert plan.weights[4, 1].tolist() == [1.5, 0.0, 0.0]
+    assert np.isnan(plan.weights[4, 2]).all()
     partial = FILE.plan(6)
     np.testing.assert_array_equal(patterns[partial.patterns[3]], read_modes("CC1211 | C11211"))
 
@@ -135,7 +139,7 @@ def test_what_is_no_schedule_file_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "expected schema_version 1, received 2"),
+        ({"schema_version": 1}, "expected schema_version 2, received 1"),
         ({"schedules": []}, "must be a list with entries"),
         ({"schedules": [1]}, r"schedules\[0\]: expected an object"),
         ({"sites": 0}, r"sites must lie in \[1, 256\]"),

@@ -3,7 +3,7 @@ import pytest
 
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.types import Modes, Tier
+from ditcache_rl.types import HISTORY, Modes, Tier
 from tests.laws import Walk, check_controller, random_signals
 
 SHARED = np.array([[0, 0], [1, 0], [2, 1], [0, 3]], dtype=np.int8)
@@ -38,6 +38,16 @@ def test_a_static_schedule_decides_its_table(table: Modes) -> None:
 def test_a_table_that_reuses_at_the_first_step_or_is_none_is_refused(table: Modes) -> None:
     with pytest.raises(ConfigError, match="whose first step computes"):
         StaticSchedule(table)
+
+
+def test_weights_belong_to_one_site_and_every_step() -> None:
+    one = SHARED[:, :1]
+    weights = np.ones((4, HISTORY))
+
+    StaticSchedule(one, weights)
+    for modes, wrong in ((SHARED, weights), (one, weights[:3]), (one[:, None], weights)):
+        with pytest.raises(ConfigError, match="expected weights of shape"):
+            StaticSchedule(modes, wrong)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ PLAN = spaced_plan(10, 1)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "exactly one of speedup, latency_s, budget, tradeoff, received none"),
+        ({}, "exactly one of speedup, latency_s, budget, tradeoff, min_psnr, min_ssim, received"),
         ({"speedup": 2.0, "budget": 0.5}, "received {'speedup': 2.0, 'budget': 0.5}"),
         ({"speedup": 0.0}, "speedup must be > 0, received 0.0"),
         ({"speedup": -1.0}, "speedup must be > 0"),
@@ -33,6 +33,10 @@ PLAN = spaced_plan(10, 1)
         ({"budget": 1.01}, r"budget must be in \(0, 1\]"),
         ({"tradeoff": -0.1}, "tradeoff must be >= 0, received -0.1"),
         ({"tradeoff": math.nan}, "tradeoff must be >= 0"),
+        ({"min_psnr": 0.0}, r"min_psnr must be in \(0, 60\], received 0.0"),
+        ({"min_psnr": 61.0}, r"min_psnr must be in \(0, 60\]"),
+        ({"min_ssim": 1.01}, r"min_ssim must be in \(0, 1\]"),
+        ({"min_ssim": math.nan}, r"min_ssim must be in \(0, 1\]"),
     ],
 )
 def test_a_wish_that_makes_no_sense_is_refused(given: dict[str, float], message: str) -> None:
@@ -61,6 +65,30 @@ def test_a_wish_becomes_site_computes(wish: Wish, budget: int) -> None:
     assert wish.site_computes(PLAN, COST) == budget
 
 
+FLOORS = np.full((11, 2), np.nan)
+FLOORS[[3, 4, 6, 10]] = [30.0, 0.9], [29.0, 0.95], [40.0, 0.99], [60.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("wish", "budget"),
+    [
+        (Wish(min_psnr=20.0), 3),
+        (Wish(min_psnr=30.0), 3),
+        (Wish(min_psnr=30.1), 6),
+        (Wish(min_psnr=60.0), 10),
+        (Wish(min_ssim=0.91), 4),
+        (Wish(min_ssim=1.0), 10),
+    ],
+)
+def test_a_floor_becomes_the_least_budget_that_keeps_it(wish: Wish, budget: int) -> None:
+    assert wish.site_computes(PLAN._replace(floors=FLOORS), COST) == budget
+
+
+def test_a_floor_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(BudgetError, match="measured floors for 10 steps"):
+        Wish(min_psnr=30.0).site_computes(PLAN, COST)
+
+
 @pytest.mark.parametrize(
     "wish",
     [Wish(speedup=3.6), Wish(speedup=math.inf), Wish(latency_s=0.27), Wish(budget=0.05)],
@@ -79,7 +107,7 @@ def test_out_of_reach_names_what_is_reachable(wish: Wish) -> None:
 
 
 def test_reachable_is_what_the_schedules_of_the_policy_reach() -> None:
-    searched = Plan(np.where(np.arange(11)[:, None] < 3, -1, PLAN.patterns), PLAN.quality)
+    searched = Plan.unfitted(np.where(np.arange(11)[:, None] < 3, -1, PLAN.patterns), PLAN.quality)
 
     # The cost model alone would allow 3.57x, but no schedule computes less than three steps.
     with pytest.raises(BudgetError, match=r"computes 3 of 10 site steps, a speedup of 2\.27x"):
@@ -110,7 +138,9 @@ def test_a_tradeoff_takes_the_budget_of_the_best_expected_reward(
         for count, (psnr, ssim) in known.items()
     }
 
-    found = tradeoff_budget(Plan(PLAN.patterns, quality), COST, {"psnr": 1, "ssim": 1}, weight)
+    found = tradeoff_budget(
+        Plan.unfitted(PLAN.patterns, quality), COST, {"psnr": 1, "ssim": 1}, weight
+    )
 
     assert found == max(rewards, key=rewards.__getitem__)
 
@@ -118,7 +148,7 @@ def test_a_tradeoff_takes_the_budget_of_the_best_expected_reward(
 def test_the_weights_of_the_reward_count() -> None:
     quality = np.full((11, 2), np.nan)
     quality[2], quality[5] = (30.0, 0.5), (20.0, 0.9)
-    plan = Plan(PLAN.patterns, quality)
+    plan = Plan.unfitted(PLAN.patterns, quality)
 
     assert tradeoff_budget(plan, COST, {"psnr": 1, "ssim": 0}, 0.0) == 2
     assert tradeoff_budget(plan, COST, {"psnr": 0, "ssim": 1}, 0.0) == 5

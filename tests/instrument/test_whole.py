@@ -11,7 +11,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.types import Mode, Modes
+from ditcache_rl.types import HISTORY, Decision, Mode, Modes, StepInfo
 from tests.instrument.test_execute import FEW, tables
 from tests.oracle import effective, overruled_output
 from tests.pipelines import GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
@@ -94,3 +94,46 @@ def test_a_rule_that_looks_into_the_blocks_is_refused(tiny_pipe: Any) -> None:
         BlockRunner(tiny_pipe, FBCache(0.1), TieredCache(), blocks="transformer")
     with pytest.raises(ConfigError, match="expected sites = 1"):
         BlockRunner(tiny_pipe, AllCompute(), TieredCache(), blocks="transformer", sites=2)
+
+
+FITTED = np.array([0, 1, 0, 2, 0, 3], dtype=np.int8)[:, None]
+WEIGHTS = np.where(FITTED > 0, [1.2, -0.1, 0.2], np.nan) * (np.arange(HISTORY) < FITTED)
+
+
+@pytest.mark.parametrize("entries", [1, 2])
+def test_fitted_weights_are_left_where_residuals_are_missing(tiny_pipe: Any, entries: int) -> None:
+    entry_bytes = draw(tiny_pipe).nbytes
+    left = np.where(entries >= FITTED, WEIGHTS, np.nan)
+    lowered = np.minimum(FITTED, entries)
+    expected, _ = draw_under(tiny_pipe, StaticSchedule(lowered, left), blocks="transformer")
+
+    latents, log = draw_under(
+        tiny_pipe,
+        StaticSchedule(FITTED, WEIGHTS),
+        blocks="transformer",
+        cap_bytes=entries * entry_bytes,
+    )
+
+    np.testing.assert_array_equal(log.modes[:, 0], lowered)
+    assert torch.equal(latents, expected)
+
+
+def test_fitted_weights_are_left_where_other_steps_were_computed(tiny_pipe: Any) -> None:
+    other = np.array([0, 1, 1, 0, 0, 3], dtype=np.int8)[:, None]
+
+    class Astray(StaticSchedule):
+        """Follows another table than the weights were fitted to."""
+
+        def decide(self, info: StepInfo) -> Decision:
+            decision = super().decide(info)
+            return decision._replace(modes=np.repeat(other[info.step][None], info.run.rows, axis=0))
+
+        def planned(self) -> None:  # type: ignore[override]
+            """Let nothing rely on the table."""
+
+    before = np.where(np.arange(STEPS)[:, None] < 2, WEIGHTS, np.nan)
+    expected, _ = draw_under(tiny_pipe, StaticSchedule(other, before), blocks="transformer")
+
+    latents, _ = draw_under(tiny_pipe, Astray(FITTED, WEIGHTS), blocks="transformer")
+
+    assert torch.equal(latents, expected)

@@ -9,7 +9,14 @@ from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Plan, PolicyNetwork
 from ditcache_rl.control.patterns import pattern_costs, step_patterns
 from ditcache_rl.rl.episodes import cases_of
-from ditcache_rl.rl.stages import Comparison, compare, metrics_of, rescale_stage, search_stage
+from ditcache_rl.rl.stages import (
+    Comparison,
+    compare,
+    floors_stage,
+    metrics_of,
+    rescale_stage,
+    search_stage,
+)
 from ditcache_rl.search import Case
 from ditcache_rl.types import Mode
 from tests.boards import Puzzle, hidden_schedule
@@ -93,6 +100,25 @@ def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
     spent = pattern_costs(step_patterns(1))[carried.patterns[found]].sum(axis=1)
     np.testing.assert_array_equal(spent, found)
     assert found[-1] == 50
+
+
+def test_floors_are_what_nearly_all_select_prompts_reach(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, tiny_call)
+    setting, file = tiny_setting(config, tiny_pipe), tmp_path / "floors.npy"
+    board, cases = setting.board, cases_of(config, "select")
+    least = setting.plan.least
+
+    plan = floors_stage(config, board, setting.plan, cases, file=file, tick=Ticks())
+
+    controller = plan.row(least).schedule(step_patterns(board.sites))
+    images, _ = board.draw_under(controller, cases)
+    quality = board.judge(images, cases)
+    np.testing.assert_allclose(plan.floors[least], np.percentile(quality, 5, axis=1), atol=1e-3)
+    assert plan.floors[board.steps * board.sites].tolist() == [60.0, 1.0]
+    again = floors_stage(config, board, setting.plan, cases, file=file, tick=Ticks())
+    np.testing.assert_array_equal(again.floors, plan.floors)
 
 
 def test_a_network_that_changes_nothing_gains_nothing(

@@ -96,7 +96,9 @@ def test_the_reward_is_the_return_minus_that_of_the_schedule(
     # Of a plan that was never scored, a tradeoff follows the budget in the middle of 1, 2, 3, 4.
     schedules = [setting.plan.row(task.budget or 3) for task in tasks]
     patterns = setting.actions.patterns
-    static = setting.board.score([t.case for t in tasks], [patterns[row] for row in schedules])
+    static = setting.board.score(
+        [t.case for t in tasks], [patterns[row.patterns] for row in schedules]
+    )
     weights = np.array([task.latency_weight for task in tasks])
     earned = 0.2 * outcome.quality.psnr_db + 3 * outcome.quality.ssim
     earned -= weights * outcome.log.compute_share

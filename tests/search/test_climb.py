@@ -103,7 +103,7 @@ def test_the_result_is_the_best_of_all_that_was_tried(seed: int) -> None:
 def test_a_start_is_never_made_worse() -> None:
     board = Puzzle(hidden_schedule(10, 1, 3))
     budgets = [int((board.hidden == Mode.COMPUTE).sum())]
-    best = Plan(np.full((11, 10), -1), np.full((11, 2), np.nan))
+    best = Plan.empty(10, 10)
     best.patterns[budgets[0]] = board.hidden[:, 0]
 
     plan = searched(board, budgets, start=best)

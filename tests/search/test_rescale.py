@@ -57,7 +57,7 @@ def test_both_ends_stay_exactly_where_they_are(new_steps: int, sites: int) -> No
     rows = np.full((12 * sites + 1, 12), -1, dtype=np.int64)
     for budget in (2 * sites, 5 * sites, 12 * sites):
         rows[budget] = spaced(space, budget, between=Mode.REUSE)
-    plan = Plan(rows, np.full((len(rows), 2), np.nan))
+    plan = Plan.unfitted(rows)
 
     carried = rescale_plan(plan, levels(12), levels(new_steps), sites=sites)
 
@@ -75,8 +75,6 @@ def test_a_last_step_that_is_not_computed_keeps_its_mode(mode: Mode) -> None:
     rows[2] = row
 
     for new_steps in (6, 20, 50):
-        carried = rescale_plan(
-            Plan(rows, np.full((13, 2), np.nan)), levels(12), levels(new_steps), sites=1
-        )
+        carried = rescale_plan(Plan.unfitted(rows), levels(12), levels(new_steps), sites=1)
         found = carried.patterns[max(2, carried.least)]
         assert (found[0], found[-1]) == (Mode.COMPUTE, mode)

@@ -1,0 +1,385 @@
+"""Fit the weights of forecasts to a schedule, and search schedules whose forecasts are fitted.
+
+Newton's weights follow from the noise levels alone. Fitted ones are what carries the latents best
+from one computed step to the next on some prompts: one to three numbers a gap, so that few prompts
+settle them. This needs a denoiser that is cached as a whole: then skipping is arithmetic, and a
+schedule costs what it computes.
+
+Source: the idea of solvers whose coefficients are learned for a model (S4S, arXiv 2502.17423),
+applied to the steps that a schedule skips.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ditcache_rl.control import Plan
+from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.instrument.forecast import newton_weights
+from ditcache_rl.search.board import Board, Case
+from ditcache_rl.search.climb import first_rows
+from ditcache_rl.search.replay import Replay
+from ditcache_rl.search.space import Row, Space, pay_up
+from ditcache_rl.types import HISTORY, Floats, Mode
+
+Nodes = tuple[int, ...]
+"""The steps that a schedule computes, ascending, the first one 0."""
+
+#: Cases that run together, and on which the last fit is made: a weight is settled by few.
+_PART = 16
+#: States that are kept: those of a schedule and of the moves around it.
+_KEPT = 256
+#: Share of a weight's own curvature that is added where the cases leave it open; more in the last
+#: fit, in which the effects of weights depend on each other.
+_RIDGE, _LAST_RIDGE = 1e-6, 1e-2
+#: Change of a weight by which its effect on the final latents is measured.
+_NUDGE = 1e-3
+#: Squared errors below this count as this.
+_TINY = 1e-12
+
+
+class _State(NamedTuple):
+    """Where the cases are at a step that was just computed; all lists are per part."""
+
+    latents: list[Tensor]
+    """(rows, ...) before the step."""
+    outputs: list[list[Tensor]]
+    """What the last computed steps returned, newest first."""
+    extra: Floats
+    """(gaps so far, HISTORY) what was added to Newton's weights."""
+
+
+class Rollouts:
+    """Carry cases through schedules, one gap between computed steps at a time.
+
+    Args:
+        board: Pipeline and steps.
+        cases: What is drawn; their conditioning and full trajectories are recorded first.
+
+    Raises:
+        UnsupportedModelError: If the denoiser is not cached as one site, or the pipeline's loop
+            can't be taken apart.
+    """
+
+    def __init__(self, board: Board, cases: Sequence[Case]) -> None:
+        if board.sites != 1 or not board.blocks or "." in board.blocks:
+            raise UnsupportedModelError(
+                "expected a denoiser that is cached as a whole to fit forecasts, received "
+                f"{board.sites} sites of its blocks; set sites = 1 and blocks to the name of the "
+                'denoiser, such as "transformer", in the [cache] table'
+            )
+        parts = [cases[i : i + _PART] for i in range(0, len(cases), _PART)]
+        self.board, self.steps = board, board.steps
+        self._replays = [Replay(board, part) for part in parts]
+        self._sigmas = self._replays[0].sigmas
+        self._targets = [self._trajectory(replay) for replay in self._replays]
+        self._states: OrderedDict[Nodes, _State] = OrderedDict()
+
+    def error(self, nodes: Nodes) -> float:
+        """Return the mean logarithm of the squared error of the final latents, gaps fitted."""
+        return self._error(self._end(self._fitted_states(nodes)[-1], nodes)[0])
+
+    @torch.no_grad()
+    def weights(self, nodes: Nodes) -> Floats:
+        """Fit the weights of a schedule: (steps, HISTORY), nan at computed steps.
+
+        Every gap is first fitted to the full trajectory at its end, given the gaps before. Then all
+        are corrected together by what they do to the final latents.
+        """
+        end, extra = self._end(self._fitted_states(nodes)[-1], nodes)
+        error, correction = self._error(end), self._correction(nodes, extra)
+        for share in (1.0, 0.5):
+            tried = extra + share * correction
+            end, _ = self._end(self._states_of(nodes, tried)[-1], nodes, tried)
+            if self._error(end) < error:
+                return self._table(nodes, tried)
+        return self._table(nodes, extra)
+
+    def _correction(self, nodes: Nodes, extra: Floats) -> Floats:
+        """Return the Gauss-Newton step of all weights; every case counts by its relative error."""
+        places = [
+            (gap, place)
+            for gap, (node, stop) in enumerate(itertools.pairwise((*nodes, self.steps)))
+            for place in range(min(gap + 1, HISTORY))
+            if stop - node > 1
+        ]
+        correction = np.zeros_like(extra)
+        if not places:
+            return correction
+        states = self._states_of(nodes, extra, parts=1)
+        end = self._end(states[-1], nodes, extra)[0][0]
+        wrong = (self._targets[0][-1] - end).flatten(1).double()
+        effects = []
+        for gap, place in places:
+            nudged = extra.copy()
+            nudged[gap, place] += _NUDGE
+            last = self._states_of(nodes, nudged, parts=1, known=states[: gap + 1])[-1]
+            moved = self._end(last, nodes, nudged)[0][0]
+            effects.append((moved - end).flatten(1).double() / _NUDGE)
+        effect = torch.stack(effects, dim=2)
+        share = 1 / wrong.square().mean(dim=1).clamp_min(_TINY)
+        gram = torch.einsum("rdk,rdl,r->kl", effect, effect, share).numpy()
+        moment = torch.einsum("rdk,rd,r->k", effect, wrong, share).numpy()
+        correction[tuple(np.transpose(places))] = _solve(gram, moment, _LAST_RIDGE)
+        return correction
+
+    @torch.no_grad()
+    def _fitted_states(self, nodes: Nodes) -> list[_State]:
+        """Return the state at every node, fitting gap by gap; what is known is not run again."""
+        found: list[_State] = []
+        for length in range(1, len(nodes) + 1):
+            path = nodes[:length]
+            if path not in self._states:
+                self._states[path] = self._next(found, path, None)
+            self._states.move_to_end(path)
+            found.append(self._states[path])
+        while len(self._states) > _KEPT:
+            self._states.popitem(last=False)
+        return found
+
+    def _states_of(
+        self,
+        nodes: Nodes,
+        extra: Floats,
+        *,
+        parts: int | None = None,
+        known: Sequence[_State] = (),
+    ) -> list[_State]:
+        """Return the state at every node under given weights; the first ones may be known."""
+        found = list(known)
+        for length in range(len(found) + 1, len(nodes) + 1):
+            found.append(self._next(found, nodes[:length], extra, parts))
+        return found
+
+    def _next(
+        self,
+        before: Sequence[_State],
+        path: Nodes,
+        extra: Floats | None,
+        parts: int | None = None,
+    ) -> _State:
+        """Return the state at the last step of a path, given the states at those before."""
+        if before:
+            latents, extra = self._cross(before[-1], path[:-1], path[-1], extra)
+            older = before[-1].outputs
+        else:
+            latents = [replay.start() for replay in self._replays[:parts]]
+            older, extra = [[] for _ in latents], np.zeros((0, HISTORY))
+        outputs = [
+            [replay.compute(path[-1], x)[0], *past[: HISTORY - 1]]
+            for replay, x, past in zip(self._replays, latents, older, strict=False)
+        ]
+        return _State(latents, outputs, extra)
+
+    def _end(
+        self, last: _State, nodes: Nodes, extra: Floats | None = None
+    ) -> tuple[list[Tensor], Floats]:
+        """Return the final latents, and what was added to the weights of every gap."""
+        return self._cross(last, nodes, self.steps, extra)
+
+    @torch.no_grad()
+    def _cross(
+        self, state: _State, path: Nodes, stop: int, extra: Floats | None
+    ) -> tuple[list[Tensor], Floats]:
+        """Estimate the steps of the gap after a path; without given weights they are fitted."""
+        known = path[::-1][:HISTORY]
+        parts = list(zip(self._replays, state.latents, state.outputs, strict=False))
+        added = np.zeros(HISTORY)
+        if stop - known[0] > 1:
+            added = extra[len(path) - 1] if extra is not None else self._fit(parts, path, stop)
+        reached = [self._skip(part, known, stop, added) for part in parts]
+        return reached, np.vstack([state.extra, added])
+
+    def _fit(
+        self,
+        parts: Sequence[tuple[Replay, Tensor, list[Tensor]]],
+        path: Nodes,
+        stop: int,
+    ) -> Floats:
+        """Return what to add to the weights of a gap so that it ends nearest to full compute."""
+        known = path[::-1][:HISTORY]
+        gram, moment = np.zeros((len(known),) * 2), np.zeros(len(known))
+        for part, target in zip(parts, self._targets, strict=True):
+            start = self._skip(part, known, stop, np.zeros(HISTORY))
+            wrong = (target[stop] - start).flatten().double()
+            effects = torch.stack(
+                [
+                    (self._skip(part, known, stop, unit) - start).flatten().double()
+                    for unit in np.eye(HISTORY)[: len(known)]
+                ]
+            )
+            gram += (effects @ effects.T).numpy()
+            moment += (effects @ wrong).numpy()
+        added = np.zeros(HISTORY)
+        added[: len(known)] = _solve(gram, moment, _RIDGE)
+        return added
+
+    def _skip(
+        self,
+        part: tuple[Replay, Tensor, list[Tensor]],
+        known: Sequence[int],
+        stop: int,
+        added: Floats,
+    ) -> Tensor:
+        """Return the latents of a part at the end of a gap."""
+        replay, latents, outputs = part
+        latents = replay.advance(known[0], outputs[0], latents)
+        for step in range(known[0] + 1, stop):
+            weights = (self._newton(known, step) + added)[: len(known)].tolist()
+            estimate = outputs[0] * weights[0]
+            for weight, output in zip(weights[1:], outputs[1:], strict=False):
+                estimate = estimate + output * weight
+            latents = replay.advance(step, estimate, latents)
+        return latents
+
+    @torch.no_grad()
+    def _trajectory(self, replay: Replay) -> list[Tensor]:
+        """Return the latents of full compute before every step and after the last one."""
+        latents, last = replay.recorded(), self.steps - 1
+        end = replay.advance(last, replay.compute(last, latents[last])[0], latents[last])
+        return [*latents, end]
+
+    def _error(self, latents: Sequence[Tensor]) -> float:
+        wrong = [
+            (reached - target[-1]).flatten(1).double().square().mean(dim=1)
+            for reached, target in zip(latents, self._targets, strict=True)
+        ]
+        return float(torch.cat(wrong).clamp_min(_TINY).log().mean())
+
+    def _table(self, nodes: Nodes, extra: Floats) -> Floats:
+        """Write weights step by step."""
+        table = np.full((self.steps, HISTORY), np.nan)
+        for gap, (node, stop) in enumerate(itertools.pairwise((*nodes, self.steps))):
+            known = nodes[: gap + 1][::-1][:HISTORY]
+            for step in range(node + 1, stop):
+                table[step] = self._newton(known, step) + extra[gap]
+        return table
+
+    def _newton(self, known: Sequence[int], step: int) -> Floats:
+        order = min(1, len(known) - 1)
+        return newton_weights(self._sigmas[list(known)], float(self._sigmas[step]), order)
+
+
+def search_fitted_plan(
+    rollouts: Rollouts,
+    cases: Sequence[Case],
+    *,
+    budgets: Sequence[int],
+    evaluations: int,
+    rng: np.random.Generator,
+    start: Plan | None = None,
+    propose: Callable[[Space, int], Sequence[Row]] | None = None,
+    on_budget: Callable[[int, float], None] | None = None,
+) -> Plan:
+    """Search the schedule of every budget together with the weights of its forecasts.
+
+    Budgets are searched in ascending order; each starts from spaced schedules and from the best
+    schedule of the budget before with one more computed step.
+
+    Args:
+        rollouts: What scores schedules.
+        cases: What the images of the best are scored on.
+        budgets: Computed steps, each at least 1.
+        evaluations: Schedules per budget that are scored by their latents.
+        rng: Orders the moves.
+        start: Schedules to start from in place of spaced ones, where it has any.
+        propose: Names further schedules of a budget to start from.
+        on_budget: Called with budget and mean PSNR when a budget is done.
+    """
+    board, plan = rollouts.board, Plan.empty(rollouts.steps, rollouts.steps)
+    space = Space(rollouts.steps, 1)
+    before: Row | None = None
+    for budget in sorted(budgets):
+        if start is not None and start.patterns[budget, 0] >= 0:
+            first = [start.patterns[budget]]
+        else:
+            first = first_rows(space, budget)
+        if propose is not None:
+            first.extend(propose(space, budget))
+        if before is not None:
+            first.append(pay_up(before, budget, space.patterns))
+        nodes = climb_nodes(
+            rollouts, [_nodes_of(row) for row in first], evaluations=evaluations, rng=rng
+        )
+        before = plan.patterns[budget] = _row_of(nodes, rollouts.steps)
+        weights = plan.weights[budget] = rollouts.weights(nodes)
+        count = len(cases)
+        scored = board.score(cases, [space.modes(before)] * count, [weights] * count)
+        plan.quality[budget] = scored.psnr_db.mean(), scored.ssim.mean()
+        if on_budget is not None:
+            on_budget(budget, float(plan.quality[budget, 0]))
+    return plan
+
+
+def _nodes_of(row: Row) -> Nodes:
+    return tuple(np.flatnonzero(row == Mode.COMPUTE).tolist())
+
+
+def _row_of(nodes: Nodes, steps: int) -> Row:
+    """Fill the steps between computed ones with the mode that uses all that is known there."""
+    computed = np.isin(np.arange(steps), nodes)
+    known = np.minimum(computed.cumsum(), HISTORY)
+    return np.where(computed, int(Mode.COMPUTE), known).astype(np.int64)
+
+
+def climb_nodes(
+    rollouts: Rollouts,
+    first: Sequence[Nodes],
+    *,
+    evaluations: int,
+    rng: np.random.Generator,
+    on_evaluation: Callable[[], None] = lambda: None,
+) -> Nodes:
+    """Climb to the schedule with the least error, moving one or two computed steps at a time.
+
+    Args:
+        rollouts: What scores schedules.
+        first: Where to start; as many computed steps each.
+        evaluations: Schedules to score, the first ones included.
+        rng: Orders the moves.
+        on_evaluation: Called after each.
+    """
+    scores: dict[Nodes, float] = {}
+
+    def score(nodes: Nodes) -> float:
+        if nodes not in scores:
+            scores[nodes] = rollouts.error(nodes)
+            on_evaluation()
+        return scores[nodes]
+
+    best = min(dict.fromkeys(first), key=score)
+    moves = _moves(best, rollouts.steps, rng)
+    while len(scores) < evaluations:
+        moved = next((nodes for nodes in moves if nodes not in scores), None)
+        if moved is None:
+            break  # nothing near is better
+        if score(moved) < scores[best]:
+            best, moves = moved, _moves(moved, rollouts.steps, rng)
+    return best
+
+
+def _moves(nodes: Nodes, steps: int, rng: np.random.Generator) -> Iterator[Nodes]:
+    """List the schedules nearby, in random order, the nearest first."""
+    places = range(1, len(nodes))
+    near = [((place, change),) for place in places for change in (-1, 1)]
+    far = [((place, change),) for place in places for change in (-2, 2)]
+    pairs = [(a, b) for (a,), (b,) in itertools.combinations(near, 2)]
+    for group in (near, far, pairs):
+        for index in rng.permutation(len(group)):
+            moved = list(nodes)
+            for place, change in group[index]:
+                moved[place] += change
+            if moved[-1] < steps and all(a < b for a, b in itertools.pairwise(moved)):
+                yield tuple(moved)
+
+
+def _solve(gram: Floats, moment: Floats, ridge: float) -> Floats:
+    """Solve the normal equations, each unknown damped by a share of its own curvature."""
+    return np.asarray(np.linalg.solve(gram + np.diag(ridge * np.diag(gram) + _TINY), moment))

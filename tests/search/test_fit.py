@@ -1,0 +1,163 @@
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.search import METHODS, Board, Calibration, Case, Problem, Replay, Rollouts
+from ditcache_rl.search.fit import Nodes, climb_nodes
+from ditcache_rl.search.trials import Trials, Weights
+from ditcache_rl.types import HISTORY, Floats, Mode, Modes
+from tests.pipelines import PROMPTS, assert_close, draw, draw_under
+
+STEPS = 6
+CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+NODES = [(0,), (0, 3), (0, 2, 4), (0, 1, 2, 3), (0, 2, 3, 5)]
+
+
+@pytest.fixture(scope="module")
+def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
+    return Board(tiny_pipe, STEPS, sites=1, call=tiny_call, blocks="transformer")
+
+
+@pytest.fixture(scope="module")
+def rollouts(board: Board) -> Rollouts:
+    return Rollouts(board, CASES)
+
+
+def modes_of(nodes: Nodes) -> Modes:
+    """Use all that is known between the computed steps, as a fitted schedule does."""
+    known = np.minimum(np.isin(np.arange(STEPS), nodes).cumsum(), HISTORY)
+    return np.where(np.isin(np.arange(STEPS), nodes), 0, known).astype(np.int8)[:, None]
+
+
+@torch.no_grad()
+def drawn_by_hand(board: Board, nodes: Nodes, weights: Floats) -> Tensor:
+    """Run the loop with explicit sums in place of the steps that are skipped."""
+    with Replay(board, CASES) as replay:
+        latents, outputs = replay.start(), list[Tensor]()
+        for step in range(STEPS):
+            if step in nodes:
+                outputs.insert(0, replay.compute(step, latents)[0])
+                output = outputs[0]
+            else:
+                output = sum(
+                    (w * o for w, o in zip(weights[step].tolist(), outputs, strict=False)),
+                    torch.zeros_like(latents),
+                )
+            latents = replay.advance(step, output, latents)
+    return latents
+
+
+def loss(latents: Tensor, exact: Tensor) -> float:
+    """Return the mean logarithm of the squared error."""
+    return float((latents - exact).flatten(1).double().square().mean(dim=1).log().mean())
+
+
+@pytest.mark.parametrize("nodes", NODES)
+def test_a_runner_draws_what_the_weights_say(
+    board: Board, rollouts: Rollouts, nodes: Nodes, tiny_pipe: Any
+) -> None:
+    weights = rollouts.weights(nodes)
+    controller = StaticSchedule(modes_of(nodes), weights)
+    call: dict[str, Any] = {"prompts": PROMPTS, "seeds": (0, 1), "steps": STEPS}
+
+    latents, log = draw_under(tiny_pipe, controller, blocks="transformer", **call)
+
+    assert_close(latents, drawn_by_hand(board, nodes, weights))
+    np.testing.assert_array_equal(log.modes[:, 0], modes_of(nodes))
+
+
+@pytest.mark.parametrize("nodes", NODES)
+def test_fitted_weights_err_less_than_newtons(
+    board: Board, rollouts: Rollouts, nodes: Nodes, tiny_pipe: Any
+) -> None:
+    call: dict[str, Any] = {"prompts": PROMPTS, "seeds": (0, 1), "steps": STEPS}
+    exact = draw(tiny_pipe, **call)
+    modes = np.minimum(modes_of(nodes), Mode.FORECAST1)
+    newton, _ = draw_under(tiny_pipe, StaticSchedule(modes), blocks="transformer", **call)
+
+    fitted = drawn_by_hand(board, nodes, rollouts.weights(nodes))
+
+    assert loss(fitted, exact) < loss(newton, exact)
+    assert loss(fitted, exact) <= rollouts.error(nodes) + 1e-6, "the last fit only improves"
+
+
+def test_a_schedule_scores_the_same_whatever_was_scored_before(board: Board) -> None:
+    fresh = {nodes: Rollouts(board, CASES).error(nodes) for nodes in NODES}
+    shared = Rollouts(board, CASES)
+
+    for nodes in [*NODES, *reversed(NODES)]:
+        assert shared.error(nodes) == fresh[nodes]
+
+
+def test_weights_stand_at_skipped_steps_and_use_what_is_known(rollouts: Rollouts) -> None:
+    for nodes in NODES:
+        weights = rollouts.weights(nodes)
+        for step in range(STEPS):
+            known = sum(node < step for node in nodes)
+            if step in nodes:
+                assert np.isnan(weights[step]).all()
+            else:
+                assert np.isfinite(weights[step]).all()
+                assert not weights[step, min(known, HISTORY) :].any()
+
+
+def test_a_climb_finds_the_best_of_few(rollouts: Rollouts) -> None:
+    every = [(0, *rest) for rest in itertools.combinations(range(1, STEPS), 2)]
+    errors = {nodes: rollouts.error(nodes) for nodes in every}
+    asked: list[None] = []
+
+    found = climb_nodes(
+        rollouts,
+        [(0, 1, 2)],
+        evaluations=len(every),
+        rng=np.random.default_rng(0),
+        on_evaluation=lambda: asked.append(None),
+    )
+
+    assert found == min(errors, key=errors.__getitem__)
+    assert len(asked) <= len(every)
+
+
+def test_a_climb_stops_after_its_evaluations(rollouts: Rollouts) -> None:
+    asked: list[None] = []
+
+    climb_nodes(
+        rollouts,
+        [(0, 3), (0, 2)],
+        evaluations=3,
+        rng=np.random.default_rng(0),
+        on_evaluation=lambda: asked.append(None),
+    )
+
+    assert len(asked) == 3
+
+
+def test_the_search_gives_every_budget_its_schedule_and_score(board: Board) -> None:
+    trials, calibration = Trials(board, CASES, Weights()), Calibration(board, CASES)
+
+    found = METHODS["fitted"](Problem(trials, [2, 3], 8, np.random.default_rng(0), calibration))
+
+    assert list(found) == [2, 3]
+    for budget, (row, score, weights) in found.items():
+        assert weights is not None
+        assert int((row == Mode.COMPUTE).sum()) == budget
+        assert row[0] == Mode.COMPUTE
+        modes = trials.space.modes(row)
+        real = board.score(CASES, [modes] * len(CASES), [weights] * len(CASES))
+        assert score.psnr_db == pytest.approx(real.psnr_db.mean(), abs=1e-2)
+
+
+@pytest.mark.parametrize(("sites", "blocks"), [(2, None), (1, None)])
+def test_blocks_that_are_cached_apart_are_refused(
+    tiny_pipe: Any, tiny_call: dict[str, Any], sites: int, blocks: str | None
+) -> None:
+    board = Board(tiny_pipe, STEPS, sites=sites, call=tiny_call, blocks=blocks)
+
+    with pytest.raises(UnsupportedModelError, match="cached as a whole"):
+        Rollouts(board, CASES)
