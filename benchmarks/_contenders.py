@@ -6,6 +6,7 @@ from their own packages, rules without one are our controllers of them.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import json
@@ -13,12 +14,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.hooks import MagCacheConfig
+from torch import nn
 
+from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import EasyCache, EveryK, FBCache, StaticSchedule, TeaCache, load_policy
 from ditcache_rl.control.published import AdaCache, DiCache
@@ -26,6 +30,8 @@ from ditcache_rl.control.schedules import read_modes
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import Family, Method
 from ditcache_rl.inference import PolicyController, Wish, check_identity
+from ditcache_rl.inference.pipeline import quantize_weights
+from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.types import HISTORY, Mode
@@ -312,17 +318,71 @@ def _layer_mask(setup: Setup, value: int) -> dict[str, Any]:
     return {"controller": StaticSchedule(modes), "sites": blocks}
 
 
-def _policy(setup: Setup, value: float) -> dict[str, Any]:
-    policy = load_policy(find_policy("shapes-ppo"))
-    check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
-    controller = PolicyController(policy, Wish(budget=value))
-    controller.choose(setup.steps)
-    made_for = policy.manifest
-    return {
-        "controller": controller,
-        "sites": made_for.sites,
-        "blocks": made_for.blocks,
-    }
+def _policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
+    """Follow the shipped policy under one kind of target."""
+
+    def make(setup: Setup, value: float) -> dict[str, Any]:
+        policy = load_policy(find_policy("shapes-ppo"))
+        check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
+        controller = PolicyController(policy, Wish(**{target: value}))
+        controller.choose(setup.steps)
+        made_for = policy.manifest
+        return {
+            "controller": controller,
+            "sites": made_for.sites,
+            "blocks": made_for.blocks,
+        }
+
+    return make
+
+
+def _fewer_every_k(setup: Setup, value: str) -> dict[str, Any]:
+    """Take fewer steps, and compute only every k-th of them."""
+    steps, k = map(int, value.split(", "))
+    return _whole_every_k(setup, k) | {"num_inference_steps": steps}
+
+
+def _converted(kind: str) -> Callable[[Setup, Any], dict[str, Any]]:
+    """Run plainly, or follow a searched schedule, on converted copies of the pipeline's models."""
+
+    def make(setup: Setup, value: str | int) -> dict[str, Any]:
+        under = {} if value == PLAIN else _whole_denoiser("whole denoiser")(setup, value)
+
+        @contextmanager
+        def applied(pipe: Any) -> Iterator[None]:
+            copies = _copies(pipe, kind)
+            plain = {name: pipe.components[name] for name in copies}
+            pipe.register_modules(**copies)
+            try:
+                if under:
+                    controller, blocks = under["controller"], under["blocks"]
+                    with BlockRunner(pipe, controller, TieredCache(), blocks=blocks):
+                        yield
+                else:
+                    yield
+            finally:
+                pipe.register_modules(**plain)
+
+        return {"applied": applied}
+
+    return make
+
+
+@cache
+def _copies(pipe: Any, kind: str) -> dict[str, nn.Module]:
+    """Convert copies of a pipeline's models: `compile`, `int8` or `bf16`."""
+    models = {n: part for n, part in pipe.components.items() if isinstance(part, nn.Module)}
+    name = denoiser_name(pipe)
+    copies: dict[str, Any] = copy.deepcopy(models if kind == "bf16" else {name: models[name]})
+    for module in (module for part in copies.values() for module in part.modules()):
+        module.__dict__.pop("forward", None)  # what counts the work of the original
+    if kind == "bf16":
+        return {name: part.to(torch.bfloat16) for name, part in copies.items()}
+    if kind == "int8":
+        quantize_weights(copies[name], "int8")
+    else:
+        copies[name].compile_repeated_blocks()
+    return copies
 
 
 _THRESHOLDS = ("8, 0.08", "4, 0.08", "4, 0.15", "4, 0.24", "3, 0.4", "2, 0.8")
@@ -331,6 +391,9 @@ _COMPUTES = (12, 9, 7, 6, 5, 4)
 
 #: Budgets of what is searched, and the first steps that DPCache always computes.
 PUBLISHED_COMPUTES = _COMPUTES
+#: A converted pipeline without a cache, and budgets of schedules on it.
+PLAIN = "all"
+_CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 6, 5, 4)
 OWN_COMPUTES = (13, 11, 9, 8, 7, 6, 5, 4, 3, 2)
 
 CONTENDERS: tuple[Contender, ...] = (
@@ -449,10 +512,32 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("BudCache", "heuristic", "computed", _COMPUTES, _schedule("BudCache")),
     Contender("MeanCache-like", "heuristic", "computed", _COMPUTES, _schedule("MeanCache-like")),
     Contender(
-        "policy shapes-ppo", "static", "budget", (0.36, 0.33, 0.25, 0.22, 0.18, 0.15), _policy
+        "policy shapes-ppo",
+        "static",
+        "budget",
+        (0.36, 0.33, 0.25, 0.22, 0.18, 0.15, 0.11),
+        _policy("budget"),
+    ),
+    Contender(
+        "policy shapes-ppo, floor",
+        "static",
+        "min_psnr",
+        (50.0, 45.0, 40.0, 35.0, 30.0, 25.0),
+        _policy("min_psnr"),
     ),
     Contender(
         "whole denoiser", "static", "computed", OWN_COMPUTES, _whole_denoiser("whole denoiser")
+    ),
+    Contender(
+        "fewer steps, Newton every k",
+        "static",
+        "steps, k",
+        ("20, 2", "20, 3", "20, 4", "14, 2", "14, 3", "14, 4", "10, 2", "10, 3"),
+        _fewer_every_k,
+    ),
+    *(
+        Contender(f"whole denoiser, {kind}", "static", "computed", _CONVERTED, _converted(kind))
+        for kind in ("compile", "int8", "bf16")
     ),
 )
 

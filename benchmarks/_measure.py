@@ -205,7 +205,8 @@ def worth_more(running: Sequence[Setting], log: Log) -> list[Setting]:
 def _judged(one: Drawn, reference: Drawn, lpips: Lpips | None) -> Point:
     point = {
         "seconds": one.seconds,
-        "share": one.work / reference.work if reference.work else float("nan"),
+        # Models that a contender brings along are not counted.
+        "share": one.work / reference.work if one.work and reference.work else float("nan"),
         "psnr_db": float(psnr_db(one.image, reference.image)[0]),
         "ssim": float(ssim(one.image, reference.image)[0]),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import denoisers_of
@@ -52,12 +53,13 @@ def open_pipeline(
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(device)
     if quantize:
-        quantize_weights(pipe, quantize)
+        for denoiser in denoisers_of(pipe).values():
+            quantize_weights(denoiser, quantize)
     return pipe
 
 
-def quantize_weights(pipe: Any, kind: str) -> None:
-    """Quantize the linear layers of all denoisers in place.
+def quantize_weights(denoiser: nn.Module, kind: str) -> None:
+    """Quantize the linear layers of a denoiser in place.
 
     Raises:
         ConfigError: If the kind is unknown or torchao is not installed.
@@ -71,5 +73,4 @@ def quantize_weights(pipe: Any, kind: str) -> None:
         raise ConfigError(
             f"[pipeline] quantize = {kind!r} needs torchao: pip install 'ditcache-rl[quantize]'"
         ) from error
-    for denoiser in denoisers_of(pipe).values():
-        quantization.quantize_(denoiser, getattr(quantization, _WEIGHTS[kind])())
+    quantization.quantize_(denoiser, getattr(quantization, _WEIGHTS[kind])())

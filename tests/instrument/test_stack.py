@@ -90,11 +90,11 @@ def test_what_changes_no_number_changes_no_cached_image(
 
 
 def int8_weights(pipe: Any) -> None:
-    quantize_weights(pipe, "int8")
+    quantize_weights(pipe.transformer, "int8")
 
 
 def fp8_weights(pipe: Any) -> None:
-    quantize_weights(pipe, "fp8")
+    quantize_weights(pipe.transformer, "fp8")
 
 
 def bitsandbytes_int8(pipe: Any) -> None:

@@ -70,7 +70,7 @@ def int8_figures(*, prompts: int) -> dict[str, float]:
     config = load_env("shapes")
     policy = load_policy(find_policy("shapes-ppo"))
     full, int8 = open_pipeline("builtin:shapes"), open_pipeline("builtin:shapes")
-    quantize_weights(int8, "int8")
+    quantize_weights(int8.transformer, "int8")
     try:
         check_identity(policy.manifest.model, policy.manifest.scheduler, int8)
     except ArtifactError:
