@@ -394,7 +394,7 @@ PUBLISHED_COMPUTES = _COMPUTES
 #: A converted pipeline without a cache, and budgets of schedules on it.
 PLAIN = "all"
 _CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 6, 5, 4)
-OWN_COMPUTES = (13, 11, 9, 8, 7, 6, 5, 4, 3, 2)
+OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
 
 CONTENDERS: tuple[Contender, ...] = (
     Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 6, 5, 4, 3), _fewer),

@@ -8,12 +8,12 @@ import torch
 from diffusers import FirstBlockCacheConfig
 
 from benchmarks import gpu
-from benchmarks._contenders import CONTENDERS, Contender, Setup
+from benchmarks._contenders import CONTENDERS, PLAIN, Contender, Setup
 from benchmarks._frontiers import at_quality, at_speedup, curves, figures_of, rows_of
 from benchmarks._host import LocalHost, Setting
 from benchmarks._measure import TRIED_PROMPTS, Job, Log, measure, worth_more
 from benchmarks._page import write_page
-from ditcache_rl.control import FBCache
+from ditcache_rl.control import FBCache, modes_text
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Mode
 from tests.pipelines import CALL, PROMPTS, draw, draw_under
@@ -152,6 +152,31 @@ def test_every_contender_is_measured_or_a_row_with_its_error(pipe: Any, tmp_path
     assert by_name["fewer steps"]["executed_share"] == pytest.approx(3 / STEPS)
     assert by_name["fewer steps"]["cache_bytes"] == 0
     assert by_name["FirstBlockCache"]["cache_bytes"] > 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_converted_models_take_the_place_of_the_plain_ones_for_a_call(
+    pipe: Any, kind: str
+) -> None:
+    if kind == "int8":
+        pytest.importorskip("torchao")
+    plain = draw(pipe)
+    (contender,) = (one for one in CONTENDERS if one.name == f"whole denoiser, {kind}")
+    modes = modes_text(np.array([[0], [1], [0], [1], [0], [1]], dtype=np.int8))
+    found = {"whole denoiser": {"3": {"modes": modes, "weights": []}}}
+    setup = Setup(pipe, STEPS, lambda: None, found)
+    before, drawn = dict(pipe.components), {}
+    for value in (PLAIN, 3):
+        applied = contender.method(setup, value).applied
+        assert applied is not None
+        with applied(pipe):
+            drawn[value] = draw(pipe).float()
+
+    assert all(pipe.components[name] is part for name, part in before.items())
+    assert torch.equal(draw(pipe), plain)
+    error, cached = ((drawn[value] - plain).norm() / plain.norm() for value in drawn)
+    assert 1e-5 < error < 0.1, "other numbers, the same picture"
+    assert cached > error
 
 
 def test_a_run_that_was_cut_off_draws_only_what_is_missing(pipe: Any, tmp_path: Path) -> None:
