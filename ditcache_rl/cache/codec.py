@@ -42,7 +42,9 @@ def from_bytes(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor
     """Invert `to_bytes`, as a view."""
     if not payload.numel():
         return payload.new_empty(shape, dtype=dtype)
-    return payload.view(dtype).view(shape)
+    numbers = payload.view(dtype)
+    # Torch takes twice as long to understand one argument; a scalar has none to give.
+    return numbers.view(*shape) if shape else numbers.view(shape)
 
 
 def _cast(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -61,10 +61,10 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     if tensor.requires_grad or not tensor.is_contiguous():
         tensor = tensor.detach().contiguous()
-    if tensor.dtype in _SQUARED:
-        flat = tensor.view(-1)
-        if _adds_up(flat) if tensor.nbytes >= THREADS_FROM else _sums_up(flat.numpy()):
-            return True
+    if tensor.dtype in _SQUARED and (
+        _sums_up(tensor.numpy()) if tensor.nbytes < THREADS_FROM else _adds_up(tensor.view(-1))
+    ):
+        return True
     return _bits_are_finite(tensor.view(-1).view(torch.uint8).numpy(), tensor.dtype)
 
 
