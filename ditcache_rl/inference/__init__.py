@@ -1,6 +1,7 @@
 """Run a policy inside a diffusers pipeline; no gymnasium and no stable-baselines3 needed."""
 
 from ditcache_rl.inference.api import Run, attach, cached, open_policy
+from ditcache_rl.inference.bandit import Arm, Bandit, arms_of
 from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
 from ditcache_rl.inference.pipeline import open_pipeline
 from ditcache_rl.inference.profile import measure_profile
@@ -13,10 +14,13 @@ from ditcache_rl.inference.targets import (
 )
 
 __all__ = [
+    "Arm",
+    "Bandit",
     "PolicyController",
     "Run",
     "ScheduleController",
     "Wish",
+    "arms_of",
     "attach",
     "cached",
     "check_identity",
