@@ -5,6 +5,7 @@ from ditcache_rl.inference.bandit import Arm, Bandit, arms_of
 from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
 from ditcache_rl.inference.pipeline import open_pipeline
 from ditcache_rl.inference.profile import measure_profile
+from ditcache_rl.inference.record import History, Recorder, read_histories
 from ditcache_rl.inference.session import session
 from ditcache_rl.inference.targets import (
     PolicyController,
@@ -16,7 +17,9 @@ from ditcache_rl.inference.targets import (
 __all__ = [
     "Arm",
     "Bandit",
+    "History",
     "PolicyController",
+    "Recorder",
     "Run",
     "ScheduleController",
     "Wish",
@@ -28,6 +31,7 @@ __all__ = [
     "model_identity",
     "open_pipeline",
     "open_policy",
+    "read_histories",
     "scheduler_identity",
     "session",
     "tradeoff_budget",

@@ -25,6 +25,7 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.adaptive import AdaptiveRunner
 from ditcache_rl.inference.bandit import Bandit
 from ditcache_rl.inference.identity import check_identity
+from ditcache_rl.inference.record import Recorder
 from ditcache_rl.inference.targets import PolicyController, ScheduleController, Wish
 from ditcache_rl.inference.tiers import CacheHandle, open_cache
 from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
@@ -49,11 +50,13 @@ class Run:
         *,
         sites: int,
         adapt: tuple[Policy | ScheduleFile, Bandit] | None = None,
+        recorder: Recorder | None = None,
         **options: Any,
     ) -> None:
         self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
         self.cache = opened.cache
         self._opened = opened
+        self._recorder = recorder
         self._bandit = adapt[1] if adapt else None
         make = partial(AdaptiveRunner, *adapt) if adapt else BlockRunner
         self._runner = make(
@@ -72,6 +75,8 @@ class Run:
 
     def _finished(self, log: RequestLog) -> None:
         self.logs.append(log)
+        if self._recorder is not None:
+            self._recorder.note(log)
         self._opened.refresh()
 
     def _bandit_lines(self) -> list[str]:
@@ -123,6 +128,7 @@ def attach(
     request_bytes: int | str | None = None,
     ranks: Ranks | None = None,
     adapt: Bandit | None = None,
+    record: str | Path | None = None,
 ) -> Run:
     """Run every call of a pipeline under a policy, until `Run.detach`.
 
@@ -153,6 +159,8 @@ def attach(
         ranks: Processes that run this request together and must decide the same.
         adapt: Learns from audited requests which schedule of the policy to take, in place of the
             target; that serves while `adapt.active` is False.
+        record: File to which every request adds a line about what it read and wrote; see
+            `read_histories`.
 
     Raises:
         ArtifactError: If the policy is damaged or belongs to another model.
@@ -183,8 +191,8 @@ def attach(
             )
         if adapt is not None and ranks is not None:
             raise ConfigError(
-                "expected ranks or adapt, received both: ranks that measure times of their own would "
-                "choose different schedules"
+                "expected ranks or adapt, received both: ranks that measure times of their own "
+                "would choose different schedules"
             )
         controller, sites, blocks = _controller_of(
             pipe, policy, Wish(**(asked or {"speedup": 2.0}))
@@ -201,6 +209,7 @@ def attach(
                 f"a controller decides by itself: expected no target, received {asked}"
             )
         controller, sites, adaptive = policy, sites or 1, None
+    recorder = None if record is None else Recorder(record)
     opened = open_cache(
         pipe,
         sites=sites,
@@ -219,6 +228,7 @@ def attach(
         request_bytes=share,
         ranks=ranks,
         adapt=adaptive,
+        recorder=recorder,
     )
 
 

@@ -1,10 +1,10 @@
 """Choose among the schedules of a policy by what audits of real requests say.
 
-Requests are sorted into kinds. For each kind every schedule has a record: times as measured, and PSNR
-of requests that were audited, which means run once more with every site computed. In service is the
-fastest schedule that keeps the floor with the promised probability; what is not sure enough is tried
-only in audits, whose image is the reference, so trying costs time and never quality. Nothing here
-runs a pipeline: `adaptive.py` does.
+Requests are sorted into kinds. For each kind every schedule has a record: times as measured, and
+PSNR of requests that were audited, which means run once more with every site computed. In service
+is the fastest schedule that keeps the floor with the promised probability; what is not sure enough
+is tried only in audits, whose image is the reference, so trying costs time and never quality.
+Nothing here runs a pipeline: `adaptive.py` does.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Bandit:
     Args:
         min_psnr: Floor in dB against full compute; of a batch the worst image counts.
         keep: Share of images that must reach it.
-        audit: Share of requests that are audited. An audit costs a full run and up to two cached ones.
+        audit: Share of requests that are audited. Each costs a full run and up to two cached ones.
         state: JSON file that carries what was learned over a restart; None forgets it.
         seed: Of the choice of what is audited.
 

@@ -135,7 +135,7 @@ class BlockRunner:
         *,
         controller: Controller | None = None,
     ) -> Any:
-        """Run one call of the pipeline, under another controller than the runner's if one is given."""
+        """Run one call of the pipeline, under the runner's controller if no other is given."""
         plain = plain_call(pipe)
         for layout in self.layouts:
             layout.check()
