@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ditcache_rl.inference import Run, attach, cached, session
+    from ditcache_rl.inference import Bandit, Run, attach, cached, session
 else:
     _HOME = {
+        "Bandit": "inference",
         "Run": "inference",
         "attach": "inference",
         "cached": "inference",
@@ -23,4 +24,4 @@ else:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-__all__ = ["Run", "__version__", "attach", "cached", "session"]
+__all__ = ["Bandit", "Run", "__version__", "attach", "cached", "session"]

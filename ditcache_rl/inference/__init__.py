@@ -1,9 +1,11 @@
 """Run a policy inside a diffusers pipeline; no gymnasium and no stable-baselines3 needed."""
 
 from ditcache_rl.inference.api import Run, attach, cached, open_policy
+from ditcache_rl.inference.bandit import Arm, Bandit, arms_of
 from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
 from ditcache_rl.inference.pipeline import open_pipeline
 from ditcache_rl.inference.profile import measure_profile
+from ditcache_rl.inference.record import History, Recorder, read_histories
 from ditcache_rl.inference.session import session
 from ditcache_rl.inference.targets import (
     PolicyController,
@@ -13,10 +15,15 @@ from ditcache_rl.inference.targets import (
 )
 
 __all__ = [
+    "Arm",
+    "Bandit",
+    "History",
     "PolicyController",
+    "Recorder",
     "Run",
     "ScheduleController",
     "Wish",
+    "arms_of",
     "attach",
     "cached",
     "check_identity",
@@ -24,6 +31,7 @@ __all__ = [
     "model_identity",
     "open_pipeline",
     "open_policy",
+    "read_histories",
     "scheduler_identity",
     "session",
     "tradeoff_budget",

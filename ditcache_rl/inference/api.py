@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from ditcache_rl.control import (
     modes_text,
 )
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.inference.adaptive import AdaptiveRunner
+from ditcache_rl.inference.bandit import Bandit
 from ditcache_rl.inference.identity import check_identity
+from ditcache_rl.inference.record import Recorder
 from ditcache_rl.inference.targets import PolicyController, ScheduleController, Wish
 from ditcache_rl.inference.tiers import CacheHandle, open_cache
 from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
@@ -39,12 +43,23 @@ class Run:
     """
 
     def __init__(
-        self, pipe: Any, controller: Controller, opened: CacheHandle, *, sites: int, **options: Any
+        self,
+        pipe: Any,
+        controller: Controller,
+        opened: CacheHandle,
+        *,
+        sites: int,
+        adapt: tuple[Policy | ScheduleFile, Bandit] | None = None,
+        recorder: Recorder | None = None,
+        **options: Any,
     ) -> None:
         self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
         self.cache = opened.cache
         self._opened = opened
-        self._runner = BlockRunner(
+        self._recorder = recorder
+        self._bandit = adapt[1] if adapt else None
+        make = partial(AdaptiveRunner, *adapt) if adapt else BlockRunner
+        self._runner = make(
             pipe, controller, opened.cache, sites=sites, on_finish=self._finished, **options
         )
         try:
@@ -60,7 +75,14 @@ class Run:
 
     def _finished(self, log: RequestLog) -> None:
         self.logs.append(log)
+        if self._recorder is not None:
+            self._recorder.note(log)
         self._opened.refresh()
+
+    def _bandit_lines(self) -> list[str]:
+        if self._bandit is None:
+            return []
+        return [*([self._bandit.note] if self._bandit.note else []), *self._bandit.summary()]
 
     def summary(self) -> str:
         """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""
@@ -80,6 +102,7 @@ class Run:
                 f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",
                 *tier_lines(self.cache),
                 *(f"note          {note}" for note in self._opened.notes),
+                *(f"audited       {line}" for line in self._bandit_lines()),
                 f"last mask     {mask_text(self.logs[-1])}",
             ]
         )
@@ -104,6 +127,8 @@ def attach(
     blocks: str | None = None,
     request_bytes: int | str | None = None,
     ranks: Ranks | None = None,
+    adapt: Bandit | None = None,
+    record: str | Path | None = None,
 ) -> Run:
     """Run every call of a pipeline under a policy, until `Run.detach`.
 
@@ -132,6 +157,10 @@ def attach(
         request_bytes: Most bytes that one request may keep. Under a cap, requests beyond those
             that fit compute everything.
         ranks: Processes that run this request together and must decide the same.
+        adapt: Learns from audited requests which schedule of the policy to take, in place of the
+            target; that serves while `adapt.active` is False.
+        record: File to which every request adds a line about what it read and wrote; see
+            `read_histories`.
 
     Raises:
         ArtifactError: If the policy is damaged or belongs to another model.
@@ -160,15 +189,27 @@ def attach(
                 "a policy knows its sites and blocks: expected none, received "
                 f"sites {sites} and blocks {blocks!r}"
             )
+        if adapt is not None and ranks is not None:
+            raise ConfigError(
+                "expected ranks or adapt, received both: ranks that measure times of their own "
+                "would choose different schedules"
+            )
         controller, sites, blocks = _controller_of(
             pipe, policy, Wish(**(asked or {"speedup": 2.0}))
         )
+        adaptive = None if adapt is None else (policy, adapt)
     else:
+        if adapt is not None:
+            raise ConfigError(
+                "adapt chooses among the schedules of a policy or schedule file, received the "
+                f"controller {type(policy).__name__}"
+            )
         if asked:
             raise ConfigError(
                 f"a controller decides by itself: expected no target, received {asked}"
             )
-        controller, sites = policy, sites or 1
+        controller, sites, adaptive = policy, sites or 1, None
+    recorder = None if record is None else Recorder(record)
     opened = open_cache(
         pipe,
         sites=sites,
@@ -186,6 +227,8 @@ def attach(
         blocks=blocks,
         request_bytes=share,
         ranks=ranks,
+        adapt=adaptive,
+        recorder=recorder,
     )
 
 

@@ -127,14 +127,21 @@ class BlockRunner:
                 del self._pipe.__dict__[_RUNNERS]
         self._remove_layouts()
 
-    def request(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call of the pipeline."""
-        plain = _plain_class(type(pipe)).__call__
+    def request(
+        self,
+        pipe: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        controller: Controller | None = None,
+    ) -> Any:
+        """Run one call of the pipeline, under the runner's controller if no other is given."""
+        plain = plain_call(pipe)
         for layout in self.layouts:
             layout.check()
         admitted = self._admit()
         request = Request(
-            copy.copy(self._controller),
+            copy.copy(controller or self._controller),
             self._cache,
             pipe.scheduler,
             self._sites,
@@ -197,6 +204,11 @@ def _request_class(plain: type) -> type:
 def _plain_class(attached: type) -> Any:
     """Return what `_request_class` was derived from."""
     return attached.__bases__[0]
+
+
+def plain_call(pipe: Any) -> Any:
+    """Return the function that calls an attached pipeline as it is."""
+    return _plain_class(type(pipe)).__call__
 
 
 def is_attached(pipe: Any) -> bool:

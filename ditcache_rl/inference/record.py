@@ -1,0 +1,119 @@
+"""Record what every request read and wrote, one line of JSON per request.
+
+Lines are only ever added, each by one write. A process that dies while writing leaves a torn last
+line, which the next recorder ends and every reader leaves out. When the file is full it becomes
+`FILE.1`, and the one before is gone, so that both together stay bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.instrument import RequestLog
+from ditcache_rl.types import Modes
+
+_LOG = logging.getLogger(__name__)
+_MOST_BYTES = 64 << 20
+
+
+class History(NamedTuple):
+    """The accesses of one request."""
+
+    modes: dict[int, Modes]
+    """Per branch, (steps, rows, sites) effective modes: `compute` writes an entry, any other read
+    one (a hit), -1 is no visit."""
+    sigmas: list[float]
+    seconds: float
+    peak_bytes: int
+
+
+class Recorder:
+    """Appends finished requests to a file.
+
+    Args:
+        file: Where; made if it is not there, and gone on with if it is.
+        most_bytes: Of the file before it is put aside, and of the one that was put aside.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
+
+    def __init__(self, file: str | Path, *, most_bytes: int = _MOST_BYTES) -> None:
+        self._file, self._most_bytes = Path(file), most_bytes
+        self._lock = threading.Lock()
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("ab+") as opened:
+                if opened.tell():
+                    opened.seek(-1, os.SEEK_END)
+                    if opened.read(1) != b"\n":  # torn: what was cut short stays a line of its own
+                        opened.write(b"\n")
+        except OSError as error:
+            raise ConfigError(
+                f"record: expected a file that can be written, received {self._file}: {error}"
+            ) from error
+
+    def note(self, log: RequestLog) -> None:
+        """Append a request; a failed write loses the line and never the request."""
+        line = {
+            "modes": {str(branch): modes.tolist() for branch, modes in log.by_branch.items()},
+            "sigmas": [float(sigma) for sigma in log.run.sigmas],
+            "seconds": log.seconds,
+            "peak_bytes": log.peak_bytes,
+        }
+        data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
+        with self._lock:
+            try:
+                if self._file.exists() and self._file.stat().st_size + len(data) > self._most_bytes:
+                    self._file.replace(aside(self._file))
+                with self._file.open("ab", buffering=0) as opened:
+                    opened.write(data)
+            except OSError as error:
+                _LOG.warning("a request is not recorded: %s", error)
+
+
+def aside(file: Path) -> Path:
+    """Name the file that a full one becomes."""
+    return file.with_name(f"{file.name}.1")
+
+
+def read_histories(file: str | Path) -> tuple[list[History], int]:
+    """Read what was recorded, oldest first, and count the lines that were left out as damaged.
+
+    Raises:
+        ArtifactError: If there is no file, or not one line of it can be read.
+    """
+    found, damaged = [], 0
+    for part in (aside(Path(file)), Path(file)):
+        for line in part.read_bytes().splitlines() if part.exists() else []:
+            try:
+                found.append(_history(line))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                damaged += 1
+    if not found:
+        raise ArtifactError(
+            f"{file}: expected requests recorded by record=FILE, received {damaged} damaged lines "
+            "and no other; remove the file and record again"
+        )
+    return found, damaged
+
+
+def _history(line: bytes) -> History:
+    values = json.loads(line)
+    modes = {int(name): np.array(table, dtype=np.int8) for name, table in values["modes"].items()}
+    if any(table.ndim != 3 or table.min() < -1 or table.max() > 3 for table in modes.values()):
+        raise ValueError("no table of modes")
+    return History(
+        modes,
+        [float(s) for s in values["sigmas"]],
+        float(values["seconds"]),
+        int(values["peak_bytes"]),
+    )
