@@ -2,7 +2,7 @@
 
 from ditcache_rl.inference.api import Run, attach, cached, open_policy
 from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
-from ditcache_rl.inference.pipeline import open_pipeline
+from ditcache_rl.inference.pipeline import open_configured, open_pipeline
 from ditcache_rl.inference.profile import measure_profile
 from ditcache_rl.inference.session import session
 from ditcache_rl.inference.targets import (
@@ -22,6 +22,7 @@ __all__ = [
     "check_identity",
     "measure_profile",
     "model_identity",
+    "open_configured",
     "open_pipeline",
     "open_policy",
     "scheduler_identity",
