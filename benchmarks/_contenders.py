@@ -30,7 +30,7 @@ from ditcache_rl.control.schedules import read_modes
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import Family, Method
 from ditcache_rl.inference import PolicyController, Wish, check_identity
-from ditcache_rl.inference.pipeline import quantize_weights
+from ditcache_rl.inference.compress import quantize_weights
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of

@@ -197,13 +197,11 @@ def _retarget(options: argparse.Namespace, config: EnvConfig, out: Path) -> int:
     """Recalibrate a policy for the pipeline of an environment."""
     policy, source = find_policy(options.retarget), config.pipeline
 
-    from ditcache_rl.inference import open_pipeline
+    from ditcache_rl.inference import open_configured
     from ditcache_rl.rl.retarget import retarget_folder
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    pipe = open_pipeline(
-        source.source, dtype=source.dtype, device=source.device, quantize=source.quantize
-    )
+    pipe = open_configured(source)
     retarget_folder(policy, out, pipe, config, force=options.force)
     print(f"policy: {out}\nmeasure it: python eval.py {out} --env {options.env}")
     return 0

@@ -19,7 +19,8 @@ class PipelineConfig:
         dtype: Torch dtype of the weights.
         device: Torch device; `auto` takes the GPU where there is one.
         quantize: Quantization of the denoiser's linear layers: weights as "int8" or "fp8"
-            through torchao, or "" for none.
+            through torchao, "int8-dynamic" for int8 arithmetic on a CPU, or "" for none.
+        prune: Blocks that are left out, as "transformer.transformer_blocks.0": faster, and worse.
         call: Further arguments of the pipeline's call.
     """
 
@@ -27,6 +28,7 @@ class PipelineConfig:
     dtype: str = "float32"
     device: str = "auto"
     quantize: str = ""
+    prune: list[str] = field(default_factory=list)
     call: dict[str, Any] = field(default_factory=dict)
 
 

@@ -16,7 +16,7 @@ from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Grade
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate.figures import plot_sensitivity
-from ditcache_rl.inference import model_identity, open_pipeline
+from ditcache_rl.inference import model_identity, open_configured
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.search import Board, Case, cases_of
@@ -89,9 +89,7 @@ def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> 
     """
     options.check(config)
     source = config.pipeline
-    pipe = open_pipeline(
-        source.source, dtype=source.dtype, device=source.device, quantize=source.quantize
-    )
+    pipe = open_configured(source)
     steps = options.steps or config.steps[0]
     board = Board(
         pipe,

@@ -17,7 +17,7 @@ from ditcache_rl.inference import (
     PolicyController,
     Wish,
     check_identity,
-    open_pipeline,
+    open_configured,
     open_policy,
 )
 from ditcache_rl.search import caps_of
@@ -76,9 +76,7 @@ def evaluate_policy(
         blocks = policy.manifest.blocks
     methods = [*ours, *default_baselines(chosen, blocks)]
     opened = config.pipeline
-    pipe = open_pipeline(
-        opened.source, dtype=opened.dtype, device=opened.device, quantize=opened.quantize
-    )
+    pipe = open_configured(opened)
     check_identity(model, scheduler, pipe)
     results = evaluate(
         pipe,

@@ -27,7 +27,7 @@ from ditcache_rl.evaluate.search_view import SearchBar
 from ditcache_rl.inference import (
     measure_profile,
     model_identity,
-    open_pipeline,
+    open_configured,
     scheduler_identity,
 )
 from ditcache_rl.metrics import CostModel
@@ -137,7 +137,7 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     options.check(config)
     options.open_run(config)
     source = config.pipeline
-    pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
+    pipe = open_configured(source)
     cases = cases_of(config, "train")[: options.prompts]
     with SearchBar(console) as bar:
         profile = {

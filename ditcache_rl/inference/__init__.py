@@ -3,7 +3,7 @@
 from ditcache_rl.inference.api import Run, attach, cached, open_policy
 from ditcache_rl.inference.bandit import Arm, Bandit, arms_of
 from ditcache_rl.inference.identity import check_identity, model_identity, scheduler_identity
-from ditcache_rl.inference.pipeline import open_pipeline
+from ditcache_rl.inference.pipeline import open_configured, open_pipeline
 from ditcache_rl.inference.profile import measure_profile
 from ditcache_rl.inference.record import History, Recorder, read_histories
 from ditcache_rl.inference.session import session
@@ -29,6 +29,7 @@ __all__ = [
     "check_identity",
     "measure_profile",
     "model_identity",
+    "open_configured",
     "open_pipeline",
     "open_policy",
     "read_histories",

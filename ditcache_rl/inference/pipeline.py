@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from ditcache_rl.config import PipelineConfig
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.inference.compress import prune_blocks, quantize_weights
 from ditcache_rl.instrument.blocks import denoisers_of
 
 BUILTIN = "builtin:shapes"
-#: Kinds of quantized weights, and what torchao calls them.
-_WEIGHTS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
+
+
+def open_configured(config: PipelineConfig) -> Any:
+    """Open the pipeline that an environment file names; errors are those of `open_pipeline`."""
+    return open_pipeline(
+        config.source,
+        dtype=config.dtype,
+        device=config.device,
+        quantize=config.quantize,
+        prune=config.prune,
+    )
 
 
 def open_pipeline(
-    source: str, *, dtype: str = "float32", device: str = "auto", quantize: str = ""
+    source: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    quantize: str = "",
+    prune: Sequence[str] = (),
 ) -> Any:
     """Open a diffusers pipeline.
 
@@ -25,10 +41,12 @@ def open_pipeline(
         source: `builtin:shapes`, a folder, or a Hub id.
         dtype: Name of a torch floating-point dtype.
         device: Torch device; `auto` takes the GPU where there is one.
-        quantize: `int8` or `fp8` for the weights of the denoiser's linear layers.
+        quantize: Of the denoiser, see `quantize_weights`; "" for none.
+        prune: Blocks of the denoiser that are left out, see `prune_blocks`.
 
     Raises:
-        ConfigError: If the dtype is unknown, the pipeline cannot be opened, or torchao is missing.
+        ConfigError: If the dtype is unknown, the pipeline cannot be opened, or it can't be
+            compressed like that.
     """
     from diffusers import DiffusionPipeline
 
@@ -52,25 +70,8 @@ def open_pipeline(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(device)
+    prune_blocks(pipe, prune)
     if quantize:
         for denoiser in denoisers_of(pipe).values():
             quantize_weights(denoiser, quantize)
     return pipe
-
-
-def quantize_weights(denoiser: nn.Module, kind: str) -> None:
-    """Quantize the linear layers of a denoiser in place.
-
-    Raises:
-        ConfigError: If the kind is unknown or torchao is not installed.
-    """
-    if kind not in _WEIGHTS:
-        names = ", ".join(repr(name) for name in ("", *_WEIGHTS))
-        raise ConfigError(f"[pipeline] quantize must be one of {names}, received {kind!r}")
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise ConfigError(
-            f"[pipeline] quantize = {kind!r} needs torchao: pip install 'ditcache-rl[quantize]'"
-        ) from error
-    quantization.quantize_(denoiser, getattr(quantization, _WEIGHTS[kind])())

@@ -11,6 +11,7 @@ from torch import nn
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import Span, Stack, find_stack, split_sites, split_spans
 from ditcache_rl.instrument.branches import CallReader
+from ditcache_rl.instrument.coarse import CoarseSteps
 from ditcache_rl.instrument.execute import BlockTap, Role, run_block
 from ditcache_rl.instrument.probe import complete_stack
 from ditcache_rl.instrument.request import current_request
@@ -30,6 +31,7 @@ class Layout:
         sites: Parts of the stack.
         probe_blocks: Leading blocks that always compute.
         blocks: Names of its block lists, where the user gives them.
+        coarse: Its first steps on a coarser grid; None for none.
 
     Raises:
         ConfigError: If the stack can't have that many sites.
@@ -45,8 +47,10 @@ class Layout:
         sites: int,
         probe_blocks: int,
         blocks: str | None,
+        coarse: CoarseSteps | None = None,
     ) -> None:
         self.name, self.denoiser, self.key = name, denoiser, key
+        self.coarse = coarse
         self.first_span = key * _SPANS_PER_DENOISER
         self.reader = CallReader(denoiser)
         self.roles: dict[Tap, Role] = {}
@@ -139,6 +143,20 @@ class Layout:
 
 class DenoiserTap(Tap):
     """Stands in for a denoiser; outside of a request it is exactly as it was."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._as_it_is, self.plain = self.plain, self._compute
+
+    def _compute(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute, at the first steps of a request on a coarser grid if it is asked for."""
+        request = current_request()
+        layout = None if request is None else request.layouts.get(self)
+        if request is None or layout is None or layout.coarse is None:
+            return self._as_it_is(*args, **kwargs)
+        if not 0 <= request.step < layout.coarse.steps:
+            return self._as_it_is(*args, **kwargs)
+        return layout.coarse.run(self._as_it_is, args, kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Tell the request when a call begins and what it returned."""

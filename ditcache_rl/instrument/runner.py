@@ -19,11 +19,13 @@ from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import rows_of_call
+from ditcache_rl.instrument.coarse import CoarseSteps
 from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.request import Request
 from ditcache_rl.instrument.taps import tap_of
+from ditcache_rl.instrument.upscaler import Upscaler
 
 if TYPE_CHECKING:
     from ditcache_rl.instrument.ranks import Ranks
@@ -45,14 +47,17 @@ class BlockRunner:
         sites: Parts of each block stack that are cached separately.
         blocks: Where the blocks are, if names and a forward pass don't tell: `transformer.blocks`;
             `transformer` alone caches what it returns. None or "" to find them.
+        coarse_steps: So many first steps are computed at half the resolution.
+        upscaler: Brings them to the full grid; bilinear without one.
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
         on_finish: Called with the log of every request, also of one that failed.
 
     Raises:
-        ConfigError: If the stack can't have that many sites.
-        UnsupportedModelError: If there is no denoiser, or its blocks can't be told.
+        ConfigError: If the stack can't have that many sites, or `coarse_steps` is negative.
+        UnsupportedModelError: If there is no denoiser, its blocks can't be told, or there are
+            coarse steps and its grid is not known.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class BlockRunner:
         *,
         sites: int = 1,
         blocks: str | None = None,
+        coarse_steps: int = 0,
+        upscaler: Upscaler | None = None,
         request_bytes: int | None = None,
         ranks: Ranks | None = None,
         on_finish: Callable[[RequestLog], None] | None = None,
@@ -84,6 +91,9 @@ class BlockRunner:
                 sites=sites,
                 probe_blocks=controller.probe_blocks,
                 blocks=_names_of(blocks, name),
+                coarse=CoarseSteps(coarse_steps, denoiser, upscaler=upscaler)
+                if coarse_steps
+                else None,
             )
             for key, (name, denoiser) in enumerate(_named(denoisers_of(pipe), blocks).items())
         ]

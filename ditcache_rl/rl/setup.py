@@ -17,9 +17,11 @@ from ditcache_rl.search import board_of, spaced_plan
 
 
 @lru_cache(maxsize=1)
-def shared_pipeline(source: str, dtype: str, device: str, quantize: str = "") -> Any:
+def shared_pipeline(
+    source: str, dtype: str, device: str, quantize: str = "", prune: tuple[str, ...] = ()
+) -> Any:
     """Open a pipeline once per process; environments run twins of it."""
-    return open_pipeline(source, dtype=dtype, device=device, quantize=quantize)
+    return open_pipeline(source, dtype=dtype, device=device, quantize=quantize, prune=prune)
 
 
 def twin_of(pipe: Any) -> Any:
@@ -45,7 +47,10 @@ def nominal_setting(config: EnvConfig, *, steps: int | None = None) -> Setting:
     if chosen not in config.steps:
         raise ConfigError(f"{config.path}: expected steps among {config.steps}, received {chosen}")
     source = config.pipeline
-    pipe = twin_of(shared_pipeline(source.source, source.dtype, source.device, source.quantize))
+    shared = shared_pipeline(
+        source.source, source.dtype, source.device, source.quantize, tuple(source.prune)
+    )
+    pipe = twin_of(shared)
     sites = config.cache.sites
     return Setting(
         config,

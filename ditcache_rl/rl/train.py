@@ -22,7 +22,7 @@ from ditcache_rl.control import Manifest, Plan, Policy, PolicyNetwork, save_poli
 from ditcache_rl.control.artifact import MANIFEST
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.features import schema_hash
-from ditcache_rl.inference import model_identity, open_pipeline, scheduler_identity
+from ditcache_rl.inference import model_identity, open_configured, scheduler_identity
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.metrics.machine import machine_facts, version_facts
@@ -101,9 +101,7 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
     torch.manual_seed(options.seed)
     with _StageProgress(console) as progress:
         source = config.pipeline
-        pipe = open_pipeline(
-            source.source, dtype=source.dtype, device=source.device, quantize=source.quantize
-        )
+        pipe = open_configured(source)
         cases = cases_of(config, "train")
 
         progress.enter("profile")

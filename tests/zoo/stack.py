@@ -14,7 +14,7 @@ from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.control import EveryK, Policy, StaticSchedule, load_policy
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.inference import PolicyController, Wish, check_identity, open_pipeline
-from ditcache_rl.inference.pipeline import quantize_weights
+from ditcache_rl.inference.compress import quantize_weights
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.rl.retarget import retarget
