@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.control import Policy, ScheduleFile
+from ditcache_rl.control import Controller, Policy, ScheduleFile
 from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.inference.bandit import Arm, Bandit, Turn, arms_of
 from ditcache_rl.inference.profile import synchronize
@@ -49,8 +49,17 @@ class AdaptiveRunner(BlockRunner):
             for steps, (plan, cost) in _plans(policy).items()
         }
 
-    def request(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def request(
+        self,
+        pipe: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        controller: Controller | None = None,
+    ) -> Any:
         """Run one call of the pipeline; an audited one returns the reference."""
+        if controller is not None:
+            return super().request(pipe, args, kwargs, controller=controller)
         plain = plain_call(pipe)
         facts = _arguments(plain, args, kwargs)
         arms = self._arms.get(facts.get("num_inference_steps", 0), [])

@@ -155,9 +155,7 @@ def test_every_contender_is_measured_or_a_row_with_its_error(pipe: Any, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
-def test_converted_models_take_the_place_of_the_plain_ones_for_a_call(
-    pipe: Any, kind: str
-) -> None:
+def test_converted_models_take_the_place_of_the_plain_ones_for_a_call(pipe: Any, kind: str) -> None:
     if kind == "int8":
         pytest.importorskip("torchao")
     plain = draw(pipe)

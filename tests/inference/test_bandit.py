@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,6 @@ def test_a_state_that_does_not_fit_says_what_is_used_instead(
 @pytest.mark.parametrize(
     "wrong", [{"min_psnr": 0}, {"min_psnr": 99}, {"audit": 0}, {"audit": 2}, {"keep": 1.0}]
 )
-def test_a_number_out_of_range_is_refused(wrong: dict[str, float]) -> None:
+def test_a_number_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Bandit(**({"min_psnr": FLOOR} | wrong))
