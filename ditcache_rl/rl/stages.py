@@ -137,7 +137,10 @@ def rescale_stage(
     seed: int,
     tick: Tick,
 ) -> Plan:
-    """Carry the plan over to another step count, and climb a little from there at named budgets."""
+    """Carry the plan over to another step count, and climb a little from there at named budgets.
+
+    On half of the prompts: what is carried over is good already.
+    """
     if file.exists():
         return _read_plan(file)
     carried = rescale_plan(plan, sigmas, board.sigmas(), sites=board.sites)
@@ -152,7 +155,7 @@ def rescale_stage(
     found = _searched(
         config,
         board,
-        cases[: config.search.prompts],
+        cases[: max(1, config.search.prompts // 2)],
         budgets=budgets,
         evaluations=config.search.evaluations // 4,
         rng=np.random.default_rng(seed),
