@@ -77,6 +77,8 @@ class Amounts(NamedTuple):
 
 
 FULL, QUICK = Amounts(10, 2, 16, 32, 40), Amounts(10, 1, 8, 16, 10)
+#: Random images per prompt where many prompts are averaged.
+FEWER = 4
 #: Edits per layer from which a sweep of style mixing changes the styles.
 EDITS = 8
 #: Prompts whose grades are laid beside each other.
@@ -103,12 +105,12 @@ def main() -> None:
     )
     truth, same = typical(injection), slice(amounts.injection)
     others = cases[amounts.prompts : max(SIZES)]
-    rest, _ = _clocked("others", partial(gradient_sensitivity, board, others, seed=1))
+    rest, _ = _clocked("others", partial(gradient_sensitivity, board, others, probes=FEWER, seed=1))
     every = np.concatenate([gradient, rest])
     by_size = {size: np.nanmean(typical(every[:size]), axis=0) for size in SIZES}
     agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
     whole = Board(pipe, STEPS, sites=1, call=source.call, rows=32, blocks="transformer")
-    by_step, _ = _clocked("steps", partial(gradient_sensitivity, whole, few))
+    by_step, _ = _clocked("steps", partial(gradient_sensitivity, whole, few, probes=FEWER))
     graded = graded_policies(
         whole,
         typical(by_step)[:, 0],
