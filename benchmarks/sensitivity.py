@@ -215,7 +215,8 @@ def graded_policies(
     options: list[Modes | None] = [None, *chosen.values()]
     seconds = np.empty((pairs, len(options)))
     for pair in track(range(pairs), "time", console=console, transient=True):
-        for index in np.roll(np.arange(len(options)), pair):
+        for turn in range(len(options)):
+            index = (turn + pair) % len(options)
             seconds[pair, index] = _timed(board, options[index], [test[pair % len(test)]])
     for index, every in enumerate(chosen, start=1):
         found[every] |= {

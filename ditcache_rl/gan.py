@@ -42,7 +42,7 @@ class ModulatedConv(nn.Module):
 
     def forward(self, hidden_states: Tensor, style: Tensor) -> Tensor:
         """Convolve: (B, C, H, W) with styles (B, D) to (B, out_channels, H, W)."""
-        scale = self.affine(style)
+        scale: Tensor = self.affine(style)
         energy = scale.square() @ self.weight.square().sum((2, 3)).T
         padding = self.weight.shape[-1] // 2
         found: Tensor = functional.conv2d(

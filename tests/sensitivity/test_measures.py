@@ -12,7 +12,7 @@ from torch.nn import functional
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.errors import StateError, UnsupportedModelError
-from ditcache_rl.inference.pipeline import quantize_weights
+from ditcache_rl.inference.compress import quantize_weights
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.search import Board, Case
 from ditcache_rl.sensitivity import (
