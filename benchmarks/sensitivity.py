@@ -109,6 +109,7 @@ def main() -> None:
     every = np.concatenate([gradient, rest])
     by_size = {size: np.nanmean(typical(every[:size]), axis=0) for size in SIZES}
     agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
+    tens = [np.nanmean(typical(part), axis=0) for part in np.split(every, max(SIZES) // 10)]
     whole = Board(pipe, STEPS, sites=1, call=source.call, rows=32, blocks="transformer")
     by_step, _ = _clocked("steps", partial(gradient_sensitivity, whole, few, probes=FEWER))
     graded = graded_policies(
@@ -123,6 +124,9 @@ def main() -> None:
         "spearman_gradient": rank_correlation(typical(gradient[same]), truth),
         "spearman_attention": rank_correlation(typical(attention.drift[same]), truth),
         "grade_agreement_share": agreement[10],
+        "grade_agreement_of_tens_share": float(
+            np.mean([_agreement(ten, by_size[max(SIZES)]) for ten in tens])
+        ),
         "analysis_s": gradient_s + attention_s,
         "graded_speedup_x": graded[EVERY[0]]["speedup_x"],
         "graded_loss_db": graded[EVERY[0]]["loss_db"],
