@@ -2,11 +2,12 @@
 
 Rank correlation is over sites and steps, against injection on the same prompts: one site reuses its
 residual at one step, and the final image is measured. Grades from 10 prompts are compared with
-grades from 40. The graded schedule computes what is graded high at every step and the rest at
-intervals; how many sites get which grade, and what they do between, is chosen on train prompts. On
-test prompts it is timed beside the plain pipeline, and its loss is in the article's sense: PSNR of
-the cached image and of the plain one against a common ground truth, the same prompt and seed at
-four times the steps.
+grades from 40. The graded schedule caches what the transformer returns: steps that are graded high
+compute, the others are forecast and refreshed at intervals. How many are graded high, and what the
+others do, is chosen on train prompts, interval by interval. On test prompts it is timed beside the
+plain pipeline, and its loss is in the article's sense: PSNR of the cached image and of the plain
+one against a common ground truth, the same prompt and seed at four times the steps. Last, a sweep
+of style mixing on a GAN with random weights is timed with and without reuse of its layers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -25,8 +27,9 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import load_env
-from ditcache_rl.control import Grade, StaticSchedule, grade_sites, graded_modes
-from ditcache_rl.inference import open_pipeline
+from ditcache_rl.control import StaticSchedule, grade_sites, graded_modes
+from ditcache_rl.gan import LatentWalk, StyleGenerator, StyleReuse
+from ditcache_rl.inference import cached, open_pipeline
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.metrics import psnr_db, ssim
@@ -50,10 +53,10 @@ Measured = TypeVar("Measured")
 STEPS = 28
 #: Steps of the ground truth over those of the reference.
 FINER = 4
-#: Steps between two refreshes of a medium site, as in the article; low sites wait twice as long.
-MEDIUM_EVERY = 5
-#: Shares of the sites that are graded low, and that are graded low or medium.
-SHARES = ((1 / 3, 2 / 3), (0.2, 0.5), (0.0, 1 / 3))
+#: Steps between two refreshes of a medium site: 5 as in the article, and what it takes less.
+EVERY = (5, 3, 2)
+#: Shares of the steps that are graded medium; the others are high.
+SHARES = (0.3, 0.45, 0.6, 0.75)
 #: What a site does between two refreshes.
 BETWEEN = (Mode.REUSE, Mode.FORECAST1, Mode.FORECAST2)
 #: A schedule may lose this much on train prompts: half of what it may lose on others, so that
@@ -74,6 +77,10 @@ class Amounts(NamedTuple):
 
 
 FULL, QUICK = Amounts(10, 2, 16, 32, 40), Amounts(10, 1, 8, 16, 10)
+#: Random images per prompt where many prompts are averaged.
+FEWER = 4
+#: Edits per layer from which a sweep of style mixing changes the styles.
+EDITS = 8
 #: Prompts whose grades are laid beside each other.
 SIZES = (5, 10, 20, 40)
 
@@ -98,24 +105,34 @@ def main() -> None:
     )
     truth, same = typical(injection), slice(amounts.injection)
     others = cases[amounts.prompts : max(SIZES)]
-    rest, _ = _clocked("others", partial(gradient_sensitivity, board, others, seed=1))
+    rest, _ = _clocked("others", partial(gradient_sensitivity, board, others, probes=FEWER, seed=1))
     every = np.concatenate([gradient, rest])
     by_size = {size: np.nanmean(typical(every[:size]), axis=0) for size in SIZES}
     agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
-    graded = graded_policy(
-        board,
-        by_size[amounts.prompts],
+    tens = [np.nanmean(typical(part), axis=0) for part in np.split(every, max(SIZES) // 10)]
+    whole = Board(pipe, STEPS, sites=1, call=source.call, rows=32, blocks="transformer")
+    by_step, _ = _clocked("steps", partial(gradient_sensitivity, whole, few, probes=FEWER))
+    graded = graded_policies(
+        whole,
+        typical(by_step)[:, 0],
         cases[: amounts.train],
         tests[: amounts.test],
         amounts.pairs,
     )
+    mixing = style_mixing(amounts.pairs)
     figures = {
         "spearman_gradient": rank_correlation(typical(gradient[same]), truth),
         "spearman_attention": rank_correlation(typical(attention.drift[same]), truth),
         "grade_agreement_share": agreement[10],
+        "grade_agreement_of_tens_share": float(
+            np.mean([_agreement(ten, by_size[max(SIZES)]) for ten in tens])
+        ),
         "analysis_s": gradient_s + attention_s,
-        "graded_speedup_x": graded["speedup_x"],
-        "graded_loss_db": graded["loss_db"],
+        "graded_speedup_x": graded[EVERY[0]]["speedup_x"],
+        "graded_loss_db": graded[EVERY[0]]["loss_db"],
+        **{f"graded_every_{n}_speedup_x": graded[n]["speedup_x"] for n in EVERY[1:]},
+        **{f"graded_every_{n}_loss_db": graded[n]["loss_db"] for n in EVERY[1:]},
+        "style_mixing_x": mixing["speedup_x"],
     }
     details = {
         "steps": STEPS,
@@ -132,7 +149,8 @@ def main() -> None:
         "agreement_with_40_prompts": {str(size): share for size, share in agreement.items()},
         "site_sensitivity_by_prompt": np.nanmean(every, axis=1).tolist(),
         "site_injection_by_prompt": np.nanmean(injection, axis=1).tolist(),
-        "graded": graded,
+        "graded": {str(every): row for every, row in graded.items()},
+        "style_mixing": mixing,
     }
     run.finish(figures, details, options.json, title=f"sensitivity at {STEPS} steps")
 
@@ -158,60 +176,88 @@ def _between_halves(injection: Floats) -> float | None:
     return rank_correlation(typical(injection[:half]), typical(injection[half:]))
 
 
-def graded_policy(
+def graded_policies(
     board: Board,
     sensitivity: Floats,
     train: Sequence[Case],
     test: Sequence[Case],
     pairs: int,
-) -> dict[str, Any]:
-    """Choose a graded schedule on train prompts, and tell on test prompts what it gains and loses.
+) -> dict[int, dict[str, Any]]:
+    """Choose graded schedules on train prompts, and tell on test prompts what they gain and lose.
 
     Args:
-        board: Pipeline, steps and sites.
-        sensitivity: (sites,).
+        board: Pipeline, steps and one site.
+        sensitivity: (steps,); nan at the first, which is then high.
         train: What candidates are compared on.
-        test: What the chosen one is measured on.
-        pairs: How often it is timed.
+        test: What the chosen ones are measured on.
+        pairs: How often they are timed.
     """
-    finer = Board(board.pipe, FINER * STEPS, sites=board.sites, call=board.call, rows=board.rows)
-    rows: list[dict[str, Any]] = []
-    for (low, high), between in track(
-        list(product(SHARES, BETWEEN)), "choose", console=console, transient=True
-    ):
-        modes = graded_modes(
-            grade_sites(sensitivity, low=low, high=high),
-            STEPS,
-            medium_every=MEDIUM_EVERY,
-            low_every=2 * MEDIUM_EVERY,
-            between=between,
+    finer = Board(board.pipe, FINER * STEPS, sites=1, call=board.call, rows=board.rows)
+    found, chosen = {}, {}
+    for every in EVERY:
+        rows: list[dict[str, Any]] = []
+        for share, between in track(
+            list(product(SHARES, BETWEEN)), f"refresh {every}", console=console, transient=True
+        ):
+            grades = grade_sites(sensitivity, low=0, high=share)
+            modes = graded_modes(grades[:, None], STEPS, medium_every=every, between=between)
+            rows.append({"medium_share": share, "between": between.name, "modes": modes})
+            rows[-1] |= _quality(board, finer, modes, train)
+        fit = [row for row in rows if row["loss_db"] <= MOST_LOSS_DB]
+        best = (
+            min(fit, key=lambda row: (row["compute_share"], row["loss_db"]))
+            if fit
+            else min(rows, key=lambda row: row["loss_db"])
         )
-        rows.append({"low": low, "high": high, "between": between.name, "modes": modes})
-        rows[-1] |= _quality(board, finer, modes, train)
-    fit = [row for row in rows if row["loss_db"] <= MOST_LOSS_DB]
-    chosen = (
-        min(fit, key=lambda row: (row["compute_share"], row["loss_db"]))
-        if fit
-        else min(rows, key=lambda row: row["loss_db"])
-    )
-    with console.status("graded schedule"):
-        quality = _quality(board, finer, chosen["modes"], test)
-    seconds = np.empty((pairs, 2))
+        chosen[every] = best["modes"]
+        for row in rows:
+            row["modes"] = row["modes"][:, 0].tolist()
+        found[every] = _quality(board, finer, chosen[every], test) | {
+            "chosen": best,
+            "candidates_on_train_prompts": rows,
+        }
+    options: list[Modes | None] = [None, *chosen.values()]
+    seconds = np.empty((pairs, len(options)))
     for pair in track(range(pairs), "time", console=console, transient=True):
-        case = [test[pair % len(test)]]
-        for graded in (False, True) if pair % 2 else (True, False):
-            seconds[pair, int(graded)] = _timed(board, chosen["modes"] if graded else None, case)
-    grades = grade_sites(sensitivity, low=chosen["low"], high=chosen["high"])
-    for row in rows:
-        del row["modes"]
+        for turn in range(len(options)):
+            index = (turn + pair) % len(options)
+            seconds[pair, index] = _timed(board, options[index], [test[pair % len(test)]])
+    for index, every in enumerate(chosen, start=1):
+        found[every] |= {
+            "speedup_x": statistics.median(seconds[:, 0] / seconds[:, index]),
+            "plain_median_s": float(np.median(seconds[:, 0])),
+            "pairs": pairs,
+        }
+    return found
+
+
+def style_mixing(pairs: int) -> dict[str, Any]:
+    """Time a sweep that mixes other styles in from each layer on, as many edits for each."""
+    generator = StyleGenerator().eval()
+    layers = len(generator.synthesis.blocks)
+    crossovers = np.repeat(np.arange(layers), EDITS)
+    latents = torch.randn(len(crossovers) + 1, 64, generator=torch.Generator().manual_seed(0))
+    base, *others = generator.styles(latents)
+    styles = torch.stack([base] * len(crossovers))
+    for edit, (layer, other) in enumerate(zip(crossovers, others, strict=True)):
+        styles[edit, layer:] = other[layer:]
+    walk, styles = LatentWalk(generator.synthesis), styles[:, None]
+    plain = walk(styles)
+    seconds = np.empty((pairs, 2))
+    for pair in range(pairs):
+        for reuse in (False, True) if pair % 2 else (True, False):
+            with cached(walk, StyleReuse(), sites=layers) if reuse else nullcontext():
+                started = time.perf_counter()
+                images = walk(styles)
+                seconds[pair, int(reuse)] = time.perf_counter() - started
+            assert torch.equal(images, plain)
     return {
         "speedup_x": statistics.median(seconds[:, 0] / seconds[:, 1]),
-        **quality,
-        "chosen": chosen,
-        "grades": [Grade(int(grade)).name for grade in grades],
-        "pairs": pairs,
         "plain_median_s": float(np.median(seconds[:, 0])),
-        "candidates_on_train_prompts": rows,
+        "edits": len(crossovers),
+        "layers": layers,
+        "identical": True,
+        "pairs": pairs,
     }
 
 
@@ -244,7 +290,9 @@ def _timed(board: Board, modes: Modes | None, case: Sequence[Case]) -> float:
         started = time.perf_counter()
         board.draw(case)
         return time.perf_counter() - started
-    with BlockRunner(board.pipe, StaticSchedule(modes), TieredCache(), sites=board.sites):
+    with BlockRunner(
+        board.pipe, StaticSchedule(modes), TieredCache(), sites=board.sites, blocks=board.blocks
+    ):
         started = time.perf_counter()
         board.draw(case)
         return time.perf_counter() - started

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ditcache_rl.gan import LatentWalk, StyleReuse
     from ditcache_rl.inference import Bandit, Run, attach, cached, session
 else:
     _HOME = {
         "Bandit": "inference",
+        "LatentWalk": "gan",
         "Run": "inference",
+        "StyleReuse": "gan",
         "attach": "inference",
         "cached": "inference",
         "session": "inference",
@@ -24,4 +27,13 @@ else:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-__all__ = ["Bandit", "Run", "__version__", "attach", "cached", "session"]
+__all__ = [
+    "Bandit",
+    "LatentWalk",
+    "Run",
+    "StyleReuse",
+    "__version__",
+    "attach",
+    "cached",
+    "session",
+]

@@ -51,24 +51,36 @@ def graded_modes(
     low_every: int = 10,
     between: Mode = Mode.REUSE,
 ) -> Modes:
-    """Compute high sites always and the others at intervals: (steps, sites) modes.
+    """Compute what is high always and the rest at intervals: (steps, sites) modes.
 
     Args:
-        grades: (sites,) `Grade` values.
+        grades: `Grade` values, (sites,) or (steps, sites).
         steps: Denoising steps.
-        medium_every: Steps between two refreshes of a medium site.
-        low_every: Steps between two refreshes of a low site.
+        medium_every: Steps between two refreshes where the grade is medium.
+        low_every: Steps between two refreshes where it is low.
         between: What is done at the other steps.
 
     Raises:
-        ConfigError: If an interval is below 1.
+        ConfigError: If an interval is below 1, or grades are for another number of steps.
     """
-    every = {Grade.LOW: low_every, Grade.MEDIUM: medium_every, Grade.HIGH: 1}
-    if min(every.values()) < 1:
+    if min(medium_every, low_every) < 1:
         raise ConfigError(
             f"expected intervals of at least 1 step, received medium_every {medium_every}, "
             f"low_every {low_every}"
         )
-    intervals = np.array([every[Grade(grade)] for grade in grades])
-    due = np.arange(steps)[:, None] % intervals[None] == 0
-    return np.where(due, Mode.COMPUTE, between).astype(np.int8)
+    table = np.asarray(grades)
+    if table.ndim not in (1, 2) or (table.ndim == 2 and len(table) != steps):
+        raise ConfigError(
+            f"expected grades (sites,) or ({steps}, sites) for {steps} steps, received shape "
+            f"{table.shape}; grade at the steps of the schedule"
+        )
+    intervals = np.array([low_every, medium_every, 1])[
+        np.broadcast_to(table, (steps, table.shape[-1]))
+    ]
+    modes = np.full(intervals.shape, between, dtype=np.int8)
+    age = intervals[0].copy()  # in steps since the last compute: all is due at the first
+    for step, interval in enumerate(intervals):
+        due = age >= interval
+        modes[step, due] = Mode.COMPUTE
+        age = np.where(due, 1, age + 1)
+    return modes

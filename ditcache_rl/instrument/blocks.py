@@ -39,7 +39,14 @@ STACK_NAMES = (
     "temporal_transformer_blocks",
 )
 #: Components of a pipeline that are called once or more per step.
-DENOISER_NAMES = ("transformer", "transformer_2", "unconditional_transformer", "unet", "prior")
+DENOISER_NAMES = (
+    "transformer",
+    "transformer_2",
+    "unconditional_transformer",
+    "unet",
+    "prior",
+    "synthesis",  # of a GAN, see `gan.LatentWalk`
+)
 #: Denoisers whose blocks read outputs of blocks far before them: several sites would mix steps.
 _ONE_SITE = {"HunyuanDiT2DModel": "its later blocks read the outputs of the earlier ones"}
 _UNET_NAMES = ("down_blocks", "mid_block", "up_blocks")

@@ -106,8 +106,8 @@ def _infer(module: nn.Module, calls: Sequence[_Seen]) -> BlockSignature:
 def _streams(call: _Seen, follower: _Seen | None) -> list[tuple[str, int]]:
     """Match outputs with arguments, image tokens first.
 
-    An output goes to the argument of the same shape that it becomes in the next block; where that
-    can't be seen, because something was added in between, to the one with the usual name.
+    An output goes to the argument that it becomes in the next block, whatever its shape; where that
+    can't be seen, because something was added in between, to one of the same shape, by usual name.
     """
     outputs = call.output if isinstance(call.output, tuple) else (call.output,)
     found: list[tuple[str, int]] = []
@@ -115,12 +115,13 @@ def _streams(call: _Seen, follower: _Seen | None) -> list[tuple[str, int]]:
         if not isinstance(output, Tensor):
             continue
         taken = {name for name, _ in found}
-        fitting = [
-            name
+        left = {
+            name: value
             for name, value in call.arguments.items()
-            if isinstance(value, Tensor) and value.shape == output.shape and name not in taken
-        ]
-        passed = [name for name in fitting if follower and follower.arguments.get(name) is output]
+            if isinstance(value, Tensor) and name not in taken
+        }
+        fitting = [name for name, value in left.items() if value.shape == output.shape]
+        passed = [name for name in left if follower and follower.arguments.get(name) is output]
         usual = [name for name in _IMAGE_NAMES if name in fitting]
         if passed or fitting:
             found.append(((passed or usual or fitting)[0], index))

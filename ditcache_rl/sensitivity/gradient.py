@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import checkpoint
 
 from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.sensitivity.listen import (
     CaseT,
     Sampler,
@@ -38,7 +40,7 @@ def gradient_sensitivity(
     cases: Sequence[CaseT],
     *,
     sublayers: bool = False,
-    probes: int = 4,
+    probes: int = 16,
     rows: int = 8,
     seed: int = 0,
     on_rows: Callable[[int], None] | None = None,
@@ -52,7 +54,8 @@ def gradient_sensitivity(
         sampler: Pipeline, steps and sites.
         cases: What to draw.
         sublayers: Sites are the attentions and feed-forwards of all blocks.
-        probes: Random images per case; the estimate of one is off by a factor of a few.
+        probes: Random images per case. The estimate of one is off by a factor of a few; 16 rank
+            the cells of one prompt of `shapes` as injection does (.96), 4 less so (.82).
         rows: Most images per call.
         seed: Of the random images.
         on_rows: Hears how many images went forth and back.
@@ -62,8 +65,10 @@ def gradient_sensitivity(
         nothing to reuse.
 
     Raises:
-        UnsupportedModelError: If the pipeline lets no gradient through, as with quantized weights.
+        UnsupportedModelError: If weights are quantized, before anything is drawn; or if the
+            pipeline lets no gradient through.
     """
+    _refuse_quantized(sampler.pipe)
     sites = count_sites(sampler, sublayers=sublayers)
     generator = torch.Generator().manual_seed(seed)
     tasks = [case for case in cases for _ in range(probes)]
@@ -127,6 +132,17 @@ class _Slopes(SiteListener):
                 if slope is not None:
                     cell += per_row((slope * (old - new)).flatten(1).sum(1), rows)
         return moved
+
+
+def _refuse_quantized(pipe: Any) -> None:
+    """Refuse weights that may stop some gradients without a word, and leave the others."""
+    for part, denoiser in denoisers_of(pipe).items():
+        for name, weight in denoiser.named_parameters():
+            if is_traceable_wrapper_subclass(weight) or not weight.is_floating_point():
+                raise UnsupportedModelError(
+                    f"expected plain floating-point weights to take gradients through, received "
+                    f"{type(weight).__name__} at {part}.{name}; measure by attention or injection"
+                )
 
 
 @contextmanager

@@ -23,6 +23,16 @@ def test_high_sites_always_compute_and_the_others_when_due(
         np.testing.assert_array_equal(computed, np.arange(0, steps, every[grade]))
 
 
+def test_a_step_that_is_high_refreshes_what_waits() -> None:
+    low, high = Grade.LOW, Grade.HIGH
+    grades = np.array([[low], [low], [high], [low], [low], [low], [low]])
+
+    modes = graded_modes(grades, 7, low_every=3, between=Mode.FORECAST1)
+
+    np.testing.assert_array_equal(np.flatnonzero(modes[:, 0] == Mode.COMPUTE), [0, 2, 5])
+    assert (modes[[1, 3, 4, 6]] == Mode.FORECAST1).all()
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30))
 def test_more_sensitive_sites_have_no_lower_grade(sensitivity: list[float]) -> None:
     grades = grade_sites(np.array(sensitivity))
@@ -42,3 +52,5 @@ def test_what_is_out_of_order_is_refused() -> None:
         grade_sites(np.ones(3), low=0.9, high=0.1)
     with pytest.raises(ConfigError, match="at least 1 step"):
         graded_modes([Grade.LOW], 4, low_every=0)
+    with pytest.raises(ConfigError, match=r"\(4, sites\) for 4 steps, received shape \(3, 1\)"):
+        graded_modes(np.zeros((3, 1), dtype=np.int8), 4)

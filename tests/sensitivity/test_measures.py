@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.errors import StateError, UnsupportedModelError
+from ditcache_rl.inference.compress import quantize_weights
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.search import Board, Case
 from ditcache_rl.sensitivity import (
@@ -129,6 +131,19 @@ def test_a_pipeline_that_stops_gradients_is_refused(board: Board) -> None:
             gradient_sensitivity(board, CASES)
     finally:
         del transformer.forward
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_quantized_weights_are_refused_before_anything_is_drawn(
+    kind: str, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = copy.deepcopy(board.pipe.transformer)
+    quantize_weights(transformer, kind)
+    monkeypatch.setattr(board.pipe, "transformer", transformer)
+    monkeypatch.setattr(board, "draw", lambda _: pytest.fail("drawn"))
+
+    with pytest.raises(UnsupportedModelError, match=r"at transformer\..*attention or injection"):
+        gradient_sensitivity(board, CASES)
 
 
 def test_an_attached_pipeline_is_not_listened_to(board: Board) -> None:
