@@ -370,7 +370,7 @@ def _converted(kind: str) -> Callable[[Setup, Any], dict[str, Any]]:
 
 @cache
 def _copies(pipe: Any, kind: str) -> dict[str, nn.Module]:
-    """Convert copies of a pipeline's models: `compile`, `int8` or `bf16`."""
+    """Convert copies of a pipeline's models: `compile`, `bf16`, or a kind of quantized weights."""
     models = {n: part for n, part in pipe.components.items() if isinstance(part, nn.Module)}
     name = denoiser_name(pipe)
     copies: dict[str, Any] = copy.deepcopy(models if kind == "bf16" else {name: models[name]})
@@ -378,10 +378,10 @@ def _copies(pipe: Any, kind: str) -> dict[str, nn.Module]:
         module.__dict__.pop("forward", None)  # what counts the work of the original
     if kind == "bf16":
         return {name: part.to(torch.bfloat16) for name, part in copies.items()}
-    if kind == "int8":
-        quantize_weights(copies[name], "int8")
-    else:
+    if kind == "compile":
         copies[name].compile_repeated_blocks()
+    else:
+        quantize_weights(copies[name], kind)
     return copies
 
 
@@ -393,7 +393,7 @@ _COMPUTES = (12, 9, 7, 6, 5, 4)
 PUBLISHED_COMPUTES = _COMPUTES
 #: A converted pipeline without a cache, and budgets of schedules on it.
 PLAIN = "all"
-_CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 6, 5, 4)
+_CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 5, 4, 3)
 OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
 
 CONTENDERS: tuple[Contender, ...] = (
@@ -537,7 +537,7 @@ CONTENDERS: tuple[Contender, ...] = (
     ),
     *(
         Contender(f"whole denoiser, {kind}", "static", "computed", _CONVERTED, _converted(kind))
-        for kind in ("compile", "int8", "bf16")
+        for kind in ("compile", "int8-dynamic", "bf16")
     ),
 )
 

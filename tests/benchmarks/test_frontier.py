@@ -154,10 +154,8 @@ def test_every_contender_is_measured_or_a_row_with_its_error(pipe: Any, tmp_path
     assert by_name["FirstBlockCache"]["cache_bytes"] > 0  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", ["bf16", "int8-dynamic"])
 def test_converted_models_take_the_place_of_the_plain_ones_for_a_call(pipe: Any, kind: str) -> None:
-    if kind == "int8":
-        pytest.importorskip("torchao")
     plain = draw(pipe)
     (contender,) = (one for one in CONTENDERS if one.name == f"whole denoiser, {kind}")
     modes = modes_text(np.array([[0], [1], [0], [1], [0], [1]], dtype=np.int8))
