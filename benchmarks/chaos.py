@@ -92,8 +92,10 @@ def main() -> None:
     torch.set_num_threads(1)  # before anybody forks, and for all who are forked
     logging.disable()  # every fault that is survived is logged
     tasks = [task for task in TASKS if task.case.__name__ in (options.only or names)]
+    runs = Path("runs")  # ignored by git, so that nobody packs what lies there meanwhile
+    runs.mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="chaos-", dir=Path.cwd()) as root,
+        tempfile.TemporaryDirectory(prefix="chaos-", dir=runs.absolute()) as root,
         # No thread that draws: whoever forks should have none.
         Progress(console=console, transient=True, auto_refresh=False) as progress,
     ):
