@@ -179,6 +179,7 @@ def load_policy(folder: Path) -> Policy:
     }
     for steps, plan in plans.items():
         _check_plan(plan, len(actions.patterns), f"{folder / TENSORS}: plan.{steps}.patterns")
+        _check_weights(plan, manifest.sites, f"{folder / TENSORS}: plan.{steps}.weights")
     metrics = read_json(folder / METRICS)
     return Policy(manifest, network.requires_grad_(False), plans, metrics)
 
@@ -225,6 +226,17 @@ def _check_plan(plan: Plan, patterns: int, where: str) -> None:
         raise ArtifactError(
             f"{where} must hold schedules that start with pattern 0, and rows of -1 where there is "
             f"none, received {plan.patterns[rows][:3].tolist()!r:.80}; export the policy again"
+        )
+
+
+def _check_weights(plan: Plan, sites: int, where: str) -> None:
+    """Check that a step has all of its weights or none, and that one site alone has any."""
+    has = np.isfinite(plan.weights)
+    if (has.any(axis=2) != has.all(axis=2)).any() or (has.any() and sites != 1):
+        raise ArtifactError(
+            f"{where} must be finite or nan as a whole at every step, and nan where there is more "
+            f"than one site, received {has.any(axis=2).sum()} steps for {sites} sites; "
+            "export the policy again"
         )
 
 

@@ -254,6 +254,11 @@ def _check(schedule: Schedule, patterns: Modes, where: str) -> None:
         raise ArtifactError(
             f"{where}: every step must be one of the step patterns, received {schedule.modes!r:.80}"
         )
+    if any(schedule.weights) and patterns.shape[1] != 1:
+        raise ArtifactError(
+            f"{where}: weights belong to schedules of one site, received some for "
+            f"{patterns.shape[1]}"
+        )
     lengths = {len(row) for row in schedule.weights}
     if len(schedule.weights) != schedule.steps or not lengths <= {0, HISTORY}:
         raise ArtifactError(

@@ -19,28 +19,27 @@ from ditcache_rl.types import Tier
 
 SITES, STEPS = 2, 4
 ACTIONS = ActionSpace.of(SITES, (Tier.DEVICE, Tier.DROP))
-OBSERVATIONS = len(ACTIONS.schema()) - ACTIONS.logits
 Edit = Callable[[dict[str, Any]], Any]
 TensorEdit = Callable[[dict[str, torch.Tensor]], Any]
 
 
-def make_policy() -> Policy:
+def make_policy(sites: int = SITES) -> Policy:
     """Build a policy as training would: a random network, and plans for some of the budgets."""
     generator = torch.Generator().manual_seed(0)
-    network = PolicyNetwork(OBSERVATIONS, ACTIONS.logits)
+    actions = ActionSpace.of(sites, (Tier.DEVICE, Tier.DROP))
+    network = PolicyNetwork(len(actions.schema()) - actions.logits, actions.logits)
     for parameter in network.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
-    patterns = np.full((STEPS * SITES + 1, STEPS), -1)
-    patterns[2], patterns[4], patterns[8] = [0, 1, 2, 3], [0, 1, 0, 2], [0, 0, 0, 0]
-    quality = np.full((STEPS * SITES + 1, 2), np.nan)
-    quality[2] = 20.5, 0.5
-    plan = Plan.unfitted(patterns, quality)
-    plan.weights[2, 1] = 1.5, -0.5, 0.0
+    plan = Plan.empty(STEPS * sites, STEPS)
+    plan.patterns[[sites, 2 * sites, 4 * sites]] = [0, 1, 2, 3], [0, 1, 0, 2], [0, 0, 0, 0]
+    plan.quality[sites] = 20.5, 0.5
+    if sites == 1:
+        plan.weights[1, 1] = 1.5, -0.5, 0.0
     manifest = Manifest(
         env_id="ditcache/test-v0",
         env_sha256="0" * 64,
-        feature_schema=schema_hash(ACTIONS.schema()),
-        sites=SITES,
+        feature_schema=schema_hash(actions.schema()),
+        sites=sites,
         blocks="",
         tiers=["device", "drop"],
         model={"class": "FluxTransformer2DModel", "config": "1", "weights": "2"},
@@ -110,10 +109,20 @@ def test_a_policy_comes_back_as_it_was(saved: Path) -> None:
     assert loaded.plans.keys() == policy.plans.keys()
     assert np.array_equal(loaded.plans[STEPS].patterns, policy.plans[STEPS].patterns)
     np.testing.assert_array_equal(loaded.plans[STEPS].quality, policy.plans[STEPS].quality)
-    np.testing.assert_array_equal(loaded.plans[STEPS].weights, policy.plans[STEPS].weights)
     assert loaded.plans[STEPS].row(5).patterns.tolist() == [0, 1, 0, 2]
     assert loaded.manifest.actions.tiers == ACTIONS.tiers
     assert np.array_equal(loaded.manifest.actions.patterns, ACTIONS.patterns)
+
+
+def test_fitted_weights_come_back_and_must_be_whole(tmp_path: Path) -> None:
+    policy, folder = make_policy(sites=1), tmp_path / "policy"
+    save_policy(policy, folder, card="# A policy\n")
+
+    np.testing.assert_array_equal(
+        load_policy(folder).plans[STEPS].weights, policy.plans[STEPS].weights
+    )
+    edit_tensors(folder, lambda tensors: tensors[WEIGHTS][1, 1, 2:].fill_(torch.nan))
+    assert f"{WEIGHTS} must be finite or nan as a whole" in complaint(folder)
 
 
 def test_the_loaded_network_says_the_same_bit_for_bit(saved: Path) -> None:
@@ -276,7 +285,8 @@ def filled(name: str, place: tuple[int, int], value: float) -> TensorEdit:
         (overwrite(PATTERNS, lambda t: t[:, 1:]), f"{PATTERNS} must have shape"),
         (overwrite(QUALITY, lambda t: t[1:]), f"{QUALITY} must have shape"),
         (overwrite(WEIGHTS, lambda t: t[..., :1]), f"{WEIGHTS} must have shape"),
-        (overwrite(WEIGHTS, lambda t: t / 0), f"{WEIGHTS} must be finite"),
+        (overwrite(WEIGHTS, lambda t: torch.full_like(t, torch.inf)), f"{WEIGHTS} must be finite"),
+        (overwrite(WEIGHTS, torch.ones_like), "nan where there is more than one site"),
         (overwrite(HEAD, torch.Tensor.half), f"{HEAD} must be torch.float32"),
         (overwrite(PATTERNS, torch.Tensor.float), f"{PATTERNS} must be torch.int32"),
         (overwrite(HEAD, lambda t: t / 0), f"{HEAD} must be finite"),

@@ -16,7 +16,7 @@ from ditcache_rl.control import (
     save_schedules,
 )
 from ditcache_rl.control.patterns import step_patterns
-from ditcache_rl.control.schedules import _digest, read_modes
+from ditcache_rl.control.schedules import _digest, read_modes, weights_lists
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.metrics import nominal_cost
 from ditcache_rl.types import Modes
@@ -40,7 +40,7 @@ FILE = ScheduleFile(
     schedules=[
         Schedule("climb", 4, "C11C | C11C", 30.0, 0.9, [[]] * 4),
         Schedule("climb", 4, "CR1R | CR1R", 20.0, 0.8, [[]] * 4),
-        Schedule("dp", 4, "C1C1 | C1C1", 31.0, 0.9, [[], [1.5, 0.0, 0.0], [], [1.0, -0.5, 0.5]]),
+        Schedule("dp", 4, "C1C1 | C1C1", 31.0, 0.9, [[]] * 4),
         Schedule("dp", 6, "CC1211 | C11211", 25.0, 0.7, [[]] * 6),
     ],
 )
@@ -76,6 +76,18 @@ def test_a_file_is_read_as_it_was_written(saved: Path) -> None:
     assert (read.steps, read.methods) == ([4, 6], ["climb", "dp"])
 
 
+def test_fitted_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
+    weights = [[], [1.5, 0.0, 0.0], [], [1.0, -0.5, 0.5]]
+    fitted = Schedule("fitted", 4, "C1C1", 31.0, 0.9, weights)
+    save_schedules(replace(FILE, sites=1, schedules=[fitted]), tmp_path / "schedules.json")
+
+    plan = load_schedules(tmp_path / "schedules.json").plan(4)
+
+    assert plan.weights[2, [1, 3]].tolist() == [weights[1], weights[3]]
+    assert np.isnan(plan.weights[2, [0, 2]]).all()
+    assert weights_lists(plan.weights[2]) == weights
+
+
 @given(st.integers(1, 4), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_modes_and_their_text_go_together(sites: int, steps: int, random: Any) -> None:
     modes: Modes = np.array(
@@ -94,9 +106,7 @@ def test_the_plan_of_a_file_holds_the_best_of_every_cost() -> None:
     np.testing.assert_array_equal(patterns[plan.patterns[4]], read_modes("C1C1 | C1C1"))
     np.testing.assert_array_equal(patterns[only.patterns[4]], read_modes("C11C | C11C"))
     assert plan.quality[[2, 4]].tolist() == [[20.0, 0.8], [31.0, 0.9]]
-    assert np.isnan(only.weights).all()
-    assert plan.weights[4, 1].tolist() == [1.5, 0.0, 0.0]
-    assert np.isnan(plan.weights[4, 2]).all()
+    assert np.isnan(plan.weights).all()
     partial = FILE.plan(6)
     np.testing.assert_array_equal(patterns[partial.patterns[3]], read_modes("CC1211 | C11211"))
 
@@ -156,6 +166,8 @@ def test_what_is_no_schedule_file_is_refused(
         ({"schedules": entry(steps=5)}, "expected 5 steps of 2 sites"),
         ({"schedules": entry(extra=1)}, r"schedules\[1\]: unknown field 'extra'"),
         ({"schedules": entry(ssim="high")}, "ssim must be float, received 'high'"),
+        ({"schedules": entry(weights=[[]] * 3)}, "weights must be a list per step"),
+        ({"schedules": entry(weights=[[1.0] * 3] * 4)}, "weights belong to schedules of one site"),
         ({"schedules": entry(method="other")}, "expected one schedule per method"),
     ],
 )
