@@ -51,6 +51,34 @@ def first_rows(space: Space, budget: int) -> list[Row]:
     return [*rows, *(spaced(space, budget, between=mode) for mode in others)]
 
 
+def starts(
+    space: Space,
+    budget: int,
+    *,
+    start: Plan | None,
+    propose: Callable[[Space, int], Sequence[Row]] | None,
+    before: Row | None,
+) -> list[Row]:
+    """List what the search of one budget of a plan starts from.
+
+    Args:
+        space: Steps and sites.
+        budget: Site computes.
+        start: Schedules to take in place of spaced ones, where it has any.
+        propose: Names further schedules.
+        before: The best schedule of the budget before; one more compute is added to it.
+    """
+    if start is not None and start.patterns[budget, 0] >= 0:
+        first = [start.patterns[budget]]
+    else:
+        first = first_rows(space, budget)
+    if propose is not None:
+        first.extend(propose(space, budget))
+    if before is not None:
+        first.append(pay_up(before, budget, space.patterns))
+    return first
+
+
 def climb(attempt: Attempt, first: Sequence[Row], space: Space, rng: np.random.Generator) -> Row:
     """Move from the best of the first rows to better ones, until no evaluation is left.
 
@@ -124,14 +152,7 @@ def search_plan(
     plan = Plan.empty(space.steps * space.sites, space.steps)
     before: Row | None = None
     for budget in sorted(budgets):
-        if start is not None and start.patterns[budget, 0] >= 0:
-            first = [start.patterns[budget]]
-        else:
-            first = first_rows(space, budget)
-        if propose is not None:
-            first.extend(propose(space, budget))
-        if before is not None:
-            first.append(pay_up(before, budget, space.patterns))
+        first = starts(space, budget, start=start, propose=propose, before=before)
         attempt = trials.attempt(settings.evaluations + len(first))
         before = climb(attempt, first, space, rng)
         plan.patterns[budget], plan.quality[budget] = before, attempt.score_of(before)

@@ -24,9 +24,9 @@ from ditcache_rl.control import Plan
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.forecast import newton_weights
 from ditcache_rl.search.board import Board, Case
-from ditcache_rl.search.climb import first_rows
+from ditcache_rl.search.climb import starts
 from ditcache_rl.search.replay import Replay
-from ditcache_rl.search.space import Row, Space, pay_up
+from ditcache_rl.search.space import Row, Space
 from ditcache_rl.types import HISTORY, Floats, Mode
 
 Nodes = tuple[int, ...]
@@ -297,14 +297,7 @@ def search_fitted_plan(
     space = Space(rollouts.steps, 1)
     before: Row | None = None
     for budget in sorted(budgets):
-        if start is not None and start.patterns[budget, 0] >= 0:
-            first = [start.patterns[budget]]
-        else:
-            first = first_rows(space, budget)
-        if propose is not None:
-            first.extend(propose(space, budget))
-        if before is not None:
-            first.append(pay_up(before, budget, space.patterns))
+        first = starts(space, budget, start=start, propose=propose, before=before)
         nodes = climb_nodes(
             rollouts, [_nodes_of(row) for row in first], evaluations=evaluations, rng=rng
         )
