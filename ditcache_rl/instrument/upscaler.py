@@ -81,4 +81,4 @@ def load_upscaler(file: str | Path) -> Upscaler:
             f"{file}: expected the weights of an upscaler, as ditcache_rl.rl.train_upscaler "
             f"writes them, received {str(error).splitlines()[0]}"
         ) from error
-    return net.requires_grad_(False).eval()
+    return net.requires_grad_(False)

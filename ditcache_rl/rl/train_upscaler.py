@@ -156,7 +156,7 @@ def fit(pairs: Pairs, *, steps: int, seed: int) -> Upscaler:
         loss.backward()
         optimizer.step()
         rate.step()
-    return net.requires_grad_(False).eval()
+    return net.requires_grad_(False)
 
 
 @torch.inference_mode()

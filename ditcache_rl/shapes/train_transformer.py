@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
 from rich.progress import track
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     device = default_device()
     vae = AutoencoderKL.from_pretrained(options.out / "vae")
-    data = encode(vae, options.scenes, options.seed, options.out / "scenes.pt")
+    data = encode(vae, options.scenes, options.seed, options.out / "scenes.safetensors")
     model = Denoiser().to(device)
     if options.compile:
         model.run = torch.compile(model.transformer.forward)
@@ -133,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
 def encode(vae: AutoencoderKL, count: int, seed: int, file: Path) -> Data:
     """Render and encode the training set once; later calls read the file."""
     if file.exists():
-        return Data(**torch.load(file, weights_only=True))
+        return Data(**load_file(file))
     tokenizer = build_tokenizer()
     generator = torch.Generator().manual_seed(seed)
     latents, tokens = [], []
@@ -147,7 +148,7 @@ def encode(vae: AutoencoderKL, count: int, seed: int, file: Path) -> Data:
         latents.append(FluxPipeline._pack_latents(mode, *mode.shape).half())
         tokens.append(_tokenize(tokenizer, [caption(row) for row in attributes.tolist()]))
     data = Data(torch.cat(latents), torch.cat(tokens))
-    torch.save(data._asdict(), file)
+    save_file(data._asdict(), file)
     return data
 
 
