@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtr  # scipy.stats takes 0.6 s to import
 
 from ditcache_rl.control import Plan, PlanRow
 from ditcache_rl.control.checked import fits, read_json
@@ -139,7 +139,7 @@ class Record:
         apart = arm.audits * self.audits / total * (self.mean_db - arm.mean_db) ** 2
         squares = arm.audits * arm.spread_db**2 + self.squares + apart
         scale = math.sqrt(squares / total * (total + 1) / total)
-        return float(student_t.sf((floor - mean) / scale, df=total))
+        return float(stdtr(total, (mean - floor) / scale))
 
 
 class Turn(NamedTuple):
