@@ -39,13 +39,16 @@ from ditcache_rl.search import (
     Entry,
     Found,
     Problem,
+    Rollouts,
     Space,
     Trials,
     Weights,
     board_of,
     budget_of,
     cases_of,
+    found_in,
     rescale_plan,
+    search_fitted_plan,
 )
 from ditcache_rl.types import Floats
 
@@ -257,6 +260,17 @@ def _carried(
             plan.patterns[budget], plan.quality[budget] = entry.row, entry.score
         carried = rescale_plan(plan, sigmas, board.sigmas(), sites=sites)
         budgets = [b for b in _budgets(options, steps, sites) if carried.patterns[b, 0] >= 0]
+        if any(entry.weights is not None for entry in rows.values()):
+            fitted = search_fitted_plan(
+                Rollouts(board, cases),
+                cases,
+                budgets=budgets,
+                evaluations=0,
+                rng=np.random.default_rng(options.seed),
+                start=carried,
+            )
+            entries += _entries(name, found_in(fitted, budgets), config, steps)
+            continue
         scores = trials.look_up([carried.patterns[budget] for budget in budgets])
         pairs = {
             budget: Entry(carried.patterns[budget], score)

@@ -11,7 +11,7 @@ from ditcache_rl.search.board import (
 )
 from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
 from ditcache_rl.search.fit import Rollouts, search_fitted_plan
-from ditcache_rl.search.methods import METHODS, Entry, Found, Method, Problem
+from ditcache_rl.search.methods import METHODS, Entry, Found, Method, Problem, found_in
 from ditcache_rl.search.proposals import Calibration, proposals
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.rescale import rescale_plan
@@ -41,6 +41,7 @@ __all__ = [
     "budget_of",
     "caps_of",
     "cases_of",
+    "found_in",
     "grow_tree",
     "pay_up",
     "proposals",

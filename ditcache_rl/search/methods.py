@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ditcache_rl.control import Plan
 from ditcache_rl.search.climb import anneal, climb, first_rows
 from ditcache_rl.search.fit import Rollouts, search_fitted_plan
 from ditcache_rl.search.front import evolve
@@ -128,9 +129,14 @@ def search_fitted(problem: Problem) -> Found:
         rng=problem.rng,
         propose=partial(proposals, problem.calibration),
     )
+    return found_in(plan, problem.budgets)
+
+
+def found_in(plan: Plan, budgets: Sequence[int]) -> Found:
+    """Take the schedules of some budgets out of a plan that was fitted."""
     return Found(
         (budget, Entry(plan.patterns[budget], Score(*plan.quality[budget]), plan.weights[budget]))
-        for budget in problem.budgets
+        for budget in budgets
     )
 
 

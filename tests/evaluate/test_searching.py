@@ -64,6 +64,23 @@ def test_a_search_finds_every_budget_at_every_step_count(found: ScheduleFile) ->
     assert all(counts == [steps // 2, 3 * steps // 4] for (_, steps), counts in computed.items())
 
 
+def test_forecasts_are_fitted_at_every_step_count(tiny_env: Path, tmp_path: Path) -> None:
+    config = load_env(tiny_env)
+    whole = replace(config, cache=replace(config.cache, sites=1, blocks="transformer"))
+
+    search_schedules(whole, options(tmp_path, methods=["fitted"]), console=SILENT)
+
+    found = load_schedules(tmp_path / "schedules.json")
+    assert found.steps == [4, 6]
+    for schedule in found.schedules:
+        assert schedule.fitted is not None
+        computed = schedule.table[:, 0] == Mode.COMPUTE
+        assert (np.isfinite(schedule.fitted).all(axis=1) == ~computed).all()
+        assert computed.sum() in (schedule.steps // 2, 3 * schedule.steps // 4)
+    with dc.cached(build_tiny_pipe(), tmp_path / "schedules.json", budget=0.5):
+        pass  # the file is fit to be run
+
+
 def test_an_interrupted_search_ends_as_one_that_was_not(
     run: Path, tiny_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
