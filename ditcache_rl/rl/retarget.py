@@ -1,7 +1,8 @@
 """Recalibrate a policy for a pipeline with other weights: quantized, fine-tuned, or merged.
 
-The schedules are kept, what calls cost is measured again. The network is left out of use: that it
-beats the schedules was shown for the weights that it was trained on, and for no others.
+The schedules are kept, what calls cost is measured again. The network and the floors are left out:
+that it beats the schedules, and what they reach, was shown for the weights that it was trained on,
+and for no others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Policy, load_policy, save_policy
@@ -64,7 +67,11 @@ def retarget(
         )
         profile[str(steps)] = cost.to_dict()
     fresh = replace(manifest, model=model, profile=profile, adaptive={}, adaptive_tradeoff=False)
-    return Policy(fresh, policy.network, policy.plans, policy.metrics)
+    plans = {
+        steps: plan._replace(floors=np.full_like(plan.floors, np.nan))
+        for steps, plan in policy.plans.items()
+    }
+    return Policy(fresh, policy.network, plans, policy.metrics)
 
 
 def retarget_folder(

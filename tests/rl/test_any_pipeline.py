@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
-from ditcache_rl.control import StaticSchedule
+from ditcache_rl.control import StaticSchedule, load_policy
 from ditcache_rl.rl.setup import shared_pipeline, twin_of
 from ditcache_rl.search import Case, board_of
 from tests.environment import write_env
@@ -67,5 +67,12 @@ def test_it_trains_from_a_folder(
     assert main(["train", str(env), "--out", str(tmp_path / "policy")]) == 0
     assert main(["train", str(env), "--retarget", str(tmp_path / "policy")]) == 0
 
-    assert (tmp_path / "policy" / "manifest.json").exists()
+    trained = load_policy(tmp_path / "policy")
+    (folder,) = (one.parent for one in tmp_path.glob("runs/*/*/policy/manifest.json"))
+    other = load_policy(folder)
     assert "policy: runs" in capsys.readouterr().out
+    for steps, plan in trained.plans.items():
+        np.testing.assert_array_equal(other.plans[steps].patterns, plan.patterns)
+        np.testing.assert_array_equal(other.plans[steps].weights, plan.weights)
+        assert np.isnan(other.plans[steps].floors).all(), "other weights reach other floors"
+    assert any(np.isfinite(plan.floors).any() for plan in trained.plans.values())
