@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ditcache_rl.control import Plan
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.instrument.forecast import newton_weights
+from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
 from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.climb import starts
 from ditcache_rl.search.replay import Replay
@@ -125,8 +125,8 @@ class Rollouts:
             effects.append((moved - end).flatten(1).double() / _NUDGE)
         effect = torch.stack(effects, dim=2)
         share = 1 / wrong.square().mean(dim=1).clamp_min(_TINY)
-        gram = torch.einsum("rdk,rdl,r->kl", effect, effect, share).numpy()
-        moment = torch.einsum("rdk,rd,r->k", effect, wrong, share).numpy()
+        gram = torch.einsum("rdk,rdl,r->kl", effect, effect, share).cpu().numpy()
+        moment = torch.einsum("rdk,rd,r->k", effect, wrong, share).cpu().numpy()
         correction[tuple(np.transpose(places))] = _solve(gram, moment, _LAST_RIDGE)
         return correction
 
@@ -215,8 +215,8 @@ class Rollouts:
                     for unit in np.eye(HISTORY)[: len(known)]
                 ]
             )
-            gram += (effects @ effects.T).numpy()
-            moment += (effects @ wrong).numpy()
+            gram += (effects @ effects.T).cpu().numpy()
+            moment += (effects @ wrong).cpu().numpy()
         added = np.zeros(HISTORY)
         added[: len(known)] = _solve(gram, moment, _RIDGE)
         return added
@@ -232,19 +232,26 @@ class Rollouts:
         replay, latents, outputs = part
         latents = replay.advance(known[0], outputs[0], latents)
         for step in range(known[0] + 1, stop):
-            weights = (self._newton(known, step) + added)[: len(known)].tolist()
-            estimate = outputs[0] * weights[0]
-            for weight, output in zip(weights[1:], outputs[1:], strict=False):
-                estimate = estimate + output * weight
-            latents = replay.advance(step, estimate, latents)
+            weights = self._newton(known, step) + added
+            latents = replay.advance(step, weighted_sum(outputs, weights[None]), latents)
         return latents
 
     @torch.no_grad()
     def _trajectory(self, replay: Replay) -> list[Tensor]:
         """Return the latents of full compute before every step and after the last one."""
         latents, last = replay.recorded(), self.steps - 1
-        end = replay.advance(last, replay.compute(last, latents[last])[0], latents[last])
-        return [*latents, end]
+        output, _ = replay.compute(last, latents[last])
+        # Not the last step: solvers of a higher order end with one that has no memory.
+        middle = self.steps // 2
+        once, _, again = (
+            replay.advance(middle, sign * output, latents[middle]) for sign in (1, -1, 1)
+        )
+        if not torch.equal(once, again):
+            raise UnsupportedModelError(
+                "expected a sampler whose steps depend on nothing but latents and output to fit "
+                "forecasts, received one that remembers its last steps or draws noise"
+            )
+        return [*latents, replay.advance(last, output, latents[last])]
 
     def _error(self, latents: Sequence[Tensor]) -> float:
         wrong = [

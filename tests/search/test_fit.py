@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from ditcache_rl.control import StaticSchedule
@@ -12,7 +13,7 @@ from ditcache_rl.search import METHODS, Board, Calibration, Case, Problem, Repla
 from ditcache_rl.search.fit import Nodes, climb_nodes
 from ditcache_rl.search.trials import Trials, Weights
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
-from tests.pipelines import PROMPTS, assert_close, draw, draw_under
+from tests.pipelines import PROMPTS, assert_close, build_tiny_pipe, draw, draw_under
 
 STEPS = 6
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
@@ -151,6 +152,23 @@ def test_the_search_gives_every_budget_its_schedule_and_score(board: Board) -> N
         modes = trials.space.modes(row)
         real = board.score(CASES, [modes] * len(CASES), [weights] * len(CASES))
         assert score.psnr_db == pytest.approx(real.psnr_db.mean(), abs=1e-2)
+
+
+class Remembering(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """Steps along the mean of the last two outputs."""
+
+    def step(self, model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        before, self.before = getattr(self, "before", model_output), model_output
+        return super().step((model_output + before) / 2, *args, **kwargs)
+
+
+def test_a_sampler_with_a_memory_is_refused(tiny_call: dict[str, Any]) -> None:
+    pipe = build_tiny_pipe()
+    pipe.scheduler = Remembering.from_config(pipe.scheduler.config)
+    board = Board(pipe, STEPS, sites=1, call=tiny_call, blocks="transformer")
+
+    with pytest.raises(UnsupportedModelError, match="remembers its last steps"):
+        Rollouts(board, [CASES[0], Case(PROMPTS[1], 7)])
 
 
 @pytest.mark.parametrize(("sites", "blocks"), [(2, None), (1, None)])
