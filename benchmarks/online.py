@@ -53,7 +53,7 @@ def main() -> None:
     if given.table.exists():
         kinds = read_table(given.table, given.policy, FLOOR_DB)
     else:
-        console.print(f"measuring the table; about four minutes, kept in {given.table}")
+        console.print(f"measuring the table; about six minutes, kept in {given.table}")
         kinds = measure(given.env, given.policy, FLOOR_DB)
         write_table(kinds, given.table)
     steady, changing = judge(kinds, changes=False), judge(kinds, changes=True)
