@@ -149,6 +149,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=_eval)
 
+    export = commands.add_parser(
+        "export",
+        help="write a policy's schedules, and its network as ONNX",
+        formatter_class=formatter,
+    )
+    export.add_argument(
+        "policy", nargs="?", default="shapes-ppo", help="policy folder, or name of a shipped one"
+    )
+    export.add_argument("--schedules", type=Path, help="schedule file to write")
+    export.add_argument("--onnx", type=Path, help="ONNX file of the network to write")
+    export.set_defaults(command=_export)
+
     listing = commands.add_parser("list", help="name what is shipped", formatter_class=formatter)
     listing.add_argument("what", choices=["envs", "policies", "pipelines"], help="kind of thing")
     listing.set_defaults(command=_list)
@@ -268,6 +280,22 @@ def _analyze(options: argparse.Namespace) -> int:
     print(
         f"{agreement(found)}\nmap: {out / 'sensitivity.json'}\npicture: {out / 'sensitivity.png'}"
     )
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    if not (options.schedules or options.onnx):
+        raise ConfigError("expected --schedules FILE, --onnx FILE or both, received neither")
+
+    from ditcache_rl.control import load_policy
+    from ditcache_rl.rl.export import export_onnx, export_schedules
+
+    policy = load_policy(find_policy(options.policy))
+    for file, export in ((options.schedules, export_schedules), (options.onnx, export_onnx)):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            export(policy, file)
+            print(file)
     return 0
 
 

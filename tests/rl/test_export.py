@@ -1,0 +1,69 @@
+"""What a policy hands to others does what the policy does."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from ditcache_rl.cli import main
+from ditcache_rl.config import find_policy
+from ditcache_rl.control import Policy, PolicyNetwork, load_policy, load_schedules
+from ditcache_rl.rl.export import export_onnx
+
+OBSERVATIONS = 10_000
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    """The shipped policy, with a network that has something to say."""
+    found = load_policy(find_policy("shapes-ppo"))
+    network = PolicyNetwork(found.network.features, found.network.head.out_features)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(network.head.weight)
+    return Policy(found.manifest, network, found.plans, found.metrics)
+
+
+def test_the_onnx_graph_returns_the_logits_of_the_network(policy: Policy, tmp_path: Path) -> None:
+    names = policy.manifest.actions.schema()
+    rng = np.random.default_rng(0)
+    observations = rng.uniform(-5, 5, (OBSERVATIONS, len(names))).astype(np.float32)
+    file = tmp_path / "controller.onnx"
+
+    export_onnx(policy, file)
+    session = onnxruntime.InferenceSession(file)
+    (theirs,) = session.run(["logits"], {"observation": observations})
+    ours = policy.network.on_host()(observations)
+
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=2e-5)
+    assert (theirs.argmax(axis=1) == ours.argmax(axis=1)).mean() > 0.999
+    known = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert json.loads(known["features"]) == list(names)
+    assert json.loads(known["patterns"]) == policy.manifest.actions.patterns.tolist()
+
+
+def test_exported_schedules_are_those_of_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = load_policy(find_policy("shapes-ppo"))
+    file = tmp_path / "deep" / "schedules.json"
+
+    assert main(["export", "--schedules", str(file)]) == 0
+    exported = load_schedules(file)
+
+    assert str(file) in capsys.readouterr().out
+    assert exported.steps == list(policy.plans)
+    for steps, plan in policy.plans.items():
+        again = exported.plan(steps)
+        scored = np.isfinite(plan.quality[:, 0])
+        assert scored.any()
+        np.testing.assert_array_equal(again.patterns[scored], plan.patterns[scored])
+        np.testing.assert_allclose(again.weights[scored], plan.weights[scored], atol=1e-6)
+
+
+def test_an_export_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export"]) == 2
+    assert "--schedules" in capsys.readouterr().err
