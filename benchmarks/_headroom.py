@@ -129,7 +129,7 @@ def play(board: Board, controller: Controller, cases: Sequence[Case]) -> Played:
         part = cases[start : start + board.rows]
         images, log = board.draw_under(controller, part)
         psnr.append(board.judge(images, part).psnr_db)
-        computes.append(log.compute_share * STEPS)
+        computes.append(log.compute_share * board.steps)
     return Played(np.concatenate(psnr), np.concatenate(computes))
 
 

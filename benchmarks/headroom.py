@@ -10,6 +10,7 @@ the forecast table; a policy may mix what fills the steps between, so its share 
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -269,6 +270,8 @@ def _policy(
     """Play a policy at every budget; the figures are those of the last policy given."""
     policy = load_policy(find_policy(folder))
     check_identity(policy.manifest.model, policy.manifest.scheduler, board.pipe)
+    board = copy.copy(board)
+    board.blocks = policy.manifest.blocks  # the table's forecasts are of what the blocks add
     rows: Rows = []
     for budget in BUDGETS:
         controller = PolicyController(policy, Wish(budget=budget / STEPS), adaptive=True)

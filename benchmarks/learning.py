@@ -1,0 +1,318 @@
+"""Measure what learning gains over fixed rules, over closed-form forecasts, and over a schedule.
+
+Four questions, on test prompts that nothing was chosen on, in one process:
+
+- Does the network decide better than the schedule that it starts from? (`paired_gain_db_B`, and
+  over several seeds of PPO: `seeds_above_static_count`)
+- Do learned forecasts beat the best schedule whose forecasts have Newton's weights?
+  (`forecast_gain_db_B`; that schedule was searched on train prompts by climbing on final images)
+- Do schedules beat rules that decide step by step? (`search_over_heuristics_db_2x`: at a half, a
+  third and a fifth of the steps computed; thresholds are chosen on select prompts)
+- Does a policy keep what it promises? (`promise_error_share`, `floor_kept_share`)
+
+The order of the seeds' statistics is that of rliable (arXiv 2108.13264): interquartile mean and
+probability of improvement, with intervals from a bootstrap stratified by budget.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from scipy.stats import trim_mean
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # `python benchmarks/learning.py` finds its neighbours
+
+from benchmarks._headroom import Played, play, swept  # noqa: E402
+from benchmarks._report import Run, console, parser  # noqa: E402
+from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
+from ditcache_rl.control import (  # noqa: E402
+    EasyCache,
+    EveryK,
+    FBCache,
+    Policy,
+    TeaCache,
+    load_policy,
+    load_schedules,
+)
+from ditcache_rl.evaluate import Method, bootstrap_mean, evaluate  # noqa: E402
+from ditcache_rl.inference import (  # noqa: E402
+    PolicyController,
+    ScheduleController,
+    Wish,
+    open_configured,
+)
+from ditcache_rl.metrics import CostModel  # noqa: E402
+from ditcache_rl.rl.episodes import Setting  # noqa: E402
+from ditcache_rl.rl.learn import learn  # noqa: E402
+from ditcache_rl.rl.stages import compare  # noqa: E402
+from ditcache_rl.search import Board, Case, board_of, budget_of, cases_of  # noqa: E402
+from ditcache_rl.types import Floats  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+#: Made by `ditcache-rl search shapes --method polish`; see `docs/learning.md`.
+CLOSED_FORM = RESULTS / "closed-form-shapes.json"
+FLOOR_DB = 35.0
+#: Speed-ups in computed steps, and the steps of 28 that they leave.
+SPEEDUPS = {2: 14, 3: 9, 5: 5}
+#: From careful to greedy, dense enough that some threshold lies near every speed-up.
+RULES: dict[str, tuple[Any, Sequence[float]]] = {
+    "every-k, order 1": (lambda k: EveryK(int(k), order=1), (2, 3, 4, 5, 6)),
+    "teacache": (TeaCache, (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)),
+    "fbcache": (FBCache, (0.03, 0.06, 0.09, 0.12, 0.16, 0.2, 0.3, 0.4, 0.6)),
+    "easycache": (EasyCache, (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.4)),
+}
+Rows = list[dict[str, Any]]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure all of it, and report."""
+    options = _options().parse_args(arguments)
+    run = Run(arguments)
+    config = load_env("shapes")
+    policy = load_policy(find_policy(options.policy))
+    pipe = open_configured(config.pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    board = board_of(config, pipe, steps=config.steps[0])
+    choose, test = cases_of(config, "select"), cases_of(config, "test")
+    if options.quick:
+        choose, test = choose[:8], test[:16]
+    console.print("references")
+    board.prepare([*choose, *test])
+
+    figures: dict[str, float] = {}
+    rng = np.random.default_rng(0)
+    budgets = sorted({budget_of(share, board.steps) for share in config.targets.budgets})
+    details = {
+        "budgets": _budgets(board, policy, budgets, test, figures, rng),
+        "rules": _rules(board, policy, (choose, test), figures, rng),
+        "floor": _floor(board, policy, budgets, test, figures),
+        "promises": _promises(config, board, policy, budgets, test[: options.timed], figures),
+        "seeds": _seeds(config, board, policy, choose, options, figures, rng),
+    }
+    figures["train_default_s"] = 60 * policy.metrics["train_minutes"]
+    run.finish(figures, details, options.json, title=f"{policy.manifest.env_id}, test prompts")
+
+
+def _options() -> Any:
+    built = parser(__doc__, quick="16 test prompts, 8 to choose on")
+    built.add_argument("--policy", default="shapes-ppo", help="policy folder, or name")
+    built.add_argument("--seeds", type=int, default=5, help="trainings of the network")
+    built.add_argument("--episodes", type=int, default=512, help="of each of them")
+    built.add_argument("--timed", type=int, default=24, help="prompts whose calls are timed")
+    built.add_argument("--runs", type=Path, default=ROOT / "runs" / "learning", help="checkpoints")
+    return built
+
+
+def _budgets(
+    board: Board,
+    policy: Policy,
+    budgets: Sequence[int],
+    test: Sequence[Case],
+    figures: dict[str, float],
+    rng: np.random.Generator,
+) -> Rows:
+    """Compare network, schedule and the best closed-form schedule at every budget."""
+    closed, rows = load_schedules(CLOSED_FORM), []
+    for budget in track(budgets, "budgets", console=console):
+        wish, tag = Wish(budget=budget / board.steps), round(100 * budget / board.steps)
+        network, static, newton = (
+            play(board, controller, test)
+            for controller in (
+                PolicyController(policy, wish, adaptive=True),
+                PolicyController(policy, wish, adaptive=False),
+                ScheduleController(closed, wish),
+            )
+        )
+        gain = bootstrap_mean(network.psnr_db - static.psnr_db, rng)
+        learned = bootstrap_mean(static.psnr_db - newton.psnr_db, rng)
+        figures |= {
+            f"paired_gain_db_{tag}": gain.mean,
+            f"paired_gain_low_db_{tag}": gain.low,
+            f"p5_gain_db_{tag}": _p5(network) - _p5(static),
+            f"forecast_gain_db_{tag}": learned.mean,
+            f"forecast_gain_low_db_{tag}": learned.low,
+            f"forecast_p5_gain_db_{tag}": _p5(static) - _p5(newton),
+        }
+        rows.append(
+            {
+                "budget": budget,
+                "n": len(test),
+                "network_db": float(network.psnr_db.mean()),
+                "static_db": float(static.psnr_db.mean()),
+                "closed_form_db": float(newton.psnr_db.mean()),
+                "p5_db": [_p5(network), _p5(static), _p5(newton)],
+                "computes": [float(one.computes.mean()) for one in (network, static, newton)],
+                "network_minus_static": gain._asdict(),
+                "static_minus_closed_form": learned._asdict(),
+            }
+        )
+    return rows
+
+
+def _rules(
+    board: Board,
+    policy: Policy,
+    halves: tuple[Sequence[Case], Sequence[Case]],
+    figures: dict[str, float],
+    rng: np.random.Generator,
+) -> Rows:
+    """Compare the policy's schedules with rules at equal mean steps computed."""
+    rows: Rows = []
+    inside = copy.copy(board)
+    inside.blocks = None  # rules that look into the blocks cache what the blocks add
+    for name, (rule, thresholds) in track(RULES.items(), "rules", console=console):
+        where = inside if rule in (TeaCache, FBCache) else board
+        found = swept(where, rule, thresholds, halves, list(SPEEDUPS.values()))
+        rows += [
+            {"rule": name, "budget": budget, "setting": setting, "played": played}
+            for budget, (setting, played) in found.items()
+        ]
+    for speedup, budget in SPEEDUPS.items():
+        wish = Wish(budget=budget / board.steps)
+        ours = play(board, PolicyController(policy, wish, adaptive=False), halves[1])
+        there = [row for row in rows if row["budget"] == budget]
+        for row in there:
+            played: Played = row.pop("played")
+            gain = bootstrap_mean(ours.psnr_db - played.psnr_db, rng)
+            row |= {
+                "psnr_db": float(played.psnr_db.mean()),
+                "computes": float(played.computes.mean()),
+                "ours_db": float(ours.psnr_db.mean()),
+                "ours_minus_rule": gain._asdict(),
+            }
+        figures[f"search_over_heuristics_db_{speedup}x"] = min(
+            row["ours_minus_rule"]["mean"] for row in there
+        )
+    return rows
+
+
+def _floor(
+    board: Board,
+    policy: Policy,
+    budgets: Sequence[int],
+    test: Sequence[Case],
+    figures: dict[str, float],
+) -> dict[str, float]:
+    """Ask for a floor, and see what an oracle would spend that knows every image beforehand."""
+    chosen = play(board, PolicyController(policy, Wish(min_psnr=FLOOR_DB)), test)
+    static = chosen.computes.mean()
+    plays = [
+        play(board, PolicyController(policy, Wish(budget=b / board.steps), adaptive=False), test)
+        for b in budgets
+        if b <= static
+    ]
+    enough = np.stack([one.psnr_db >= FLOOR_DB for one in plays])
+    cheapest = np.where(enough.any(axis=0), enough.argmax(axis=0), len(plays) - 1)
+    spent = np.array([one.computes.mean() for one in plays])[cheapest]
+    figures["floor_kept_share"] = float((chosen.psnr_db >= FLOOR_DB).mean())
+    return {
+        "floor_db": FLOOR_DB,
+        "computes": float(static),
+        "oracle_computes": float(spent.mean()),
+        "oracle_kept_share": float(enough.any(axis=0).mean()),
+    }
+
+
+def _promises(
+    config: EnvConfig,
+    board: Board,
+    policy: Policy,
+    budgets: Sequence[int],
+    test: Sequence[Case],
+    figures: dict[str, float],
+) -> Rows:
+    """Time calls against the plain pipeline, and compare with what the policy says."""
+    cost = CostModel.from_dict(policy.manifest.profile[str(board.steps)])
+    methods = [
+        Method(
+            "policy",
+            "learned",
+            f"{budget}/{board.steps}",
+            PolicyController(policy, Wish(budget=budget / board.steps)),
+            sites=policy.manifest.sites,
+            blocks=policy.manifest.blocks,
+        )
+        for budget in budgets
+    ]
+    found = evaluate(
+        board.pipe,
+        methods,
+        [case.prompt for case in test],
+        seeds=[case.seed for case in test],
+        steps=board.steps,
+        call=config.pipeline.call,
+    )
+    rows = [
+        {
+            "budget": budget,
+            "promised_x": cost.reference_s / cost.with_computes(budget),
+            "measured_x": float(np.median(found.seconds[0] / seconds)),
+        }
+        for budget, seconds in zip(budgets, found.seconds[1:], strict=True)
+    ]
+    errors = [abs(row["measured_x"] / row["promised_x"] - 1) for row in rows]
+    figures["promise_error_share"] = max(errors)
+    return rows
+
+
+def _seeds(
+    config: EnvConfig,
+    board: Board,
+    policy: Policy,
+    select: Sequence[Case],
+    options: Any,
+    figures: dict[str, float],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Train the network from several seeds, each from the policy's schedules."""
+    config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
+    cost = CostModel.from_dict(policy.manifest.profile[str(board.steps)])
+    cases = cases_of(config, "train")
+    board.prepare(cases)
+    curves, gains = [], []
+    for seed in track(range(1, options.seeds + 1), "seeds", console=console):
+        setting = Setting(config, board, cost, policy.plans[board.steps])
+        curve: dict[int, float] = {}
+        folder = options.runs / f"seed-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        network = learn(setting, cases, folder, seed=seed, on_episodes=curve.__setitem__)
+        compared = compare(setting, network, select, seed=seed, tick=lambda *_: None)
+        curves.append(sorted(curve.items()))
+        gains.append([found.gain for (budget, _), found in compared.items() if budget])
+    table = np.array(gains)
+    figures["seeds_above_static_count"] = int((table.mean(axis=1) > 0).sum())
+    return {
+        "gain_db": table.tolist(),
+        "iqm_gain_db": _stratified(table, lambda x: trim_mean(x, 0.25, axis=None), rng),
+        "probability_of_improvement": _stratified(
+            table, lambda x: float((x > 0).mean() + (x == 0).mean() / 2), rng
+        ),
+        "paired_gain_of_episodes": curves,
+    }
+
+
+def _stratified(table: Floats, statistic: Any, rng: np.random.Generator) -> dict[str, float]:
+    """Return a statistic of (seeds, budgets) with its 95 % interval, seeds resampled by budget."""
+    seeds, budgets = table.shape
+    drawn = [
+        statistic(table[rng.integers(seeds, size=table.shape), np.arange(budgets)])
+        for _ in range(2000)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"value": float(statistic(table)), "low": float(low), "high": float(high)}
+
+
+def _p5(played: Played) -> float:
+    return float(np.percentile(played.psnr_db, 5))
+
+
+if __name__ == "__main__":
+    main()
