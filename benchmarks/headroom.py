@@ -5,7 +5,8 @@ forecasts of order 1 between and once with reuse. (Half of them compute the last
 do; on this board that wastes a compute, so an opponent bound to it would be too weak.) The table
 lies in `benchmarks/results`; `--rebuild` makes it anew. Static schedules are chosen on one half of
 the prompts, all figures are of the other half. Figures without a kind in their name are those of
-the forecast table; a policy may mix what fills the steps between, so its share may exceed 1.
+the forecast table. A policy may fill the steps between with better forecasts than the table knows,
+so that its share of the headroom may exceed 1 without a decision of its own.
 """
 
 from __future__ import annotations
