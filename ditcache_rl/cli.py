@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--prompts", type=int, help="train prompts to score on, in place of the environment's"
     )
+    search.add_argument("--steps", type=int, help="denoising steps, in place of the environment's")
     search.add_argument("--seed", type=int, default=1, help="seed of the search")
     search.add_argument(
         "--out", type=Path, help="schedule file (default: runs/search/ENV/TIME/schedules.json)"
@@ -228,9 +229,15 @@ def _resuming(options: argparse.Namespace, run: Path) -> list[str]:
 
 
 def _search(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from rich.console import Console
 
     config = load_env(options.env)
+    if options.steps is not None:
+        if options.steps < 3:
+            raise ConfigError(f"--steps must be >= 3, received {options.steps}")
+        config = replace(config, steps=[options.steps])
     run = _run_folder(_RUNS / "search" / config.name, options.resume)
 
     from ditcache_rl.control import load_schedules

@@ -48,7 +48,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["eval"], ("--env", "--prompts", "--steps", "--json", "--out", "(default: shapes-ppo)")),
         (
             ["search"],
-            ("--method", "--budgets", "--evaluations", "--prompts", "--seed", "--out", "--resume"),
+            ("--method", "--budgets", "--evaluations", "--prompts", "--steps", "--out", "--resume"),
         ),
         (["list"], ("envs", "policies")),
     ],
@@ -101,6 +101,7 @@ def test_no_policy_at_all_is_an_empty_list(
         (["search", "--method", "clim"], "Did you mean 'climb'?"),
         (["search", "--method", "all", "--budgets", "2"], "--budgets must lie in [0.0357, 1]"),
         (["search", "--evaluations", "0"], "--evaluations must be >= 1, received 0"),
+        (["search", "--steps", "2"], "--steps must be >= 3, received 2"),
         (["search", "--prompts", "0"], "--prompts must lie between 1 and the 256"),
         (["search", "--resume"], "--resume found no run in runs/search/shapes"),
         (["eval", "envs.json"], "shapes-ppo, tiny"),
