@@ -48,7 +48,16 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["eval"], ("--env", "--prompts", "--steps", "--json", "--out", "(default: shapes-ppo)")),
         (
             ["search"],
-            ("--method", "--budgets", "--evaluations", "--prompts", "--steps", "--out", "--resume"),
+            (
+                "--method",
+                "--budgets",
+                "--evaluations",
+                "--prompts",
+                "--steps",
+                "--seed",
+                "--out",
+                "--resume",
+            ),
         ),
         (["list"], ("envs", "policies")),
     ],
