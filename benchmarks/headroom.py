@@ -193,6 +193,8 @@ def _searches(table: Table, board: Board) -> Rows:
     calibration = Calibration(board, table.choose.cases)
     rows: Rows = []
     for name, method in METHODS.items():
+        if name == "fitted":
+            continue  # a table has no forecasts but Newton's
         for evaluations in EVALUATIONS:
             found: dict[int, list[int]] = {budget: [] for budget in BUDGETS}
             for seed in range(_SEEDS):
