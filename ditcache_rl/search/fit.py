@@ -306,9 +306,9 @@ def search_fitted_plan(
     for budget in sorted(budgets):
         first = starts(space, budget, start=start, propose=propose, before=before)
         nodes = climb_nodes(
-            rollouts, [_nodes_of(row) for row in first], evaluations=evaluations, rng=rng
+            rollouts, [nodes_of(row) for row in first], evaluations=evaluations, rng=rng
         )
-        before = plan.patterns[budget] = _row_of(nodes, rollouts.steps)
+        before = plan.patterns[budget] = row_of(nodes, rollouts.steps)
         weights = plan.weights[budget] = rollouts.weights(nodes)
         count = len(cases)
         scored = board.score(cases, [space.modes(before)] * count, [weights] * count)
@@ -318,11 +318,12 @@ def search_fitted_plan(
     return plan
 
 
-def _nodes_of(row: Row) -> Nodes:
+def nodes_of(row: Row) -> Nodes:
+    """Return the steps that a schedule of one site computes."""
     return tuple(np.flatnonzero(row == Mode.COMPUTE).tolist())
 
 
-def _row_of(nodes: Nodes, steps: int) -> Row:
+def row_of(nodes: Nodes, steps: int) -> Row:
     """Fill the steps between computed ones with the mode that uses all that is known there."""
     computed = np.isin(np.arange(steps), nodes)
     known = np.minimum(computed.cumsum(), HISTORY)
@@ -335,7 +336,7 @@ def climb_nodes(
     *,
     evaluations: int,
     rng: np.random.Generator,
-    on_evaluation: Callable[[], None] = lambda: None,
+    on_evaluation: Callable[[Nodes, float], None] = lambda nodes, error: None,
 ) -> Nodes:
     """Climb to the schedule with the least error, moving one or two computed steps at a time.
 
@@ -344,14 +345,14 @@ def climb_nodes(
         first: Where to start; as many computed steps each.
         evaluations: Schedules to score, the first ones included.
         rng: Orders the moves.
-        on_evaluation: Called after each.
+        on_evaluation: Called after each, with its computed steps and its error.
     """
     scores: dict[Nodes, float] = {}
 
     def score(nodes: Nodes) -> float:
         if nodes not in scores:
             scores[nodes] = rollouts.error(nodes)
-            on_evaluation()
+            on_evaluation(nodes, scores[nodes])
         return scores[nodes]
 
     best = min(dict.fromkeys(first), key=score)

@@ -109,31 +109,31 @@ def test_weights_stand_at_skipped_steps_and_use_what_is_known(rollouts: Rollouts
 
 
 def test_a_climb_finds_the_best_of_few(rollouts: Rollouts) -> None:
-    every = [(0, *rest) for rest in itertools.combinations(range(1, STEPS), 2)]
+    every: list[Nodes] = [(0, *rest) for rest in itertools.combinations(range(1, STEPS), 2)]
     errors = {nodes: rollouts.error(nodes) for nodes in every}
-    asked: list[None] = []
+    asked: dict[Nodes, float] = {}
 
     found = climb_nodes(
         rollouts,
         [(0, 1, 2)],
         evaluations=len(every),
         rng=np.random.default_rng(0),
-        on_evaluation=lambda: asked.append(None),
+        on_evaluation=asked.__setitem__,
     )
 
     assert found == min(errors, key=errors.__getitem__)
-    assert len(asked) <= len(every)
+    assert asked == {nodes: errors[nodes] for nodes in asked}
 
 
 def test_a_climb_stops_after_its_evaluations(rollouts: Rollouts) -> None:
-    asked: list[None] = []
+    asked: dict[Nodes, float] = {}
 
     climb_nodes(
         rollouts,
         [(0, 3), (0, 2)],
         evaluations=3,
         rng=np.random.default_rng(0),
-        on_evaluation=lambda: asked.append(None),
+        on_evaluation=asked.__setitem__,
     )
 
     assert len(asked) == 3
