@@ -22,7 +22,8 @@ def options(folder: Path, **changes: Any) -> AnalyzeOptions:
         steps=None,
         prompts=2,
         injection_prompts=1,
-        probes=2,
+        images=2,
+        probes=1,
     )
     return replace(settings, **changes)
 
@@ -53,7 +54,14 @@ def test_sublayers_are_two_sites_of_every_block(tiny_env: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prompts", 0), ("injection_prompts", -1), ("probes", 0), ("steps", 1), ("prompts", 10**6)],
+    [
+        ("prompts", 0),
+        ("injection_prompts", -1),
+        ("images", 0),
+        ("probes", 0),
+        ("steps", 1),
+        ("prompts", 10**6),
+    ],
 )
 def test_numbers_out_of_range_are_refused_before_work(
     name: str, value: int, tiny_env: Path, tmp_path: Path
