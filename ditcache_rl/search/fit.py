@@ -22,15 +22,13 @@ from torch import Tensor
 
 from ditcache_rl.control import Plan
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
+from ditcache_rl.instrument.forecast import weighted_sum
 from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.climb import starts
+from ditcache_rl.search.nodes import Nodes, newton, nodes_of, row_of, weights_of
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.space import Row, Space
-from ditcache_rl.types import HISTORY, Floats, Mode
-
-Nodes = tuple[int, ...]
-"""The steps that a schedule computes, ascending, the first one 0."""
+from ditcache_rl.types import HISTORY, Floats
 
 #: Cases that run together, and on which the last fit is made: a weight is settled by few.
 _PART = 16
@@ -79,7 +77,7 @@ class Rollouts:
         self.board, self.steps = board, board.steps
         self._replays = [Replay(board, part) for part in parts]
         self._sigmas = self._replays[0].sigmas
-        self._targets = [self._trajectory(replay) for replay in self._replays]
+        self._targets = [_trajectory(replay) for replay in self._replays]
         self._states: OrderedDict[Nodes, _State] = OrderedDict()
 
     def error(self, nodes: Nodes) -> float:
@@ -99,8 +97,8 @@ class Rollouts:
             tried = extra + share * correction
             end, _ = self._end(self._states_of(nodes, tried)[-1], nodes, tried)
             if self._error(end) < error:
-                return self._table(nodes, tried)
-        return self._table(nodes, extra)
+                return weights_of(nodes, self._sigmas, tried)
+        return weights_of(nodes, self._sigmas, extra)
 
     def _correction(self, nodes: Nodes, extra: Floats) -> Floats:
         """Return the Gauss-Newton step of all weights; every case counts by its relative error."""
@@ -232,26 +230,9 @@ class Rollouts:
         replay, latents, outputs = part
         latents = replay.advance(known[0], outputs[0], latents)
         for step in range(known[0] + 1, stop):
-            weights = self._newton(known, step) + added
+            weights = newton(known, self._sigmas, step) + added
             latents = replay.advance(step, weighted_sum(outputs, weights[None]), latents)
         return latents
-
-    @torch.no_grad()
-    def _trajectory(self, replay: Replay) -> list[Tensor]:
-        """Return the latents of full compute before every step and after the last one."""
-        latents, last = replay.recorded(), self.steps - 1
-        output, _ = replay.compute(last, latents[last])
-        # Not the last step: solvers of a higher order end with one that has no memory.
-        middle = self.steps // 2
-        once, _, again = (
-            replay.advance(middle, sign * output, latents[middle]) for sign in (1, -1, 1)
-        )
-        if not torch.equal(once, again):
-            raise UnsupportedModelError(
-                "expected a sampler whose steps depend on nothing but latents and output to fit "
-                "forecasts, received one that remembers its last steps or draws noise"
-            )
-        return [*latents, replay.advance(last, output, latents[last])]
 
     def _error(self, latents: Sequence[Tensor]) -> float:
         wrong = [
@@ -260,18 +241,22 @@ class Rollouts:
         ]
         return float(torch.cat(wrong).clamp_min(_TINY).log().mean())
 
-    def _table(self, nodes: Nodes, extra: Floats) -> Floats:
-        """Write weights step by step."""
-        table = np.full((self.steps, HISTORY), np.nan)
-        for gap, (node, stop) in enumerate(itertools.pairwise((*nodes, self.steps))):
-            known = nodes[: gap + 1][::-1][:HISTORY]
-            for step in range(node + 1, stop):
-                table[step] = self._newton(known, step) + extra[gap]
-        return table
 
-    def _newton(self, known: Sequence[int], step: int) -> Floats:
-        order = min(1, len(known) - 1)
-        return newton_weights(self._sigmas[list(known)], float(self._sigmas[step]), order)
+@torch.no_grad()
+def _trajectory(replay: Replay) -> list[Tensor]:
+    """Return the latents of full compute before every step and after the last one."""
+    latents = replay.recorded()
+    last = len(latents) - 1
+    output, _ = replay.compute(last, latents[last])
+    # Not the last step: solvers of a higher order end with one that has no memory.
+    middle = len(latents) // 2
+    once, _, again = (replay.advance(middle, sign * output, latents[middle]) for sign in (1, -1, 1))
+    if not torch.equal(once, again):
+        raise UnsupportedModelError(
+            "expected a sampler whose steps depend on nothing but latents and output to fit "
+            "forecasts, received one that remembers its last steps or draws noise"
+        )
+    return [*latents, replay.advance(last, output, latents[last])]
 
 
 def search_fitted_plan(
@@ -316,18 +301,6 @@ def search_fitted_plan(
         if on_budget is not None:
             on_budget(budget, float(plan.quality[budget, 0]))
     return plan
-
-
-def nodes_of(row: Row) -> Nodes:
-    """Return the steps that a schedule of one site computes."""
-    return tuple(np.flatnonzero(row == Mode.COMPUTE).tolist())
-
-
-def row_of(nodes: Nodes, steps: int) -> Row:
-    """Fill the steps between computed ones with the mode that uses all that is known there."""
-    computed = np.isin(np.arange(steps), nodes)
-    known = np.minimum(computed.cumsum(), HISTORY)
-    return np.where(computed, int(Mode.COMPUTE), known).astype(np.int64)
 
 
 def climb_nodes(

@@ -10,7 +10,8 @@ from torch import Tensor
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.search import METHODS, Board, Calibration, Case, Problem, Replay, Rollouts
-from ditcache_rl.search.fit import Nodes, climb_nodes
+from ditcache_rl.search.fit import climb_nodes
+from ditcache_rl.search.nodes import Nodes
 from ditcache_rl.search.trials import Trials, Weights
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 from tests.pipelines import PROMPTS, assert_close, build_tiny_pipe, draw, draw_under
@@ -41,7 +42,7 @@ def drawn_by_hand(board: Board, nodes: Nodes, weights: Floats) -> Tensor:
     """Run the loop with explicit sums in place of the steps that are skipped."""
     with Replay(board, CASES) as replay:
         latents, outputs = replay.start(), list[Tensor]()
-        for step in range(STEPS):
+        for step in range(board.steps):
             if step in nodes:
                 outputs.insert(0, replay.compute(step, latents)[0])
                 output = outputs[0]
