@@ -60,13 +60,15 @@ class Rollouts:
     Args:
         board: Pipeline and steps.
         cases: What is drawn; their conditioning and full trajectories are recorded first.
+        finer: The same pipeline with more steps, whose final latents the last fit aims at; None for
+            those of the board itself. Every gap is fitted to the board's own latents first.
 
     Raises:
         UnsupportedModelError: If the denoiser is not cached as one site, or the pipeline's loop
             can't be taken apart.
     """
 
-    def __init__(self, board: Board, cases: Sequence[Case]) -> None:
+    def __init__(self, board: Board, cases: Sequence[Case], *, finer: Board | None = None) -> None:
         if board.sites != 1 or not board.blocks or "." in board.blocks:
             raise UnsupportedModelError(
                 "expected a denoiser that is cached as a whole to fit forecasts, received "
@@ -78,6 +80,11 @@ class Rollouts:
         self._replays = [Replay(board, part) for part in parts]
         self._sigmas = self._replays[0].sigmas
         self._targets = [_trajectory(replay) for replay in self._replays]
+        self._goals = (
+            [target[-1] for target in self._targets]
+            if finer is None
+            else [_trajectory(Replay(finer, part))[-1] for part in parts]
+        )
         self._states: OrderedDict[Nodes, _State] = OrderedDict()
 
     def error(self, nodes: Nodes) -> float:
@@ -113,7 +120,7 @@ class Rollouts:
             return correction
         states = self._states_of(nodes, extra, parts=1)
         end = self._end(states[-1], nodes, extra)[0][0]
-        wrong = (self._targets[0][-1] - end).flatten(1).double()
+        wrong = (self._goals[0] - end).flatten(1).double()
         effects = []
         for gap, place in places:
             nudged = extra.copy()
@@ -236,8 +243,8 @@ class Rollouts:
 
     def _error(self, latents: Sequence[Tensor]) -> float:
         wrong = [
-            (reached - target[-1]).flatten(1).double().square().mean(dim=1)
-            for reached, target in zip(latents, self._targets, strict=True)
+            (reached - goal).flatten(1).double().square().mean(dim=1)
+            for reached, goal in zip(latents, self._goals, strict=True)
         ]
         return float(torch.cat(wrong).clamp_min(_TINY).log().mean())
 

@@ -109,6 +109,20 @@ def test_weights_stand_at_skipped_steps_and_use_what_is_known(rollouts: Rollouts
                 assert not weights[step, min(known, HISTORY) :].any()
 
 
+def test_a_fit_may_aim_at_the_end_of_a_finer_trajectory(
+    board: Board, rollouts: Rollouts, tiny_call: dict[str, Any]
+) -> None:
+    finer = Board(board.pipe, 4 * STEPS, sites=1, call=tiny_call, blocks="transformer")
+    truth = drawn_by_hand(finer, tuple(range(finer.steps)), np.zeros((0, HISTORY)))
+    nodes = (0, 2, 4)
+
+    aimed = drawn_by_hand(board, nodes, Rollouts(board, CASES, finer=finer).weights(nodes))
+
+    plain = drawn_by_hand(board, nodes, rollouts.weights(nodes))
+    assert loss(aimed, truth) < loss(plain, truth) - 0.1
+    assert not torch.allclose(aimed, plain)
+
+
 def test_a_climb_finds_the_best_of_few(rollouts: Rollouts) -> None:
     every: list[Nodes] = [(0, *rest) for rest in itertools.combinations(range(1, STEPS), 2)]
     errors = {nodes: rollouts.error(nodes) for nodes in every}
