@@ -213,7 +213,7 @@ def _plot(rows: Sequence[Row]) -> str:
         seen.add(family)
     figure.update_layout(
         template="plotly_white",
-        height=640,
+        height=960,
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
         xaxis={
             "title": "measured speed-up of the pipeline call",
@@ -222,7 +222,15 @@ def _plot(rows: Sequence[Row]) -> str:
             "ticksuffix": "x",
         },
         yaxis={"title": "mean PSNR against the reference (dB)"},
-        legend={"font": {"size": 11}, "groupclick": "toggleitem"},
+        # Below, in as many columns as there is room for, and never more than half of the height.
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "yanchor": "bottom",
+            "y": 0,
+            "font": {"size": 11},
+            "groupclick": "toggleitem",
+        },
     )
     plot: str = figure.to_html(
         full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True}

@@ -16,10 +16,12 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
@@ -32,8 +34,8 @@ from ditcache_rl.instrument import BlockRunner, Upscaler, load_upscaler
 from ditcache_rl.instrument.forecast import newton_weights
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.rl.train_upscaler import draw_pairs, gain_db
-from ditcache_rl.search import Board, Case, board_of, budget_of, cases_of
-from ditcache_rl.search.fit import Rollouts
+from ditcache_rl.search import Board, Case, Rollouts, Space, board_of, budget_of, cases_of
+from ditcache_rl.search.nodes import row_of
 from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
@@ -48,7 +50,9 @@ SHARE = 0.25
 IMAGES = 32
 #: Prompts that weights are fitted on, and that blocks are tried on.
 FITTED, TRIED = 16, 8
-COARSE = (1, 2, 4)
+COARSE = (1, 2, 3, 5)
+#: Prompts and coarse steps of the picture, and how much stronger errors are drawn than they are.
+DRAWN, DRAWN_STEPS, AMPLIFIED = 4, 3, 8
 #: Calls per setting; the first one is not counted.
 CALLS = 9
 QUANTIZED = ("", "int8", "int8-dynamic")
@@ -58,7 +62,9 @@ DAMPED = 0.7
 
 def main() -> None:
     """Measure all, and report."""
-    options = parser(__doc__).parse_args()
+    built = parser(__doc__)
+    built.add_argument("--picture", type=Path, metavar="FILE", help="draw coarse steps to this PNG")
+    options = built.parse_args()
     run = Run()
     config = load_env("shapes")
     pipe = open_pipeline(config.pipeline.source, device=config.pipeline.device)
@@ -71,12 +77,15 @@ def main() -> None:
     ways = found["policy"]
     best = max(ways, key=lambda way: ways[way]["select_db"])
     coarse = coarse_steps(board, config, row.schedule(step_patterns(1)))
+    if options.picture is not None:
+        draw_coarse(board, config, options.picture)
     compressed = compression(config, row.schedule(step_patterns(1)))
     seconds = {name: entry["seconds"] for name, entry in compressed["settings"].items()}
     plain = seconds["full"]
     figures = {
         "best_over_reuse_db_3x": ways[best]["test_db"] - ways["reuse"]["test_db"],
         "sr_over_bilinear_db": coarse["sr_over_bilinear_db"],
+        "sr_over_bilinear_image_db": coarse["sr_over_bilinear_image_db"],
         "int8_cache_speedup_x": plain / seconds["int8-dynamic + cache"],
         "int8_speedup_x": plain / seconds["int8-dynamic"],
         "cache_speedup_x": plain / seconds["cache"],
@@ -102,10 +111,7 @@ def forecasts(board: Board, config: EnvConfig, schedule: Modes) -> dict[str, Any
     for name, nodes in masks.items():
         ways = {way: _table(sigmas, nodes, weigh) for way, weigh in WAYS.items()}
         ways["fitted"] = rollouts.weights(tuple(nodes.tolist()))
-        modes = np.full((STEPS, 1), Mode.REUSE, dtype=np.int8)
-        for step in range(STEPS):  # as many residuals as there are
-            modes[step] = min(int((nodes <= step).sum()), HISTORY)
-        modes[nodes] = Mode.COMPUTE
+        modes = Space(STEPS, 1).modes(row_of(tuple(nodes.tolist()), STEPS))
         found[name] = {
             way: {
                 f"{part}_db": float(_score(board, cases, StaticSchedule(modes, table)))
@@ -174,6 +180,10 @@ def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> d
         board.coarse_steps, board.upscaler = count, upscaler
         quality[name] = _score(board, cases[:IMAGES], controller)
     board.coarse_steps, board.upscaler = 0, None
+    gains = [
+        quality[f"computed, {count} network"] - quality[f"computed, {count} bilinear"]
+        for count in COARSE
+    ]
 
     def call(name: str) -> Callable[[Case], float]:
         controller, count, upscaler = settings[name]
@@ -190,8 +200,25 @@ def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> d
     seconds = _interleaved({name: call(name) for name in settings}, cases)
     return {
         "sr_over_bilinear_db": gain,
+        "sr_over_bilinear_image_db": float(np.mean(gains)),
         "settings": {n: {"seconds": seconds[n], "psnr_db": quality[n]} for n in settings},
     }
+
+
+def draw_coarse(board: Board, config: EnvConfig, path: Path) -> None:
+    """Draw test prompts with coarse steps: reference, bilinear and network beside their errors."""
+    cases = cases_of(config, "test")[:DRAWN]
+    reference = board.references(cases)
+    columns = [reference]
+    board.coarse_steps = DRAWN_STEPS
+    for board.upscaler in (None, load_upscaler(UPSCALER)):
+        images, _ = board.draw_under(StaticSchedule(np.zeros((STEPS, 1), dtype=np.int8)), cases)
+        columns += [images, (AMPLIFIED * (images - reference).abs()).clamp(max=1)]
+    board.coarse_steps, board.upscaler = 0, None
+    rows = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
+    picture = Image.fromarray((255 * rows.permute(1, 2, 0)).round().byte().numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
 
 
 def compression(config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:

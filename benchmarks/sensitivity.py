@@ -1,13 +1,14 @@
 """Do cheap measures of sensitivity tell what really hurts, and what do their grades buy?
 
-Rank correlation is over sites and steps, against injection on the same prompts: one site reuses its
+Rank correlation is over sites and steps, against injection on the same images: one site reuses its
 residual at one step, and the final image is measured. Grades from 10 prompts are compared with
-grades from 40. The graded schedule caches what the transformer returns: steps that are graded high
-compute, the others are forecast and refreshed at intervals. How many are graded high, and what the
-others do, is chosen on train prompts, interval by interval. On test prompts it is timed beside the
-plain pipeline, and its loss is in the article's sense: PSNR of the cached image and of the plain
-one against a common ground truth, the same prompt and seed at four times the steps. Last, a sweep
-of style mixing on a GAN with random weights is timed with and without reuse of its layers.
+grades from 40. The graded schedule caches what the transformer returns: steps that are graded high,
+by the sum over their sites, compute; the others are refreshed at intervals, and forecast in between
+with weights that are fitted on train prompts. How many are graded high is chosen on select prompts,
+interval by interval. On test prompts the schedule is timed beside the plain pipeline, and its loss
+is in the article's sense: PSNR of the cached image and of the plain one against a common ground
+truth, the same prompt and seed at four times the steps. Last, a sweep of style mixing on a GAN with
+random weights is timed with and without reuse of its layers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,14 +26,15 @@ from rich.progress import track
 from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.config import load_env
+from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.control import StaticSchedule, grade_sites, graded_modes
 from ditcache_rl.gan import LatentWalk, StyleGenerator, StyleReuse
 from ditcache_rl.inference import cached, open_pipeline
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.metrics import psnr_db, ssim
-from ditcache_rl.search import Board, Case, cases_of
+from ditcache_rl.search import Board, Case, Rollouts, Space, cases_of
+from ditcache_rl.search.nodes import nodes_of, row_of
 from ditcache_rl.sensitivity import (
     attention_sensitivity,
     gradient_sensitivity,
@@ -41,7 +42,7 @@ from ditcache_rl.sensitivity import (
     rank_correlation,
     typical,
 )
-from ditcache_rl.types import Floats, Mode, Modes
+from ditcache_rl.types import Floats, Mode
 
 if TYPE_CHECKING:
     from benchmarks._report import Run, console, parser
@@ -51,17 +52,19 @@ else:
 Measured = TypeVar("Measured")
 
 STEPS = 28
+#: What is cached where steps are graded.
+DENOISER = "transformer"
 #: Steps of the ground truth over those of the reference.
 FINER = 4
-#: Steps between two refreshes of a medium site: 5 as in the article, and what it takes less.
-EVERY = (5, 3, 2)
-#: Shares of the steps that are graded medium; the others are high.
-SHARES = (0.3, 0.45, 0.6, 0.75)
-#: What a site does between two refreshes.
-BETWEEN = (Mode.REUSE, Mode.FORECAST1, Mode.FORECAST2)
-#: A schedule may lose this much on train prompts: half of what it may lose on others, so that
+#: Steps between two refreshes of a medium step: 5 as in the article, and less.
+EVERY = (5, 3)
+#: Shares of the steps that are graded medium, the largest first; the others are high.
+SHARES = (0.75, 0.6, 0.45, 0.36, 0.3)
+#: A schedule may lose this much on select prompts: half of what it may lose on others, so that
 #: what differs between prompts has room.
 MOST_LOSS_DB = 0.15
+#: Prompts that forecasts are fitted on, and that a share is chosen on.
+FITTED, CHOSEN = 16, 16
 
 
 class Amounts(NamedTuple):
@@ -70,15 +73,15 @@ class Amounts(NamedTuple):
     prompts: int
     """For the analysis; grades are compared with those of the largest of `SIZES`."""
     injection: int
-    train: int
-    """To choose the graded schedule on."""
     test: int
     pairs: int
 
 
-FULL, QUICK = Amounts(10, 2, 16, 32, 40), Amounts(10, 1, 8, 16, 10)
-#: Random images per prompt where many prompts are averaged.
-FEWER = 4
+FULL, QUICK = Amounts(10, 2, 24, 20), Amounts(10, 1, 16, 10)
+#: Images per prompt, and random images for each, as `ditcache-rl analyze` takes them.
+IMAGES, PROBES = 4, 2
+#: Random images where a single image is compared with injection.
+SURE = 8
 #: Edits per layer from which a sweep of style mixing changes the styles.
 EDITS = 8
 #: Prompts whose grades are laid beside each other.
@@ -96,33 +99,33 @@ def main() -> None:
     source = config.pipeline
     pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
     board = Board(pipe, STEPS, sites=len(find_blocks(pipe.transformer)), call=source.call, rows=32)
-    cases, tests = cases_of(config, "train"), cases_of(config, "test")
-    few = cases[: amounts.prompts]
-    gradient, gradient_s = _clocked("gradient", partial(gradient_sensitivity, board, few))
-    attention, attention_s = _clocked("attention", partial(attention_sensitivity, board, few))
-    injection, injection_s = _clocked(
-        "injection", partial(injection_sensitivity, board, cases[: amounts.injection])
+    cases = cases_of(config, "train", images=IMAGES)
+    few = cases[: amounts.prompts * IMAGES]
+    firsts = cases[::IMAGES]
+    gradient, gradient_s = _clocked(
+        "gradient", partial(gradient_sensitivity, board, few, probes=PROBES)
     )
-    truth, same = typical(injection), slice(amounts.injection)
-    others = cases[amounts.prompts : max(SIZES)]
-    rest, _ = _clocked("others", partial(gradient_sensitivity, board, others, probes=FEWER, seed=1))
+    attention, attention_s = _clocked(
+        "attention", partial(attention_sensitivity, board, firsts[: amounts.prompts])
+    )
+    same = firsts[: amounts.injection]
+    injection, injection_s = _clocked("injection", partial(injection_sensitivity, board, same))
+    sure, _ = _clocked("same", partial(gradient_sensitivity, board, same, probes=SURE, seed=2))
+    truth = typical(injection)
+    others = cases[len(few) : max(SIZES) * IMAGES]
+    rest, _ = _clocked(
+        "others", partial(gradient_sensitivity, board, others, probes=PROBES, seed=1)
+    )
     every = np.concatenate([gradient, rest])
-    by_size = {size: np.nanmean(typical(every[:size]), axis=0) for size in SIZES}
+    by_size = {size: _site_means(every[: size * IMAGES]) for size in SIZES}
     agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
-    tens = [np.nanmean(typical(part), axis=0) for part in np.split(every, max(SIZES) // 10)]
-    whole = Board(pipe, STEPS, sites=1, call=source.call, rows=32, blocks="transformer")
-    by_step, _ = _clocked("steps", partial(gradient_sensitivity, whole, few, probes=FEWER))
-    graded = graded_policies(
-        whole,
-        typical(by_step)[:, 0],
-        cases[: amounts.train],
-        tests[: amounts.test],
-        amounts.pairs,
-    )
+    tens = [_site_means(part) for part in np.split(every, max(SIZES) // 10)]
+    whole = Board(pipe, STEPS, sites=1, call=source.call, rows=32, blocks=DENOISER)
+    graded = graded_policies(whole, config, typical(gradient.sum(axis=2)), amounts)
     mixing = style_mixing(amounts.pairs)
     figures = {
-        "spearman_gradient": rank_correlation(typical(gradient[same]), truth),
-        "spearman_attention": rank_correlation(typical(attention.drift[same]), truth),
+        "spearman_gradient": rank_correlation(typical(sure), truth),
+        "spearman_attention": rank_correlation(typical(attention.drift[: len(same)]), truth),
         "grade_agreement_share": agreement[10],
         "grade_agreement_of_tens_share": float(
             np.mean([_agreement(ten, by_size[max(SIZES)]) for ten in tens])
@@ -138,17 +141,18 @@ def main() -> None:
         "steps": STEPS,
         "sites": board.sites,
         "prompts": amounts.prompts,
+        "images_per_prompt": IMAGES,
         "injection_prompts": amounts.injection,
         "seconds": {"gradient": gradient_s, "attention": attention_s, "injection": injection_s},
-        "spearman_entropy": rank_correlation(typical(attention.entropy[same]), truth),
-        "spearman_gradient_of_all_prompts": rank_correlation(typical(gradient), truth),
+        "spearman_entropy": rank_correlation(typical(attention.entropy[: len(same)]), truth),
+        "spearman_gradient_of_all_images": rank_correlation(typical(gradient), truth),
         "spearman_gradient_of_site_means": rank_correlation(
-            np.nanmean(typical(gradient[same]), axis=0), np.nanmean(truth, axis=0)
+            _site_means(sure), np.nanmean(truth, axis=0)
         ),
         "spearman_injection_between_halves": _between_halves(injection),
         "agreement_with_40_prompts": {str(size): share for size, share in agreement.items()},
-        "site_sensitivity_by_prompt": np.nanmean(every, axis=1).tolist(),
-        "site_injection_by_prompt": np.nanmean(injection, axis=1).tolist(),
+        "site_sensitivity_by_image": np.nanmean(every, axis=1).tolist(),
+        "site_injection_by_image": np.nanmean(injection, axis=1).tolist(),
         "graded": {str(every): row for every, row in graded.items()},
         "style_mixing": mixing,
     }
@@ -164,6 +168,10 @@ def _clocked(name: str, measure: Callable[[], Measured]) -> tuple[Measured, floa
     return found, seconds
 
 
+def _site_means(images: Floats) -> Floats:
+    return np.asarray(np.nanmean(typical(images), axis=0))
+
+
 def _agreement(few: Floats, many: Floats) -> float:
     return float((grade_sites(few) == grade_sites(many)).mean())
 
@@ -177,46 +185,42 @@ def _between_halves(injection: Floats) -> float | None:
 
 
 def graded_policies(
-    board: Board,
-    sensitivity: Floats,
-    train: Sequence[Case],
-    test: Sequence[Case],
-    pairs: int,
+    board: Board, config: EnvConfig, sensitivity: Floats, amounts: Amounts
 ) -> dict[int, dict[str, Any]]:
-    """Choose graded schedules on train prompts, and tell on test prompts what they gain and lose.
+    """Choose graded schedules, and tell on test prompts what they gain and lose.
 
     Args:
         board: Pipeline, steps and one site.
+        config: For the prompts.
         sensitivity: (steps,); nan at the first, which is then high.
-        train: What candidates are compared on.
-        test: What the chosen ones are measured on.
-        pairs: How often they are timed.
+        amounts: How many test prompts, and how often they are timed.
     """
-    finer = Board(board.pipe, FINER * STEPS, sites=1, call=board.call, rows=board.rows)
-    found, chosen = {}, {}
+    train, select, test = (cases_of(config, part) for part in ("train", "select", "test"))
+    finer = Board(
+        board.pipe, FINER * STEPS, sites=1, call=board.call, rows=board.rows, blocks=DENOISER
+    )
+    rollouts = Rollouts(board, train[:FITTED], finer=finer)
+    found: dict[int, dict[str, Any]] = {}
+    chosen: dict[int, StaticSchedule] = {}
     for every in EVERY:
         rows: list[dict[str, Any]] = []
-        for share, between in track(
-            list(product(SHARES, BETWEEN)), f"refresh {every}", console=console, transient=True
-        ):
+        for share in track(SHARES, f"refresh {every}", console=console, transient=True):
             grades = grade_sites(sensitivity, low=0, high=share)
-            modes = graded_modes(grades[:, None], STEPS, medium_every=every, between=between)
-            rows.append({"medium_share": share, "between": between.name, "modes": modes})
-            rows[-1] |= _quality(board, finer, modes, train)
-        fit = [row for row in rows if row["loss_db"] <= MOST_LOSS_DB]
-        best = (
-            min(fit, key=lambda row: (row["compute_share"], row["loss_db"]))
-            if fit
-            else min(rows, key=lambda row: row["loss_db"])
-        )
-        chosen[every] = best["modes"]
-        for row in rows:
-            row["modes"] = row["modes"][:, 0].tolist()
-        found[every] = _quality(board, finer, chosen[every], test) | {
-            "chosen": best,
-            "candidates_on_train_prompts": rows,
+            modes = graded_modes(grades[:, None], STEPS, medium_every=every)
+            nodes = nodes_of(modes[:, 0].astype(np.int64))
+            filled = Space(STEPS, 1).modes(row_of(nodes, STEPS))
+            schedule = StaticSchedule(filled, rollouts.weights(nodes))
+            quality = _quality(board, finer, schedule, select[:CHOSEN])
+            rows.append({"medium_share": share, "computed": nodes} | quality)
+            if len(rows) == 1 or quality["loss_db"] <= min(row["loss_db"] for row in rows):
+                chosen[every] = schedule
+            if quality["loss_db"] <= MOST_LOSS_DB:
+                break
+        found[every] = _quality(board, finer, chosen[every], test[: amounts.test]) | {
+            "candidates_on_select_prompts": rows
         }
-    options: list[Modes | None] = [None, *chosen.values()]
+    options: list[StaticSchedule | None] = [None, *chosen.values()]
+    pairs = amounts.pairs
     seconds = np.empty((pairs, len(options)))
     for pair in track(range(pairs), "time", console=console, transient=True):
         for turn in range(len(options)):
@@ -261,9 +265,11 @@ def style_mixing(pairs: int) -> dict[str, Any]:
     }
 
 
-def _quality(board: Board, finer: Board, modes: Modes, cases: Sequence[Case]) -> dict[str, Any]:
+def _quality(
+    board: Board, finer: Board, schedule: StaticSchedule, cases: Sequence[Case]
+) -> dict[str, Any]:
     truth, reference = finer.references(cases), board.references(cases)
-    cached = _draw(board, modes, cases)
+    cached = _draw(board, schedule, cases)
     plain, own = psnr_db(reference, truth), psnr_db(cached, truth)
     return {
         "loss_db": float((plain - own).mean()),
@@ -271,28 +277,26 @@ def _quality(board: Board, finer: Board, modes: Modes, cases: Sequence[Case]) ->
         "graded_to_truth_db": float(own.mean()),
         "graded_to_reference_db": float(psnr_db(cached, reference).mean()),
         "graded_to_reference_ssim": float(ssim(cached, reference).mean()),
-        "compute_share": float((modes == Mode.COMPUTE).mean()),
+        "compute_share": float((schedule.modes == Mode.COMPUTE).mean()),
         "images": len(cases),
     }
 
 
-def _draw(board: Board, modes: Modes, cases: Sequence[Case]) -> Tensor:
+def _draw(board: Board, schedule: StaticSchedule, cases: Sequence[Case]) -> Tensor:
     images = []
     for start in range(0, len(cases), board.rows):
         part = cases[start : start + board.rows]
-        images.append(board.draw_under(StaticSchedule(modes), part)[0])
+        images.append(board.draw_under(schedule, part)[0])
     return torch.cat(images)
 
 
-def _timed(board: Board, modes: Modes | None, case: Sequence[Case]) -> float:
+def _timed(board: Board, schedule: StaticSchedule | None, case: Sequence[Case]) -> float:
     """Return the seconds of one call; attaching is outside of the clock."""
-    if modes is None:
+    if schedule is None:
         started = time.perf_counter()
         board.draw(case)
         return time.perf_counter() - started
-    with BlockRunner(
-        board.pipe, StaticSchedule(modes), TieredCache(), sites=board.sites, blocks=board.blocks
-    ):
+    with BlockRunner(board.pipe, schedule, TieredCache(), sites=board.sites, blocks=board.blocks):
         started = time.perf_counter()
         board.draw(case)
         return time.perf_counter() - started

@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     analyze.add_argument("--steps", type=int, help="denoising steps, in place of the environment's")
     analyze.add_argument("--prompts", type=int, default=10, help="train prompts to measure on")
-    analyze.add_argument("--probes", type=int, default=16, help="random images per prompt")
+    analyze.add_argument("--images", type=int, default=4, help="images per prompt")
+    analyze.add_argument("--probes", type=int, default=2, help="random images per image")
     analyze.add_argument(
         "--injection-prompts",
         type=int,
@@ -280,6 +281,7 @@ def _analyze(options: argparse.Namespace) -> int:
         steps=options.steps,
         prompts=options.prompts,
         injection_prompts=options.injection_prompts,
+        images=options.images,
         probes=options.probes,
     )
     found = analyze(config, settings, console=Console(stderr=True))

@@ -19,7 +19,7 @@ from ditcache_rl.evaluate.figures import plot_sensitivity
 from ditcache_rl.inference import model_identity, open_configured
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.search import Board, Case, cases_of
+from ditcache_rl.search import Board, cases_of
 from ditcache_rl.sensitivity import (
     SUBLAYERS,
     SensitivityMap,
@@ -45,7 +45,9 @@ class AnalyzeOptions:
         steps: Denoising steps; None for the first of the environment.
         prompts: Train prompts for gradient and attention.
         injection_prompts: Train prompts for injection, which is far dearer; 0 leaves it out.
-        probes: Random images per prompt for the gradient.
+        images: Per prompt, each with a seed of its own, for the gradient. What differs between
+            images hardly depends on the prompt, so that several settle the grades of few prompts.
+        probes: Random images per image for the gradient.
     """
 
     out: Path
@@ -54,6 +56,7 @@ class AnalyzeOptions:
     steps: int | None
     prompts: int
     injection_prompts: int
+    images: int
     probes: int
 
     def check(self, config: EnvConfig) -> None:
@@ -66,6 +69,7 @@ class AnalyzeOptions:
         for name, value, least, most in (
             ("prompts", self.prompts, 1, available),
             ("injection-prompts", self.injection_prompts, 0, available),
+            ("images", self.images, 1, 99),
             ("probes", self.probes, 1, 1024),
             ("steps", self.steps or config.steps[0], 2, 1000),
             ("sites", self.sites or 1, 1, 1000),
@@ -98,7 +102,6 @@ def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> 
         call=config.pipeline.call,
         rows=config.ppo.rows,
     )
-    cases = cases_of(config, "train")
     measures: dict[str, Floats] = {}
     prompts: dict[str, int] = {}
     seconds: dict[str, float] = {}
@@ -111,7 +114,7 @@ def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> 
         TimeRemainingColumn(),
         console=console,
     ) as bar:
-        for name, count, images, measure in _measures(board, cases, options):
+        for name, count, images, measure in _measures(config, board, options):
             if not count:
                 continue
             task = bar.add_task(name, total=images)
@@ -143,19 +146,21 @@ def _site_names(count: int, sublayers: bool) -> list[str]:
 
 
 def _measures(
-    board: Board, cases: list[Case], options: AnalyzeOptions
+    config: EnvConfig, board: Board, options: AnalyzeOptions
 ) -> list[tuple[str, int, int, Callable[[Callable[[int], None]], Floats]]]:
     """List name, prompts, images and function of every measure."""
+    cases = cases_of(config, "train")
     few, fewer = cases[: options.prompts], cases[: options.injection_prompts]
+    many = cases_of(config, "train", images=options.images)[: options.prompts * options.images]
     sublayers = options.sublayers
     cells = (board.steps - 1) * count_sites(board, sublayers=sublayers)
     return [
         (
             "gradient",
             len(few),
-            len(few) * options.probes,
+            len(many) * options.probes,
             lambda tell: gradient_sensitivity(
-                board, few, sublayers=sublayers, probes=options.probes, on_rows=tell
+                board, many, sublayers=sublayers, probes=options.probes, on_rows=tell
             ),
         ),
         (

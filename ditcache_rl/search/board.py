@@ -22,6 +22,8 @@ from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.types import Floats, Modes
 
 _NO_CAPS = Caps()
+#: Seeds of the images of one prompt lie so far apart; no part has as many prompts.
+_ROUND = 100_000
 
 
 class Case(NamedTuple):
@@ -203,7 +205,17 @@ def caps_of(config: EnvConfig, pipe: Any) -> Caps:
     return caps._replace(device_bytes=asked)
 
 
-def cases_of(config: EnvConfig, part: str) -> list[Case]:
-    """List prompts of a part with their seeds."""
+def cases_of(config: EnvConfig, part: str, *, images: int = 1) -> list[Case]:
+    """List prompts of a part with their seeds; those of one prompt lie one after the other.
+
+    Args:
+        config: The environment.
+        part: `train`, `select` or `test`.
+        images: Per prompt.
+    """
     first: int = getattr(config.seeds, part)
-    return [Case(prompt, first + index) for index, prompt in enumerate(config.read_prompts(part))]
+    return [
+        Case(prompt, first + index + turn * _ROUND)
+        for index, prompt in enumerate(config.read_prompts(part))
+        for turn in range(images)
+    ]

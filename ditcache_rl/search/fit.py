@@ -22,15 +22,13 @@ from torch import Tensor
 
 from ditcache_rl.control import Plan
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
+from ditcache_rl.instrument.forecast import weighted_sum
 from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.climb import starts
+from ditcache_rl.search.nodes import Nodes, newton, nodes_of, row_of, weights_of
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.space import Row, Space
-from ditcache_rl.types import HISTORY, Floats, Mode
-
-Nodes = tuple[int, ...]
-"""The steps that a schedule computes, ascending, the first one 0."""
+from ditcache_rl.types import HISTORY, Floats
 
 #: Cases that run together, and on which the last fit is made: a weight is settled by few.
 _PART = 16
@@ -62,13 +60,15 @@ class Rollouts:
     Args:
         board: Pipeline and steps.
         cases: What is drawn; their conditioning and full trajectories are recorded first.
+        finer: The same pipeline with more steps, whose final latents the last fit aims at; None for
+            those of the board itself. Every gap is fitted to the board's own latents first.
 
     Raises:
         UnsupportedModelError: If the denoiser is not cached as one site, or the pipeline's loop
             can't be taken apart.
     """
 
-    def __init__(self, board: Board, cases: Sequence[Case]) -> None:
+    def __init__(self, board: Board, cases: Sequence[Case], *, finer: Board | None = None) -> None:
         if board.sites != 1 or not board.blocks or "." in board.blocks:
             raise UnsupportedModelError(
                 "expected a denoiser that is cached as a whole to fit forecasts, received "
@@ -79,7 +79,12 @@ class Rollouts:
         self.board, self.steps = board, board.steps
         self._replays = [Replay(board, part) for part in parts]
         self._sigmas = self._replays[0].sigmas
-        self._targets = [self._trajectory(replay) for replay in self._replays]
+        self._targets = [_trajectory(replay) for replay in self._replays]
+        self._goals = (
+            [target[-1] for target in self._targets]
+            if finer is None
+            else [_trajectory(Replay(finer, part))[-1] for part in parts]
+        )
         self._states: OrderedDict[Nodes, _State] = OrderedDict()
 
     def error(self, nodes: Nodes) -> float:
@@ -99,8 +104,8 @@ class Rollouts:
             tried = extra + share * correction
             end, _ = self._end(self._states_of(nodes, tried)[-1], nodes, tried)
             if self._error(end) < error:
-                return self._table(nodes, tried)
-        return self._table(nodes, extra)
+                return weights_of(nodes, self._sigmas, tried)
+        return weights_of(nodes, self._sigmas, extra)
 
     def _correction(self, nodes: Nodes, extra: Floats) -> Floats:
         """Return the Gauss-Newton step of all weights; every case counts by its relative error."""
@@ -115,7 +120,7 @@ class Rollouts:
             return correction
         states = self._states_of(nodes, extra, parts=1)
         end = self._end(states[-1], nodes, extra)[0][0]
-        wrong = (self._targets[0][-1] - end).flatten(1).double()
+        wrong = (self._goals[0] - end).flatten(1).double()
         effects = []
         for gap, place in places:
             nudged = extra.copy()
@@ -232,46 +237,33 @@ class Rollouts:
         replay, latents, outputs = part
         latents = replay.advance(known[0], outputs[0], latents)
         for step in range(known[0] + 1, stop):
-            weights = self._newton(known, step) + added
+            weights = newton(known, self._sigmas, step) + added
             latents = replay.advance(step, weighted_sum(outputs, weights[None]), latents)
         return latents
 
-    @torch.no_grad()
-    def _trajectory(self, replay: Replay) -> list[Tensor]:
-        """Return the latents of full compute before every step and after the last one."""
-        latents, last = replay.recorded(), self.steps - 1
-        output, _ = replay.compute(last, latents[last])
-        # Not the last step: solvers of a higher order end with one that has no memory.
-        middle = self.steps // 2
-        once, _, again = (
-            replay.advance(middle, sign * output, latents[middle]) for sign in (1, -1, 1)
-        )
-        if not torch.equal(once, again):
-            raise UnsupportedModelError(
-                "expected a sampler whose steps depend on nothing but latents and output to fit "
-                "forecasts, received one that remembers its last steps or draws noise"
-            )
-        return [*latents, replay.advance(last, output, latents[last])]
-
     def _error(self, latents: Sequence[Tensor]) -> float:
         wrong = [
-            (reached - target[-1]).flatten(1).double().square().mean(dim=1)
-            for reached, target in zip(latents, self._targets, strict=True)
+            (reached - goal).flatten(1).double().square().mean(dim=1)
+            for reached, goal in zip(latents, self._goals, strict=True)
         ]
         return float(torch.cat(wrong).clamp_min(_TINY).log().mean())
 
-    def _table(self, nodes: Nodes, extra: Floats) -> Floats:
-        """Write weights step by step."""
-        table = np.full((self.steps, HISTORY), np.nan)
-        for gap, (node, stop) in enumerate(itertools.pairwise((*nodes, self.steps))):
-            known = nodes[: gap + 1][::-1][:HISTORY]
-            for step in range(node + 1, stop):
-                table[step] = self._newton(known, step) + extra[gap]
-        return table
 
-    def _newton(self, known: Sequence[int], step: int) -> Floats:
-        order = min(1, len(known) - 1)
-        return newton_weights(self._sigmas[list(known)], float(self._sigmas[step]), order)
+@torch.no_grad()
+def _trajectory(replay: Replay) -> list[Tensor]:
+    """Return the latents of full compute before every step and after the last one."""
+    latents = replay.recorded()
+    last = len(latents) - 1
+    output, _ = replay.compute(last, latents[last])
+    # Not the last step: solvers of a higher order end with one that has no memory.
+    middle = len(latents) // 2
+    once, _, again = (replay.advance(middle, sign * output, latents[middle]) for sign in (1, -1, 1))
+    if not torch.equal(once, again):
+        raise UnsupportedModelError(
+            "expected a sampler whose steps depend on nothing but latents and output to fit "
+            "forecasts, received one that remembers its last steps or draws noise"
+        )
+    return [*latents, replay.advance(last, output, latents[last])]
 
 
 def search_fitted_plan(
@@ -306,9 +298,9 @@ def search_fitted_plan(
     for budget in sorted(budgets):
         first = starts(space, budget, start=start, propose=propose, before=before)
         nodes = climb_nodes(
-            rollouts, [_nodes_of(row) for row in first], evaluations=evaluations, rng=rng
+            rollouts, [nodes_of(row) for row in first], evaluations=evaluations, rng=rng
         )
-        before = plan.patterns[budget] = _row_of(nodes, rollouts.steps)
+        before = plan.patterns[budget] = row_of(nodes, rollouts.steps)
         weights = plan.weights[budget] = rollouts.weights(nodes)
         count = len(cases)
         scored = board.score(cases, [space.modes(before)] * count, [weights] * count)
@@ -318,24 +310,13 @@ def search_fitted_plan(
     return plan
 
 
-def _nodes_of(row: Row) -> Nodes:
-    return tuple(np.flatnonzero(row == Mode.COMPUTE).tolist())
-
-
-def _row_of(nodes: Nodes, steps: int) -> Row:
-    """Fill the steps between computed ones with the mode that uses all that is known there."""
-    computed = np.isin(np.arange(steps), nodes)
-    known = np.minimum(computed.cumsum(), HISTORY)
-    return np.where(computed, int(Mode.COMPUTE), known).astype(np.int64)
-
-
 def climb_nodes(
     rollouts: Rollouts,
     first: Sequence[Nodes],
     *,
     evaluations: int,
     rng: np.random.Generator,
-    on_evaluation: Callable[[], None] = lambda: None,
+    on_evaluation: Callable[[Nodes, float], None] = lambda nodes, error: None,
 ) -> Nodes:
     """Climb to the schedule with the least error, moving one or two computed steps at a time.
 
@@ -344,14 +325,14 @@ def climb_nodes(
         first: Where to start; as many computed steps each.
         evaluations: Schedules to score, the first ones included.
         rng: Orders the moves.
-        on_evaluation: Called after each.
+        on_evaluation: Called after each, with its computed steps and its error.
     """
     scores: dict[Nodes, float] = {}
 
     def score(nodes: Nodes) -> float:
         if nodes not in scores:
             scores[nodes] = rollouts.error(nodes)
-            on_evaluation()
+            on_evaluation(nodes, scores[nodes])
         return scores[nodes]
 
     best = min(dict.fromkeys(first), key=score)

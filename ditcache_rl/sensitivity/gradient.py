@@ -40,7 +40,7 @@ def gradient_sensitivity(
     cases: Sequence[CaseT],
     *,
     sublayers: bool = False,
-    probes: int = 16,
+    probes: int = 4,
     rows: int = 8,
     seed: int = 0,
     on_rows: Callable[[int], None] | None = None,
@@ -55,7 +55,8 @@ def gradient_sensitivity(
         cases: What to draw.
         sublayers: Sites are the attentions and feed-forwards of all blocks.
         probes: Random images per case. The estimate of one is off by a factor of a few; 16 rank
-            the cells of one prompt of `shapes` as injection does (.96), 4 less so (.82).
+            the cells of one image of `shapes` as injection does (.96), 4 less so (.82), but many
+            images with few probes each tell more than few with many.
         rows: Most images per call.
         seed: Of the random images.
         on_rows: Hears how many images went forth and back.

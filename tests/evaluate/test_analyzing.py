@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ditcache_rl.config import load_env
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate.analyzing import AnalyzeOptions, agreement, analyze, render_map
 from ditcache_rl.sensitivity import load_map
 from tests.pipelines import BLOCKS
@@ -22,7 +22,8 @@ def options(folder: Path, **changes: Any) -> AnalyzeOptions:
         steps=None,
         prompts=2,
         injection_prompts=1,
-        probes=2,
+        images=2,
+        probes=1,
     )
     return replace(settings, **changes)
 
@@ -53,7 +54,14 @@ def test_sublayers_are_two_sites_of_every_block(tiny_env: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prompts", 0), ("injection_prompts", -1), ("probes", 0), ("steps", 1), ("prompts", 10**6)],
+    [
+        ("prompts", 0),
+        ("injection_prompts", -1),
+        ("images", 0),
+        ("probes", 0),
+        ("steps", 1),
+        ("prompts", 10**6),
+    ],
 )
 def test_numbers_out_of_range_are_refused_before_work(
     name: str, value: int, tiny_env: Path, tmp_path: Path
@@ -62,4 +70,30 @@ def test_numbers_out_of_range_are_refused_before_work(
 
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must lie in"):
         analyze(load_env(tiny_env), wrong, console=Console(file=io.StringIO()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_quantized_weights_forbid_is_left_out_and_the_rest_decides(
+    tiny_env: Path, tmp_path: Path
+) -> None:
+    config = load_env(tiny_env)
+    quantized = replace(config, pipeline=replace(config.pipeline, quantize="int8"))
+    console = Console(file=io.StringIO(), width=300)
+
+    found = analyze(quantized, options(tmp_path), console=console)
+
+    assert list(found.measures) == ["attention", "injection"]
+    assert found.measure == "injection"
+    assert "left out gradient: expected plain" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_an_analysis_that_can_measure_nothing_says_what_to_ask_for(
+    tiny_env: Path, tmp_path: Path
+) -> None:
+    config = load_env(tiny_env)
+    quantized = replace(config, pipeline=replace(config.pipeline, quantize="int8"))
+    settings = options(tmp_path / "out", sublayers=True, injection_prompts=0)
+
+    with pytest.raises(UnsupportedModelError, match="--injection-prompts 2"):
+        analyze(quantized, settings, console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()

@@ -6,10 +6,19 @@ import pytest
 import torch
 
 from ditcache_rl.cache import TieredCache
+from ditcache_rl.config import load_env
 from ditcache_rl.control import AllCompute, EveryK, StaticSchedule
 from ditcache_rl.errors import StateError
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.search import Board, Case, ClimbSettings, board_of, search_plan, spaced_plan
+from ditcache_rl.search import (
+    Board,
+    Case,
+    ClimbSettings,
+    board_of,
+    cases_of,
+    search_plan,
+    spaced_plan,
+)
 from ditcache_rl.types import Mode, Modes, Tier
 from tests.environment import PROMPTS, tiny_config
 
@@ -122,3 +131,12 @@ def test_a_search_on_real_images_is_no_worse_than_its_start(board: Board) -> Non
     )
     total = [q.psnr_db.mean() / 10 + q.ssim.mean() for q in (found, spaced)]
     assert total[0] >= total[1] - 1e-6
+
+
+def test_every_image_of_a_prompt_has_a_seed_of_its_own() -> None:
+    config = load_env("shapes")
+
+    cases = cases_of(config, "train", images=3)
+
+    assert cases[::3] == cases_of(config, "train")
+    assert len({case.seed for case in cases}) == len(cases)

@@ -10,7 +10,8 @@ from torch import Tensor
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.search import METHODS, Board, Calibration, Case, Problem, Replay, Rollouts
-from ditcache_rl.search.fit import Nodes, climb_nodes
+from ditcache_rl.search.fit import climb_nodes
+from ditcache_rl.search.nodes import Nodes
 from ditcache_rl.search.trials import Trials, Weights
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 from tests.pipelines import PROMPTS, assert_close, build_tiny_pipe, draw, draw_under
@@ -41,7 +42,7 @@ def drawn_by_hand(board: Board, nodes: Nodes, weights: Floats) -> Tensor:
     """Run the loop with explicit sums in place of the steps that are skipped."""
     with Replay(board, CASES) as replay:
         latents, outputs = replay.start(), list[Tensor]()
-        for step in range(STEPS):
+        for step in range(board.steps):
             if step in nodes:
                 outputs.insert(0, replay.compute(step, latents)[0])
                 output = outputs[0]
@@ -108,32 +109,46 @@ def test_weights_stand_at_skipped_steps_and_use_what_is_known(rollouts: Rollouts
                 assert not weights[step, min(known, HISTORY) :].any()
 
 
+def test_a_fit_may_aim_at_the_end_of_a_finer_trajectory(
+    board: Board, rollouts: Rollouts, tiny_call: dict[str, Any]
+) -> None:
+    finer = Board(board.pipe, 4 * STEPS, sites=1, call=tiny_call, blocks="transformer")
+    truth = drawn_by_hand(finer, tuple(range(finer.steps)), np.zeros((0, HISTORY)))
+    nodes = (0, 2, 4)
+
+    aimed = drawn_by_hand(board, nodes, Rollouts(board, CASES, finer=finer).weights(nodes))
+
+    plain = drawn_by_hand(board, nodes, rollouts.weights(nodes))
+    assert loss(aimed, truth) < loss(plain, truth) - 0.1
+    assert not torch.allclose(aimed, plain)
+
+
 def test_a_climb_finds_the_best_of_few(rollouts: Rollouts) -> None:
-    every = [(0, *rest) for rest in itertools.combinations(range(1, STEPS), 2)]
+    every: list[Nodes] = [(0, *rest) for rest in itertools.combinations(range(1, STEPS), 2)]
     errors = {nodes: rollouts.error(nodes) for nodes in every}
-    asked: list[None] = []
+    asked: dict[Nodes, float] = {}
 
     found = climb_nodes(
         rollouts,
         [(0, 1, 2)],
         evaluations=len(every),
         rng=np.random.default_rng(0),
-        on_evaluation=lambda: asked.append(None),
+        on_evaluation=asked.__setitem__,
     )
 
     assert found == min(errors, key=errors.__getitem__)
-    assert len(asked) <= len(every)
+    assert asked == {nodes: errors[nodes] for nodes in asked}
 
 
 def test_a_climb_stops_after_its_evaluations(rollouts: Rollouts) -> None:
-    asked: list[None] = []
+    asked: dict[Nodes, float] = {}
 
     climb_nodes(
         rollouts,
         [(0, 3), (0, 2)],
         evaluations=3,
         rng=np.random.default_rng(0),
-        on_evaluation=lambda: asked.append(None),
+        on_evaluation=asked.__setitem__,
     )
 
     assert len(asked) == 3
