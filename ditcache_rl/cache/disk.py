@@ -69,8 +69,11 @@ class DiskTier(SlotTier):
         self._close = weakref.finalize(self, _close_all, io, self.fd, self._direct)
         self._gate = threading.Lock()
         self._inside, self._shut = 0, False
+        #: Bytes of the file: more than the slab while something behind its end is in use.
+        self._length = self.allocator.end
         try:
-            io.allocate(self.fd, max(self.allocator.capacity, _ALIGN))
+            if self._length:
+                io.allocate(self.fd, self._length)
         except OSError:
             self._close()
             raise
@@ -153,15 +156,38 @@ class DiskTier(SlotTier):
 
     def resize(self, cap_bytes: int) -> None:
         """Take more blocks, or give back those at the end that nothing uses."""
-        missing = (cap_bytes - self.allocator.capacity) // _ALIGN * _ALIGN
-        if missing > 0:
-            # The hole between the two slabs is one slot.
-            self._io.allocate(self.fd, self.allocator.reach + _ALIGN + missing)
-            self.allocator.grow(missing)
-        else:
-            self.allocator.cut(cap_bytes)
-            self._io.truncate(self.fd, self.allocator.reach)
+        end = cap_bytes - cap_bytes % _ALIGN
+        if end > self.allocator.end:
+            self._length = max(self._length, end)  # also if only a part of it is to be had
+            self._enter()
+            try:
+                self._io.allocate(self.fd, self._length)
+            except OSError:
+                self._trim()
+                raise
+            finally:
+                self._leave()
+        self.allocator.lay([(0, end)])
         self.cap_bytes = cap_bytes
+        self._trim()
+
+    def settle(self) -> None:
+        """Also give blocks behind the end back, for which it was too early or that failed."""
+        super().settle()
+        if self._length > self.allocator.end:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Cut the file behind the last extent; `settle` tries again what fails."""
+        reach = self.allocator.reach
+        if self._length > reach:
+            with suppress(OSError):
+                self._enter()
+                try:
+                    self._io.truncate(self.fd, reach)
+                    self._length = reach
+                finally:
+                    self._leave()
 
     def make_cold(self) -> None:
         """Make the next reads come from the disk itself."""

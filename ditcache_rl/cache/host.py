@@ -98,13 +98,19 @@ class HostTier(SlotTier):
 
     def resize(self, cap_bytes: int) -> None:
         """Map more memory, or give the pages of free extents back to the system."""
-        missing = (cap_bytes - self.allocator.capacity) // _ALIGN * _ALIGN
-        if missing > 0:
+        spans = [(base, len(array)) for base, _, array in self._maps]
+        missing = cap_bytes - sum(size - size % _ALIGN for _, size in spans)
+        if missing >= _ALIGN:
             mapped = self._map(missing)
-            self._maps.append((self.allocator.grow(missing), *mapped))
-        elif not self._pinned and hasattr(mmap, "MADV_DONTNEED"):
+            base = spans[-1][0] + spans[-1][1]
+            # No extent may lie in two maps: there is a hole between them.
+            self._maps.append((base + 2 * _ALIGN - base % _ALIGN, *mapped))
+            spans.append((self._maps[-1][0], missing))
+        elif cap_bytes < self.cap_bytes and not self._pinned and hasattr(mmap, "MADV_DONTNEED"):
+            self.allocator.lay(spans)
             for start, size in self.allocator.gaps():
                 self._forget(start, size)
+        self.allocator.lay(_first(spans, cap_bytes))
         self.cap_bytes = cap_bytes
 
     def _map(self, nbytes: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
@@ -129,6 +135,17 @@ class HostTier(SlotTier):
         last = min(start - base + size, len(array)) // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first:
             memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _first(spans: list[tuple[int, int]], nbytes: int) -> list[tuple[int, int]]:
+    """Take so many bytes of spans, from the first one on."""
+    taken = []
+    for start, size in spans:
+        taken.append((start, min(size, nbytes)))
+        nbytes -= min(size - size % _ALIGN, nbytes)
+        if nbytes < _ALIGN:
+            break
+    return taken
 
 
 def _register(array: NDArray[np.uint8]) -> None:

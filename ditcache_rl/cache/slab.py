@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ class Allocator:
     first extent that is large enough.
 
     Args:
-        capacity: Bytes of the slab.
+        capacity: Bytes of the slab; `lay` changes them.
         align: Every extent starts and ends at a multiple of it.
 
     Notes:
@@ -24,14 +25,11 @@ class Allocator:
     """
 
     def __init__(self, capacity: int, *, align: int) -> None:
-        self.capacity = capacity - capacity % align
         self._align = align
         self._sizes: dict[int, int] = {}
         self._waiting: defaultdict[int, list[int]] = defaultdict(list)
-        #: No new extent reaches beyond; those that did before a `cut` go one by one.
-        self.end = self.capacity
-        self._gaps: list[tuple[int, int]] = [(0, self.capacity)] if self.capacity else []
         self.used_bytes = 0
+        self.lay([(0, capacity)])
 
     @property
     def free_bytes(self) -> int:
@@ -81,22 +79,30 @@ class Allocator:
         if size > beyond:
             self._gaps.append((offset, size - beyond))
 
-    def grow(self, nbytes: int) -> int:
-        """Add a further slab behind a hole that keeps extents from crossing; return its offset."""
-        nbytes -= nbytes % self._align
-        base = self.reach + self._align
-        self._gaps.append((base, nbytes))
-        self.end = base + nbytes
-        self.capacity += nbytes
-        return base
+    def lay(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Make (offset, size) spans the slab from now on, with the extents in use where they are.
 
-    def cut(self, capacity: int) -> None:
-        """Give up what lies behind a size: what is free now, the rest when it is given back."""
-        self._join()
-        end = min(self.end, capacity - capacity % self._align)
-        kept = [(start, min(size, end - start)) for start, size in self._gaps if start < end]
-        self.capacity -= sum(size for _, size in self._gaps) - sum(size for _, size in kept)
-        self._gaps, self.end = kept, end
+        Args:
+            spans: In order, and apart, unless an extent may lie in two of them. Extents in use lie
+                in one of them or behind the last, which they leave when they are given back.
+        """
+        self._waiting.clear()
+        whole = [(start, size - size % self._align) for start, size in spans]
+        #: No new extent reaches beyond.
+        self.end = max((start + size for start, size in whole), default=0)
+        self._gaps = []
+        used = iter(sorted(self._sizes.items()))
+        offset, taken = next(used, (self.end, 0))
+        for start, size in whole:
+            stop = start + size
+            while offset < stop:
+                if offset > start:
+                    self._gaps.append((start, offset - start))
+                start = offset + taken
+                offset, taken = next(used, (self.end, 0))
+            if start < stop:
+                self._gaps.append((start, stop - start))
+        self.capacity = self.used_bytes + sum(size for _, size in self._gaps)
 
     @property
     def reach(self) -> int:

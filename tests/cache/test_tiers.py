@@ -341,30 +341,6 @@ def test_a_file_without_a_name_of_the_promised_size_and_mode(tmp_path: Path) -> 
         os.fstat(disk.fd)
 
 
-def test_a_smaller_disk_tier_gives_its_blocks_back_and_keeps_what_fits(tmp_path: Path) -> None:
-    cache = TieredCache(0, None, 16 * 4096, cache_dir=tmp_path)
-    disk = cache.slower[Tier.DISK]
-    assert isinstance(disk, DiskTier)
-    entries = {EntryKey(0, 0, site, 0): numbers((1000,), torch.float32, site) for site in range(16)}
-    for key, tensor in entries.items():
-        assert cache.put(key, tensor, Tier.DISK)
-    for key in list(entries)[:13]:
-        cache.discard(key)
-
-    cache.resize(Tier.DISK, 4 * 4096)
-
-    assert disk.held_bytes() <= 4 * 4096
-    assert disk.allocator.reach <= 4 * 4096
-    for key in list(entries)[13:]:
-        found = cache.get(key)
-        assert found is not None
-        assert same_bits(found, entries[key])
-    cache.resize(Tier.DISK, 8 * 4096)
-    assert cache.put(KEY, torch.ones(4096), Tier.DISK)
-    cache.close()
-    assert cache.used_bytes == 0
-
-
 def test_the_least_valuable_goes_down_and_the_most_valuable_stays(tmp_path: Path) -> None:
     cache = TieredCache(4096, 4096, None)
     soon, late, newcomer = (EntryKey(0, 0, site, 0) for site in range(3))
