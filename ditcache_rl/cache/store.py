@@ -150,7 +150,9 @@ class TieredCache:
     @property
     def used_bytes(self) -> int:
         """Bytes held now in all tiers."""
-        return self._inventory.used_bytes
+        with self._lock:
+            self._inventory.flights.settle()  # tensors may have died since the last call
+            return self._inventory.used_bytes
 
     @property
     def looks_ahead(self) -> bool:

@@ -105,6 +105,20 @@ def test_what_is_put_while_a_store_is_closed_is_not_kept(tmp_path: Path) -> None
     assert cache.get(KEY) is None
 
 
+def test_a_tensor_that_outlives_its_store_gives_its_bytes_back() -> None:
+    cache = TieredCache(0, 1 << 20)
+    cache.put(KEY, torch.ones(9), Tier.HOST)
+    found = cache.get(KEY)
+
+    cache.close()
+    assert found is not None
+    assert bool((found == 1).all())
+    assert cache.used_bytes == 64
+    del found
+
+    assert cache.used_bytes == 0
+
+
 class InterruptedIO(SystemIO):
     """Is interrupted from the keyboard while it is asked to be."""
 
