@@ -59,7 +59,7 @@ class DiskTier(SlotTier):
     def __init__(self, cap_bytes: int, folder: Path, io: SystemIO, workers: Workers) -> None:
         super().__init__(cap_bytes, align=_ALIGN)
         self.folder = folder
-        self._io, self._workers = io, workers
+        self.io, self._workers = io, workers
         folder_fd = open_folder(folder)
         try:
             self.fd = io.open_slab(folder_fd, folder)
@@ -89,13 +89,13 @@ class DiskTier(SlotTier):
             if slot.nbytes < _BESIDE_FROM:
                 require_finite(data, check)
                 slot.seal = (xxhash.xxh3_64_intdigest(data.data, seed_of(key, slot.serial, 0)),)
-                write_all(self._io, self.fd, data.data, slot.offset)
+                write_all(self.io, self.fd, data.data, slot.offset)
                 return
             parts = _parts(slot, key)
             # Writers of one file wait for each other, so that two halves would take as long.
             job = self._workers.submit(partial(_check_and_hash, check, data, parts), Urgency.READ)
             try:
-                write_all(self._io, self.fd, data.data, slot.offset)
+                write_all(self.io, self.fd, data.data, slot.offset)
             finally:
                 job.end()
             slot.seal = _outcome(job)
@@ -109,7 +109,7 @@ class DiskTier(SlotTier):
         self._enter()
         try:
             if slot.nbytes < _BESIDE_FROM:
-                read_all(self._io, self.fd, memory.data, slot.offset)
+                read_all(self.io, self.fd, memory.data, slot.offset)
                 found = (xxhash.xxh3_64_intdigest(memory.data, seed_of(key, slot.serial, 0)),)
             elif len(parts := _parts(slot, key)) == 1:
                 found = (self._read_and_hash(room, slot.offset, parts[0]),)
@@ -134,14 +134,14 @@ class DiskTier(SlotTier):
         """Read a part from the page cache if it is there, else from the disk itself."""
         start, stop, seed = part
         if self._direct is not None:
-            cached = self._io.cached_bytes(self.fd, offset + start, stop - start)
+            cached = self.io.cached_bytes(self.fd, offset + start, stop - start)
             if cached is not None and cached < stop - start:
                 self._read_beside_cache(room[start:].data, stop - start, offset + start)
                 return xxhash.xxh3_64_intdigest(room[start:stop].data, seed)
         digest = xxhash.xxh3_64(seed=seed)
         for first in range(start, stop, CHUNK_BYTES):
             chunk = room[first : min(first + CHUNK_BYTES, stop)].data
-            read_all(self._io, self.fd, chunk, offset + first)
+            read_all(self.io, self.fd, chunk, offset + first)
             digest.update(chunk)
         return digest.intdigest()
 
@@ -150,9 +150,9 @@ class DiskTier(SlotTier):
         assert self._direct is not None
         done = 0
         with suppress(InterruptedError):
-            done = self._io.preadv(self._direct, room[: _whole(nbytes)], offset)
+            done = self.io.preadv(self._direct, room[: _whole(nbytes)], offset)
         if done < nbytes:
-            read_all(self._io, self.fd, room[done:nbytes], offset + done)
+            read_all(self.io, self.fd, room[done:nbytes], offset + done)
 
     def resize(self, cap_bytes: int) -> None:
         """Take more blocks, or give back those at the end that nothing uses."""
@@ -161,7 +161,7 @@ class DiskTier(SlotTier):
             self._length = max(self._length, end)  # also if only a part of it is to be had
             self._enter()
             try:
-                self._io.allocate(self.fd, self._length)
+                self.io.allocate(self.fd, self._length)
             except OSError:
                 self._trim()
                 raise
@@ -184,18 +184,18 @@ class DiskTier(SlotTier):
             with suppress(OSError):
                 self._enter()
                 try:
-                    self._io.truncate(self.fd, reach)
+                    self.io.truncate(self.fd, reach)
                     self._length = reach
                 finally:
                     self._leave()
 
     def make_cold(self) -> None:
         """Make the next reads come from the disk itself."""
-        self._io.make_cold(self.fd)
+        self.io.make_cold(self.fd)
 
     def held_bytes(self) -> int:
         """Return what the slab occupies on disk, as the system counts it."""
-        return self._io.held_bytes(self.fd)
+        return self.io.held_bytes(self.fd)
 
     def close(self) -> None:
         """Close the file, which is the end of it, as soon as nobody reads or writes any more.

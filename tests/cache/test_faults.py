@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache, resolve_caps
+from ditcache_rl.cache import TieredCache, ask_caps
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.io import Buffer, SystemIO
 from ditcache_rl.errors import ConfigError
@@ -42,7 +42,7 @@ def test_a_name_that_no_directory_can_have_is_refused_clearly(tmp_path: Path, na
     with pytest.raises(ConfigError, match="cache_dir"):
         TieredCache(None, None, 4096, cache_dir=folder)
     with pytest.raises(ConfigError, match="cache_dir"):
-        resolve_caps(torch.device("cpu"), disk_bytes=4096, cache_dir=folder)
+        ask_caps(torch.device("cpu"), disk_bytes=4096, cache_dir=folder)
 
 
 def test_a_child_that_writes_to_what_it_inherited_harms_no_entry() -> None:
