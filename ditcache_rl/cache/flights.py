@@ -51,8 +51,9 @@ class Flights:
     def end(self, load: Load) -> None:
         """Give back what a load held."""
         self._slower[load.level].unpin(load.slot)
-        self._device.promise(-load.promised)
-        load.promised = 0
+        if load.promised:
+            self._device.promise(-load.promised)
+            load.promised = 0
 
     def land(self, loaded: Loaded) -> None:
         """Keep the source of a copy until it has ended."""

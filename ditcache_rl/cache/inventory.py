@@ -45,7 +45,7 @@ class Inventory:
         stats: Counters.
         ledger: Futures and leases.
         flights: Loads under way.
-        storing: Tokens of writes under way.
+        storing: Slots of writes under way.
         doubts: GPU entries of which it is not known yet whether they are finite.
         closed: Whether nothing may be stored any more.
         largest_bytes: Of the entries so far.
@@ -65,7 +65,7 @@ class Inventory:
         self.stats = CacheStats()
         self.ledger = Ledger()
         self.flights = Flights(self.device, self.slower, self.stats)
-        self.storing: dict[EntryKey, object] = {}
+        self.storing: dict[EntryKey, Slot] = {}
         self.doubts: dict[EntryKey, Doubt] = {}
         self.closed = False
         self.copier = copier or copier_for(device)
@@ -113,6 +113,8 @@ class Inventory:
         self, key: EntryKey, level: Tier, outlook: Outlook | None, *, moved: bool = False
     ) -> None:
         """Note where an entry is from now on, and forget it elsewhere."""
+        if not moved:
+            self.stats.puts += 1
         if self.slower:
             if not moved:  # an older write of that name comes too late; after a move, a newer one
                 self.storing.pop(key, None)
@@ -167,8 +169,10 @@ class Inventory:
 
     def note_peak(self) -> None:
         """Note the bytes held now."""
-        stats, device = self.stats, self.device.used_bytes
-        used = self.used_bytes if self.slower else device
+        stats = self.stats
+        device = used = self.device.used_bytes
+        for tier in self.slower.values():
+            used += tier.allocator.used_bytes
         if used > stats.peak_bytes:
             stats.peak_bytes = used
         if device > stats.peak_device_bytes:

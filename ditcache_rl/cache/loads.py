@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ditcache_rl.cache.codec import CODECS, LOSSLESS
+from ditcache_rl.cache.codec import CODECS
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.load import Load
 from ditcache_rl.cache.moves import Moves
@@ -63,14 +63,14 @@ class Loads:
         inventory = self._inventory
         host = inventory.slower.get(Tier.HOST) if inventory.copier.in_place else None
         slot = None if host is None else host.slot(key)
-        if host is None or slot is None or slot.form.codec != LOSSLESS.name:
+        if host is None or slot is None or slot.form is not None:
             return None
-        payload = host.read(slot, key)
+        tensor = host.read(slot, key)
         inventory.stats.host_hits += 1
         inventory.stats.bytes_read += slot.nbytes
         if outlook is not None:
             inventory.ledger.note(key, outlook)
-        return LOSSLESS.decode(payload, slot.form.shape, slot.form.dtype)
+        return tensor
 
     def take(self, key: EntryKey) -> Load | None:
         """Return the load of an entry, begun ahead or not yet; lock held."""
@@ -93,7 +93,7 @@ class Loads:
         """Return what a load brings, waiting for it no longer than computing would take."""
         inventory, ahead = self._inventory, load.promised > 0
         there = load.job is not None and load.job.done
-        started = time.perf_counter()
+        started = 0.0 if there else time.perf_counter()
         loaded, error = None, None
         try:
             loaded = load.finish(inventory.patience_s(load.slot.nbytes))
@@ -107,8 +107,9 @@ class Loads:
         tensor = None
         if loaded is not None:
             loaded.ticket.wait()
-            form = load.slot.form
-            tensor = CODECS[form.codec].decode(loaded.payload, form.shape, form.dtype)
+            tensor, form = loaded.payload, load.slot.form
+            if form is not None:
+                tensor = CODECS[form.codec].decode(tensor, form.shape, form.dtype)
         with inventory.lock:
             stats = inventory.stats
             if ahead:

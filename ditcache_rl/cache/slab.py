@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Allocator:
@@ -38,7 +39,7 @@ class Allocator:
 
     def rounded(self, nbytes: int) -> int:
         """Return what an extent of so many bytes really takes; never zero."""
-        return -(-max(nbytes, 1) // self._align) * self._align
+        return (-nbytes // self._align * -self._align) or self._align
 
     def take(self, nbytes: int, most: int | None = None) -> int | None:
         """Return the offset of a new extent, or None if there is no room for it.
@@ -47,7 +48,7 @@ class Allocator:
             nbytes: Of its content.
             most: Bytes that may be used, if those are fewer than there are.
         """
-        size = -(-max(nbytes, 1) // self._align) * self._align
+        size = (-nbytes // self._align * -self._align) or self._align
         if most is not None and self.used_bytes + size > most:
             return None
         waiting = self._waiting.get(size)
@@ -151,11 +152,11 @@ class Allocator:
 
 
 class Form(NamedTuple):
-    """What bytes have to become again."""
+    """What a codec makes of a payload again."""
 
+    codec: str
     shape: torch.Size
     dtype: torch.dtype
-    codec: str
 
 
 class Slot:
@@ -164,9 +165,11 @@ class Slot:
     Attributes:
         offset: Of its extent.
         nbytes: Of its payload; the extent may be larger.
-        form: What the payload becomes again.
+        shape: Of its payload.
+        dtype: Of its payload.
+        form: What the payload becomes again; None if it is the entry itself.
         serial: Unlike that of every other slot; part of the checksum.
-        seal: Checksum of the payload, where the tier has one.
+        seal: Checksums of the payload's parts, where the tier has them.
         users: Readers that have pinned it; changed with the store's lock held.
         holds: By identity, what else still needs the extent: references to tensors over it, and
             copies that fill it. Entries are added in any thread, for which a dict needs no lock.
@@ -174,10 +177,23 @@ class Slot:
         tickets: Of the copies that fill it.
     """
 
-    __slots__ = ("dead", "form", "holds", "nbytes", "offset", "seal", "serial", "tickets", "users")
+    __slots__ = (
+        "dead",
+        "dtype",
+        "form",
+        "holds",
+        "nbytes",
+        "offset",
+        "seal",
+        "serial",
+        "shape",
+        "tickets",
+        "users",
+    )
 
-    def __init__(self, offset: int, nbytes: int, form: Form, serial: int) -> None:
-        self.offset, self.nbytes, self.form, self.serial = offset, nbytes, form, serial
+    def __init__(self, offset: int, payload: Tensor, form: Form | None, serial: int) -> None:
+        self.offset, self.nbytes, self.serial = offset, payload.nbytes, serial
+        self.shape, self.dtype, self.form = payload.shape, payload.dtype, form
         self.seal: tuple[int, ...] = ()
         self.users = 0
         self.dead = False
