@@ -24,13 +24,15 @@ def _known(dtype: torch.dtype) -> tuple[torch.dtype, np.dtype[Any]]:
 
 def array_of(tensor: Tensor) -> NDArray[Any]:
     """View a CPU tensor as an array, of integers where numpy does not know its dtype."""
-    known = _known(tensor.dtype)[0]
-    return (tensor if known is tensor.dtype else tensor.view(known)).numpy()
+    try:
+        return tensor.numpy()
+    except TypeError:
+        return tensor.view(_known(tensor.dtype)[0]).numpy()
 
 
 def bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
     """View a contiguous array as (n,) uint8."""
-    return array.reshape(-1).view(np.uint8)
+    return array.ravel().view(np.uint8)
 
 
 def array_over(memory: NDArray[np.uint8], shape: torch.Size, dtype: torch.dtype) -> NDArray[Any]:

@@ -83,24 +83,24 @@ class DiskTier(SlotTier):
     def write(self, slot: Slot, key: EntryKey, payload: Tensor, *, check: bool = False) -> None:
         """Check, hash and write a payload."""
         array = array_of(payload.cpu() if payload.is_cuda else payload)
-        data, dtype = bytes_of(array), slot.dtype
+        data, dtype = bytes_of(array).data, slot.dtype
         self._enter()
         try:
             if slot.nbytes <= _PART_BYTES:
                 if check and not array_is_finite(array, dtype):
                     raise NotFiniteError
-                slot.seal = (xxhash.xxh3_64_intdigest(data.data, seed_of(key, slot.serial, 0)),)
-                write_all(self.io, self.fd, data.data, slot.offset)
+                slot.seal = (xxhash.xxh3_64_intdigest(data, seed_of(key, slot.serial, 0)),)
+                write_all(self.io, self.fd, data, slot.offset)
                 return
 
             def seal(start: int) -> int:
                 part = data[start : start + _PART_BYTES]
-                if check and not array_is_finite(part.view(array.dtype), dtype):
+                if check and not array_is_finite(np.frombuffer(part, array.dtype), dtype):
                     raise NotFiniteError
-                return xxhash.xxh3_64_intdigest(part.data, seed_of(key, slot.serial, start))
+                return xxhash.xxh3_64_intdigest(part, seed_of(key, slot.serial, start))
 
             # Writers of one file wait for each other: who does not write checks and hashes.
-            write = partial(write_all, self.io, self.fd, data.data, slot.offset)
+            write = partial(write_all, self.io, self.fd, data, slot.offset)
             slot.seal = self._share(seal, slot.nbytes, write)
         finally:
             self._leave()
@@ -108,6 +108,7 @@ class DiskTier(SlotTier):
     def read(self, slot: Slot, key: EntryKey) -> Tensor:
         """Read a payload into fresh memory and compare checksums."""
         room, lent = self._buffers.take(slot)
+        found: tuple[int, ...]
         self._enter()
         try:
             if slot.nbytes <= _PART_BYTES:

@@ -85,8 +85,11 @@ class HostTier(SlotTier):
             pairs = [(payload, target)]
             if slot.nbytes > _CHUNK_BYTES:
                 step = _CHUNK_BYTES // slot.dtype.itemsize
-                chunks = payload.view(-1).split(step), target.view(-1).split(step)
-                pairs = list(zip(*chunks, strict=True))
+                sources, rooms = (
+                    torch.split(payload.view(-1), step),
+                    torch.split(target.view(-1), step),
+                )
+                pairs = list(zip(sources, rooms, strict=True))
             for source, room in pairs:
                 if check and not is_finite(source):
                     raise NotFiniteError

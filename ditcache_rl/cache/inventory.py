@@ -48,7 +48,7 @@ class Inventory:
         storing: Slots of writes under way.
         doubts: GPU entries of which it is not known yet whether they are finite.
         closed: Whether nothing may be stored any more.
-        largest_bytes: Of the entries so far.
+        largest_bytes: Of the entries so far, for which `spare_bytes` may have to leave room.
         staging: Whether anybody has asked for loads ahead, which need room on the device.
     """
 
@@ -110,21 +110,34 @@ class Inventory:
         return self.slower[level].slot(key) is entry
 
     def placed(
-        self, key: EntryKey, level: Tier, outlook: Outlook | None, *, moved: bool = False
+        self,
+        key: EntryKey,
+        level: Tier,
+        outlook: Outlook | None,
+        *,
+        moved: bool = False,
+        replaced: bool = False,
     ) -> None:
-        """Note where an entry is from now on, and forget it elsewhere."""
+        """Note where an entry is from now on, and forget it elsewhere.
+
+        Args:
+            key: Its name.
+            level: Its tier.
+            outlook: What is known of its future.
+            moved: Whether it comes from another tier.
+            replaced: Whether that tier had one of this name, so that no other tier has.
+        """
         if not moved:
             self.stats.puts += 1
-        if self.slower:
-            if not moved:  # an older write of that name comes too late; after a move, a newer one
-                self.storing.pop(key, None)
-            if level is not Tier.DEVICE and key in self.device:
+            self.storing.pop(key, None)  # an older write comes too late; after a move, a newer one
+        if self.slower and not replaced:
+            if level is not Tier.DEVICE:
                 self.device.discard(key)
             for other, tier in self.slower.items():
                 if other is not level:
                     tier.discard(key)
-            if self.flights.ahead:
-                self.flights.leave(key)
+        if self.flights.ahead:
+            self.flights.leave(key)
         self.ledger.note(key, outlook)
         self.note_peak()
 
@@ -154,11 +167,6 @@ class Inventory:
             if doubt.refused:
                 self.stats.not_finite += 1
                 self.forget(key)
-
-    def note_size(self, nbytes: int) -> None:
-        """Note the size of an entry, for which `spare_bytes` may have to leave room."""
-        if nbytes > self.largest_bytes:
-            self.largest_bytes = nbytes
 
     def spare_bytes(self) -> int:
         """Return what puts leave free on the device for loads ahead."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from ditcache_rl.cache.codec import LOSSLESS, Codec
+from ditcache_rl.cache.codec import LOSSLESS, Codec, plain
 from ditcache_rl.cache.integrity import NotFiniteError, is_finite
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.placement import Outlook
@@ -42,7 +42,14 @@ class Moves:
         """
         if level is Tier.DEVICE:
             return self._put_fast(key, tensor, outlook)
-        return self._put_slow(level, key, tensor, outlook)
+        if tensor.nbytes > self._inventory.largest_bytes:
+            self._inventory.largest_bytes = tensor.nbytes
+        check = not tensor.is_cuda
+        if self.codec is LOSSLESS:
+            return self._store(level, key, plain(tensor), None, outlook, check=check)
+        if check and not is_finite(tensor):
+            raise NotFiniteError
+        return self._store(level, key, *self._encode(tensor), outlook)
 
     def make_room(self, level: Tier, nbytes: int, worth: float | None, *, spare: int = 0) -> bool:
         """Move entries that are worth less down, or out, until so many bytes fit.
@@ -81,7 +88,7 @@ class Moves:
     def _put_fast(self, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
         inventory, nbytes, spare = self._inventory, tensor.nbytes, 0
         if inventory.slower:
-            inventory.note_size(nbytes)
+            inventory.largest_bytes = max(inventory.largest_bytes, nbytes)
             spare = inventory.spare_bytes()
         with inventory.lock:
             if inventory.closed:
@@ -100,23 +107,11 @@ class Moves:
                 inventory.placed(key, Tier.DEVICE, outlook)
         return kept
 
-    def _put_slow(
-        self, level: Tier, key: EntryKey, tensor: Tensor, outlook: Outlook | None
-    ) -> bool:
-        self._inventory.note_size(tensor.nbytes)
-        check = not tensor.is_cuda
-        if check and self.codec is not LOSSLESS:
-            if not is_finite(tensor):
-                raise NotFiniteError
-            check = False
-        payload, form = self._encode(tensor)
-        return self._store(level, key, payload, form, outlook, check=check)
-
     def _encode(self, tensor: Tensor) -> tuple[Tensor, Form | None]:
         """Return what is stored of an entry in slower tiers, and what that becomes again."""
         codec = self.codec
         if codec is LOSSLESS or not tensor.is_floating_point():
-            return LOSSLESS.encode(tensor), None
+            return plain(tensor), None
         return codec.encode(tensor), Form(codec.name, tensor.shape, tensor.dtype)
 
     def _store(
@@ -147,7 +142,6 @@ class Moves:
         with inventory.lock:
             if inventory.rests(level):
                 return False
-            inventory.flights.settle()
             slot = tier.reserve(payload, form)
             if slot is not None and still is None:
                 inventory.storing[key] = slot
@@ -176,9 +170,9 @@ class Moves:
                 tier.release(slot)
                 inventory.stats.puts += still is None and not inventory.closed
                 return not inventory.closed
-            tier.commit(key, slot)
+            replaced = tier.commit(key, slot)
             inventory.stats.bytes_written += slot.nbytes
-            inventory.placed(key, level, outlook, moved=still is not None)
+            inventory.placed(key, level, outlook, moved=still is not None, replaced=replaced)
         return True
 
     def _reserve_after_room(
@@ -190,10 +184,12 @@ class Moves:
         outlook: Outlook | None,
     ) -> Slot | None:
         """Reserve a slot in a full tier, if the newcomer is worth more than what is there."""
-        if outlook is None:
-            return None
         inventory = self._inventory
         with inventory.lock:
+            inventory.flights.settle()
+            slot = inventory.slower[level].reserve(payload, form)
+            if slot is not None or outlook is None:
+                return slot
             worth = inventory.ledger.worth(key, outlook, payload.nbytes)
         if not self.make_room(level, payload.nbytes, worth):
             return None
@@ -207,8 +203,8 @@ class Moves:
         writes to it any more.
         """
         inventory = self._inventory
-        tier, limit = inventory.slower[level], inventory.patience_s(slot.nbytes)
-        if limit is None or level is not Tier.DISK:
+        tier = inventory.slower[level]
+        if level is not Tier.DISK or (limit := inventory.patience_s(slot.nbytes)) is None:
             try:
                 tier.write(slot, key, payload, check=check)
             except BaseException:

@@ -191,8 +191,10 @@ class Slot:
         "users",
     )
 
-    def __init__(self, offset: int, payload: Tensor, form: Form | None, serial: int) -> None:
-        self.offset, self.nbytes, self.serial = offset, payload.nbytes, serial
+    def __init__(
+        self, offset: int, nbytes: int, payload: Tensor, form: Form | None, serial: int
+    ) -> None:
+        self.offset, self.nbytes, self.serial = offset, nbytes, serial
         self.shape, self.dtype, self.form = payload.shape, payload.dtype, form
         self.seal: tuple[int, ...] = ()
         self.users = 0

@@ -175,8 +175,9 @@ class SlotTier(ABC):
 
     def reserve(self, payload: Tensor, form: Form | None = None) -> Slot | None:
         """Take a slot that no key names yet, or None if there is no room."""
-        offset = self.allocator.take(payload.nbytes, self.cap_bytes)
-        return None if offset is None else Slot(offset, payload, form, next(_SERIALS))
+        nbytes = payload.nbytes
+        offset = self.allocator.take(nbytes, self.cap_bytes)
+        return None if offset is None else Slot(offset, nbytes, payload, form, next(_SERIALS))
 
     def has_room(self, nbytes: int) -> bool:
         """Tell whether a slot of so many bytes could be reserved."""
@@ -186,12 +187,14 @@ class SlotTier(ABC):
         self.allocator.give(offset)
         return True
 
-    def commit(self, key: EntryKey, slot: Slot) -> None:
-        """Give a filled slot its name."""
+    def commit(self, key: EntryKey, slot: Slot) -> bool:
+        """Give a filled slot its name; True if another one had it."""
         old = self._entries.get(key)
         self._entries[key] = slot
-        if old is not None:
-            self.release(old)
+        if old is None:
+            return False
+        self.release(old)
+        return True
 
     def release(self, slot: Slot) -> None:
         """Give a slot back, now or when its last user is gone."""
