@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from ditcache_rl.cache.placement import Outlook
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
 
+#: Loads that wait for room: as many as two visits of a forecast of order 2 read.
+_QUEUED = 6
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,34 +33,49 @@ class Loads:
 
     def __init__(self, inventory: Inventory, moves: Moves) -> None:
         self._inventory, self._moves = inventory, moves
+        #: What is to be loaded ahead when there is room again.
+        self._waiting: deque[EntryKey] = deque()
 
     def prefetch(self, keys: Iterable[EntryKey]) -> None:
-        """Start loads in the order in which they will be read, as far as there is room."""
+        """Start loads in the order in which they will be read, as far as there is room.
+
+        What comes next follows as reads make room.
+        """
         inventory = self._inventory
         if not inventory.looks_ahead:
             return
-        ahead, device = inventory.flights.ahead, inventory.device
         with inventory.lock:
             inventory.staging = True
             inventory.flights.settle()
-            for key in keys:
-                if inventory.closed or key in ahead or key in device:
-                    continue
-                level = inventory.level_of(key)
-                if level is None or (level is Tier.HOST and inventory.copier.in_place):
-                    continue
-                if inventory.sleeps(level):
-                    continue
-                nbytes = inventory.slower[level].size_of(key)
-                if not device.has_room(nbytes):
-                    return
-                load = self._open(key, level)
-                load.promised = nbytes
-                device.promise(nbytes)
-                ahead[key] = load
-                load.start(inventory.workers)
-                inventory.stats.prefetched += 1
+            coming = iter(keys)
+            self._waiting.clear()
+            for key in coming:
+                if not self._start(key):
+                    self._waiting.extend((key, *islice(coming, _QUEUED - 1)))
+                    break
             inventory.note_peak()
+
+    def _start(self, key: EntryKey) -> bool:
+        """Start a load ahead, if there is anything to load; False without room; lock held."""
+        inventory = self._inventory
+        ahead, device = inventory.flights.ahead, inventory.device
+        if inventory.closed or key in ahead or key in device:
+            return True
+        level = inventory.level_of(key)
+        if level is None or (level is Tier.HOST and inventory.copier.in_place):
+            return True
+        if inventory.sleeps(level):
+            return True
+        nbytes = inventory.slower[level].size_of(key)
+        if not device.has_room(nbytes):
+            return False
+        load = self._open(key, level)
+        load.promised = nbytes
+        device.promise(nbytes)
+        ahead[key] = load
+        load.start(inventory.workers)
+        inventory.stats.prefetched += 1
+        return True
 
     def view(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
         """Return a host entry where it lies, if that is all that reading it takes; lock held."""
@@ -128,6 +147,9 @@ class Loads:
             stats.bytes_read += load.slot.nbytes
             inventory.flights.land(loaded)
             wanted = self._keep(load, tensor, outlook)
+            while self._waiting and self._start(self._waiting[0]):
+                self._waiting.popleft()
+            inventory.note_peak()
         if wanted:
             self._promote_after_room(load, tensor, outlook)
         return tensor
