@@ -25,7 +25,8 @@ _LOG = logging.getLogger(__name__)
 _REST = 64
 #: Shortest wait for a call of the disk: below, a machine's scheduling decides and not its disk.
 _PATIENCE_S = 0.1
-#: Entries for which the device tier leaves room, so that loads ahead have somewhere to go.
+#: Entries for which the device tier leaves room, so that loads ahead have somewhere to go. On a CPU
+#: the host tier leaves room for one more, since a forecast of order 2 reads three.
 _STAGED = 2
 
 
@@ -64,7 +65,7 @@ class Inventory:
         self.slower: dict[Tier, SlotTier] = {}
         self.stats = CacheStats()
         self.ledger = Ledger()
-        self.flights = Flights(self.device, self.slower, self.stats)
+        self.flights = Flights(self.slower, self.stats)
         self.storing: dict[EntryKey, Slot] = {}
         self.doubts: dict[EntryKey, Doubt] = {}
         self.closed = False
@@ -81,7 +82,7 @@ class Inventory:
         """Bytes held now in all tiers."""
         used = self.device.used_bytes
         for tier in self.slower.values():
-            used += tier.allocator.used_bytes
+            used += tier.allocator.used_bytes + tier.promised_bytes
         return used
 
     @property
@@ -168,6 +169,14 @@ class Inventory:
                 self.stats.not_finite += 1
                 self.forget(key)
 
+    def stage(self) -> None:
+        """Leave room for loads ahead from now on, where they can be."""
+        self.staging = True
+        disk, host = self.slower.get(Tier.DISK), self.slower.get(Tier.HOST)
+        if disk is not None and host is not None and self.copier.in_place:
+            kept = disk.allocator.rounded(self.largest_bytes)
+            host.kept_bytes = kept if kept <= host.cap_bytes // 4 else 0
+
     def spare_bytes(self) -> int:
         """Return what puts leave free on the device for loads ahead."""
         cap = self.device.cap_bytes
@@ -180,7 +189,7 @@ class Inventory:
         stats = self.stats
         device = used = self.device.used_bytes
         for tier in self.slower.values():
-            used += tier.allocator.used_bytes
+            used += tier.allocator.used_bytes + tier.promised_bytes
         if used > stats.peak_bytes:
             stats.peak_bytes = used
         if device > stats.peak_device_bytes:

@@ -15,6 +15,7 @@ from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.load import Load
 from ditcache_rl.cache.moves import Moves
 from ditcache_rl.cache.placement import Outlook
+from ditcache_rl.cache.tier import DeviceTier, SlotTier
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
 
@@ -45,7 +46,7 @@ class Loads:
         if not inventory.looks_ahead:
             return
         with inventory.lock:
-            inventory.staging = True
+            inventory.stage()
             inventory.flights.settle()
             coming = iter(keys)
             self._waiting.clear()
@@ -67,13 +68,16 @@ class Loads:
         if inventory.sleeps(level):
             return True
         nbytes = inventory.slower[level].size_of(key)
-        if not device.has_room(nbytes):
+        host = inventory.slower.get(Tier.HOST) if inventory.copier.in_place else None
+        room: DeviceTier | SlotTier
+        if device.has_room(nbytes):
+            room = device
+        elif host is not None and host.has_kept(nbytes):
+            room = host  # the same memory
+        else:
             return False
-        load = self._open(key, level)
-        load.promised = nbytes
-        device.promise(nbytes)
-        ahead[key] = load
-        load.start(inventory.workers)
+        ahead[key] = load = self._open(key, level)
+        load.start(inventory.workers, room, nbytes)
         inventory.stats.prefetched += 1
         return True
 
@@ -105,12 +109,12 @@ class Loads:
                 return None
             load = self._open(key, level)
             if level is Tier.DISK and inventory.patience_s(0) is not None:
-                load.start(inventory.workers)
+                load.submit(inventory.workers)
         return load
 
     def finish(self, load: Load, outlook: Outlook | None) -> Tensor | None:
         """Return what a load brings, waiting for it no longer than computing would take."""
-        inventory, ahead = self._inventory, load.promised > 0
+        inventory, ahead = self._inventory, load.room is not None
         there = load.job is not None and load.job.done
         started = 0.0 if there else time.perf_counter()
         loaded, error = None, None

@@ -136,6 +136,8 @@ class SlotTier(ABC):
     def __init__(self, cap_bytes: int, *, align: int) -> None:
         self.cap_bytes = cap_bytes
         self.allocator = Allocator(cap_bytes, align=align)
+        #: Of the cap, what entries leave to loads ahead, and what these take of it now.
+        self.kept_bytes = self.promised_bytes = 0
         self._entries: dict[EntryKey, Slot] = {}
         self._undead: dict[int, Slot] = {}
 
@@ -176,16 +178,25 @@ class SlotTier(ABC):
     def reserve(self, payload: Tensor, form: Form | None = None) -> Slot | None:
         """Take a slot that no key names yet, or None if there is no room."""
         nbytes = payload.nbytes
-        offset = self.allocator.take(nbytes, self.cap_bytes)
+        offset = self.allocator.take(nbytes, self.cap_bytes - self.kept_bytes)
         return None if offset is None else Slot(offset, nbytes, payload, form, next(_SERIALS))
 
     def has_room(self, nbytes: int) -> bool:
         """Tell whether a slot of so many bytes could be reserved."""
-        offset = self.allocator.take(nbytes, self.cap_bytes)
+        offset = self.allocator.take(nbytes, self.cap_bytes - self.kept_bytes)
         if offset is None:
             return False
         self.allocator.give(offset)
         return True
+
+    def has_kept(self, nbytes: int) -> bool:
+        """Tell whether entries have left so many bytes to loads ahead."""
+        promised = self.promised_bytes + nbytes
+        return promised <= self.kept_bytes and self.used_bytes + promised <= self.cap_bytes
+
+    def promise(self, nbytes: int) -> None:
+        """Count bytes of the cap that a load ahead takes; negative when it has ended."""
+        self.promised_bytes += nbytes
 
     def commit(self, key: EntryKey, slot: Slot) -> bool:
         """Give a filled slot its name; True if another one had it."""

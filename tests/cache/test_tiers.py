@@ -167,7 +167,8 @@ class TiersAgainstDict(RuleBasedStateMachine):
             allocator = tier.allocator
             assert allocator.used_bytes + allocator.free_bytes == allocator.capacity
             assert sum(size for _, size in allocator.gaps()) == allocator.free_bytes
-            assert tier.used_bytes <= tier.cap_bytes or self.held
+            taken = tier.used_bytes + tier.promised_bytes
+            assert taken <= tier.cap_bytes or self.held
         assert cache.stats.hits + cache.stats.misses == self.lookups
         for held, expected in self.held:
             assert same_bits(held, expected)
