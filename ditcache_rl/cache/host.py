@@ -85,11 +85,8 @@ class HostTier(SlotTier):
             pairs = [(payload, target)]
             if slot.nbytes > _CHUNK_BYTES:
                 step = _CHUNK_BYTES // slot.dtype.itemsize
-                sources, rooms = (
-                    torch.split(payload.view(-1), step),
-                    torch.split(target.view(-1), step),
-                )
-                pairs = list(zip(sources, rooms, strict=True))
+                ends = [torch.split(end.view(-1), step) for end in (payload, target)]
+                pairs = list(zip(*ends, strict=True))
             for source, room in pairs:
                 if check and not is_finite(source):
                     raise NotFiniteError

@@ -54,7 +54,6 @@ class Loads:
                 if not self._start(key):
                     self._waiting.extend((key, *islice(coming, _QUEUED - 1)))
                     break
-            inventory.note_peak()
 
     def _start(self, key: EntryKey) -> bool:
         """Start a load ahead, if there is anything to load; False without room; lock held."""
@@ -79,6 +78,7 @@ class Loads:
         ahead[key] = load = self._open(key, level)
         load.start(inventory.workers, room, nbytes)
         inventory.stats.prefetched += 1
+        inventory.note_peak()
         return True
 
     def view(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
@@ -153,7 +153,6 @@ class Loads:
             wanted = self._keep(load, tensor, outlook)
             while self._waiting and self._start(self._waiting[0]):
                 self._waiting.popleft()
-            inventory.note_peak()
         if wanted:
             self._promote_after_room(load, tensor, outlook)
         return tensor
