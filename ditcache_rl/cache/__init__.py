@@ -1,6 +1,6 @@
 """Where residuals are kept: device, host and disk under byte caps behind one store."""
 
-from ditcache_rl.cache.caps import Caps, resolve_caps, room_for
+from ditcache_rl.cache.caps import Caps, ask_caps, lower_caps
 from ditcache_rl.cache.codec import CODECS, LOSSLESS, Codec, codec_pays, find_codec
 from ditcache_rl.cache.io import SystemIO
 from ditcache_rl.cache.placement import NEVER, Habit, Outlook, next_uses
@@ -22,11 +22,11 @@ __all__ = [
     "SystemIO",
     "TieredCache",
     "Verdict",
+    "ask_caps",
     "codec_pays",
     "compute_s_per_byte",
     "find_codec",
+    "lower_caps",
     "next_uses",
-    "resolve_caps",
-    "room_for",
     "try_tier",
 ]

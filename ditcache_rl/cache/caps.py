@@ -7,6 +7,7 @@ is an upper bound. What can only be wrong is an error; what is merely too much i
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,10 @@ class Caps(NamedTuple):
     notes: tuple[str, ...] = ()
     """What was lowered, and why."""
 
+    def of(self, level: Tier) -> int | None:
+        """Return the cap of a tier."""
+        return (self.device_bytes, self.host_bytes, self.disk_bytes)[level]
+
 
 def available_host_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
     """Return the main memory that this process can still take: the system's, or its container's."""
@@ -59,30 +64,28 @@ def free_device_bytes(device: torch.device) -> int:
     return int((free + idle) * (1 - _DEVICE_RESERVE))
 
 
-def room_for(level: Tier, device: torch.device, used_bytes: int) -> int:
-    """Return the bytes that a tier in memory can have now, what it uses already included."""
-    if level is Tier.DEVICE:
-        return used_bytes + free_device_bytes(device)
-    return int(_HOST_SHARE * (used_bytes + available_host_bytes()))
+def disk_room(folder: Path, io: SystemIO, used_bytes: int = 0) -> int:
+    """Return the bytes that a disk tier can have beside the reserve of everybody else.
 
-
-def usable_disk_bytes(folder: Path, io: SystemIO) -> int:
-    """Return what a disk has left beyond the reserve of everybody else."""
+    Args:
+        folder: Where it lies.
+        io: System calls.
+        used_bytes: What it has already.
+    """
     total = io.total_bytes(folder)
     reserve = max(_DISK_RESERVE_BYTES, int(_DISK_RESERVE * total))
-    return max(0, io.free_bytes(folder) - min(reserve, total // 2))
+    return used_bytes + io.free_bytes(folder) - min(reserve, total // 2)
 
 
-def resolve_caps(
+def ask_caps(
     device: torch.device,
     *,
     device_bytes: int | str | None = None,
     host_bytes: int | str | None = None,
     disk_bytes: int | str | None = None,
     cache_dir: str | Path | None = None,
-    io: SystemIO | None = None,
 ) -> Caps:
-    """Turn what a user asks for into caps that hold on this machine.
+    """Turn what a user asks for into bytes, whether they are free or not.
 
     Args:
         device: Of the pipeline.
@@ -90,28 +93,18 @@ def resolve_caps(
         host_bytes: The same; None for no host tier.
         disk_bytes: The same, of the disk that `cache_dir` lies on; None for no disk tier.
         cache_dir: Where the disk tier lies.
-        io: System calls.
 
     Raises:
         ConfigError: If a size cannot be read, is not above zero or above what the machine has, or
             if the directory is not fit.
     """
-    io = io or SystemIO()
-    notes: list[str] = []
     caps = Caps()
     if device_bytes is not None:
-        asked = _within(device_bytes, memory_bytes(device), "device_bytes")
-        caps = caps._replace(
-            device_bytes=_lowered(
-                asked, room_for(Tier.DEVICE, device, 0), "device", "is free", notes
-            )
-        )
+        total = memory_bytes(device)
+        caps = caps._replace(device_bytes=_within(device_bytes, total, "device_bytes"))
     if host_bytes is not None:
-        asked = _within(host_bytes, memory_bytes(torch.device("cpu")), "host_bytes")
-        room = room_for(Tier.HOST, device, 0)
-        caps = caps._replace(
-            host_bytes=_lowered(asked, room, "host", "is half of what is available", notes)
-        )
+        total = memory_bytes(torch.device("cpu"))
+        caps = caps._replace(host_bytes=_within(host_bytes, total, "host_bytes"))
     if (disk_bytes is None) != (cache_dir is None):
         raise ConfigError(
             "expected disk_bytes and cache_dir together, received "
@@ -120,17 +113,48 @@ def resolve_caps(
     if disk_bytes is not None and cache_dir is not None:
         folder = Path(cache_dir).expanduser()
         os.close(open_folder(folder))
-        asked = _within(disk_bytes, io.total_bytes(folder), "disk_bytes")
-        room, why = usable_disk_bytes(folder, io), "is free beyond the reserve"
+        asked = _within(disk_bytes, SystemIO().total_bytes(folder), "disk_bytes")
+        caps = caps._replace(disk_bytes=asked, cache_dir=folder)
+    return caps
+
+
+def lower_caps(
+    asked: Caps,
+    device: torch.device,
+    *,
+    used: Mapping[Tier, int] | None = None,
+    io: SystemIO | None = None,
+) -> Caps:
+    """Lower caps to what is free on this machine now, and say so in their notes.
+
+    Args:
+        asked: Upper bounds.
+        device: Of the pipeline.
+        used: Bytes that tiers have already, which are free for them.
+        io: System calls.
+    """
+    used = used or {}
+    notes: list[str] = []
+    device_bytes, host_bytes, disk_bytes, folder, _ = asked
+    if device_bytes is not None:
+        room = used.get(Tier.DEVICE, 0) + free_device_bytes(device)
+        device_bytes = _lowered(device_bytes, room, "device", "is free", notes)
+    host_used, disk_used = used.get(Tier.HOST, 0), used.get(Tier.DISK, 0)
+    if host_bytes is not None:
+        room = int(_HOST_SHARE * (host_used + available_host_bytes()))
+        host_bytes = _lowered(host_bytes, room, "host", "is half of what is available", notes)
+    if disk_bytes is not None and folder is not None:
+        io = io or SystemIO()
+        room, why = disk_room(folder, io, disk_used), "is free beyond the reserve"
         if is_memory(folder):
             notes.append(
                 f"cache_dir {folder} lies in main memory (tmpfs): its bytes count as host bytes"
             )
-            taken = caps.host_bytes or 0
-            memory = max(0, int(_HOST_SHARE * available_host_bytes()) - taken)
-            room, why = min(io.free_bytes(folder), memory), "is available as main memory"
-        caps = caps._replace(disk_bytes=_lowered(asked, room, "disk", why, notes), cache_dir=folder)
-    return caps._replace(notes=tuple(notes))
+            memory = int(_HOST_SHARE * (host_used + disk_used + available_host_bytes()))
+            room = min(disk_used + io.free_bytes(folder), memory - (host_bytes or 0))
+            why = "is available as main memory"
+        disk_bytes = _lowered(disk_bytes, room, "disk", why, notes)
+    return Caps(device_bytes, host_bytes, disk_bytes, folder, tuple(notes))
 
 
 def _within(asked: int | str, total: int, name: str) -> int:
@@ -146,6 +170,7 @@ def _within(asked: int | str, total: int, name: str) -> int:
 
 
 def _lowered(asked: int, room: int, tier: str, why: str, notes: list[str]) -> int:
+    room = max(0, room)
     if asked <= room:
         return asked
     notes.append(f"{tier} tier: {asked} bytes asked for, lowered to the {room} that {why}")

@@ -25,34 +25,26 @@ class Codec(NamedTuple):
 
     name: str
     encode: Callable[[Tensor], Tensor]
-    """Any float tensor to (n,) uint8 on the same device."""
+    """Any float tensor to a contiguous one, of the bytes to be stored, on the same device."""
     decode: Callable[[Tensor, torch.Size, torch.dtype], Tensor]
-    """The inverse, up to `error`."""
+    """The inverse, up to `error`: to a shape and a dtype."""
     error: float
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is, copying only what is not contiguous."""
+    if tensor.requires_grad or not tensor.is_contiguous():
+        return tensor.detach().contiguous()
+    return tensor
 
 
 def to_bytes(tensor: Tensor) -> Tensor:
     """View any tensor as (n,) uint8, copying only what is not contiguous."""
-    if tensor.requires_grad or not tensor.is_contiguous():
-        tensor = tensor.detach().contiguous()
-    return tensor.view(-1).view(torch.uint8)
-
-
-def from_bytes(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Invert `to_bytes`, as a view."""
-    if not payload.numel():
-        return payload.new_empty(shape, dtype=dtype)
-    numbers = payload.view(dtype)
-    # Torch takes twice as long to understand one argument; a scalar has none to give.
-    return numbers.view(*shape) if shape else numbers.view(shape)
+    return plain(tensor).view(-1).view(torch.uint8)
 
 
 def _cast(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    return lambda tensor: to_bytes(tensor.to(dtype))
-
-
-def _uncast(stored: torch.dtype) -> Callable[[Tensor, torch.Size, torch.dtype], Tensor]:
-    return lambda payload, shape, dtype: from_bytes(payload, shape, stored).to(dtype)
+    return lambda tensor: plain(tensor.to(dtype))
 
 
 def _encode_scaled_fp8(tensor: Tensor) -> Tensor:
@@ -95,8 +87,8 @@ def _decode_int8(payload: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tens
 CODECS = {
     codec.name: codec
     for codec in (
-        Codec("none", to_bytes, from_bytes, 0.0),
-        Codec("bf16", _cast(torch.bfloat16), _uncast(torch.bfloat16), 0.002),
+        Codec("none", plain, lambda payload, _, __: payload, 0.0),
+        Codec("bf16", _cast(torch.bfloat16), lambda payload, _, dtype: payload.to(dtype), 0.002),
         Codec("fp8", _encode_scaled_fp8, _decode_scaled_fp8, 0.03),
         Codec("int8", _encode_int8, _decode_int8, 0.008),
     )

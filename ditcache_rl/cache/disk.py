@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ditcache_rl.cache.arrays import array_of, array_over, bytes_of, tensor_over
 from ditcache_rl.cache.folder import open_folder
-from ditcache_rl.cache.integrity import require_finite, seed_of
+from ditcache_rl.cache.integrity import NotFiniteError, array_is_finite, seed_of
 from ditcache_rl.cache.io import SystemIO, read_all, write_all
 from ditcache_rl.cache.slab import Slot
-from ditcache_rl.cache.tier import CHUNK_BYTES, SlotTier
-from ditcache_rl.cache.workers import Job, Urgency, Workers
+from ditcache_rl.cache.tier import SlotTier
+from ditcache_rl.cache.workers import Urgency, Workers
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey
 
 _ALIGN = 4096  # of the page cache and of the file system
-#: From here on a second core reads one half, or hashes what the first one writes; below, handing it
-#: over costs more.
-_SPLIT_FROM = 1 << 20
+#: Bytes that are checked, hashed and moved in one go, so that the second of these finds them in the
+#: core's own cache (1 to 2 MiB today). Of more than one part a second core does its share.
+_PART_BYTES = 1 << 20
+#: From here on it pays to ask whether the page cache has a part.
 _BESIDE_FROM = 1 << 19
 #: From here on memory for loads is kept for the next ones.
 _POOL_FROM = 1 << 16
@@ -59,7 +59,7 @@ class DiskTier(SlotTier):
     def __init__(self, cap_bytes: int, folder: Path, io: SystemIO, workers: Workers) -> None:
         super().__init__(cap_bytes, align=_ALIGN)
         self.folder = folder
-        self._io, self._workers = io, workers
+        self.io, self._workers = io, workers
         folder_fd = open_folder(folder)
         try:
             self.fd = io.open_slab(folder_fd, folder)
@@ -67,57 +67,55 @@ class DiskTier(SlotTier):
             os.close(folder_fd)
         self._direct = io.open_beside_cache(self.fd)
         self._close = weakref.finalize(self, _close_all, io, self.fd, self._direct)
-        self._gate = threading.Lock()
-        self._inside, self._shut = 0, False
+        #: One for each thread that uses the file.
+        self._inside: list[None] = []
+        self._shut = False
+        #: Bytes of the file: more than the slab while something behind its end is in use.
+        self._length = self.allocator.end
         try:
-            io.allocate(self.fd, max(self.allocator.capacity, _ALIGN))
+            if self._length:
+                io.allocate(self.fd, self._length)
         except OSError:
             self._close()
             raise
         self._buffers = _Buffers()
 
-    def write(
-        self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
-    ) -> None:
+    def write(self, slot: Slot, key: EntryKey, payload: Tensor, *, check: bool = False) -> None:
         """Check, hash and write a payload."""
-        data = (payload.cpu() if payload.is_cuda else payload).numpy()
+        array = array_of(payload.cpu() if payload.is_cuda else payload)
+        data, dtype = bytes_of(array).data, slot.dtype
         self._enter()
         try:
-            if slot.nbytes < _BESIDE_FROM:
-                require_finite(data, check)
-                slot.seal = (xxhash.xxh3_64_intdigest(data.data, seed_of(key, slot.serial, 0)),)
-                write_all(self._io, self.fd, data.data, slot.offset)
+            if slot.nbytes <= _PART_BYTES:
+                if check and not array_is_finite(array, dtype):
+                    raise NotFiniteError
+                slot.seal = (xxhash.xxh3_64_intdigest(data, seed_of(key, slot.serial, 0)),)
+                write_all(self.io, self.fd, data, slot.offset)
                 return
-            parts = _parts(slot, key)
-            # Writers of one file wait for each other, so that two halves would take as long.
-            job = self._workers.submit(partial(_check_and_hash, check, data, parts), Urgency.READ)
-            try:
-                write_all(self._io, self.fd, data.data, slot.offset)
-            finally:
-                job.end()
-            slot.seal = _outcome(job)
+
+            def seal(start: int) -> int:
+                part = data[start : start + _PART_BYTES]
+                if check and not array_is_finite(np.frombuffer(part, array.dtype), dtype):
+                    raise NotFiniteError
+                return xxhash.xxh3_64_intdigest(part, seed_of(key, slot.serial, start))
+
+            # Writers of one file wait for each other: who does not write checks and hashes.
+            write = partial(write_all, self.io, self.fd, data, slot.offset)
+            slot.seal = self._share(seal, slot.nbytes, write)
         finally:
             self._leave()
 
     def read(self, slot: Slot, key: EntryKey) -> Tensor:
         """Read a payload into fresh memory and compare checksums."""
-        room, memory = self._buffers.take(slot.nbytes)
+        room, lent = self._buffers.take(slot)
         found: tuple[int, ...]
         self._enter()
         try:
-            if slot.nbytes < _BESIDE_FROM:
-                read_all(self._io, self.fd, memory.data, slot.offset)
-                found = (xxhash.xxh3_64_intdigest(memory.data, seed_of(key, slot.serial, 0)),)
-            elif len(parts := _parts(slot, key)) == 1:
-                found = (self._read_and_hash(room, slot.offset, parts[0]),)
+            if slot.nbytes <= _PART_BYTES:
+                found = (self._read_and_hash(room, slot, key, 0),)
             else:
-                move = partial(self._read_and_hash, room, slot.offset)
-                job = self._workers.submit(partial(move, parts[1]), Urgency.READ)
-                try:
-                    first = move(parts[0])
-                finally:
-                    job.end()
-                found = first, _outcome(job)
+                read = partial(self._read_and_hash, room, slot, key)
+                found = self._share(read, slot.nbytes)
         finally:
             self._leave()
         if found != slot.seal:
@@ -125,62 +123,111 @@ class DiskTier(SlotTier):
                 f"{key}: expected checksum {slot.seal}, received {found} from "
                 f"{slot.nbytes} bytes at {slot.offset} in {self.folder}"
             )
-        return torch.from_numpy(memory)
+        return tensor_over(lent, slot.dtype)
 
-    def _read_and_hash(self, room: NDArray[np.uint8], offset: int, part: _Part) -> int:
-        """Read a part from the page cache if it is there, else from the disk itself."""
-        start, stop, seed = part
-        if self._direct is not None:
-            cached = self._io.cached_bytes(self.fd, offset + start, stop - start)
-            if cached is not None and cached < stop - start:
-                self._read_beside_cache(room[start:].data, stop - start, offset + start)
-                return xxhash.xxh3_64_intdigest(room[start:stop].data, seed)
-        digest = xxhash.xxh3_64(seed=seed)
-        for first in range(start, stop, CHUNK_BYTES):
-            chunk = room[first : min(first + CHUNK_BYTES, stop)].data
-            read_all(self._io, self.fd, chunk, offset + first)
-            digest.update(chunk)
-        return digest.intdigest()
+    def _share(
+        self, do: Callable[[int], int], nbytes: int, first: Callable[[], None] | None = None
+    ) -> tuple[int, ...]:
+        """Do something with each part of an entry, by this thread and a worker if one is free.
+
+        Args:
+            do: Takes the offset of a part and returns its checksum.
+            nbytes: Of the entry.
+            first: What this thread does before it helps.
+        """
+        starts = range(0, nbytes, _PART_BYTES)
+        left, digests = deque(starts), dict.fromkeys(starts, 0)
+
+        def work() -> None:
+            with suppress(IndexError):  # nothing left
+                while True:
+                    start = left.popleft()
+                    digests[start] = do(start)
+
+        job = self._workers.submit(work, Urgency.READ)
+        try:
+            if first is not None:
+                first()
+            work()
+        finally:
+            left.clear()
+            job.end()
+        if job.error is not None:
+            raise job.error
+        return tuple(digests.values())
+
+    def _read_and_hash(self, room: NDArray[np.uint8], slot: Slot, key: EntryKey, start: int) -> int:
+        """Read a part, from the page cache if it is there, else from the disk itself."""
+        nbytes, offset = min(slot.nbytes - start, _PART_BYTES), slot.offset + start
+        part = room[start : start + nbytes].data
+        cached: int | None = nbytes
+        if nbytes >= _BESIDE_FROM and self._direct is not None:
+            cached = self.io.cached_bytes(self.fd, offset, nbytes)
+        if cached is None or cached >= nbytes:
+            read_all(self.io, self.fd, part, offset)
+        else:
+            self._read_beside_cache(room[start:].data, nbytes, offset)
+        return xxhash.xxh3_64_intdigest(part, seed_of(key, slot.serial, start))
 
     def _read_beside_cache(self, room: memoryview, nbytes: int, offset: int) -> None:
         """Read in one go; what comes short of it takes the usual way."""
         assert self._direct is not None
         done = 0
         with suppress(InterruptedError):
-            done = self._io.preadv(self._direct, room[: _whole(nbytes)], offset)
+            done = self.io.preadv(self._direct, room[: _whole(nbytes)], offset)
         if done < nbytes:
-            read_all(self._io, self.fd, room[done:nbytes], offset + done)
+            read_all(self.io, self.fd, room[done:nbytes], offset + done)
 
     def resize(self, cap_bytes: int) -> None:
         """Take more blocks, or give back those at the end that nothing uses."""
-        missing = (cap_bytes - self.allocator.capacity) // _ALIGN * _ALIGN
-        if missing > 0:
-            # The hole between the two slabs is one slot.
-            self._io.allocate(self.fd, self.allocator.reach + _ALIGN + missing)
-            self.allocator.grow(missing)
-        else:
-            self.allocator.cut(cap_bytes)
-            self._io.truncate(self.fd, self.allocator.reach)
+        end = cap_bytes - cap_bytes % _ALIGN
+        if end > self.allocator.end:
+            self._length = max(self._length, end)  # also if only a part of it is to be had
+            self._enter()
+            try:
+                self.io.allocate(self.fd, self._length)
+            except OSError:
+                self._trim()
+                raise
+            finally:
+                self._leave()
+        self.allocator.lay([(0, end)])
         self.cap_bytes = cap_bytes
+        self._trim()
+
+    def settle(self) -> None:
+        """Give blocks behind the end back, for which it was too early or that failed."""
+        if self._length > self.allocator.end:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Cut the file behind the last extent; `settle` tries again what fails."""
+        reach = self.allocator.reach
+        if self._length > reach:
+            with suppress(OSError):
+                self._enter()
+                try:
+                    self.io.truncate(self.fd, reach)
+                    self._length = reach
+                finally:
+                    self._leave()
 
     def make_cold(self) -> None:
         """Make the next reads come from the disk itself."""
-        self._io.make_cold(self.fd)
+        self.io.make_cold(self.fd)
 
     def held_bytes(self) -> int:
         """Return what the slab occupies on disk, as the system counts it."""
-        return self._io.held_bytes(self.fd)
+        return self.io.held_bytes(self.fd)
 
     def close(self) -> None:
         """Close the file, which is the end of it, as soon as nobody reads or writes any more.
 
         Its number may then belong to somebody else's file. Calling it twice is harmless.
         """
-        with self._gate:
-            self._shut = True
-            if self._inside:
-                return
-        self._close()
+        self._shut = True
+        if not self._inside:
+            self._close()
 
     def let_go(self) -> None:
         """Close a forked child's copy of the file, for which nobody there waits.
@@ -190,58 +237,20 @@ class DiskTier(SlotTier):
         self._close()
 
     def _enter(self) -> None:
-        """Keep the file open until `_leave`; raises OSError if it is closed."""
-        with self._gate:
-            if self._shut:
-                raise OSError(errno.EBADF, "the disk tier is closed")
-            self._inside += 1
+        """Keep the file open until `_leave`; raises OSError if it is closed.
+
+        Who enters says so before looking, and who shuts before counting: one of them sees the
+        other, without a lock.
+        """
+        self._inside.append(None)
+        if self._shut:
+            self._leave()
+            raise OSError(errno.EBADF, "the disk tier is closed")
 
     def _leave(self) -> None:
-        with self._gate:
-            self._inside -= 1
-            last = self._shut and not self._inside
-        if last:
+        self._inside.pop()
+        if self._shut and not self._inside:
             self._close()
-
-
-class _Part(NamedTuple):
-    """A part of an entry that has a checksum of its own."""
-
-    start: int
-    stop: int
-    seed: int
-
-
-def _parts(slot: Slot, key: EntryKey) -> list[_Part]:
-    """Divide an entry: a large one in two, which two cores can read."""
-    nbytes, serial = slot.nbytes, slot.serial
-    if nbytes < _SPLIT_FROM:
-        return [_Part(0, nbytes, seed_of(key, serial, 0))]
-    middle = nbytes // 2 // CHUNK_BYTES * CHUNK_BYTES
-    return [
-        _Part(0, middle, seed_of(key, serial, 0)),
-        _Part(middle, nbytes, seed_of(key, serial, 1)),
-    ]
-
-
-def _outcome(job: Job) -> Any:
-    if job.error is not None:
-        raise job.error
-    return job.result
-
-
-def _check_and_hash(
-    check: torch.dtype | None, data: NDArray[np.uint8], parts: Sequence[_Part]
-) -> tuple[int, ...]:
-    digests = []
-    for start, stop, seed in parts:
-        digest = xxhash.xxh3_64(seed=seed)
-        for first in range(start, stop, CHUNK_BYTES):
-            chunk = data[first : min(first + CHUNK_BYTES, stop)]
-            require_finite(chunk, check)
-            digest.update(chunk.data)
-        digests.append(digest.intdigest())
-    return tuple(digests)
 
 
 def _whole(nbytes: int) -> int:
@@ -265,12 +274,12 @@ class _Buffers:
         self._idle: deque[NDArray[np.uint8]] = deque(maxlen=_SPARE_BUFFERS)
         self._lent: dict[int, Any] = {}
 
-    def take(self, nbytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return aligned memory whose contents do not matter, and the part of it that is lent."""
-        if nbytes < _POOL_FROM:
-            small = np.empty(nbytes, dtype=np.uint8)
-            return small, small
-        whole = _whole(nbytes)
+    def take(self, slot: Slot) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Return aligned memory whose contents do not matter, and the payload's view of it."""
+        if slot.nbytes < _POOL_FROM:
+            small = np.empty(slot.nbytes, dtype=np.uint8)
+            return small, array_over(small, slot.shape, slot.dtype)
+        whole = _whole(slot.nbytes)
         room: NDArray[np.uint8] | None = None
         while room is None and self._idle:
             try:
@@ -282,7 +291,8 @@ class _Buffers:
             padded = np.empty(whole + _ALIGN, dtype=np.uint8)
             start = -padded.ctypes.data % _ALIGN
             room = padded[start : start + whole]
-        lent = room[:nbytes]
+        # Torch holds this very array as long as any tensor looks at it, views of views included.
+        lent = array_over(room[: slot.nbytes], slot.shape, slot.dtype)
         reference = weakref.ref(lent, partial(self._back, room))
         self._lent[id(reference)] = reference  # an array has no hash, and so has its reference
         return room, lent

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 from ditcache_rl.cache.load import Load, Loaded
 from ditcache_rl.cache.stats import CacheStats
-from ditcache_rl.cache.tier import DeviceTier, SlotTier
+from ditcache_rl.cache.tier import SlotTier
 from ditcache_rl.cache.transfer import Ticket
 from ditcache_rl.cache.workers import Job
 from ditcache_rl.types import EntryKey, Tier
 
 
 class Flights:
-    """Every load that holds a slot, or bytes of the device, until it is over.
+    """Every load that holds a slot, or bytes under a cap, until it is over.
 
     The store calls it with its lock held.
 
@@ -23,10 +23,8 @@ class Flights:
         back exactly once, by `end`.
     """
 
-    def __init__(
-        self, device: DeviceTier, slower: Mapping[Tier, SlotTier], stats: CacheStats
-    ) -> None:
-        self._device, self._slower, self._stats = device, slower, stats
+    def __init__(self, slower: Mapping[Tier, SlotTier], stats: CacheStats) -> None:
+        self._slower, self._stats = slower, stats
         #: Loads that nobody has asked for yet.
         self.ahead: dict[EntryKey, Load] = {}
         self._left: list[Load] = []
@@ -51,8 +49,9 @@ class Flights:
     def end(self, load: Load) -> None:
         """Give back what a load held."""
         self._slower[load.level].unpin(load.slot)
-        self._device.promise(-load.promised)
-        load.promised = 0
+        if load.room is not None:
+            load.room.promise(-load.promised)
+            load.room = None
 
     def land(self, loaded: Loaded) -> None:
         """Keep the source of a copy until it has ended."""

@@ -5,13 +5,22 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections import deque
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache.integrity import THREADS_FROM, require_finite, require_finite_tensor
+from ditcache_rl.cache.arrays import array_of, array_over, bytes_of, tensor_over
+from ditcache_rl.cache.codec import to_bytes
+from ditcache_rl.cache.integrity import (
+    THREADS_FROM,
+    NotFiniteError,
+    array_is_finite,
+    is_finite,
+)
 from ditcache_rl.cache.slab import Slot
 from ditcache_rl.cache.tier import SlotTier
 from ditcache_rl.cache.transfer import Copier, Ticket
@@ -43,21 +52,23 @@ class HostTier(SlotTier):
         super().__init__(cap_bytes, align=_ALIGN)
         self._copier, self._pinned = copier, pinned
         self._maps = [(0, *self._map(cap_bytes))]
+        # Tensors die in any thread, also in one that holds the store's lock: their callbacks only
+        # append here, and `settle` does the rest.
+        self._released: deque[tuple[Slot, Any]] = deque()
         #: Slots that a copy still fills, with its source.
         self._flying: deque[tuple[Slot, Ticket, Tensor]] = deque()
 
     def settle(self) -> None:
-        """Let go of what copies have held."""
-        if self._released:
-            super().settle()
-        if not self._flying:
-            return
-        for _ in range(len(self._flying)):
-            slot, ticket, source = self._flying.popleft()
-            if ticket.done():
-                self._drop_hold(slot, ticket)
-            else:
-                self._flying.append((slot, ticket, source))
+        """Let go of the slots whose tensors have died, and of what copies have held."""
+        while self._released:
+            self._drop_hold(*self._released.popleft())
+        if self._flying:
+            for _ in range(len(self._flying)):
+                slot, ticket, source = self._flying.popleft()
+                if ticket.done():
+                    self._drop_hold(slot, ticket)
+                else:
+                    self._flying.append((slot, ticket, source))
 
     def land(self) -> None:
         """Wait for the copies that still fill slots, forgotten ones included."""
@@ -65,46 +76,61 @@ class HostTier(SlotTier):
         for _, ticket, _ in list(self._flying):
             ticket.finish()
 
-    def write(
-        self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
-    ) -> None:
+    def write(self, slot: Slot, key: EntryKey, payload: Tensor, *, check: bool = False) -> None:
         """Copy a payload in; on a GPU the copy may still run afterwards, under `slot.tickets`."""
         memory = self._memory(slot)
-        if self._copier.in_place:
-            if slot.nbytes < THREADS_FROM:
-                source = payload.numpy()
-                require_finite(source, check)
-                memory[:] = source
-                return
-            target = torch.from_numpy(memory)
-            for start in range(0, slot.nbytes, _CHUNK_BYTES):
-                chunk = payload[start : start + _CHUNK_BYTES]
-                require_finite_tensor(chunk, check)
-                target[start : start + _CHUNK_BYTES].copy_(chunk)
+        if self._copier.in_place and slot.nbytes >= THREADS_FROM:
+            # Of the same dtype: torch copies bytes more slowly than numbers.
+            target = tensor_over(array_over(memory, slot.shape, slot.dtype), slot.dtype)
+            pairs = [(payload, target)]
+            if slot.nbytes > _CHUNK_BYTES:
+                step = _CHUNK_BYTES // slot.dtype.itemsize
+                ends = [torch.split(end.view(-1), step) for end in (payload, target)]
+                pairs = list(zip(*ends, strict=True))
+            for source, room in pairs:
+                if check and not is_finite(source):
+                    raise NotFiniteError
+                room.copy_(source)
             return
-        if not payload.is_cuda:
-            require_finite(payload.numpy(), check)
-        ticket = self._copier.to_host(payload, torch.from_numpy(memory))
+        if self._copier.in_place:
+            array = array_of(payload)
+            if check and not array_is_finite(array, slot.dtype):
+                raise NotFiniteError
+            memory[:] = bytes_of(array)
+            return
+        if check and not is_finite(payload):
+            raise NotFiniteError
+        ticket = self._copier.to_host(to_bytes(payload), torch.from_numpy(memory))
         if not ticket.done():  # keep both ends until then
             slot.tickets.append(ticket)
             slot.holds[id(ticket)] = ticket
             self._flying.append((slot, ticket, payload))
 
     def read(self, slot: Slot, key: EntryKey) -> Tensor:
-        """Return the bytes where they are."""
+        """Return the payload where it lies; its slot is kept until the tensor's storage dies."""
         if slot.tickets:
             slot.finish()
-        return self._lend(self._memory(slot), slot)
+        # Torch holds this very array as long as any tensor looks at it, views of views included.
+        lent = array_over(self._memory(slot), slot.shape, slot.dtype)
+        reference = weakref.ref(lent, partial(_give_back, self._released, slot))
+        slot.holds[id(reference)] = reference  # an array has no hash, and so has its reference
+        return tensor_over(lent, slot.dtype)
 
     def resize(self, cap_bytes: int) -> None:
         """Map more memory, or give the pages of free extents back to the system."""
-        missing = (cap_bytes - self.allocator.capacity) // _ALIGN * _ALIGN
-        if missing > 0:
+        spans = [(base, len(array)) for base, _, array in self._maps]
+        missing = cap_bytes - sum(size - size % _ALIGN for _, size in spans)
+        if missing >= _ALIGN:
             mapped = self._map(missing)
-            self._maps.append((self.allocator.grow(missing), *mapped))
-        elif not self._pinned and hasattr(mmap, "MADV_DONTNEED"):
+            base = spans[-1][0] + spans[-1][1]
+            # No extent may lie in two maps: there is a hole between them.
+            self._maps.append((base + 2 * _ALIGN - base % _ALIGN, *mapped))
+            spans.append((self._maps[-1][0], missing))
+        elif cap_bytes < self.cap_bytes and not self._pinned and hasattr(mmap, "MADV_DONTNEED"):
+            self.allocator.lay(spans)
             for start, size in self.allocator.gaps():
                 self._forget(start, size)
+        self.allocator.lay(_first(spans, cap_bytes))
         self.cap_bytes = cap_bytes
 
     def _map(self, nbytes: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
@@ -123,12 +149,31 @@ class HostTier(SlotTier):
             base, _, array = next(m for m in reversed(self._maps) if m[0] <= offset)
         return array[offset - base : offset - base + slot.nbytes]
 
+    def _drop_hold(self, slot: Slot, hold: object) -> None:
+        del slot.holds[id(hold)]
+        self._give_if_free(slot)
+
     def _forget(self, start: int, size: int) -> None:
         base, memory, array = next(m for m in reversed(self._maps) if m[0] <= start)
         first = -(-(start - base) // mmap.PAGESIZE) * mmap.PAGESIZE
         last = min(start - base + size, len(array)) // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first:
             memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _give_back(released: deque[tuple[Slot, Any]], slot: Slot, reference: Any) -> None:
+    released.append((slot, reference))
+
+
+def _first(spans: list[tuple[int, int]], nbytes: int) -> list[tuple[int, int]]:
+    """Take so many bytes of spans, from the first one on."""
+    taken = []
+    for start, size in spans:
+        taken.append((start, min(size, nbytes)))
+        nbytes -= min(size - size % _ALIGN, nbytes)
+        if nbytes < _ALIGN:
+            break
+    return taken
 
 
 def _register(array: NDArray[np.uint8]) -> None:

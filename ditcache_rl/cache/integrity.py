@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ditcache_rl.cache.arrays import array_of
 from ditcache_rl.types import EntryKey
 
 #: How to see NaN and Inf in the bits: as which integers, and from which value on, with and without
@@ -23,73 +22,59 @@ _BITS: dict[torch.dtype, tuple[type[Any], type[Any], int, int]] = {
 }
 #: From here on waking torch's threads costs less than they save.
 THREADS_FROM = 1 << 18
-_PLACE = struct.Struct("<6q").pack
-_SQUARED: dict[torch.dtype, type[Any]] = {torch.float64: np.float64, torch.float32: np.float32}
+#: Dtypes whose sum of squares is fast.
+_SQUARED = frozenset({torch.float64, torch.float32})
+#: What a checksum takes as its seed.
+_SEEDS = (1 << 64) - 1
 
 
 class NotFiniteError(Exception):
     """A payload that is being written has NaN or Inf; never leaves the cache."""
 
 
-def require_finite(data: NDArray[np.uint8], dtype: torch.dtype | None) -> None:
-    """Look at bytes as numbers of a dtype; None if that has been done before.
-
-    Raises:
-        NotFiniteError: If one of them is NaN or Inf.
-    """
-    if dtype is None or dtype not in _BITS:
-        return
-    kind = _SQUARED.get(dtype)
-    if not (kind and _sums_up(data.view(kind))) and not _bits_are_finite(data, dtype):
-        raise NotFiniteError
-
-
-def require_finite_tensor(payload: Tensor, dtype: torch.dtype | None) -> None:
-    """The same with all of torch's threads, which pays for large payloads.
-
-    Raises:
-        NotFiniteError: If a number is NaN or Inf.
-    """
-    if dtype is not None and dtype in _SQUARED and _adds_up(payload.view(dtype)):
-        return
-    require_finite(payload.numpy(), dtype)
-
-
 def is_finite(tensor: Tensor) -> bool:
     """Tell whether a CPU tensor has no NaN and no Inf, in one pass in the common case."""
-    if tensor.dtype not in _BITS:
+    dtype = tensor.dtype
+    if dtype not in _BITS:
         return True
     if tensor.requires_grad or not tensor.is_contiguous():
         tensor = tensor.detach().contiguous()
-    if tensor.dtype in _SQUARED and (
-        _sums_up(tensor.numpy()) if tensor.nbytes < THREADS_FROM else _adds_up(tensor.view(-1))
-    ):
+    if tensor.nbytes >= THREADS_FROM and _adds_up(tensor):
         return True
-    return _bits_are_finite(tensor.view(-1).view(torch.uint8).numpy(), tensor.dtype)
+    return array_is_finite(array_of(tensor), dtype)
 
 
-def _sums_up(numbers: NDArray[Any]) -> bool:
-    """Tell whether the sum of squares is finite: it is NaN or Inf if any number is.
+def array_is_finite(array: NDArray[Any], dtype: torch.dtype) -> bool:
+    """The same of what `array_of` makes of a tensor, with one thread.
 
-    It runs at the speed of memory; only a suspicious one, which large finite numbers can also
-    cause, is looked at again.
+    The sum of squares is NaN or Inf if any number is, and takes the time of reading. Large finite
+    numbers can do that too, so a suspicious one is looked at again.
     """
-    total = float(np.vdot(numbers, numbers))  # `dot` would warn of an overflow
+    if dtype in _SQUARED:
+        total = float(np.vdot(array, array))  # `dot` would warn of an overflow
+        if total - total == 0.0:
+            return True
+    elif dtype not in _BITS:
+        return True
+    return _bits_are_finite(array, dtype)
+
+
+def _adds_up(tensor: Tensor) -> bool:
+    """Tell whether a sum, which one NaN or Inf spoils, is finite; with all of torch's threads."""
+    numbers = tensor.view(-1)
+    if tensor.dtype in _SQUARED:
+        total = float(torch.dot(numbers, numbers))
+    else:
+        total = float(numbers.sum(dtype=torch.float32))
     return total - total == 0.0
 
 
-def _adds_up(numbers: Tensor) -> bool:
-    """The same of a flat tensor, with torch's threads."""
-    total = float(torch.dot(numbers, numbers))
-    return total - total == 0.0
-
-
-def _bits_are_finite(data: NDArray[np.uint8], dtype: torch.dtype) -> bool:
+def _bits_are_finite(array: NDArray[Any], dtype: torch.dtype) -> bool:
     """Compare as integers, which is exact; half precision has no fast sum."""
-    if not data.nbytes:
+    if not array.size:
         return True
     signed, unsigned, positive, negative = _BITS[dtype]
-    return bool(data.view(signed).max() < positive and data.view(unsigned).max() < negative)
+    return bool(array.view(signed).max() < positive and array.view(unsigned).max() < negative)
 
 
 class Doubt:
@@ -128,4 +113,4 @@ def seed_of(key: EntryKey, serial: int, part: int) -> int:
 
     A block that lies where another one should be has the right bytes and the wrong seed.
     """
-    return xxhash.xxh3_64_intdigest(_PLACE(*key, serial, part))
+    return hash((key, serial, part)) & _SEEDS

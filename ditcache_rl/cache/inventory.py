@@ -25,7 +25,8 @@ _LOG = logging.getLogger(__name__)
 _REST = 64
 #: Shortest wait for a call of the disk: below, a machine's scheduling decides and not its disk.
 _PATIENCE_S = 0.1
-#: Entries for which the device tier leaves room, so that loads ahead have somewhere to go.
+#: Entries for which the device tier leaves room, so that loads ahead have somewhere to go. On a CPU
+#: the host tier leaves room for one more, since a forecast of order 2 reads three.
 _STAGED = 2
 
 
@@ -45,10 +46,10 @@ class Inventory:
         stats: Counters.
         ledger: Futures and leases.
         flights: Loads under way.
-        storing: Tokens of writes under way.
+        storing: Slots of writes under way.
         doubts: GPU entries of which it is not known yet whether they are finite.
         closed: Whether nothing may be stored any more.
-        largest_bytes: Of the entries so far.
+        largest_bytes: Of the entries so far, for which `spare_bytes` may have to leave room.
         staging: Whether anybody has asked for loads ahead, which need room on the device.
     """
 
@@ -64,8 +65,8 @@ class Inventory:
         self.slower: dict[Tier, SlotTier] = {}
         self.stats = CacheStats()
         self.ledger = Ledger()
-        self.flights = Flights(self.device, self.slower, self.stats)
-        self.storing: dict[EntryKey, object] = {}
+        self.flights = Flights(self.slower, self.stats)
+        self.storing: dict[EntryKey, Slot] = {}
         self.doubts: dict[EntryKey, Doubt] = {}
         self.closed = False
         self.copier = copier or copier_for(device)
@@ -81,7 +82,7 @@ class Inventory:
         """Bytes held now in all tiers."""
         used = self.device.used_bytes
         for tier in self.slower.values():
-            used += tier.allocator.used_bytes
+            used += tier.allocator.used_bytes + tier.promised_bytes
         return used
 
     @property
@@ -110,19 +111,34 @@ class Inventory:
         return self.slower[level].slot(key) is entry
 
     def placed(
-        self, key: EntryKey, level: Tier, outlook: Outlook | None, *, moved: bool = False
+        self,
+        key: EntryKey,
+        level: Tier,
+        outlook: Outlook | None,
+        *,
+        moved: bool = False,
+        replaced: bool = False,
     ) -> None:
-        """Note where an entry is from now on, and forget it elsewhere."""
-        if self.slower:
-            if not moved:  # an older write of that name comes too late; after a move, a newer one
-                self.storing.pop(key, None)
-            if level is not Tier.DEVICE and key in self.device:
+        """Note where an entry is from now on, and forget it elsewhere.
+
+        Args:
+            key: Its name.
+            level: Its tier.
+            outlook: What is known of its future.
+            moved: Whether it comes from another tier.
+            replaced: Whether that tier had one of this name, so that no other tier has.
+        """
+        if not moved:
+            self.stats.puts += 1
+            self.storing.pop(key, None)  # an older write comes too late; after a move, a newer one
+        if self.slower and not replaced:
+            if level is not Tier.DEVICE:
                 self.device.discard(key)
             for other, tier in self.slower.items():
                 if other is not level:
                     tier.discard(key)
-            if self.flights.ahead:
-                self.flights.leave(key)
+        if self.flights.ahead:
+            self.flights.leave(key)
         self.ledger.note(key, outlook)
         self.note_peak()
 
@@ -153,10 +169,13 @@ class Inventory:
                 self.stats.not_finite += 1
                 self.forget(key)
 
-    def note_size(self, nbytes: int) -> None:
-        """Note the size of an entry, for which `spare_bytes` may have to leave room."""
-        if nbytes > self.largest_bytes:
-            self.largest_bytes = nbytes
+    def stage(self) -> None:
+        """Leave room for loads ahead from now on, where they can be."""
+        self.staging = True
+        disk, host = self.slower.get(Tier.DISK), self.slower.get(Tier.HOST)
+        if disk is not None and host is not None and self.copier.in_place:
+            kept = disk.allocator.rounded(self.largest_bytes)
+            host.kept_bytes = kept if kept <= host.cap_bytes // 4 else 0
 
     def spare_bytes(self) -> int:
         """Return what puts leave free on the device for loads ahead."""
@@ -167,8 +186,10 @@ class Inventory:
 
     def note_peak(self) -> None:
         """Note the bytes held now."""
-        stats, device = self.stats, self.device.used_bytes
-        used = self.used_bytes if self.slower else device
+        stats = self.stats
+        device = used = self.device.used_bytes
+        for tier in self.slower.values():
+            used += tier.allocator.used_bytes + tier.promised_bytes
         if used > stats.peak_bytes:
             stats.peak_bytes = used
         if device > stats.peak_device_bytes:

@@ -21,7 +21,10 @@ class Ledger:
 
     def note(self, key: EntryKey, outlook: Outlook | None) -> None:
         """Remember an entry and what is known of its future."""
-        self._requests.setdefault(key.request, {})[key] = outlook
+        entries = self._requests.get(key.request)
+        if entries is None:
+            entries = self._requests[key.request] = {}
+        entries[key] = outlook
         if outlook is not None:
             self._clocks[key.request] = outlook.now
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ditcache_rl.cache.slab import Slot
-from ditcache_rl.cache.tier import SlotTier
+from ditcache_rl.cache.tier import DeviceTier, SlotTier
 from ditcache_rl.cache.transfer import Copier, Ticket
 from ditcache_rl.cache.workers import Job, Urgency, Workers
 from ditcache_rl.types import EntryKey, Tier
@@ -31,22 +31,30 @@ class Load:
         key: Its name.
         level: Where it comes from.
         slot: Its place there.
-        promised: Bytes that it takes on the device.
+        room: The tier under whose cap a load ahead has its bytes; None for any other.
+        promised: Those bytes.
         job: Runs it; None if nobody has asked for it ahead.
     """
 
-    __slots__ = ("_copier", "_tier", "job", "key", "level", "promised", "slot")
+    __slots__ = ("_copier", "_tier", "job", "key", "level", "promised", "room", "slot")
 
     def __init__(
         self, key: EntryKey, level: Tier, tier: SlotTier, slot: Slot, copier: Copier
     ) -> None:
         self.key, self.level, self.slot = key, level, slot
+        self.room: DeviceTier | SlotTier | None = None
         self.promised = 0
         self.job: Job | None = None
         self._tier, self._copier = tier, copier
 
-    def start(self, workers: Workers) -> None:
-        """Let a worker do it."""
+    def start(self, workers: Workers, room: DeviceTier | SlotTier, nbytes: int) -> None:
+        """Let a worker do it, with so many bytes of a tier that has room for them."""
+        self.room, self.promised = room, nbytes
+        room.promise(nbytes)
+        self.submit(workers)
+
+    def submit(self, workers: Workers) -> None:
+        """Let a worker do it for somebody who waits."""
         self.job = workers.submit(self.fetch, Urgency.READ)
 
     def finish(self, timeout_s: float | None) -> Loaded | None:

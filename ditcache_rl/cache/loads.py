@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 from torch import Tensor
 
-from ditcache_rl.cache.codec import CODECS, LOSSLESS
+from ditcache_rl.cache.codec import CODECS
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.load import Load
 from ditcache_rl.cache.moves import Moves
 from ditcache_rl.cache.placement import Outlook
+from ditcache_rl.cache.tier import DeviceTier, SlotTier
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
 
+#: Loads that wait for room: as many as two visits of a forecast of order 2 read.
+_QUEUED = 6
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,48 +34,66 @@ class Loads:
 
     def __init__(self, inventory: Inventory, moves: Moves) -> None:
         self._inventory, self._moves = inventory, moves
+        #: What is to be loaded ahead when there is room again.
+        self._waiting: deque[EntryKey] = deque()
 
     def prefetch(self, keys: Iterable[EntryKey]) -> None:
-        """Start loads in the order in which they will be read, as far as there is room."""
+        """Start loads in the order in which they will be read, as far as there is room.
+
+        What comes next follows as reads make room.
+        """
         inventory = self._inventory
         if not inventory.looks_ahead:
             return
-        ahead, device = inventory.flights.ahead, inventory.device
         with inventory.lock:
-            inventory.staging = True
+            inventory.stage()
             inventory.flights.settle()
-            for key in keys:
-                if inventory.closed or key in ahead or key in device:
-                    continue
-                level = inventory.level_of(key)
-                if level is None or (level is Tier.HOST and inventory.copier.in_place):
-                    continue
-                if inventory.sleeps(level):
-                    continue
-                nbytes = inventory.slower[level].size_of(key)
-                if not device.has_room(nbytes):
-                    return
-                load = self._open(key, level)
-                load.promised = nbytes
-                device.promise(nbytes)
-                ahead[key] = load
-                load.start(inventory.workers)
-                inventory.stats.prefetched += 1
-            inventory.note_peak()
+            coming = iter(keys)
+            self._waiting.clear()
+            for key in coming:
+                if not self._start(key):
+                    self._waiting.extend((key, *islice(coming, _QUEUED - 1)))
+                    break
+
+    def _start(self, key: EntryKey) -> bool:
+        """Start a load ahead, if there is anything to load; False without room; lock held."""
+        inventory = self._inventory
+        ahead, device = inventory.flights.ahead, inventory.device
+        if inventory.closed or key in ahead or key in device:
+            return True
+        level = inventory.level_of(key)
+        if level is None or (level is Tier.HOST and inventory.copier.in_place):
+            return True
+        if inventory.sleeps(level):
+            return True
+        nbytes = inventory.slower[level].size_of(key)
+        host = inventory.slower.get(Tier.HOST) if inventory.copier.in_place else None
+        room: DeviceTier | SlotTier
+        if device.has_room(nbytes):
+            room = device
+        elif host is not None and host.has_kept(nbytes):
+            room = host  # the same memory
+        else:
+            return False
+        ahead[key] = load = self._open(key, level)
+        load.start(inventory.workers, room, nbytes)
+        inventory.stats.prefetched += 1
+        inventory.note_peak()
+        return True
 
     def view(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
         """Return a host entry where it lies, if that is all that reading it takes; lock held."""
         inventory = self._inventory
         host = inventory.slower.get(Tier.HOST) if inventory.copier.in_place else None
         slot = None if host is None else host.slot(key)
-        if host is None or slot is None or slot.form.codec != LOSSLESS.name:
+        if host is None or slot is None or slot.form is not None:
             return None
-        payload = host.read(slot, key)
+        tensor = host.read(slot, key)
         inventory.stats.host_hits += 1
         inventory.stats.bytes_read += slot.nbytes
         if outlook is not None:
             inventory.ledger.note(key, outlook)
-        return LOSSLESS.decode(payload, slot.form.shape, slot.form.dtype)
+        return tensor
 
     def take(self, key: EntryKey) -> Load | None:
         """Return the load of an entry, begun ahead or not yet; lock held."""
@@ -86,14 +109,14 @@ class Loads:
                 return None
             load = self._open(key, level)
             if level is Tier.DISK and inventory.patience_s(0) is not None:
-                load.start(inventory.workers)
+                load.submit(inventory.workers)
         return load
 
     def finish(self, load: Load, outlook: Outlook | None) -> Tensor | None:
         """Return what a load brings, waiting for it no longer than computing would take."""
-        inventory, ahead = self._inventory, load.promised > 0
+        inventory, ahead = self._inventory, load.room is not None
         there = load.job is not None and load.job.done
-        started = time.perf_counter()
+        started = 0.0 if there else time.perf_counter()
         loaded, error = None, None
         try:
             loaded = load.finish(inventory.patience_s(load.slot.nbytes))
@@ -107,8 +130,9 @@ class Loads:
         tensor = None
         if loaded is not None:
             loaded.ticket.wait()
-            form = load.slot.form
-            tensor = CODECS[form.codec].decode(loaded.payload, form.shape, form.dtype)
+            tensor, form = loaded.payload, load.slot.form
+            if form is not None:
+                tensor = CODECS[form.codec].decode(tensor, form.shape, form.dtype)
         with inventory.lock:
             stats = inventory.stats
             if ahead:
@@ -127,6 +151,8 @@ class Loads:
             stats.bytes_read += load.slot.nbytes
             inventory.flights.land(loaded)
             wanted = self._keep(load, tensor, outlook)
+            while self._waiting and self._start(self._waiting[0]):
+                self._waiting.popleft()
         if wanted:
             self._promote_after_room(load, tensor, outlook)
         return tensor

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from ditcache_rl.cache.codec import LOSSLESS, Codec
+from ditcache_rl.cache.codec import LOSSLESS, Codec, plain
 from ditcache_rl.cache.integrity import NotFiniteError, is_finite
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.placement import Outlook
@@ -43,7 +42,14 @@ class Moves:
         """
         if level is Tier.DEVICE:
             return self._put_fast(key, tensor, outlook)
-        return self._put_slow(level, key, tensor, outlook)
+        if tensor.nbytes > self._inventory.largest_bytes:
+            self._inventory.largest_bytes = tensor.nbytes
+        check = not tensor.is_cuda
+        if self.codec is LOSSLESS:
+            return self._store(level, key, plain(tensor), None, outlook, check=check)
+        if check and not is_finite(tensor):
+            raise NotFiniteError
+        return self._store(level, key, *self._encode(tensor), outlook)
 
     def make_room(self, level: Tier, nbytes: int, worth: float | None, *, spare: int = 0) -> bool:
         """Move entries that are worth less down, or out, until so many bytes fit.
@@ -82,7 +88,7 @@ class Moves:
     def _put_fast(self, key: EntryKey, tensor: Tensor, outlook: Outlook | None) -> bool:
         inventory, nbytes, spare = self._inventory, tensor.nbytes, 0
         if inventory.slower:
-            inventory.note_size(nbytes)
+            inventory.largest_bytes = max(inventory.largest_bytes, nbytes)
             spare = inventory.spare_bytes()
         with inventory.lock:
             if inventory.closed:
@@ -101,31 +107,22 @@ class Moves:
                 inventory.placed(key, Tier.DEVICE, outlook)
         return kept
 
-    def _put_slow(
-        self, level: Tier, key: EntryKey, tensor: Tensor, outlook: Outlook | None
-    ) -> bool:
-        codec, dtype = self.codec, tensor.dtype
-        if codec is not LOSSLESS and not dtype.is_floating_point:
-            codec = LOSSLESS
-        self._inventory.note_size(tensor.nbytes)
-        form = Form(tensor.shape, dtype, codec.name)
-        check = None
-        if not tensor.is_cuda:
-            if codec is LOSSLESS:
-                check = dtype
-            elif not is_finite(tensor):
-                raise NotFiniteError
-        return self._store(level, key, codec.encode(tensor), form, outlook, check=check)
+    def _encode(self, tensor: Tensor) -> tuple[Tensor, Form | None]:
+        """Return what is stored of an entry in slower tiers, and what that becomes again."""
+        codec = self.codec
+        if codec is LOSSLESS or not tensor.is_floating_point():
+            return plain(tensor), None
+        return codec.encode(tensor), Form(codec.name, tensor.shape, tensor.dtype)
 
     def _store(
         self,
         level: Tier,
         key: EntryKey,
         payload: Tensor,
-        form: Form,
+        form: Form | None,
         outlook: Outlook | None,
         *,
-        check: torch.dtype | None = None,
+        check: bool = False,
         still: Callable[[], bool] | None = None,
     ) -> bool:
         """Write a payload into a slower tier, unless it is discarded or replaced meanwhile.
@@ -136,32 +133,31 @@ class Moves:
             payload: Its bytes.
             form: What they become again.
             outlook: What is known of its future.
-            check: Dtype as which it must be finite.
+            check: Whether it must be finite.
             still: Of an entry that moves: whether it is still where it comes from. None for a new
                 one, which overrides what is being written under its name.
         """
         inventory = self._inventory
-        tier, nbytes, token = inventory.slower[level], payload.nbytes, object()
+        tier = inventory.slower[level]
         with inventory.lock:
             if inventory.rests(level):
                 return False
-            inventory.flights.settle()
-            slot = tier.reserve(nbytes, form)
+            slot = tier.reserve(payload, form)
             if slot is not None and still is None:
-                inventory.storing[key] = token
+                inventory.storing[key] = slot
         if slot is None:
-            slot = self._reserve_after_room(level, key, nbytes, form, outlook)
+            slot = self._reserve_after_room(level, key, payload, form, outlook)
             if slot is None:
                 return False
             if still is None:
                 with inventory.lock:
-                    inventory.storing[key] = token
+                    inventory.storing[key] = slot
         try:
             if not self._write(level, slot, key, payload, check):
-                self._strike(key, token)
+                self._strike(key, slot)
                 return False
         except BaseException as error:
-            self._strike(key, token)
+            self._strike(key, slot)
             if not isinstance(error, OSError | RuntimeError | MemoryError):
                 raise  # also an interruption from the keyboard
             error.with_traceback(None)  # a job may hold the error, and frames hold the job
@@ -169,48 +165,54 @@ class Moves:
                 inventory.failed(level, "write to", error)
             return False
         with inventory.lock:
-            wanted = inventory.storing.get(key) is token if still is None else still()
+            wanted = inventory.storing.get(key) is slot if still is None else still()
             if inventory.closed or not wanted:
                 tier.release(slot)
+                inventory.stats.puts += still is None and not inventory.closed
                 return not inventory.closed
-            tier.commit(key, slot)
-            inventory.stats.bytes_written += nbytes
-            inventory.placed(key, level, outlook, moved=still is not None)
+            replaced = tier.commit(key, slot)
+            inventory.stats.bytes_written += slot.nbytes
+            inventory.placed(key, level, outlook, moved=still is not None, replaced=replaced)
         return True
 
     def _reserve_after_room(
-        self, level: Tier, key: EntryKey, nbytes: int, form: Form, outlook: Outlook | None
+        self,
+        level: Tier,
+        key: EntryKey,
+        payload: Tensor,
+        form: Form | None,
+        outlook: Outlook | None,
     ) -> Slot | None:
         """Reserve a slot in a full tier, if the newcomer is worth more than what is there."""
-        if outlook is None:
-            return None
         inventory = self._inventory
         with inventory.lock:
-            worth = inventory.ledger.worth(key, outlook, nbytes)
-        if not self.make_room(level, nbytes, worth):
+            inventory.flights.settle()
+            slot = inventory.slower[level].reserve(payload, form)
+            if slot is not None or outlook is None:
+                return slot
+            worth = inventory.ledger.worth(key, outlook, payload.nbytes)
+        if not self.make_room(level, payload.nbytes, worth):
             return None
         with inventory.lock:
-            return inventory.slower[level].reserve(nbytes, form)
+            return inventory.slower[level].reserve(payload, form)
 
-    def _write(
-        self, level: Tier, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None
-    ) -> bool:
+    def _write(self, level: Tier, slot: Slot, key: EntryKey, payload: Tensor, check: bool) -> bool:
         """Fill a slot; False if a disk takes longer than computing would.
 
         Raises what `SlotTier.write` does. Without success the slot is given back, as soon as nobody
         writes to it any more.
         """
         inventory = self._inventory
-        tier, limit = inventory.slower[level], inventory.patience_s(slot.nbytes)
-        if limit is None or level is not Tier.DISK:
+        tier = inventory.slower[level]
+        if level is not Tier.DISK or (limit := inventory.patience_s(slot.nbytes)) is None:
             try:
-                tier.write(slot, key, payload, check)
+                tier.write(slot, key, payload, check=check)
             except BaseException:
                 with inventory.lock:
                     tier.release(slot)
                 raise
             return True
-        write = partial(tier.write, slot, key, payload, check)
+        write = partial(tier.write, slot, key, payload, check=check)
         job = inventory.workers.submit(write, Urgency.READ)  # somebody stands still for it
         in_time = False
         try:
@@ -229,10 +231,10 @@ class Moves:
             raise job.error
         return in_time
 
-    def _strike(self, key: EntryKey, token: object) -> None:
+    def _strike(self, key: EntryKey, slot: Slot) -> None:
         """Note that a write under way comes to nothing."""
         with self._inventory.lock:
-            if self._inventory.storing.get(key) is token:
+            if self._inventory.storing.get(key) is slot:
                 del self._inventory.storing[key]
 
     def _fits(self, level: Tier, nbytes: int, spare: int) -> bool:
@@ -241,10 +243,7 @@ class Moves:
         tier = self._inventory.slower[level]
         if not nbytes:
             return tier.used_bytes <= tier.cap_bytes
-        slot = tier.reserve(nbytes, Form(torch.Size(()), torch.uint8, "none"))
-        if slot is not None:
-            tier.release(slot)
-        return slot is not None
+        return tier.has_room(nbytes)
 
     def _push(self, level: Tier, key: EntryKey, to: Sequence[Tier]) -> None:
         """Move an entry, which is marked as moving, to the first tier that takes it, or drop it."""
@@ -295,8 +294,7 @@ class Moves:
                 error.with_traceback(None)
                 return False
         else:
-            codec = self.codec if entry.is_floating_point() else LOSSLESS
-            payload, form = codec.encode(entry), Form(entry.shape, entry.dtype, codec.name)
+            payload, form = self._encode(entry)
         moved = any(self._store(target, key, payload, form, outlook, still=still) for target in to)
         if moved and level is Tier.DEVICE:
             self._finish_flight(key)

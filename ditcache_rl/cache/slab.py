@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Allocator:
@@ -16,7 +18,7 @@ class Allocator:
     first extent that is large enough.
 
     Args:
-        capacity: Bytes of the slab.
+        capacity: Bytes of the slab; `lay` changes them.
         align: Every extent starts and ends at a multiple of it.
 
     Notes:
@@ -24,14 +26,11 @@ class Allocator:
     """
 
     def __init__(self, capacity: int, *, align: int) -> None:
-        self.capacity = capacity - capacity % align
         self._align = align
         self._sizes: dict[int, int] = {}
         self._waiting: defaultdict[int, list[int]] = defaultdict(list)
-        #: No new extent reaches beyond; those that did before a `cut` go one by one.
-        self.end = self.capacity
-        self._gaps: list[tuple[int, int]] = [(0, self.capacity)] if self.capacity else []
         self.used_bytes = 0
+        self.lay([(0, capacity)])
 
     @property
     def free_bytes(self) -> int:
@@ -40,7 +39,7 @@ class Allocator:
 
     def rounded(self, nbytes: int) -> int:
         """Return what an extent of so many bytes really takes; never zero."""
-        return -(-max(nbytes, 1) // self._align) * self._align
+        return (-nbytes // self._align * -self._align) or self._align
 
     def take(self, nbytes: int, most: int | None = None) -> int | None:
         """Return the offset of a new extent, or None if there is no room for it.
@@ -49,7 +48,7 @@ class Allocator:
             nbytes: Of its content.
             most: Bytes that may be used, if those are fewer than there are.
         """
-        size = -(-max(nbytes, 1) // self._align) * self._align
+        size = (-nbytes // self._align * -self._align) or self._align
         if most is not None and self.used_bytes + size > most:
             return None
         waiting = self._waiting.get(size)
@@ -81,22 +80,30 @@ class Allocator:
         if size > beyond:
             self._gaps.append((offset, size - beyond))
 
-    def grow(self, nbytes: int) -> int:
-        """Add a further slab behind a hole that keeps extents from crossing; return its offset."""
-        nbytes -= nbytes % self._align
-        base = self.reach + self._align
-        self._gaps.append((base, nbytes))
-        self.end = base + nbytes
-        self.capacity += nbytes
-        return base
+    def lay(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Make (offset, size) spans the slab from now on, with the extents in use where they are.
 
-    def cut(self, capacity: int) -> None:
-        """Give up what lies behind a size: what is free now, the rest when it is given back."""
-        self._join()
-        end = min(self.end, capacity - capacity % self._align)
-        kept = [(start, min(size, end - start)) for start, size in self._gaps if start < end]
-        self.capacity -= sum(size for _, size in self._gaps) - sum(size for _, size in kept)
-        self._gaps, self.end = kept, end
+        Args:
+            spans: In order, and apart, unless an extent may lie in two of them. Extents in use lie
+                in one of them or behind the last, which they leave when they are given back.
+        """
+        self._waiting.clear()
+        whole = [(start, size - size % self._align) for start, size in spans]
+        #: No new extent reaches beyond.
+        self.end = max((start + size for start, size in whole), default=0)
+        self._gaps = []
+        used = iter(sorted(self._sizes.items()))
+        offset, taken = next(used, (self.end, 0))
+        for start, size in whole:
+            stop = start + size
+            while offset < stop:
+                if offset > start:
+                    self._gaps.append((start, offset - start))
+                start = offset + taken
+                offset, taken = next(used, (self.end, 0))
+            if start < stop:
+                self._gaps.append((start, stop - start))
+        self.capacity = self.used_bytes + sum(size for _, size in self._gaps)
 
     @property
     def reach(self) -> int:
@@ -145,11 +152,11 @@ class Allocator:
 
 
 class Form(NamedTuple):
-    """What bytes have to become again."""
+    """What a codec makes of a payload again."""
 
+    codec: str
     shape: torch.Size
     dtype: torch.dtype
-    codec: str
 
 
 class Slot:
@@ -158,9 +165,11 @@ class Slot:
     Attributes:
         offset: Of its extent.
         nbytes: Of its payload; the extent may be larger.
-        form: What the payload becomes again.
+        shape: Of its payload.
+        dtype: Of its payload.
+        form: What the payload becomes again; None if it is the entry itself.
         serial: Unlike that of every other slot; part of the checksum.
-        seal: Checksum of the payload, where the tier has one.
+        seal: Checksums of the payload's parts, where the tier has them.
         users: Readers that have pinned it; changed with the store's lock held.
         holds: By identity, what else still needs the extent: references to tensors over it, and
             copies that fill it. Entries are added in any thread, for which a dict needs no lock.
@@ -168,10 +177,25 @@ class Slot:
         tickets: Of the copies that fill it.
     """
 
-    __slots__ = ("dead", "form", "holds", "nbytes", "offset", "seal", "serial", "tickets", "users")
+    __slots__ = (
+        "dead",
+        "dtype",
+        "form",
+        "holds",
+        "nbytes",
+        "offset",
+        "seal",
+        "serial",
+        "shape",
+        "tickets",
+        "users",
+    )
 
-    def __init__(self, offset: int, nbytes: int, form: Form, serial: int) -> None:
-        self.offset, self.nbytes, self.form, self.serial = offset, nbytes, form, serial
+    def __init__(
+        self, offset: int, nbytes: int, payload: Tensor, form: Form | None, serial: int
+    ) -> None:
+        self.offset, self.nbytes, self.serial = offset, nbytes, serial
+        self.shape, self.dtype, self.form = payload.shape, payload.dtype, form
         self.seal: tuple[int, ...] = ()
         self.users = 0
         self.dead = False

@@ -150,7 +150,9 @@ class TieredCache:
     @property
     def used_bytes(self) -> int:
         """Bytes held now in all tiers."""
-        return self._inventory.used_bytes
+        with self._lock:
+            self._inventory.flights.settle()  # tensors may have died since the last call
+            return self._inventory.used_bytes
 
     @property
     def looks_ahead(self) -> bool:
@@ -195,11 +197,11 @@ class TieredCache:
                 inventory.stats.not_finite += 1
                 inventory.stats.rejected += 1
             return False
-        with self._lock:
-            inventory.stats.puts += kept
-            inventory.stats.rejected += not kept
-            if kept and doubt is not None:
-                inventory.doubts[key] = doubt
+        if not kept or doubt is not None:
+            with self._lock:
+                inventory.stats.rejected += not kept
+                if kept and doubt is not None:
+                    inventory.doubts[key] = doubt
         return kept
 
     def get(self, key: EntryKey, outlook: Outlook | None = None) -> Tensor | None:

@@ -7,24 +7,14 @@ slots of a slab, and a slot that somebody still looks at outlives its entry.
 from __future__ import annotations
 
 import itertools
-import weakref
 from abc import ABC, abstractmethod
-from collections import deque
-from functools import partial
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache.slab import Allocator, Form, Slot
 from ditcache_rl.types import EntryKey
 
 _SERIALS = itertools.count()
-#: Bytes that are checked, hashed and moved in one go, so that the second of these finds them in the
-#: core's own cache (1 to 2 MiB today).
-CHUNK_BYTES = 1 << 19
 
 
 class DeviceTier:
@@ -146,24 +136,21 @@ class SlotTier(ABC):
     def __init__(self, cap_bytes: int, *, align: int) -> None:
         self.cap_bytes = cap_bytes
         self.allocator = Allocator(cap_bytes, align=align)
+        #: Of the cap, what entries leave to loads ahead, and what these take of it now.
+        self.kept_bytes = self.promised_bytes = 0
         self._entries: dict[EntryKey, Slot] = {}
         self._undead: dict[int, Slot] = {}
-        # Tensors die in any thread, also in one that holds the store's lock: their callbacks only
-        # append here, and `settle` does the rest.
-        self._released: deque[tuple[Slot, Any]] = deque()
 
     @abstractmethod
-    def write(
-        self, slot: Slot, key: EntryKey, payload: Tensor, check: torch.dtype | None = None
-    ) -> None:
+    def write(self, slot: Slot, key: EntryKey, payload: Tensor, *, check: bool = False) -> None:
         """Fill a reserved slot.
 
         Args:
             slot: Not yet committed.
             key: Its name.
-            payload: (nbytes,) uint8.
-            check: Dtype as which the payload must be finite; None to take it as it is. Each chunk
-                is looked at when it is in the core's own cache anyway.
+            payload: Contiguous, and that for which the slot was reserved.
+            check: Whether it must be finite. It is looked at on the way, part by part: what moves
+                it then finds the part in the core's own cache.
 
         Raises:
             NotFiniteError: If it is not.
@@ -172,7 +159,7 @@ class SlotTier(ABC):
 
     @abstractmethod
     def read(self, slot: Slot, key: EntryKey) -> Tensor:
-        """Return the payload of a pinned slot: (nbytes,) uint8 in host memory, not to be modified.
+        """Return the payload of a pinned slot, in host memory and not to be modified.
 
         Raises:
             CacheCorruptionError: If it is not what was written.
@@ -188,17 +175,37 @@ class SlotTier(ABC):
         """Bytes of the slab that are taken."""
         return self.allocator.used_bytes
 
-    def reserve(self, nbytes: int, form: Form) -> Slot | None:
+    def reserve(self, payload: Tensor, form: Form | None = None) -> Slot | None:
         """Take a slot that no key names yet, or None if there is no room."""
-        offset = self.allocator.take(nbytes, self.cap_bytes)
-        return None if offset is None else Slot(offset, nbytes, form, next(_SERIALS))
+        nbytes = payload.nbytes
+        offset = self.allocator.take(nbytes, self.cap_bytes - self.kept_bytes)
+        return None if offset is None else Slot(offset, nbytes, payload, form, next(_SERIALS))
 
-    def commit(self, key: EntryKey, slot: Slot) -> None:
-        """Give a filled slot its name."""
+    def has_room(self, nbytes: int) -> bool:
+        """Tell whether a slot of so many bytes could be reserved."""
+        offset = self.allocator.take(nbytes, self.cap_bytes - self.kept_bytes)
+        if offset is None:
+            return False
+        self.allocator.give(offset)
+        return True
+
+    def has_kept(self, nbytes: int) -> bool:
+        """Tell whether entries have left so many bytes to loads ahead."""
+        promised = self.promised_bytes + nbytes
+        return promised <= self.kept_bytes and self.used_bytes + promised <= self.cap_bytes
+
+    def promise(self, nbytes: int) -> None:
+        """Count bytes of the cap that a load ahead takes; negative when it has ended."""
+        self.promised_bytes += nbytes
+
+    def commit(self, key: EntryKey, slot: Slot) -> bool:
+        """Give a filled slot its name; True if another one had it."""
         old = self._entries.get(key)
         self._entries[key] = slot
-        if old is not None:
-            self.release(old)
+        if old is None:
+            return False
+        self.release(old)
+        return True
 
     def release(self, slot: Slot) -> None:
         """Give a slot back, now or when its last user is gone."""
@@ -223,11 +230,9 @@ class SlotTier(ABC):
         if slot.dead:
             self._give_if_free(slot)
 
+    @abstractmethod
     def settle(self) -> None:
-        """Let go of the slots whose tensors have died."""
-        while self._released:
-            slot, reference = self._released.popleft()
-            self._drop_hold(slot, reference)
+        """Give back what has become free by itself meanwhile; cheap where that is nothing."""
 
     def land(self) -> None:
         """Wait for the copies that still fill slots; called without the store's lock."""
@@ -265,25 +270,7 @@ class SlotTier(ABC):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _drop_hold(self, slot: Slot, hold: object) -> None:
-        del slot.holds[id(hold)]
-        self._give_if_free(slot)
-
     def _give_if_free(self, slot: Slot) -> None:
         if slot.free:
             del self._undead[id(slot)]
             self.allocator.give(slot.offset)
-
-    def _lend(self, memory: NDArray[np.uint8], slot: Slot) -> Tensor:
-        """Return a tensor over memory of a pinned slot that keeps the slot until its storage dies.
-
-        Torch holds the array as long as any tensor looks at it, views of views included.
-        """
-        lent = memory[:]
-        reference = weakref.ref(lent, partial(_give_back, self._released, slot))
-        slot.holds[id(reference)] = reference  # an array has no hash, and so has its reference
-        return torch.from_numpy(lent)
-
-
-def _give_back(released: deque[tuple[Slot, Any]], slot: Slot, reference: Any) -> None:
-    released.append((slot, reference))

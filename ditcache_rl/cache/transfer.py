@@ -42,17 +42,17 @@ DONE = Done()
 
 
 class Copier(Protocol):
-    """Moves flat uint8 tensors; whoever starts a copy keeps both ends until it has ended."""
+    """Moves contiguous tensors; whoever starts a copy keeps both ends until it has ended."""
 
     #: Whether `to_device` returns its argument, so that there is nothing to fetch ahead.
     in_place: bool
 
     def to_host(self, source: Tensor, target: Tensor) -> Ticket:
-        """Copy device bytes into host memory."""
+        """Copy device memory into host memory of the same dtype and shape."""
         ...
 
     def to_device(self, source: Tensor) -> tuple[Tensor, Ticket]:
-        """Return host bytes as a tensor of the device."""
+        """Return a tensor in host memory as one of the device."""
         ...
 
 
@@ -67,7 +67,7 @@ class CpuCopier:
         return DONE
 
     def to_device(self, source: Tensor) -> tuple[Tensor, Ticket]:
-        """Return the bytes where they are."""
+        """Return it where it is."""
         return source, DONE
 
 

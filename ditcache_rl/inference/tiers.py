@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from torch import nn
 from ditcache_rl.cache import (
     LOSSLESS,
     Caps,
+    DeviceTier,
     TieredCache,
+    ask_caps,
     codec_pays,
     compute_s_per_byte,
     find_codec,
-    resolve_caps,
-    room_for,
+    lower_caps,
     try_tier,
 )
+from ditcache_rl.cache.disk import DiskTier
+from ditcache_rl.cache.tier import SlotTier
 from ditcache_rl.instrument.blocks import find_stack
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.types import Tier
@@ -40,26 +44,30 @@ class CacheHandle:
         notes: What was lowered, and which tiers sleep and why; one line each.
     """
 
-    def __init__(self, cache: TieredCache, asked: Caps, device: torch.device) -> None:
+    def __init__(
+        self, cache: TieredCache, asked: Caps, device: torch.device, notes: Sequence[str] = ()
+    ) -> None:
         self.cache = cache
-        self.notes: list[str] = list(asked.notes)
+        self.notes = list(notes)
         self._asked, self._device = asked, device
 
     def refresh(self) -> None:
-        """Follow what is free now: others take memory, and give it back."""
-        for level, asked in ((Tier.DEVICE, self._asked.device_bytes), (Tier.HOST, self._host())):
-            if asked is None:
+        """Follow what is free now: others take memory and disk, and give them back."""
+        tiers: dict[Tier, DeviceTier | SlotTier] = {Tier.DEVICE: self.cache.device}
+        tiers |= self.cache.slower
+        used = {level: tier.used_bytes for level, tier in tiers.items()}
+        disk, io = tiers.get(Tier.DISK), None
+        if isinstance(disk, DiskTier):
+            used[Tier.DISK], io = disk.cap_bytes, disk.io  # its blocks are taken beforehand
+        caps = lower_caps(self._asked, self._device, used=used, io=io)
+        for level, tier in tiers.items():
+            asked, now = self._asked.of(level), caps.of(level)
+            if asked is None or now is None or abs(now - (tier.cap_bytes or 0)) <= _STIR * asked:
                 continue
-            tier = self.cache.device if level is Tier.DEVICE else self.cache.slower[level]
-            now = min(asked, room_for(level, self._device, tier.used_bytes))
-            if abs(now - (tier.cap_bytes or 0)) > _STIR * asked:
-                try:
-                    self.cache.resize(level, now)
-                except (OSError, MemoryError) as error:
-                    _LOG.warning("the %s tier keeps its size: %s", level.name.lower(), str(error))
-
-    def _host(self) -> int | None:
-        return self._asked.host_bytes if Tier.HOST in self.cache.slower else None
+            try:
+                self.cache.resize(level, now)
+            except (OSError, MemoryError) as error:
+                _LOG.warning("the %s tier keeps its size: %s", level.name.lower(), str(error))
 
 
 def open_cache(
@@ -77,7 +85,7 @@ def open_cache(
     Args:
         pipe: Whose residuals it will keep.
         sites: Parts of its block stack.
-        device_bytes: See `resolve_caps`, and so the next three.
+        device_bytes: See `ask_caps`, and so the next three.
         host_bytes: Size of the host tier.
         disk_bytes: Size of the disk tier.
         cache_dir: Directory of the disk tier.
@@ -88,15 +96,16 @@ def open_cache(
     """
     codec = find_codec(storage)
     device = torch.device(pipe.device)
-    caps = resolve_caps(
+    asked = ask_caps(
         device,
         device_bytes=device_bytes,
         host_bytes=host_bytes,
         disk_bytes=disk_bytes,
         cache_dir=cache_dir,
     )
+    caps = lower_caps(asked, device)
     if caps.host_bytes is None and caps.disk_bytes is None:
-        return _said(CacheHandle(TieredCache(caps.device_bytes), caps, device))
+        return _said(CacheHandle(TieredCache(caps.device_bytes), asked, device, caps.notes))
     denoiser = denoiser_of(pipe)
     stack = find_stack(denoiser)
     # Blocks that only a forward pass can tell are nearly all that there is.
@@ -104,7 +113,7 @@ def open_cache(
     width, dtype = _width(blocks), next(denoiser.parameters()).dtype
     seconds = compute_s_per_byte(blocks, width, dtype) / sites
     cache = TieredCache.under(caps, device=device, codec=codec, compute_s_per_byte=seconds)
-    handle = CacheHandle(cache, caps, device)
+    handle = CacheHandle(cache, asked, device, caps.notes)
     slowest = float("inf")
     for level in list(cache.slower):
         verdict = try_tier(cache, level, compute_s_per_byte=seconds, device=device)

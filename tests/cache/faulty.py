@@ -99,7 +99,7 @@ class LateCopier:
         return self._later(lambda: target.copy_(source))
 
     def to_device(self, source: Tensor) -> tuple[Tensor, Ticket]:
-        copy = torch.full_like(source, 0xCD)
+        copy = torch.full_like(source, 0x4D)
         return copy, self._later(lambda: copy.copy_(source))
 
     def tick(self) -> None:

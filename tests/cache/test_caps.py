@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ditcache_rl.cache import resolve_caps
-from ditcache_rl.cache.caps import available_host_bytes, usable_disk_bytes
+from ditcache_rl.cache import ask_caps, lower_caps
+from ditcache_rl.cache.caps import available_host_bytes, disk_room
 from ditcache_rl.cache.folder import file_system, is_memory
 from ditcache_rl.cache.io import SystemIO
 
@@ -40,7 +40,8 @@ def test_what_is_too_much_is_lowered_and_said(tmp_path: Path) -> None:
         def total_bytes(self, folder: Path) -> int:
             return 1 << 35
 
-    caps = resolve_caps(CPU, disk_bytes="2MiB", cache_dir=tmp_path / "x", io=NearlyFull())
+    asked = ask_caps(CPU, disk_bytes="2MiB", cache_dir=tmp_path / "x")
+    caps = lower_caps(asked, CPU, io=NearlyFull())
 
     assert caps.disk_bytes == 1 << 20
     assert len(caps.notes) == 1
@@ -48,7 +49,7 @@ def test_what_is_too_much_is_lowered_and_said(tmp_path: Path) -> None:
 
 
 def test_a_share_is_of_all_memory_and_limited_by_what_is_free() -> None:
-    caps = resolve_caps(CPU, device_bytes="100%", host_bytes="100%")
+    caps = lower_caps(ask_caps(CPU, device_bytes="100%", host_bytes="100%"), CPU)
 
     assert caps.device_bytes is not None
     assert caps.host_bytes is not None
@@ -59,7 +60,7 @@ def test_a_share_is_of_all_memory_and_limited_by_what_is_free() -> None:
 def test_some_of_a_disk_stays_for_everybody_else(tmp_path: Path) -> None:
     io = SystemIO()
 
-    assert usable_disk_bytes(tmp_path, io) < io.free_bytes(tmp_path)
+    assert disk_room(tmp_path, io) < io.free_bytes(tmp_path)
 
 
 def test_a_file_system_in_memory_is_known_as_such(tmp_path: Path) -> None:

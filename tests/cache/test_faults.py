@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache, resolve_caps
+from ditcache_rl.cache import TieredCache, ask_caps
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.io import Buffer, SystemIO
 from ditcache_rl.errors import ConfigError
@@ -42,7 +42,7 @@ def test_a_name_that_no_directory_can_have_is_refused_clearly(tmp_path: Path, na
     with pytest.raises(ConfigError, match="cache_dir"):
         TieredCache(None, None, 4096, cache_dir=folder)
     with pytest.raises(ConfigError, match="cache_dir"):
-        resolve_caps(torch.device("cpu"), disk_bytes=4096, cache_dir=folder)
+        ask_caps(torch.device("cpu"), disk_bytes=4096, cache_dir=folder)
 
 
 def test_a_child_that_writes_to_what_it_inherited_harms_no_entry() -> None:
@@ -103,6 +103,20 @@ def test_what_is_put_while_a_store_is_closed_is_not_kept(tmp_path: Path) -> None
     assert not cache.put(KEY, torch.ones(9), Tier.DISK)
     assert cache.used_bytes == 0
     assert cache.get(KEY) is None
+
+
+def test_a_tensor_that_outlives_its_store_gives_its_bytes_back() -> None:
+    cache = TieredCache(0, 1 << 20)
+    cache.put(KEY, torch.ones(9), Tier.HOST)
+    found = cache.get(KEY)
+
+    cache.close()
+    assert found is not None
+    assert bool((found == 1).all())
+    assert cache.used_bytes == 64
+    del found
+
+    assert cache.used_bytes == 0
 
 
 class InterruptedIO(SystemIO):

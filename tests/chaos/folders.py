@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ditcache_rl.cache import TieredCache, resolve_caps
+from ditcache_rl.cache import TieredCache, ask_caps
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
@@ -139,7 +139,7 @@ def _open(path: Path) -> None:
 
 
 def _resolve(path: Path) -> None:
-    resolve_caps(torch.device("cpu"), disk_bytes=_MIB, cache_dir=path)
+    ask_caps(torch.device("cpu"), disk_bytes=_MIB, cache_dir=path)
 
 
 def _must_refuse(found: Findings, name: str, offer: Callable[[], None]) -> None:

@@ -234,11 +234,44 @@ def test_the_summary_names_tiers_and_what_was_lowered(tiny_pipe: Any, folder: Pa
 def test_a_cap_that_cannot_be_followed_spoils_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = TieredCache(None, 1 << 20)
     handle = CacheHandle(cache, Caps(host_bytes=1 << 46), torch.device("cpu"))
-    monkeypatch.setattr("ditcache_rl.inference.tiers.room_for", lambda *_: 1 << 46)
+    monkeypatch.setattr("ditcache_rl.inference.tiers.lower_caps", lambda asked, *_, **__: asked)
 
     handle.refresh()  # more than any machine can map
 
     assert cache.slower[Tier.HOST].cap_bytes == 1 << 20
+    cache.close()
+
+
+def test_the_disk_tier_gives_way_when_others_fill_the_disk_and_comes_back(folder: Path) -> None:
+    total, beyond_reserve = 1 << 40, 1 << 20
+
+    class Shared(SystemIO):
+        taken_bytes = others_bytes = 0
+
+        def total_bytes(self, folder: Path) -> int:
+            return total
+
+        def free_bytes(self, folder: Path) -> int:
+            return total // 20 + beyond_reserve - self.taken_bytes - self.others_bytes
+
+        def allocate(self, fd: int, nbytes: int) -> None:
+            super().allocate(fd, nbytes)
+            self.taken_bytes = nbytes
+
+        def truncate(self, fd: int, nbytes: int) -> None:
+            super().truncate(fd, nbytes)
+            self.taken_bytes = nbytes
+
+    io = Shared()
+    cache = TieredCache(None, None, 1 << 20, cache_dir=folder, io=io)
+    asked = Caps(disk_bytes=1 << 20, cache_dir=folder)
+    handle = CacheHandle(cache, asked, torch.device("cpu"))
+    for others_bytes, expected in ((0, 1 << 20), (3 << 18, 1 << 18), (2 << 20, 0), (0, 1 << 20)):
+        io.others_bytes = others_bytes
+
+        handle.refresh()
+
+        assert cache.slower[Tier.DISK].cap_bytes == expected
     cache.close()
 
 
