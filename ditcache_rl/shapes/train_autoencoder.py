@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = Recipe(steps=options.steps, learning_rate=2e-3, ema_decay=0.99)
     report = fit(vae, loss, recipe, options.out / "autoencoder", seed=options.seed)
 
-    report |= _normalise(vae.cpu().eval(), options.seed)
+    report |= _normalise(vae.cpu(), options.seed)
     vae.save_pretrained(options.out / "vae")
     (options.out / "autoencoder" / "report.json").write_text(
         json.dumps(vars(options) | report, default=str, indent=2)

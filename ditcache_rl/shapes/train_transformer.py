@@ -158,11 +158,11 @@ def assemble(model: Denoiser, vae: AutoencoderKL) -> FluxPipeline:
     return FluxPipeline(
         scheduler=build_scheduler(),
         vae=vae.half(),
-        text_encoder=model.clip.eval(),
+        text_encoder=model.clip,
         tokenizer=build_tokenizer(),
-        text_encoder_2=model.t5.eval(),
+        text_encoder_2=model.t5,
         tokenizer_2=build_tokenizer(),
-        transformer=model.transformer.half().eval(),
+        transformer=model.transformer.half(),
     )
 
 

@@ -110,7 +110,7 @@ def test_whether_a_caption_is_held_out_does_not_depend_on_its_batch() -> None:
 
 
 def test_the_training_set_holds_no_held_out_caption(tmp_path: Path) -> None:
-    data = encode(build_autoencoder().eval(), 64, 1, tmp_path / "scenes.safetensors")
+    data = encode(build_autoencoder(), 64, 1, tmp_path / "scenes.safetensors")
 
     captions = build_tokenizer().batch_decode(data.tokens, skip_special_tokens=True)
     seen = torch.tensor([parse_caption(text) for text in captions])
