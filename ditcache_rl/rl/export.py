@@ -88,7 +88,7 @@ def export_onnx(policy: Policy, file: Path) -> None:
     Raises:
         ConfigError: If `onnx` or `onnxscript` is not installed.
     """
-    actions, network = policy.manifest.actions, policy.network
+    actions = policy.manifest.actions
     names = actions.schema()
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -98,7 +98,7 @@ def export_onnx(policy: Policy, file: Path) -> None:
             # What the exporter says of its own future and of packages that it does not need.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                network.train(mode=False),
+                policy.network,
                 (torch.zeros(2, len(names)),),
                 dynamo=True,
                 input_names=["observation"],
