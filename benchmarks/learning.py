@@ -11,7 +11,7 @@ Four questions, on test prompts that nothing was chosen on, in one process:
 - Does a policy keep what it promises, and what does a floor cost? (`promise_error_share`,
   `floor_kept_share`; `floor_time_saved_share` is over the closed-form schedule that keeps it)
 
-The order of the seeds' statistics is that of rliable (arXiv 2108.13264): interquartile mean and
+The statistics over seeds are those of rliable (arXiv 2108.13264): interquartile mean and
 probability of improvement, with intervals from a bootstrap stratified by budget.
 """
 
@@ -302,8 +302,8 @@ def _seeds(
     static = [
         play(board, PolicyController(policy, wish, adaptive=False), select) for wish in wishes
     ]
+    setting = Setting(config, board, cost, policy.plans[board.steps])
     for seed in track(range(1, options.seeds + 1), "seeds", console=console):
-        setting = Setting(config, board, cost, policy.plans[board.steps])
         curve: dict[int, float] = {}
         folder = options.runs / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
