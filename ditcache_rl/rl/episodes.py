@@ -68,9 +68,9 @@ class Setting:
         weights = {"psnr": self.config.reward.psnr, "ssim": self.config.reward.ssim}
         return tradeoff_budget(self.plan, self.cost, weights, task.latency_weight)
 
-    def baseline(self, tasks: Sequence[Task]) -> RewardTerms:
-        """Return what the static schedule of each target earns on the same prompt and seed."""
-        keys = [(task.case, self.plan_budget(task)) for task in tasks]
+    def static(self, cases: Sequence[Case], budgets: Sequence[int]) -> Quality:
+        """Return what the static schedule of each budget reaches; nothing is drawn twice."""
+        keys = list(zip(cases, budgets, strict=True))
         missing = [key for key in dict.fromkeys(keys) if key not in self.baselines]
         if missing:
             rows = [self.plan.row(budget) for _, budget in missing]
@@ -83,12 +83,16 @@ class Setting:
                 (key, (float(p), float(s)))
                 for key, p, s in zip(missing, found.psnr_db, found.ssim, strict=True)
             )
-        quality = np.array([self.baselines[key] for key in keys])
-        modes = np.stack(
-            [self.actions.patterns[self.plan.row(budget).patterns] for _, budget in keys], axis=1
-        )
+        return Quality(*np.array([self.baselines[key] for key in keys]).T)
+
+    def baseline(self, tasks: Sequence[Task]) -> RewardTerms:
+        """Return what the static schedule of each target earns on the same prompt and seed."""
+        budgets = [self.plan_budget(task) for task in tasks]
+        rows = [self.plan.row(budget).patterns for budget in budgets]
         return self._terms(
-            tasks, Quality(quality[:, 0], quality[:, 1]), self.cost.share_of_reference(modes)
+            tasks,
+            self.static([task.case for task in tasks], budgets),
+            self.cost.share_of_reference(self.actions.patterns[np.stack(rows, axis=1)]),
         )
 
     def earned(self, tasks: Sequence[Task], quality: Quality, log: RequestLog) -> RewardTerms:

@@ -26,8 +26,6 @@ from ditcache_rl.search import (
     Case,
     ClimbSettings,
     Rollouts,
-    Row,
-    Space,
     pay_up,
     proposals,
     rescale_plan,
@@ -77,50 +75,38 @@ def search_stage(
 ) -> Plan:
     """Search a static schedule for every count of whole steps up to `most_share`.
 
-    Above that, budgets get the schedule below with more steps computed, scored but not searched.
+    Above that, budgets get the schedule below with more steps computed, not searched any further.
     """
     if file.exists():
         return _read_plan(file)
     site_steps = board.steps * board.sites
     counts = {count * board.sites for count in range(2, board.steps + 1)}
     searched = sorted(count for count in counts if count <= config.search.most_share * site_steps)
-    # Thinned out from the top: full compute must be there.
-    above = sorted({*(counts - set(searched)), site_steps})[:: -max(1, board.steps // 8)][::-1]
+    # Thinned out from the top: full compute must be there, and so is half of it.
+    above = sorted({*(counts - set(searched)), site_steps})[:: -max(1, board.steps // 14)][::-1]
     named = {budget_of(share, site_steps) for share in config.targets.budgets}
-    settings = _settings(config, config.search.evaluations)
-    rng = np.random.default_rng(seed)
-    scored = cases[: config.search.prompts]
-    total = sum((settings.evaluations + 7) * budget for budget in searched) + sum(above)
+    evaluations = config.search.evaluations
+    total = sum((evaluations + 7) * budget for budget in searched) + sum(above)
     spent = 0
 
     def done(budget: int, psnr: float) -> None:
         nonlocal spent
-        spent += budget * (settings.evaluations + 7 if budget in searched else 1)
+        spent += budget * (evaluations + 7 if budget in searched else 1)
         tick(min(1.0, spent / total), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    low = _searched(
-        config,
-        board,
-        scored,
+    search = partial(
+        _search_on(config, board, cases), rng=np.random.default_rng(seed), on_budget=done
+    )
+    low = search(
         budgets=sorted({*searched, *named}),
-        evaluations=config.search.evaluations,
-        rng=rng,
-        on_budget=done,
-        propose=partial(proposals, Calibration(board, scored)),
+        evaluations=evaluations,
+        propose=partial(proposals, Calibration(board, cases)),
     )
     last = low.row(site_steps).patterns
     start = Plan.empty(site_steps, board.steps)
     for budget in above:
         start.patterns[budget] = pay_up(last, budget, step_patterns(board.sites))
-    high = search_plan(
-        board,
-        scored,
-        budgets=above,
-        settings=_settings(config, 0),
-        rng=rng,
-        on_budget=done,
-        start=start,
-    )
+    high = search(budgets=above, evaluations=0, start=start)
     plan = _joined(low, high)
     _write_plan(file, plan)
     return plan
@@ -152,10 +138,7 @@ def rescale_stage(
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    found = _searched(
-        config,
-        board,
-        cases[: max(1, config.search.prompts // 2)],
+    found = _search_on(config, board, cases[: (len(cases) + 1) // 2])(
         budgets=budgets,
         evaluations=config.search.evaluations // 4,
         rng=np.random.default_rng(seed),
@@ -167,46 +150,21 @@ def rescale_stage(
     return joined
 
 
-def _searched(
-    config: EnvConfig,
-    board: Board,
-    cases: Sequence[Case],
-    *,
-    budgets: Sequence[int],
-    evaluations: int,
-    rng: np.random.Generator,
-    on_budget: Callable[[int, float], None],
-    start: Plan | None = None,
-    propose: Callable[[Space, int], Sequence[Row]] | None = None,
-) -> Plan:
-    """Search with fitted forecasts where the pipeline allows it, else with Newton's."""
+def _search_on(config: EnvConfig, board: Board, cases: Sequence[Case]) -> Callable[..., Plan]:
+    """Return the search with fitted forecasts where the pipeline allows it, else with Newton's.
+
+    Fitted schedules are scored on the typical half of mixed cases: their quality is a promise.
+    """
     try:
-        rollouts = Rollouts(board, cases)
+        return partial(search_fitted_plan, Rollouts(board, cases), cases[::2])
     except UnsupportedModelError:
-        return search_plan(
-            board,
-            cases,
-            budgets=budgets,
-            settings=_settings(config, evaluations),
-            rng=rng,
-            on_budget=on_budget,
-            start=start,
-            propose=propose,
-        )
-    return search_fitted_plan(
-        rollouts,
-        cases,
-        budgets=budgets,
-        evaluations=evaluations,
-        rng=rng,
-        on_budget=on_budget,
-        start=start,
-        propose=propose,
-    )
+        pass
 
+    def search(*, evaluations: int, **options: Any) -> Plan:
+        settings = ClimbSettings(evaluations, config.reward.psnr, config.reward.ssim)
+        return search_plan(board, cases, settings=settings, **options)
 
-def _settings(config: EnvConfig, evaluations: int) -> ClimbSettings:
-    return ClimbSettings(evaluations, config.reward.psnr, config.reward.ssim)
+    return search
 
 
 def _joined(plan: Plan, better: Plan) -> Plan:
@@ -219,27 +177,22 @@ def _joined(plan: Plan, better: Plan) -> Plan:
     )
 
 
-def floors_stage(
-    config: EnvConfig, board: Board, plan: Plan, cases: Sequence[Case], *, file: Path, tick: Tick
-) -> Plan:
+def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: Tick) -> Plan:
     """Measure on select prompts what quality nearly every image reaches, up to `most_share`.
 
     Returns:
         The plan with its floors; full compute reaches everything.
     """
+    plan, site_steps = setting.plan, setting.board.steps * setting.board.sites
     if file.exists():
         return plan._replace(floors=np.load(file))
-    floors, site_steps = plan.floors.copy(), board.steps * board.sites
+    floors = plan.floors.copy()
     floors[site_steps] = PSNR_CAP_DB, 1.0
     known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    measured = known[known <= config.search.most_share * site_steps]
+    measured = known[known <= setting.config.search.most_share * site_steps].tolist()
     for index, budget in enumerate(measured):
-        controller = plan.row(int(budget)).schedule(step_patterns(board.sites))
-        found = []
-        for start in range(0, len(cases), board.rows):
-            part = cases[start : start + board.rows]
-            found.append(board.judge(board.draw_under(controller, part)[0], part))
-        floors[budget] = np.percentile(np.concatenate(found, axis=1), 5, axis=1)
+        found = setting.static(cases, [budget] * len(cases))
+        floors[budget] = np.percentile(found, 5, axis=1)
         tick((index + 1) / len(measured), f"{budget}/{site_steps}: {floors[budget, 0]:.1f} dB")
     np.save(file, floors)
     return plan._replace(floors=floors)
@@ -306,14 +259,17 @@ def compare(
     found: dict[tuple[int, float], Comparison] = {}
     for index, (budget, weight) in enumerate(targets):
         tasks = [Task(case, budget, weight) for case in cases]
-        plan = setting.plan.row(setting.plan_budget(tasks[0]))
-        static = plan.schedule(setting.actions.patterns)
+        least = setting.plan_budget(tasks[0])
+        static_psnr = setting.static(cases, [least] * len(cases)).psnr_db
+        static_return = setting.baseline(tasks).total
         learned = NetworkController(
-            setting.actions, network, plan=plan, budget=budget, latency_weight=weight
+            setting.actions,
+            network,
+            plan=setting.plan.row(least),
+            budget=budget,
+            latency_weight=weight,
         )
-        (static_psnr, static_return), (psnr, returns) = (
-            _play(setting, controller, tasks) for controller in (static, learned)
-        )
+        psnr, returns = _play(setting, learned, tasks)
         gains = psnr - static_psnr if budget else returns - static_return
         name = f"{budget}/{site_steps}" if budget else f"tradeoff {weight:.2f}"
         found[budget, weight] = Comparison(

@@ -38,7 +38,7 @@ from ditcache_rl.rl.stages import (
     rescale_stage,
     search_stage,
 )
-from ditcache_rl.search import board_of
+from ditcache_rl.search import board_of, mixed_cases
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at
 #: it.
@@ -124,6 +124,7 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
             progress.tick(drawn / len(cases + select), f"{drawn} images")
 
         board.prepare([*cases, *select], on_batch=count)
+        mixed = mixed_cases(board, cases, config.search.prompts)
 
         progress.enter("search")
         plans: dict[int, Plan] = {}
@@ -131,19 +132,15 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         plans[first] = search_stage(
             config,
             board,
-            cases,
+            mixed,
             file=options.run / f"plan-{first}.npz",
             seed=options.seed,
             tick=progress.tick,
         )
         progress.enter("floors")
-        plans[first] = floors_stage(
-            config,
-            board,
-            plans[first],
-            select,
-            file=options.run / f"floors-{first}.npy",
-            tick=progress.tick,
+        setting = Setting(config, board, costs[first], plans[first])
+        setting.plan = plans[first] = floors_stage(
+            setting, select, file=options.run / f"floors-{first}.npy", tick=progress.tick
         )
         progress.enter("rescale")
         for index, steps in enumerate(others):
@@ -152,14 +149,13 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
                 plans[first],
                 board.sigmas(),
                 board_of(config, pipe, steps=steps),
-                cases,
+                mixed,
                 file=options.run / f"plan-{steps}.npz",
                 seed=options.seed,
                 tick=progress.part(index, len(others)),
             )
 
         progress.enter("learn")
-        setting = Setting(config, board, costs[first], plans[first])
 
         def on_episodes(episodes: int, gain: float) -> None:
             share = episodes / config.ppo.episodes

@@ -11,6 +11,7 @@ from ditcache_rl.search.board import (
 )
 from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
 from ditcache_rl.search.fit import Rollouts, search_fitted_plan
+from ditcache_rl.search.hard import mixed_cases
 from ditcache_rl.search.methods import METHODS, Entry, Found, Method, Problem, found_in
 from ditcache_rl.search.proposals import Calibration, proposals
 from ditcache_rl.search.replay import Replay
@@ -43,6 +44,7 @@ __all__ = [
     "cases_of",
     "found_in",
     "grow_tree",
+    "mixed_cases",
     "pay_up",
     "proposals",
     "rescale_plan",

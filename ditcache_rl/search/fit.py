@@ -30,7 +30,7 @@ from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.space import Row, Space
 from ditcache_rl.types import HISTORY, Floats
 
-#: Cases that run together, and on which the last fit is made: a weight is settled by few.
+#: Cases that run together.
 _PART = 16
 #: States that are kept: those of a schedule and of the moves around it.
 _KEPT = 256
@@ -92,13 +92,16 @@ class Rollouts:
         return self._error(self._end(self._fitted_states(nodes)[-1], nodes)[0])
 
     @torch.no_grad()
-    def weights(self, nodes: Nodes) -> Floats:
+    def weights(self, nodes: Nodes, *, together: bool = True) -> Floats:
         """Fit the weights of a schedule: (steps, HISTORY), nan at computed steps.
 
         Every gap is first fitted to the full trajectory at its end, given the gaps before. Then all
-        are corrected together by what they do to the final latents.
+        are corrected together by what they do to the final latents, unless that takes too long: it
+        costs a rollout per weight.
         """
         end, extra = self._end(self._fitted_states(nodes)[-1], nodes)
+        if not together:
+            return weights_of(nodes, self._sigmas, extra)
         error, correction = self._error(end), self._correction(nodes, extra)
         for share in (1.0, 0.5):
             tried = extra + share * correction
@@ -118,18 +121,18 @@ class Rollouts:
         correction = np.zeros_like(extra)
         if not places:
             return correction
-        states = self._states_of(nodes, extra, parts=1)
-        end = self._end(states[-1], nodes, extra)[0][0]
-        wrong = (self._goals[0] - end).flatten(1).double()
+        states = self._states_of(nodes, extra)
+        end = self._end(states[-1], nodes, extra)[0]
+        wrong = self._wrong(end)
+        share = 1 / _squares(wrong)
         effects = []
         for gap, place in places:
             nudged = extra.copy()
             nudged[gap, place] += _NUDGE
-            last = self._states_of(nodes, nudged, parts=1, known=states[: gap + 1])[-1]
-            moved = self._end(last, nodes, nudged)[0][0]
-            effects.append((moved - end).flatten(1).double() / _NUDGE)
+            last = self._states_of(nodes, nudged, known=states[: gap + 1])[-1]
+            moved = self._end(last, nodes, nudged)[0]
+            effects.append((torch.cat(moved) - torch.cat(end)).flatten(1).double() / _NUDGE)
         effect = torch.stack(effects, dim=2)
-        share = 1 / wrong.square().mean(dim=1).clamp_min(_TINY)
         gram = torch.einsum("rdk,rdl,r->kl", effect, effect, share).cpu().numpy()
         moment = torch.einsum("rdk,rd,r->k", effect, wrong, share).cpu().numpy()
         correction[tuple(np.transpose(places))] = _solve(gram, moment, _LAST_RIDGE)
@@ -154,13 +157,12 @@ class Rollouts:
         nodes: Nodes,
         extra: Floats,
         *,
-        parts: int | None = None,
         known: Sequence[_State] = (),
     ) -> list[_State]:
         """Return the state at every node under given weights; the first ones may be known."""
         found = list(known)
         for length in range(len(found) + 1, len(nodes) + 1):
-            found.append(self._next(found, nodes[:length], extra, parts))
+            found.append(self._next(found, nodes[:length], extra))
         return found
 
     def _next(
@@ -168,18 +170,17 @@ class Rollouts:
         before: Sequence[_State],
         path: Nodes,
         extra: Floats | None,
-        parts: int | None = None,
     ) -> _State:
         """Return the state at the last step of a path, given the states at those before."""
         if before:
             latents, extra = self._cross(before[-1], path[:-1], path[-1], extra)
             older = before[-1].outputs
         else:
-            latents = [replay.start() for replay in self._replays[:parts]]
+            latents = [replay.start() for replay in self._replays]
             older, extra = [[] for _ in latents], np.zeros((0, HISTORY))
         outputs = [
             [replay.compute(path[-1], x)[0], *past[: HISTORY - 1]]
-            for replay, x, past in zip(self._replays, latents, older, strict=False)
+            for replay, x, past in zip(self._replays, latents, older, strict=True)
         ]
         return _State(latents, outputs, extra)
 
@@ -195,7 +196,7 @@ class Rollouts:
     ) -> tuple[list[Tensor], Floats]:
         """Estimate the steps of the gap after a path; without given weights they are fitted."""
         known = path[::-1][:HISTORY]
-        parts = list(zip(self._replays, state.latents, state.outputs, strict=False))
+        parts = list(zip(self._replays, state.latents, state.outputs, strict=True))
         added = np.zeros(HISTORY)
         if stop - known[0] > 1:
             added = extra[len(path) - 1] if extra is not None else self._fit(parts, path, stop)
@@ -242,11 +243,15 @@ class Rollouts:
         return latents
 
     def _error(self, latents: Sequence[Tensor]) -> float:
-        wrong = [
-            (reached - goal).flatten(1).double().square().mean(dim=1)
-            for reached, goal in zip(latents, self._goals, strict=True)
-        ]
-        return float(torch.cat(wrong).clamp_min(_TINY).log().mean())
+        return float(_squares(self._wrong(latents)).log().mean())
+
+    def _wrong(self, latents: Sequence[Tensor]) -> Tensor:
+        """Return what final latents lack: (cases, features)."""
+        return (torch.cat(self._goals) - torch.cat(list(latents))).flatten(1).double()
+
+
+def _squares(wrong: Tensor) -> Tensor:
+    return wrong.square().mean(dim=1).clamp_min(_TINY)
 
 
 @torch.no_grad()
@@ -286,7 +291,8 @@ def search_fitted_plan(
         rollouts: What scores schedules.
         cases: What the images of the best are scored on.
         budgets: Computed steps, each at least 1.
-        evaluations: Schedules per budget that are scored by their latents.
+        evaluations: Schedules per budget that are scored by their latents; 0 for the best start as
+            it is, fitted gap by gap.
         rng: Orders the moves.
         start: Schedules to start from in place of spaced ones, where it has any.
         propose: Names further schedules of a budget to start from.
@@ -301,7 +307,7 @@ def search_fitted_plan(
             rollouts, [nodes_of(row) for row in first], evaluations=evaluations, rng=rng
         )
         before = plan.patterns[budget] = row_of(nodes, rollouts.steps)
-        weights = plan.weights[budget] = rollouts.weights(nodes)
+        weights = plan.weights[budget] = rollouts.weights(nodes, together=evaluations > 0)
         count = len(cases)
         scored = board.score(cases, [space.modes(before)] * count, [weights] * count)
         plan.quality[budget] = scored.psnr_db.mean(), scored.ssim.mean()

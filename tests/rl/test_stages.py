@@ -110,14 +110,14 @@ def test_floors_are_what_nearly_all_select_prompts_reach(
     board, cases = setting.board, cases_of(config, "select")
     least = setting.plan.least
 
-    plan = floors_stage(config, board, setting.plan, cases, file=file, tick=Ticks())
+    plan = floors_stage(setting, cases, file=file, tick=Ticks())
 
     controller = plan.row(least).schedule(step_patterns(board.sites))
     images, _ = board.draw_under(controller, cases)
     quality = board.judge(images, cases)
     np.testing.assert_allclose(plan.floors[least], np.percentile(quality, 5, axis=1), atol=1e-3)
     assert plan.floors[board.steps * board.sites].tolist() == [60.0, 1.0]
-    again = floors_stage(config, board, setting.plan, cases, file=file, tick=Ticks())
+    again = floors_stage(setting, cases, file=file, tick=Ticks())
     np.testing.assert_array_equal(again.floors, plan.floors)
 
 
