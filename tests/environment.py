@@ -128,4 +128,10 @@ def untrained_policy(
         plans[count] = Plan.unfitted(patterns, np.stack([100 * share, share], axis=1))
     with torch.random.fork_rng(devices=[]):
         network = PolicyNetwork(len(actions.schema()) - actions.logits, actions.logits)
-    return Policy(manifest, network.eval().requires_grad_(False), plans, {"select": []})
+    return Policy(
+        manifest,
+        network.eval().requires_grad_(False),
+        plans,
+        {steps[0]: plans[steps[0]]},
+        {"select": []},
+    )

@@ -27,7 +27,7 @@ from ditcache_rl.errors import ArtifactError, closest
 from ditcache_rl.features import schema_hash
 from ditcache_rl.types import HISTORY, Tier
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST, TENSORS, METRICS, CARD = (
     "manifest.json",
     "controller.safetensors",
@@ -101,12 +101,14 @@ class Policy:
         manifest: What it was made for.
         network: Corrects the plans.
         plans: Per step count, the static schedules.
+        safe: Per step count with measured floors, which is the first one, the schedules for these.
         metrics: Measured results, as written to `metrics.json`.
     """
 
     manifest: Manifest
     network: PolicyNetwork
     plans: Mapping[int, Plan]
+    safe: Mapping[int, Plan]
     metrics: Mapping[str, Any]
 
 
@@ -116,10 +118,13 @@ def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
     tensors = {
         f"network.{k}": v.detach().contiguous() for k, v in policy.network.state_dict().items()
     }
-    for steps, plan in policy.plans.items():
-        for name, values in plan._asdict().items():
-            kind = np.int32 if name == "patterns" else np.float32
-            tensors[f"plan.{steps}.{name}"] = torch.from_numpy(values.astype(kind))
+    for kept, plans in (("plan", policy.plans), ("safe", policy.safe)):
+        for steps, plan in plans.items():
+            for name, values in plan._asdict().items():
+                kind = np.int32 if name == "patterns" else np.float32
+                tensors[f"{kept}.{steps}.{name}"] = torch.from_numpy(
+                    np.ascontiguousarray(values, dtype=kind)
+                )
     data = save_tensors(tensors)
     manifest = asdict(policy.manifest) | {"tensors_sha256": hashlib.sha256(data).hexdigest()}
     (folder / TENSORS).write_bytes(data)
@@ -158,30 +163,30 @@ def load_policy(folder: Path) -> Policy:
         )
     network = PolicyNetwork(len(names) - actions.logits, actions.logits)
     expected = {f"network.{k}": tuple(v.shape) for k, v in network.state_dict().items()}
-    for steps in manifest.steps:
+    wanted = [*(("plan", steps) for steps in manifest.steps), ("safe", manifest.steps[0])]
+    for kept, steps in wanted:
         budgets = steps * manifest.sites + 1
         expected |= {
-            f"plan.{steps}.patterns": (budgets, steps),
-            f"plan.{steps}.quality": (budgets, 2),
-            f"plan.{steps}.weights": (budgets, steps, HISTORY),
-            f"plan.{steps}.floors": (budgets, 2),
+            f"{kept}.{steps}.patterns": (budgets, steps),
+            f"{kept}.{steps}.quality": (budgets, 2),
+            f"{kept}.{steps}.weights": (budgets, steps, HISTORY),
+            f"{kept}.{steps}.floors": (budgets, 2),
         }
     _check_tensors(tensors, expected, folder / TENSORS)
     network.load_state_dict({k: tensors[f"network.{k}"] for k in network.state_dict()})
-    plans = {
-        steps: Plan(
-            tensors[f"plan.{steps}.patterns"].numpy().astype(np.int64),
-            tensors[f"plan.{steps}.quality"].numpy().astype(np.float64),
-            tensors[f"plan.{steps}.weights"].numpy().astype(np.float64),
-            tensors[f"plan.{steps}.floors"].numpy().astype(np.float64),
+    plans: dict[str, dict[int, Plan]] = {"plan": {}, "safe": {}}
+    for kept, steps in wanted:
+        where = f"{kept}.{steps}"
+        plan = plans[kept][steps] = Plan(
+            tensors[f"{where}.patterns"].numpy().astype(np.int64),
+            tensors[f"{where}.quality"].numpy().astype(np.float64),
+            tensors[f"{where}.weights"].numpy().astype(np.float64),
+            tensors[f"{where}.floors"].numpy().astype(np.float64),
         )
-        for steps in manifest.steps
-    }
-    for steps, plan in plans.items():
-        _check_plan(plan, len(actions.patterns), f"{folder / TENSORS}: plan.{steps}.patterns")
-        _check_weights(plan, manifest.sites, f"{folder / TENSORS}: plan.{steps}.weights")
+        _check_plan(plan, len(actions.patterns), f"{folder / TENSORS}: {where}.patterns")
+        _check_weights(plan, manifest.sites, f"{folder / TENSORS}: {where}.weights")
     metrics = read_json(folder / METRICS)
-    return Policy(manifest, network.requires_grad_(False), plans, metrics)
+    return Policy(manifest, network.requires_grad_(False), plans["plan"], plans["safe"], metrics)
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -209,9 +214,9 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{path}: tiers must be among {sorted(tiers)}, received {manifest.tiers!r}"
         )
-    if not all(1 <= steps <= 4096 for steps in manifest.steps):
+    if not manifest.steps or not all(1 <= steps <= 4096 for steps in manifest.steps):
         raise ArtifactError(
-            f"{path}: steps must be integers in [1, 4096], received {manifest.steps!r}"
+            f"{path}: steps must be one or more integers in [1, 4096], received {manifest.steps!r}"
         )
     return manifest
 

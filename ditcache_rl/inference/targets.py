@@ -60,6 +60,11 @@ class Wish:
             )
             raise ConfigError(f"{name} must be {bounds}, received {value}")
 
+    @property
+    def names_floor(self) -> bool:
+        """Whether it is the quality that is given, and compute that follows."""
+        return self.min_psnr is not None or self.min_ssim is not None
+
     def site_computes(self, plan: Plan, cost: CostModel) -> int:
         """Return the budget in site computes; 0 for a tradeoff.
 
@@ -68,7 +73,7 @@ class Wish:
         """
         if self.tradeoff is not None:
             return 0
-        if self.min_psnr is not None or self.min_ssim is not None:
+        if self.names_floor:
             return self._above_floor(plan, cost)
         if self.budget is not None:
             budget = int(self.budget * cost.site_steps + 1e-9)
@@ -147,6 +152,8 @@ class PolicyController:
                 f"received {steps}"
             )
         plan, cost = policy.plans[steps], CostModel.from_dict(manifest.profile[str(steps)])
+        if self._wish.names_floor:
+            plan = policy.safe.get(steps, plan)
         budget = self._wish.site_computes(plan, cost)
         weight = self._wish.tradeoff
         if weight is not None:
@@ -154,7 +161,10 @@ class PolicyController:
             adaptive = manifest.adaptive_tradeoff
         else:
             row = plan.row(budget)
-            adaptive = budget in manifest.adaptive.get(str(steps), [])
+            # What the network was compared with are not the schedules for floors.
+            adaptive = not self._wish.names_floor and budget in manifest.adaptive.get(
+                str(steps), []
+            )
         if self._adaptive if self._adaptive is not None else adaptive:
             return NetworkController(
                 manifest.actions,

@@ -67,11 +67,14 @@ def retarget(
         )
         profile[str(steps)] = cost.to_dict()
     fresh = replace(manifest, model=model, profile=profile, adaptive={}, adaptive_tradeoff=False)
-    plans = {
-        steps: plan._replace(floors=np.full_like(plan.floors, np.nan))
-        for steps, plan in policy.plans.items()
-    }
-    return Policy(fresh, policy.network, plans, policy.metrics)
+    plans, safe = (
+        {
+            steps: plan._replace(floors=np.full_like(plan.floors, np.nan))
+            for steps, plan in kept.items()
+        }
+        for kept in (policy.plans, policy.safe)
+    )
+    return replace(policy, manifest=fresh, plans=plans, safe=safe)
 
 
 def retarget_folder(

@@ -26,6 +26,7 @@ from ditcache_rl.search import (
     Case,
     ClimbSettings,
     Rollouts,
+    Sample,
     pay_up,
     proposals,
     rescale_plan,
@@ -71,7 +72,7 @@ def profile_stage(
 
 
 def search_stage(
-    config: EnvConfig, board: Board, cases: Sequence[Case], *, file: Path, seed: int, tick: Tick
+    config: EnvConfig, board: Board, sample: Sample, *, file: Path, seed: int, tick: Tick
 ) -> Plan:
     """Search a static schedule for every count of whole steps up to `most_share`.
 
@@ -95,12 +96,14 @@ def search_stage(
         tick(min(1.0, spent / total), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
     search = partial(
-        _search_on(config, board, cases), rng=np.random.default_rng(seed), on_budget=done
+        _search_on(config, board, sample.mixed, sample.typical),
+        rng=np.random.default_rng(seed),
+        on_budget=done,
     )
     low = search(
         budgets=sorted({*searched, *named}),
         evaluations=evaluations,
-        propose=partial(proposals, Calibration(board, cases)),
+        propose=partial(proposals, Calibration(board, sample.mixed)),
     )
     last = low.row(site_steps).patterns
     start = Plan.empty(site_steps, board.steps)
@@ -117,7 +120,7 @@ def rescale_stage(
     plan: Plan,
     sigmas: Floats,
     board: Board,
-    cases: Sequence[Case],
+    sample: Sample,
     *,
     file: Path,
     seed: int,
@@ -125,7 +128,7 @@ def rescale_stage(
 ) -> Plan:
     """Carry the plan over to another step count, and climb a little from there at named budgets.
 
-    On half of the prompts: what is carried over is good already.
+    On half of the cases: what is carried over is good already.
     """
     if file.exists():
         return _read_plan(file)
@@ -138,7 +141,8 @@ def rescale_stage(
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    found = _search_on(config, board, cases[: (len(cases) + 1) // 2])(
+    mixed, typical = (cases[: (len(cases) + 1) // 2] for cases in (sample.mixed, sample.typical))
+    found = _search_on(config, board, mixed, typical)(
         budgets=budgets,
         evaluations=config.search.evaluations // 4,
         rng=np.random.default_rng(seed),
@@ -150,13 +154,15 @@ def rescale_stage(
     return joined
 
 
-def _search_on(config: EnvConfig, board: Board, cases: Sequence[Case]) -> Callable[..., Plan]:
-    """Return the search with fitted forecasts where the pipeline allows it, else with Newton's.
+def _search_on(
+    config: EnvConfig, board: Board, cases: Sequence[Case], scored: Sequence[Case]
+) -> Callable[..., Plan]:
+    """Return a search on some cases whose schedules are scored on others.
 
-    Fitted schedules are scored on the typical half of mixed cases: their quality is a promise.
+    With fitted forecasts where the pipeline allows it, else with Newton's.
     """
     try:
-        return partial(search_fitted_plan, Rollouts(board, cases), cases[::2])
+        return partial(search_fitted_plan, Rollouts(board, cases), scored)
     except UnsupportedModelError:
         pass
 
@@ -174,6 +180,7 @@ def _joined(plan: Plan, better: Plan) -> Plan:
         patterns=np.where(has, better.patterns, plan.patterns),
         quality=np.where(has, better.quality, plan.quality),
         weights=np.where(has[..., None], better.weights, plan.weights),
+        floors=np.where(has, better.floors, plan.floors),
     )
 
 
@@ -186,26 +193,73 @@ def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: T
     plan, site_steps = setting.plan, setting.board.steps * setting.board.sites
     if file.exists():
         return plan._replace(floors=np.load(file))
-    floors = plan.floors.copy()
-    floors[site_steps] = PSNR_CAP_DB, 1.0
     known = np.flatnonzero(plan.patterns[:, 0] >= 0)
     measured = known[known <= setting.config.search.most_share * site_steps].tolist()
-    for index, budget in enumerate(measured):
+    plan = _with_floors(setting, measured, cases, tick)
+    np.save(file, plan.floors)
+    return plan
+
+
+def safe_stage(
+    setting: Setting,
+    sample: Sample,
+    cases: Sequence[Case],
+    *,
+    file: Path,
+    seed: int,
+    tick: Tick,
+) -> Plan:
+    """Search once more on hard cases alone, at named budgets.
+
+    Returns:
+        The plan with the schedules that have the higher floor of PSNR on select prompts.
+    """
+    if file.exists():
+        return _read_plan(file)
+    config, board, plan = setting.config, setting.board, setting.plan
+    site_steps = board.steps * board.sites
+    named = sorted({budget_of(share, site_steps) for share in config.targets.budgets})
+
+    def done(budget: int, psnr: float) -> None:
+        tick((named.index(budget) + 1) / len(named) / 2, f"{budget}/{site_steps}: {psnr:.1f} dB")
+
+    found = _search_on(config, board, sample.hard, sample.typical)(
+        budgets=named,
+        evaluations=config.search.evaluations // 2,
+        rng=np.random.default_rng(seed),
+        on_budget=done,
+        start=plan,
+        propose=partial(proposals, Calibration(board, sample.hard)),
+    )
+    careful = Setting(config, board, setting.cost, found)
+    found = _with_floors(careful, named, cases, lambda share, note: tick((1 + share) / 2, note))
+    found.patterns[~(found.floors[:, 0] > plan.floors[:, 0])] = -1
+    safe = _joined(plan, found)
+    _write_plan(file, safe)
+    return safe
+
+
+def _with_floors(
+    setting: Setting, budgets: Sequence[int], cases: Sequence[Case], tick: Tick
+) -> Plan:
+    """Return the plan of a setting with the floors of some budgets, and of full compute."""
+    site_steps = setting.board.steps * setting.board.sites
+    floors = setting.plan.floors.copy()
+    floors[site_steps] = PSNR_CAP_DB, 1.0
+    for index, budget in enumerate(budgets):
         found = setting.static(cases, [budget] * len(cases))
         floors[budget] = np.percentile(found, 5, axis=1)
-        tick((index + 1) / len(measured), f"{budget}/{site_steps}: {floors[budget, 0]:.1f} dB")
-    np.save(file, floors)
-    return plan._replace(floors=floors)
+        tick((index + 1) / len(budgets), f"{budget}/{site_steps}: {floors[budget, 0]:.1f} dB")
+    return setting.plan._replace(floors=floors)
 
 
 def _write_plan(file: Path, plan: Plan) -> None:
-    np.savez(file, patterns=plan.patterns, quality=plan.quality, weights=plan.weights)
+    np.savez(file, **plan._asdict())
 
 
 def _read_plan(file: Path) -> Plan:
     with np.load(file) as saved:
-        plan = Plan.unfitted(saved["patterns"], saved["quality"])
-        return plan._replace(weights=saved["weights"])
+        return Plan(**saved)
 
 
 @dataclass(frozen=True, slots=True)

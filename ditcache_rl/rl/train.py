@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,22 @@ from ditcache_rl.rl.stages import (
     metrics_of,
     profile_stage,
     rescale_stage,
+    safe_stage,
     search_stage,
 )
-from ditcache_rl.search import board_of, mixed_cases
+from ditcache_rl.search import board_of, sample_cases
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at
 #: it.
 _STAGES = {
     "profile": 0.06,
-    "references": 0.07,
-    "search": 0.38,
-    "floors": 0.06,
+    "references": 0.08,
+    "search": 0.45,
+    "floors": 0.03,
+    "safe": 0.12,
     "rescale": 0.15,
-    "learn": 0.20,
-    "compare": 0.08,
+    "learn": 0.07,
+    "compare": 0.04,
 }
 
 
@@ -124,15 +126,15 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
             progress.tick(drawn / len(cases + select), f"{drawn} images")
 
         board.prepare([*cases, *select], on_batch=count)
-        mixed = mixed_cases(board, cases, config.search.prompts)
 
         progress.enter("search")
+        sample = sample_cases(board, cases, config.search.prompts)
         plans: dict[int, Plan] = {}
         first, *others = config.steps
         plans[first] = search_stage(
             config,
             board,
-            mixed,
+            sample,
             file=options.run / f"plan-{first}.npz",
             seed=options.seed,
             tick=progress.tick,
@@ -142,6 +144,15 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         setting.plan = plans[first] = floors_stage(
             setting, select, file=options.run / f"floors-{first}.npy", tick=progress.tick
         )
+        progress.enter("safe")
+        safe = safe_stage(
+            setting,
+            sample,
+            select,
+            file=options.run / f"safe-{first}.npz",
+            seed=options.seed,
+            tick=progress.tick,
+        )
         progress.enter("rescale")
         for index, steps in enumerate(others):
             plans[steps] = rescale_stage(
@@ -149,7 +160,7 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
                 plans[first],
                 board.sigmas(),
                 board_of(config, pipe, steps=steps),
-                mixed,
+                sample,
                 file=options.run / f"plan-{steps}.npz",
                 seed=options.seed,
                 tick=progress.part(index, len(others)),
@@ -166,11 +177,9 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         progress.enter("compare")
         comparisons = compare(setting, network, select, seed=options.seed, tick=progress.tick)
 
-    policy = _policy(config, options, pipe, network, plans, costs, comparisons)
+    policy = _policy(config, options, pipe, network, plans, safe, costs, comparisons)
     minutes = (time.perf_counter() - started) / 60
-    policy = Policy(
-        policy.manifest, policy.network, policy.plans, {**policy.metrics, "train_minutes": minutes}
-    )
+    policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
     partial = options.out.with_name(f".partial-{options.out.name}")
     shutil.rmtree(partial, ignore_errors=True)
     save_policy(policy, partial, card=write_card(policy))
@@ -186,6 +195,7 @@ def _policy(
     pipe: Any,
     network: PolicyNetwork,
     plans: Mapping[int, Plan],
+    safe: Plan,
     costs: Mapping[int, CostModel],
     comparisons: Mapping[tuple[int, float], Comparison],
 ) -> Policy:
@@ -218,7 +228,7 @@ def _policy(
         "select": metrics_of(comparisons),
         "config": json.loads(json.dumps(asdict(config) | {"path": config.path.name}, default=str)),
     }
-    return Policy(manifest, network, plans, metrics)
+    return Policy(manifest, network, plans, {first: safe}, metrics)
 
 
 def _with_schema(manifest: Manifest) -> Manifest:

@@ -11,7 +11,7 @@ from ditcache_rl.search.board import (
 )
 from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
 from ditcache_rl.search.fit import Rollouts, search_fitted_plan
-from ditcache_rl.search.hard import mixed_cases
+from ditcache_rl.search.hard import Sample, sample_cases
 from ditcache_rl.search.methods import METHODS, Entry, Found, Method, Problem, found_in
 from ditcache_rl.search.proposals import Calibration, proposals
 from ditcache_rl.search.replay import Replay
@@ -34,6 +34,7 @@ __all__ = [
     "Replay",
     "Rollouts",
     "Row",
+    "Sample",
     "Score",
     "Space",
     "Trials",
@@ -44,10 +45,10 @@ __all__ = [
     "cases_of",
     "found_in",
     "grow_tree",
-    "mixed_cases",
     "pay_up",
     "proposals",
     "rescale_plan",
+    "sample_cases",
     "search_fitted_plan",
     "search_plan",
     "spaced_plan",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,27 +15,38 @@ from ditcache_rl.types import Mode
 _SHARE = 1 / 7
 
 
-def mixed_cases(board: Board, cases: Sequence[Case], count: int) -> list[Case]:
-    """Choose as many typical cases as hard ones.
+class Sample(NamedTuple):
+    """Cases for searches."""
 
-    Among few cases there are hardly any that end badly, so a search leaves these to chance. Which
-    ones do so depends little on the schedule, hence an evenly spaced one tells.
+    typical: list[Case]
+    """As they come: their mean is a promise for others."""
+    mixed: list[Case]
+    """One in four is hard, and so is one in four of any first part."""
+    hard: list[Case]
+    """Those that end worst, the worst one first."""
+
+
+def sample_cases(board: Board, cases: Sequence[Case], count: int) -> Sample:
+    """Choose cases such that a search does not leave the worst images to chance.
+
+    Among few cases there are hardly any that end badly. Which ones do depends little on the
+    schedule, so an evenly spaced one tells.
 
     Args:
-        board: Where the spaced schedule is drawn.
-        cases: What to choose from; the first ones are the typical ones.
-        count: How many to choose; all of them if there are not more.
-
-    Returns:
-        Typical and hard ones in turn.
+        board: Where the spaced schedule is drawn, once on every case.
+        cases: What to choose from.
+        count: How many the mixed ones are, and at most the others; half as many are hard.
     """
-    if len(cases) <= count:
-        return list(cases)
-    typical, others = cases[: (count + 1) // 2], cases[(count + 1) // 2 :]
     space = Space(board.steps, board.sites)
     budget = max(2, round(_SHARE * board.steps)) * board.sites
     modes = space.modes(spaced(space, budget, between=Mode.FORECAST1))
-    psnr_db = board.score(others, [modes] * len(others)).psnr_db
-    hard = [others[index] for index in np.argsort(psnr_db, kind="stable")[: count // 2]]
-    pairs = itertools.zip_longest(typical, hard)
-    return [case for pair in pairs for case in pair if case is not None]
+    psnr_db = board.score(cases, [modes] * len(cases)).psnr_db
+    worst = [cases[index] for index in np.argsort(psnr_db, kind="stable")]
+    if len(cases) <= count:
+        return Sample(list(cases), list(cases), worst[: (len(cases) + 1) // 2])
+    few = worst[: count // 4]
+    typical = [case for case in cases if case not in few][: count - len(few)]
+    mixed = list(typical)
+    for index, case in enumerate(few):
+        mixed.insert(4 * index + 3, case)
+    return Sample(typical, mixed, worst[: max(1, count // 2)])

@@ -55,7 +55,10 @@ def make_policy(sites: int = SITES) -> Policy:
         machine={"cpu": "one", "cores": 2},
         versions={"torch": "2"},
     )
-    return Policy(manifest, network, {STEPS: plan}, {"gain_db": 0.5, "unknown": None})
+    safe = plan._replace(patterns=plan.patterns[:, [0, 3, 2, 1]])
+    return Policy(
+        manifest, network, {STEPS: plan}, {STEPS: safe}, {"gain_db": 0.5, "unknown": None}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +109,10 @@ def test_a_policy_comes_back_as_it_was(saved: Path) -> None:
     digest = hashlib.sha256((saved / "controller.safetensors").read_bytes()).hexdigest()
     assert loaded.manifest == dataclasses.replace(policy.manifest, tensors_sha256=digest)
     assert loaded.metrics == policy.metrics
-    assert loaded.plans.keys() == policy.plans.keys()
-    assert np.array_equal(loaded.plans[STEPS].patterns, policy.plans[STEPS].patterns)
-    np.testing.assert_array_equal(loaded.plans[STEPS].quality, policy.plans[STEPS].quality)
+    for found, made in ((loaded.plans, policy.plans), (loaded.safe, policy.safe)):
+        assert found.keys() == made.keys()
+        assert np.array_equal(found[STEPS].patterns, made[STEPS].patterns)
+        np.testing.assert_array_equal(found[STEPS].quality, made[STEPS].quality)
     assert loaded.plans[STEPS].row(5).patterns.tolist() == [0, 1, 0, 2]
     assert loaded.manifest.actions.tiers == ACTIONS.tiers
     assert np.array_equal(loaded.manifest.actions.patterns, ACTIONS.patterns)
@@ -183,8 +187,8 @@ def test_tensors_that_are_no_tensors_are_noticed_even_when_signed(folder: Path, 
     [
         (lambda m: m.update(site=1), "unknown field 'site'. Did you mean 'sites'?"),
         (lambda m: m.pop("reward"), "expected a field 'reward', received none"),
-        (lambda m: m.update(schema_version=1), "expected schema_version 2, received 1"),
-        (lambda m: m.update(schema_version=None), "expected schema_version 2, received None"),
+        (lambda m: m.update(schema_version=1), "expected schema_version 3, received 1"),
+        (lambda m: m.update(schema_version=None), "expected schema_version 3, received None"),
         (lambda m: m.update(feature_schema="0" * 16), "feature_schema"),
         (lambda m: m.update(sites=0), "sites must be"),
         (lambda m: m.update(sites=10**9), "sites must be"),

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,21 @@ def test_a_schedule_is_the_one_of_the_budget(tiny_pipe: Any, tiny_call: dict[str
     assert half.modes[:, 0].tolist() == [compute, forecast, compute, forecast]
     assert greedy.modes[:, 0].tolist() == [compute] * 4
     assert frugal.modes[:, 0].tolist() == [compute, forecast, forecast, forecast]
+
+
+def test_floors_have_schedules_of_their_own(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
+    policy = untrained_policy(tiny_pipe, tiny_call, steps=(4, 6), adaptive={"4": [2]})
+    careful = spaced_plan(4, 1)
+    careful.patterns[2] = [0, 1, 1, 0]
+    careful.floors[2] = 30.0, 0.9
+    policy = replace(policy, safe={4: careful})
+
+    def chosen(wish: Wish, steps: int = 4) -> Any:
+        return PolicyController(policy, wish).choose(steps)
+
+    for wish in (Wish(min_psnr=30.0), Wish(min_ssim=0.9)):
+        assert isinstance(chosen(wish), StaticSchedule), "the network knows other schedules"
+        assert chosen(wish).modes[:, 0].tolist() == [0, 1, 1, 0]
+    assert isinstance(chosen(Wish(budget=0.5)), NetworkController)
+    with pytest.raises(BudgetError, match="measured floors for 6 steps"):
+        chosen(Wish(min_psnr=30.0), 6)

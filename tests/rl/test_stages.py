@@ -15,14 +15,16 @@ from ditcache_rl.rl.stages import (
     floors_stage,
     metrics_of,
     rescale_stage,
+    safe_stage,
     search_stage,
 )
-from ditcache_rl.search import Case
+from ditcache_rl.search import Case, Sample
 from ditcache_rl.types import Mode
 from tests.boards import Puzzle, hidden_schedule
 from tests.environment import tiny_config, tiny_setting
 
 CASES = [Case("a", 1), Case("b", 2)]
+SAMPLE = Sample(CASES, CASES, CASES[:1])
 
 
 class Ticks:
@@ -42,7 +44,7 @@ def config(tiny_call: dict[str, Any], tmp_path: Path) -> EnvConfig:
 
 
 def searched(config: EnvConfig, board: Puzzle, file: Path, tick: Ticks) -> Plan:
-    return search_stage(config, board, CASES, file=file, seed=0, tick=tick)
+    return search_stage(config, board, SAMPLE, file=file, seed=0, tick=tick)
 
 
 @pytest.mark.parametrize("sites", [1, 3])
@@ -89,7 +91,7 @@ def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
         plan,
         first.sigmas(),
         board,
-        CASES,
+        SAMPLE,
         file=tmp_path / "plan-50.npz",
         seed=0,
         tick=Ticks(),
@@ -119,6 +121,32 @@ def test_floors_are_what_nearly_all_select_prompts_reach(
     assert plan.floors[board.steps * board.sites].tolist() == [60.0, 1.0]
     again = floors_stage(setting, cases, file=file, tick=Ticks())
     np.testing.assert_array_equal(again.floors, plan.floors)
+
+
+def test_safe_schedules_reach_at_least_the_floors_of_the_others(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, tiny_call)
+    setting, file = tiny_setting(config, tiny_pipe), tmp_path / "safe.npz"
+    cases = cases_of(config, "select")
+    train = cases_of(config, "train")
+    setting.plan = floors_stage(setting, cases, file=tmp_path / "floors.npy", tick=Ticks())
+    tick = Ticks()
+
+    def safe() -> Plan:
+        return safe_stage(
+            setting, Sample(train, train, train[:1]), cases, file=file, seed=0, tick=tick
+        )
+
+    found = safe()
+
+    measured = np.isfinite(setting.plan.floors[:, 0])
+    assert (found.floors[measured] >= setting.plan.floors[measured] - [0, 1]).all()
+    changed = (found.floors != setting.plan.floors)[:, 0] & measured
+    assert (found.patterns[~changed] == setting.plan.patterns[~changed]).all()
+    assert tick.shares == sorted(tick.shares)
+    for before, again in zip(found, safe(), strict=True):
+        np.testing.assert_array_equal(before, again)
 
 
 def test_a_network_that_changes_nothing_gains_nothing(

@@ -124,6 +124,8 @@ def test_a_training_leaves_a_complete_policy(trained: Trained) -> None:
     assert searched.least == 1
     assert np.isfinite(searched.quality[1:]).all()
     assert searched.quality[4, 0] == 60.0
+    assert policy.safe.keys() == {4}
+    assert (policy.safe[4].floors[1:3] >= searched.floors[1:3] - [0, 1]).all()
 
 
 def test_the_metrics_compare_network_and_schedule_at_every_target(trained: Trained) -> None:

@@ -3,12 +3,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ditcache_rl.search import Case, Quality, mixed_cases
+from ditcache_rl.search import Case, Quality, sample_cases
 from ditcache_rl.types import Floats, Modes
 from tests.boards import Puzzle, hidden_schedule
 
-#: Seeds are decibels.
-CASES = [Case("typical", 1), Case("a", 40), Case("b", 20), Case("c", 50), Case("d", 30)]
+#: Seeds are decibels: the worse ones come last.
+CASES = [Case("scene", 50 - index) for index in range(12)]
 
 
 class Uneven(Puzzle):
@@ -25,23 +25,33 @@ class Uneven(Puzzle):
         return Quality(decibels, decibels / 60)
 
 
-@pytest.mark.parametrize("sites", [1, 3])
-@pytest.mark.parametrize(("count", "seeds"), [(1, [1]), (2, [1, 20]), (3, [1, 20, 40])])
-def test_typical_cases_and_those_that_end_worst_take_turns(
-    sites: int, count: int, seeds: list[int]
-) -> None:
-    board = Uneven(hidden_schedule(28, sites, 0))
+@pytest.fixture(params=[1, 3])
+def board(request: pytest.FixtureRequest) -> Uneven:
+    return Uneven(hidden_schedule(28, request.param, 0))
 
-    found = mixed_cases(board, CASES, count)
 
-    assert [case.seed for case in found] == seeds
+def test_one_in_four_of_the_mixed_cases_is_among_those_that_end_worst(board: Uneven) -> None:
+    sample = sample_cases(board, CASES, 8)
+
+    assert sample.hard == CASES[:-5:-1]
+    assert sample.typical == CASES[:6]
+    assert [case in sample.hard for case in sample.mixed] == [False, False, False, True] * 2
     computed = {int((modes == 0).sum()) for modes in board.scored}
-    assert computed == {4 * sites}, "one schedule tells for all"
+    assert computed == {4 * board.sites}, "one schedule tells for all"
 
 
-@pytest.mark.parametrize("count", [5, 8])
-def test_few_cases_are_all_taken_and_none_is_drawn(count: int) -> None:
-    board = Uneven(hidden_schedule(28, 1, 0))
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 11])
+def test_no_case_is_taken_twice(board: Uneven, count: int) -> None:
+    sample = sample_cases(board, CASES, count)
 
-    assert mixed_cases(board, CASES, count) == CASES
-    assert board.scored == []
+    assert len(set(sample.mixed)) == len(sample.mixed) == count
+    assert set(sample.typical) <= set(sample.mixed)
+    assert len(sample.hard) == max(1, count // 2)
+
+
+@pytest.mark.parametrize("count", [12, 40])
+def test_few_cases_are_all_taken(board: Uneven, count: int) -> None:
+    sample = sample_cases(board, CASES, count)
+
+    assert sample.typical == sample.mixed == CASES
+    assert sample.hard == CASES[:-7:-1]
