@@ -52,7 +52,7 @@ BUDGETS = (3, 4, 5)
 SEEN, JUDGED = 32, 16
 #: Rows that draw the same task where their mean is the baseline.
 GROUP = 4
-#: Small rollouts and large steps, as there are few episodes. Chosen with one seed of the default.
+#: Small rollouts and large steps, as there are few episodes. Chosen among three with one seed.
 PPO = PPOConfig(rows=8, learning_rate=5e-3, batch_size=96, n_epochs=6, target_kl=0.2, ent_coef=0.0)
 #: By how much the log-prior is weakened, so that a few hundred episodes can overrule it: the
 #: planned one of four patterns has a probability of 0.71.
