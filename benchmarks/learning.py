@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
-from scipy.stats import trim_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python benchmarks/learning.py` finds its neighbours
 
 from benchmarks._headroom import Played, play, swept  # noqa: E402
 from benchmarks._report import Run, console, parser  # noqa: E402
+from benchmarks._seeds import iqm, stratified  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
 from ditcache_rl.control import (  # noqa: E402
     EasyCache,
@@ -54,7 +54,6 @@ from ditcache_rl.metrics import CostModel  # noqa: E402
 from ditcache_rl.rl.episodes import Setting  # noqa: E402
 from ditcache_rl.rl.learn import learn  # noqa: E402
 from ditcache_rl.search import Board, Case, board_of, budget_of, cases_of  # noqa: E402
-from ditcache_rl.types import Floats  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 #: Made by `ditcache-rl search shapes --method polish`; see `docs/learning.md`.
@@ -320,23 +319,12 @@ def _seeds(
     figures["seeds_above_static_count"] = int((table.mean(axis=1) > 0).sum())
     return {
         "gain_db": table.tolist(),
-        "iqm_gain_db": _stratified(table, lambda x: trim_mean(x, 0.25, axis=None), rng),
-        "probability_of_improvement": _stratified(
+        "iqm_gain_db": stratified(table, iqm, rng),
+        "probability_of_improvement": stratified(
             table, lambda x: float((x > 0).mean() + (x == 0).mean() / 2), rng
         ),
         "paired_gain_of_episodes": curves,
     }
-
-
-def _stratified(table: Floats, statistic: Any, rng: np.random.Generator) -> dict[str, float]:
-    """Return a statistic of (seeds, budgets) with its 95 % interval, seeds resampled by budget."""
-    seeds, budgets = table.shape
-    drawn = [
-        statistic(table[rng.integers(seeds, size=table.shape), np.arange(budgets)])
-        for _ in range(2000)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"value": float(statistic(table)), "low": float(low), "high": float(high)}
 
 
 def _p5(played: Played) -> float:

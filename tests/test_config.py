@@ -155,6 +155,7 @@ def test_a_table_that_is_a_number_is_named(env: Path) -> None:
         ("[prompts]", "tradeoff_share = 1.5\n[prompts]", "[targets] tradeoff_share must lie"),
         ("[ppo]", "[reward]\nlatency_weights = [2, 1]\n[ppo]", "[reward] latency_weights must be"),
         ("[ppo]", "[reward]\nlatency_weights = [1]\n[ppo]", "[reward] latency_weights must be"),
+        ("rows = 4", 'algorithm = "plane"', "among ['maskable', 'plain']. Did you mean 'plain'?"),
         ("rows = 4", "rows = 0", "[ppo] rows must be >= 1, received 0"),
         ("rows = 4", "batch_size = -3", "[ppo] batch_size must be >= 1, received -3"),
         ('"70%"', '"most"', "expected bytes as 1048576, '512MiB' or '70%', received 'most'"),

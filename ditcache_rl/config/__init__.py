@@ -6,6 +6,7 @@ imports torch.
 
 from ditcache_rl.config.load import load_env
 from ditcache_rl.config.settings import (
+    ALGORITHMS,
     CacheConfig,
     EnvConfig,
     PipelineConfig,
@@ -20,6 +21,7 @@ from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_polici
 from ditcache_rl.config.sizes import memory_bytes, parse_bytes
 
 __all__ = [
+    "ALGORITHMS",
     "CacheConfig",
     "EnvConfig",
     "PPOConfig",

@@ -12,7 +12,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from ditcache_rl.config.settings import EnvConfig
+from ditcache_rl.config.settings import ALGORITHMS, EnvConfig
 from ditcache_rl.config.shipped import find_shipped
 from ditcache_rl.config.sizes import parse_bytes
 from ditcache_rl.errors import ConfigError, closest
@@ -130,6 +130,12 @@ def _check(config: EnvConfig) -> None:
     weights = config.reward.latency_weights
     ordered = len(weights) == 2 and 0 <= weights[0] <= weights[1]
     require(ordered, "[reward] latency_weights must be [low, high] with 0 <= low <= high", weights)
+    algorithm = config.ppo.algorithm
+    require(
+        algorithm in ALGORITHMS,
+        f"[ppo] algorithm must be among {list(ALGORITHMS)}.{closest(algorithm, ALGORITHMS)}",
+        algorithm,
+    )
     for name in ("rows", "episodes", "n_epochs", "batch_size"):
         number = getattr(config.ppo, name)
         require(number >= 1, f"[ppo] {name} must be >= 1", number)

@@ -131,11 +131,17 @@ class SearchConfig:
     most_share: float = 0.5
 
 
+#: What `[ppo] algorithm` may be.
+ALGORITHMS = ("maskable", "plain")
+
+
 @dataclass(frozen=True, slots=True)
 class PPOConfig:
-    """Settings of MaskablePPO, under the names of the paper.
+    """Settings of PPO, under the names of the paper.
 
     Attributes:
+        algorithm: "maskable" draws feasible actions only; "plain" draws any, and the environment
+            plays the nearest feasible one.
         rows: Episodes that run as one pipeline call.
         episodes: Episodes in all.
         learning_rate: Of Adam, falling linearly to zero.
@@ -147,6 +153,7 @@ class PPOConfig:
         target_kl: Stops the passes over a rollout when the policy has moved that far.
     """
 
+    algorithm: str = "maskable"
     rows: int = 32
     episodes: int = 2048
     learning_rate: float = 1e-3

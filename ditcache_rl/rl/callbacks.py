@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sb3_contrib import MaskablePPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ditcache_rl.rl.episodes import Outcome, Setting
@@ -84,7 +84,7 @@ class TrainingCallback(BaseCallback):
         save_checkpoint(self.model, self._checkpoint)
 
 
-def save_checkpoint(model: MaskablePPO, path: Path) -> None:
+def save_checkpoint(model: BaseAlgorithm, path: Path) -> None:
     """Write a checkpoint as a whole or not at all."""
     partial = path.with_name(f"partial-{path.name}")
     model.save(partial)

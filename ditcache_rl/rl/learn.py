@@ -4,28 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl.callbacks import EpisodeLog, TrainingCallback, save_checkpoint
 from ditcache_rl.rl.episodes import Setting, Task, draw_task
-from ditcache_rl.rl.policy import PriorPolicy, exported
+from ditcache_rl.rl.policy import (
+    MaskablePriorPolicy,
+    PlainPriorPolicy,
+    PriorPolicy,
+    exported,
+)
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
 from ditcache_rl.search import Case
 
 #: Pipeline calls per gradient phase: enough episodes for a steady advantage.
 _BATCHES_PER_UPDATE = 4
+#: Algorithm and policy by the name of `[ppo] algorithm`.
+_ALGORITHMS: dict[str, tuple[Any, type[PriorPolicy]]] = {
+    "maskable": (MaskablePPO, MaskablePriorPolicy),
+    "plain": (PPO, PlainPriorPolicy),
+}
 
 
-def make_ppo(env: VecEnv, config: PPOConfig, *, episode_steps: int, seed: int) -> MaskablePPO:
+def make_ppo(env: VecEnv, config: PPOConfig, *, episode_steps: int, seed: int) -> OnPolicyAlgorithm:
     """Set up PPO so that a rollout is a whole number of episodes."""
-    return MaskablePPO(
-        PriorPolicy,
+    algorithm, policy = _ALGORITHMS[config.algorithm]
+    made: OnPolicyAlgorithm = algorithm(
+        policy,
         env,
         learning_rate=lambda left: config.learning_rate * max(left, 0.05),
         n_steps=episode_steps * _BATCHES_PER_UPDATE,
@@ -40,6 +54,7 @@ def make_ppo(env: VecEnv, config: PPOConfig, *, episode_steps: int, seed: int) -
         seed=seed,
         device="cpu",
     )
+    return made
 
 
 def learn(
@@ -76,7 +91,7 @@ def learn(
     try:
         model = make_ppo(env, config, episode_steps=board.steps, seed=seed)
         if checkpoint.exists():
-            model.set_parameters(checkpoint)
+            model.set_parameters(str(checkpoint))
             model.num_timesteps = _saved_timesteps(checkpoint)
             rng.bit_generator.advance(model.num_timesteps)  # type: ignore[attr-defined]
             log.episodes = model.num_timesteps // board.steps
@@ -86,6 +101,7 @@ def learn(
             callback = TrainingCallback(log, checkpoint, on_episodes)
             model.learn(left, callback=callback, reset_num_timesteps=False)
             save_checkpoint(model, checkpoint)
+        assert isinstance(model.policy, PriorPolicy)
         return exported(model.policy)
     finally:
         env.close()

@@ -1,12 +1,12 @@
-"""The policy that PPO trains: log-prior of the plan plus a network that starts as zero."""
+"""The policies that PPO trains: log-prior of the plan plus a network that starts as zero."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
@@ -37,23 +37,23 @@ class _Extractor(nn.Module):
         return hidden
 
 
-class PriorPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]
-    """A maskable actor-critic whose actor is a `PolicyNetwork`, which is what is exported."""
+class PriorPolicy:
+    """Makes the actor of an actor-critic a `PolicyNetwork`, which is what is exported."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Box,
-        action_space: spaces.MultiDiscrete,
-        lr_schedule: Schedule,
-        **options: Any,
-    ) -> None:
-        super().__init__(observation_space, action_space, lr_schedule, **options)
+    action_space: Any
+    action_net: Any
+    features_dim: int
+    mlp_extractor: Any
+    optimizer: Any
+    optimizer_class: Any
+    optimizer_kwargs: dict[str, Any]
+    parameters: Any
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = _Extractor(self.features_dim)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
+        super()._build(lr_schedule)  # type: ignore[misc]  # that of the actor-critic
         logits = int(self.action_space.nvec.sum())
         self.action_net = PolicyNetwork(self.features_dim - logits, logits)
         self.optimizer = self.optimizer_class(
@@ -66,6 +66,14 @@ class PriorPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]
         network = self.action_net
         assert isinstance(network, PolicyNetwork)
         return network
+
+
+class MaskablePriorPolicy(PriorPolicy, MaskableActorCriticPolicy):  # type: ignore[misc]
+    """Draws feasible actions only."""
+
+
+class PlainPriorPolicy(PriorPolicy, ActorCriticPolicy):
+    """Draws any action; the environment plays the nearest feasible one."""
 
 
 def exported(policy: PriorPolicy) -> PolicyNetwork:

@@ -1,5 +1,7 @@
 import importlib
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sb3_contrib import MaskablePPO
 
+from ditcache_rl.config import ALGORITHMS
 from ditcache_rl.control import PolicyNetwork
-from ditcache_rl.rl import DenoiseVecEnv, Setting
-from ditcache_rl.rl.episodes import cases_of, draw_task
+from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
+from ditcache_rl.rl.episodes import Outcome, cases_of, draw_task
 from ditcache_rl.rl.learn import learn, make_ppo
+from ditcache_rl.rl.policy import PriorPolicy, exported
 from tests.environment import tiny_config, tiny_setting
 
 EPISODES = 32  # two rollouts of four batches of four rows
@@ -54,6 +59,7 @@ def test_the_first_episodes_are_those_of_the_static_schedules(setting: Setting) 
     cases = cases_of(setting.config, "train")
     env = DenoiseVecEnv(setting, 8, lambda: draw_task(setting.config, cases, 4, rng))
     model = make_ppo(env, setting.config.ppo, episode_steps=4, seed=0)
+    assert isinstance(model, MaskablePPO)
 
     obs: Any = env.reset()
     rewards: NDArray[np.float32] = np.zeros(8, dtype=np.float32)
@@ -78,9 +84,45 @@ def test_the_same_seed_learns_the_same_network(setting: Setting, tmp_path: Path)
     assert first.head.weight.abs().max() > 0
 
 
-def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
-    setting: Setting, tmp_path: Path
+def under(setting: Setting, algorithm: str) -> Setting:
+    config = setting.config
+    ppo = replace(config.ppo, algorithm=algorithm)
+    return replace(setting, config=replace(config, ppo=ppo))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_keeps_budgets_and_exports_the_network_it_trained(
+    setting: Setting, algorithm: str
 ) -> None:
+    setting = under(setting, algorithm)
+    cases = cases_of(setting.config, "train")
+    tasks = itertools.cycle([Task(case, budget, 0.0) for case in cases for budget in (1, 2, 3)])
+    spent: list[tuple[int, float]] = []
+
+    def hear(outcome: Outcome, _: object) -> None:
+        computes = 4 * outcome.log.compute_share
+        spent.extend(zip((task.budget for task in outcome.tasks), computes, strict=True))
+
+    env = DenoiseVecEnv(setting, 4, tasks.__next__, on_outcome=hear)
+    model = make_ppo(env, setting.config.ppo, episode_steps=4, seed=0)
+    model.learn(EPISODES * 4)
+    env.close()
+
+    assert len(spent) == EPISODES
+    assert all(budget == computes for budget, computes in spent)
+    assert isinstance(model.policy, PriorPolicy)
+    network = exported(model.policy)
+    obs = torch.randn(5, network.features + network.head.out_features)
+    torch.testing.assert_close(network(obs), model.policy.action_net(obs))
+    assert network.head.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
+    setting: Setting, tmp_path: Path, algorithm: str
+) -> None:
+    setting = under(setting, algorithm)
+
     def interrupt(episodes: int) -> None:
         if episodes > 16:
             raise KeyboardInterrupt

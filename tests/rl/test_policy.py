@@ -13,7 +13,7 @@ from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import best_actions
 from ditcache_rl.control.patterns import action_prior
 from ditcache_rl.rl.learn import make_ppo
-from ditcache_rl.rl.policy import PriorPolicy, exported
+from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
 
 PATTERNS, TIERS, FEATURES = 4, 2, 6
 
@@ -124,7 +124,7 @@ def test_a_plan_has_19_parts_in_20_of_the_probability(model: MaskablePPO) -> Non
 def test_an_export_decides_as_the_policy_that_was_trained(model: MaskablePPO) -> None:
     rng = np.random.default_rng(2)
     policy = model.policy
-    assert isinstance(policy, PriorPolicy)
+    assert isinstance(policy, MaskablePriorPolicy)
     start = {name: value.clone() for name, value in policy.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # as if it had learned a lot

@@ -13,7 +13,7 @@ import ditcache_rl as dc
 from ditcache_rl.config import find_policy, shipped_policies
 from ditcache_rl.control import Policy, load_policy
 from ditcache_rl.metrics import psnr_db
-from ditcache_rl.rl.policy import PriorPolicy
+from ditcache_rl.rl.policy import MaskablePriorPolicy
 from ditcache_rl.shapes import CALL, load_pipeline
 
 RUNS = Path(__file__).parents[2] / "runs" / "shapes"
@@ -30,12 +30,12 @@ def pipe() -> Any:
     return pipe
 
 
-def actor_of(policy: Policy, run: Path) -> PriorPolicy:
+def actor_of(policy: Policy, run: Path) -> MaskablePriorPolicy:
     """Rebuild the policy that PPO trained from its checkpoint."""
     actions = policy.manifest.actions
     box = spaces.Box(-10.0, 10.0, (len(actions.schema()),), np.float32)
     kinds = spaces.MultiDiscrete([len(actions.patterns), len(actions.tiers)])
-    actor = PriorPolicy(box, kinds, lambda _: 1e-3)
+    actor = MaskablePriorPolicy(box, kinds, lambda _: 1e-3)
     _, parameters, _ = load_from_zip_file(run / "ppo.zip", load_data=False, device="cpu")
     actor.load_state_dict(parameters["policy"])
     return actor

@@ -1,0 +1,64 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+from benchmarks.ablation import FAMILIES, GROUP, VARIANTS, Variant, grouped, train, weak_setting
+from ditcache_rl.config import PPOConfig
+from ditcache_rl.control import ActionSpace
+from ditcache_rl.rl import Setting
+from ditcache_rl.search import board_of, cases_of
+from ditcache_rl.types import Tier
+from tests.environment import tiny_config
+
+NAMES = ActionSpace.of(1, (Tier.DEVICE,)).schema()
+
+
+@pytest.fixture
+def setting(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Setting:
+    monkeypatch.setattr(ablation, "PPO", PPOConfig(rows=4, batch_size=32, n_epochs=2))
+    config = replace(tiny_config(tmp_path, tiny_call), steps=[6])
+    return weak_setting(config, lambda told: board_of(told, tiny_pipe, steps=6))
+
+
+def test_every_feature_is_in_one_family() -> None:
+    assert all(
+        sum(name.startswith(beginnings) for beginnings in FAMILIES.values()) == 1 for name in NAMES
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_hidden_family_reads_zero_and_nothing_else_does(family: str) -> None:
+    hidden = Variant(hidden=family).shown(NAMES) == 0
+
+    assert (hidden == [name.startswith(FAMILIES[family]) for name in NAMES]).all()
+    assert Variant().shown(NAMES).all()
+
+
+def test_groups_are_centred_one_by_one() -> None:
+    returns = np.arange(2.0 * GROUP) ** 2
+
+    centred = grouped(returns, np.zeros_like(returns))
+
+    np.testing.assert_allclose(centred[:GROUP].mean(), 0)
+    np.testing.assert_allclose(centred[GROUP:].mean(), 0)
+    np.testing.assert_array_equal(np.diff(centred[:GROUP]), np.diff(returns[:GROUP]))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_is_judged_at_every_budget(setting: Setting, name: str) -> None:
+    seen, judged = cases_of(setting.config, "train"), cases_of(setting.config, "select")
+
+    found, again = (train(setting, seen, judged, VARIANTS[name], 16, seed=1) for _ in range(2))
+
+    assert len(found.gain_db) == len(ablation.BUDGETS)
+    assert len(found.curve_db) == 1  # a rollout of four batches of four rows
+    assert np.isfinite(found.gain_db + found.curve_db).all()
+    assert found == again
+    json.dumps(found._asdict())
