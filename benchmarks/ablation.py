@@ -287,20 +287,19 @@ def judge(
 
 def gain_db(setting: Setting, outcome: Outcome) -> Floats:
     """Return the PSNR of every row beyond that of the plan, in dB."""
-    setting.baseline(outcome.tasks)
-    plan = np.array([setting.baselines[task.case, task.budget][0] for task in outcome.tasks])
-    return np.asarray(outcome.quality.psnr_db - plan)
+    cases, budgets = [task.case for task in outcome.tasks], [task.budget for task in outcome.tasks]
+    return np.asarray(outcome.quality.psnr_db - setting.static(cases, budgets).psnr_db)
 
 
 def forecasts_gain(setting: Setting, cases: Sequence[Case]) -> list[float]:
     """Return what forecasts in place of reuse would gain at the same computed steps, in dB."""
     board, tasks = setting.board, tasks_of(cases)
-    plan, patterns = spaced_plan(board.steps, board.sites), setting.actions.patterns
-    better = board.score(
-        [task.case for task in tasks], [patterns[plan.row(task.budget).patterns] for task in tasks]
+    forecasts = replace(setting, plan=spaced_plan(board.steps, board.sites), baselines={})
+    better, known = (
+        one.static([task.case for task in tasks], [task.budget for task in tasks]).psnr_db
+        for one in (forecasts, setting)
     )
-    known = np.array([setting.baselines[task.case, task.budget][0] for task in tasks])
-    gains = (better.psnr_db - known).reshape(len(cases), len(BUDGETS))
+    gains = (better - known).reshape(len(cases), len(BUDGETS))
     return [float(gain) for gain in gains.mean(axis=0)]
 
 

@@ -50,7 +50,7 @@ from ditcache_rl.inference import (  # noqa: E402
     Wish,
     open_configured,
 )
-from ditcache_rl.metrics import CostModel  # noqa: E402
+from ditcache_rl.metrics import PSNR_CAP_DB, CostModel  # noqa: E402
 from ditcache_rl.rl.episodes import Setting  # noqa: E402
 from ditcache_rl.rl.learn import learn  # noqa: E402
 from ditcache_rl.search import Board, Case, board_of, budget_of, cases_of  # noqa: E402
@@ -190,6 +190,9 @@ def _rules(
                 "computes": float(played.computes.mean()),
                 "ours_db": float(ours.psnr_db.mean()),
                 "ours_minus_rule": gain._asdict(),
+                "capped_share": [
+                    float((one.psnr_db >= PSNR_CAP_DB).mean()) for one in (played, ours)
+                ],
             }
         figures[f"search_over_heuristics_db_{speedup}x"] = min(
             row["ours_minus_rule"]["mean"] for row in there

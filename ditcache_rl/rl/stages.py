@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ def safe_stage(
         start=plan,
         propose=partial(proposals, Calibration(board, sample.hard)),
     )
-    careful = Setting(config, board, setting.cost, found)
+    careful = replace(setting, plan=found, baselines={})
     found = _with_floors(careful, named, cases, lambda share, note: tick((1 + share) / 2, note))
     found.patterns[~(found.floors[:, 0] > plan.floors[:, 0])] = -1
     safe = _joined(plan, found)

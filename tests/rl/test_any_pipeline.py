@@ -75,4 +75,5 @@ def test_it_trains_from_a_folder(
         np.testing.assert_array_equal(other.plans[steps].patterns, plan.patterns)
         np.testing.assert_array_equal(other.plans[steps].weights, plan.weights)
         assert np.isnan(other.plans[steps].floors).all(), "other weights reach other floors"
+    assert all(np.isnan(plan.floors).all() for plan in other.safe.values())
     assert any(np.isfinite(plan.floors).any() for plan in trained.plans.values())
