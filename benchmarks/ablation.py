@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _options().parse_args(arguments)
     run = Run(arguments)
     if options.quick:
-        options.episodes, options.seeds = 64, 2
+        options.episodes, options.seeds = 32, 2
     pieces = options.pieces / str(options.episodes)
     if not options.resume:
         shutil.rmtree(pieces, ignore_errors=True)
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _options() -> Any:
-    built = parser(__doc__, quick="64 episodes, 2 seeds")
+    built = parser(__doc__, quick="32 episodes, 2 seeds")
     built.add_argument("--seeds", type=int, default=5, help="trainings of every variant")
     built.add_argument("--episodes", type=int, default=384, help="of each of them")
     built.add_argument("--resume", action="store_true", help="go on after the last training")
