@@ -120,10 +120,11 @@ class SearchConfig:
     """Search of the static schedules.
 
     Attributes:
-        prompts: Train prompts that schedules are scored on; more is slower and generalises better.
+        prompts: Train prompts that schedules are scored on, a quarter of them hard ones; more is
+            slower and generalises better.
         evaluations: Candidates tried per budget.
-        most_share: Largest budget that is searched; above it schedules come from the error table
-            alone.
+        most_share: Largest budget that is searched; above it computed steps are spaced evenly, or
+            added to the schedule of the budget before.
     """
 
     prompts: int = 16

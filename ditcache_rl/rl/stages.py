@@ -15,7 +15,6 @@ from scipy.stats import bootstrap
 
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Controller, NetworkController, Plan, PolicyNetwork
-from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.inference import measure_profile
 from ditcache_rl.metrics import PSNR_CAP_DB, CostModel
@@ -27,11 +26,11 @@ from ditcache_rl.search import (
     ClimbSettings,
     Rollouts,
     Sample,
-    pay_up,
     proposals,
     rescale_plan,
     search_fitted_plan,
     search_plan,
+    spaced_plan,
 )
 from ditcache_rl.types import Floats
 
@@ -39,6 +38,8 @@ Tick = Callable[[float, str], None]
 """Hears the share of a stage that is done, and a word about it."""
 
 _PROFILE_REPEATS = 5
+#: Cases of searches that begin near what they look for.
+_FEW = 8
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
 #: range.
 _TRADEOFF_PLACES = (0.15, 0.5, 0.85)
@@ -76,40 +77,41 @@ def search_stage(
 ) -> Plan:
     """Search a static schedule for every count of whole steps up to `most_share`.
 
-    Above that, budgets get the schedule below with more steps computed, not searched any further.
+    Some budgets above get the better of even spacing and the schedule below with more computed.
     """
     if file.exists():
         return _read_plan(file)
     site_steps = board.steps * board.sites
-    counts = {count * board.sites for count in range(2, board.steps + 1)}
-    searched = sorted(count for count in counts if count <= config.search.most_share * site_steps)
-    # Thinned out from the top: full compute must be there, and so is half of it.
-    above = sorted({*(counts - set(searched)), site_steps})[:: -max(1, board.steps // 14)][::-1]
+    whole = [count * board.sites for count in range(2, board.steps + 1)]
     named = {budget_of(share, site_steps) for share in config.targets.budgets}
+    below = sorted({*named, *(b for b in whole if b <= config.search.most_share * site_steps)})
+    # Thinned out from the top: full compute must be there, and half of it is what many ask for.
+    thinned = {*whole[:: -max(1, board.steps // 7)], board.steps // 2 * board.sites}
+    above = sorted(budget for budget in thinned if budget > below[-1])
     evaluations = config.search.evaluations
-    total = sum((evaluations + 7) * budget for budget in searched) + sum(above)
+    work = {b: b * (evaluations + 7) for b in below} | dict(zip(above, above, strict=True))
     spent = 0
 
     def done(budget: int, psnr: float) -> None:
         nonlocal spent
-        spent += budget * (evaluations + 7 if budget in searched else 1)
-        tick(min(1.0, spent / total), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
+        spent += work[budget]
+        tick(spent / sum(work.values()), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    search = partial(
-        _search_on(config, board, sample.mixed, sample.typical),
-        rng=np.random.default_rng(seed),
-        on_budget=done,
-    )
-    low = search(
-        budgets=sorted({*searched, *named}),
+    rng = np.random.default_rng(seed)
+    low = _search_on(config, board, sample.mixed, sample.typical)(
+        budgets=below,
         evaluations=evaluations,
+        rng=rng,
+        on_budget=done,
         propose=partial(proposals, Calibration(board, sample.mixed)),
     )
-    last = low.row(site_steps).patterns
-    start = Plan.empty(site_steps, board.steps)
-    for budget in above:
-        start.patterns[budget] = pay_up(last, budget, step_patterns(board.sites))
-    high = search(budgets=above, evaluations=0, start=start)
+    high = _search_on(config, board, sample.mixed[:_FEW], sample.typical)(
+        budgets=above,
+        evaluations=0,
+        rng=rng,
+        on_budget=done,
+        start=spaced_plan(board.steps, board.sites),
+    )
     plan = _joined(low, high)
     _write_plan(file, plan)
     return plan
@@ -128,7 +130,7 @@ def rescale_stage(
 ) -> Plan:
     """Carry the plan over to another step count, and climb a little from there at named budgets.
 
-    On half of the cases: what is carried over is good already.
+    On few cases: what is carried over is good already.
     """
     if file.exists():
         return _read_plan(file)
@@ -141,8 +143,7 @@ def rescale_stage(
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    mixed, typical = (cases[: (len(cases) + 1) // 2] for cases in (sample.mixed, sample.typical))
-    found = _search_on(config, board, mixed, typical)(
+    found = _search_on(config, board, sample.mixed[:_FEW], sample.typical[:_FEW])(
         budgets=budgets,
         evaluations=config.search.evaluations // 4,
         rng=np.random.default_rng(seed),
@@ -185,7 +186,7 @@ def _joined(plan: Plan, better: Plan) -> Plan:
 
 
 def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: Tick) -> Plan:
-    """Measure on select prompts what quality nearly every image reaches, up to `most_share`.
+    """Measure on select prompts what quality nearly every image reaches, up to half of the steps.
 
     Returns:
         The plan with its floors; full compute reaches everything.
@@ -194,7 +195,7 @@ def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: T
     if file.exists():
         return plan._replace(floors=np.load(file))
     known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    measured = known[known <= setting.config.search.most_share * site_steps].tolist()
+    measured = known[known <= site_steps // 2].tolist()
     plan = _with_floors(setting, measured, cases, tick)
     np.save(file, plan.floors)
     return plan
