@@ -75,6 +75,7 @@ ENVIRONMENTS = {
     "20_steps": New(20),
     "shift_3": New(28, scheduler={"shift": 3.0}),
     "48_px": New(28, call={"height": 48, "width": 48}),
+    "96_px": New(28, call={"height": 96, "width": 96}),
     "pruned": New(28, options={"prune": ["transformer.single_transformer_blocks.3"]}),
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ditcache_rl.control import Policy
+from ditcache_rl.metrics import CostModel
 
 
 def write_card(policy: Policy) -> str:
@@ -22,6 +25,12 @@ def write_card(policy: Policy) -> str:
     table = "\n".join(rows)
     profile = manifest.profile[str(first)]
     n = metrics["select"][0]["n"] if metrics["select"] else 0
+    cost, safe = CostModel.from_dict(profile), policy.safe[first]
+    floors = "\n".join(
+        f"| {budget}/{cost.site_steps} | {cost.reference_s / cost.with_computes(int(budget)):.2f}x "
+        f"| {safe.floors[budget, 0]:.1f} dB | {safe.floors[budget, 1]:.4f} |"
+        for budget in np.flatnonzero(np.isfinite(safe.floors[:, 0]))
+    )
     return f"""# Policy for {manifest.env_id}
 
 Static schedules for every budget at {" and ".join(map(str, manifest.steps))} steps, and an online
@@ -53,4 +62,13 @@ the schedule.
 | target | schedule | network | gain | used |
 |---|---|---|---|---|
 {table}
+
+## Floors
+
+What 95 % of these prompts reach, which is what `min_psnr` and `min_ssim` go by; schedules searched
+on hard prompts stand in where they reach more. Speed-ups are those of the cost model.
+
+| computed | speed-up | PSNR | SSIM |
+|---|---|---|---|
+{floors or "| not measured | | | |"}
 """

@@ -132,6 +132,8 @@ def test_the_metrics_compare_network_and_schedule_at_every_target(trained: Train
     metrics = load_policy(trained.policy).metrics
     text = (trained.policy / "README.md").read_text()
 
+    for floor in load_policy(trained.policy).safe[4].floors[1:3, 0]:
+        assert f"| {floor:.1f} dB |" in text
     rows = metrics["select"]
     assert [row["target"] for row in rows[:2]] == ["1/4", "2/4"]
     assert len(rows) == 5  # two budgets and three weights on latency
