@@ -123,18 +123,14 @@ class Rollouts:
             return correction
         states = self._states_of(nodes, extra)
         end = self._end(states[-1], nodes, extra)[0]
-        wrong = self._wrong(end)
-        share = 1 / _squares(wrong)
-        effects = []
+        wrong, effects = self._wrong(end), []
         for gap, place in places:
             nudged = extra.copy()
             nudged[gap, place] += _NUDGE
             last = self._states_of(nodes, nudged, known=states[: gap + 1])[-1]
             moved = self._end(last, nodes, nudged)[0]
             effects.append((torch.cat(moved) - torch.cat(end)).flatten(1).double() / _NUDGE)
-        effect = torch.stack(effects, dim=2)
-        gram = torch.einsum("rdk,rdl,r->kl", effect, effect, share).cpu().numpy()
-        moment = torch.einsum("rdk,rd,r->k", effect, wrong, share).cpu().numpy()
+        gram, moment = _normal(torch.stack(effects, dim=2), wrong)
         correction[tuple(np.transpose(places))] = _solve(gram, moment, _LAST_RIDGE)
         return correction
 
@@ -209,20 +205,24 @@ class Rollouts:
         path: Nodes,
         stop: int,
     ) -> Floats:
-        """Return what to add to the weights of a gap so that it ends nearest to full compute."""
+        """Return what to add to the weights of a gap so that it ends nearest to full compute.
+
+        Every case counts by its relative error, or the hard ones would settle the fit alone.
+        """
         known = path[::-1][:HISTORY]
         gram, moment = np.zeros((len(known),) * 2), np.zeros(len(known))
         for part, target in zip(parts, self._targets, strict=True):
             start = self._skip(part, known, stop, np.zeros(HISTORY))
-            wrong = (target[stop] - start).flatten().double()
-            effects = torch.stack(
+            wrong = (target[stop] - start).flatten(1).double()
+            effect = torch.stack(
                 [
-                    (self._skip(part, known, stop, unit) - start).flatten().double()
+                    (self._skip(part, known, stop, unit) - start).flatten(1).double()
                     for unit in np.eye(HISTORY)[: len(known)]
-                ]
+                ],
+                dim=2,
             )
-            gram += (effects @ effects.T).cpu().numpy()
-            moment += (effects @ wrong).cpu().numpy()
+            found = _normal(effect, wrong)
+            gram, moment = gram + found[0], moment + found[1]
         added = np.zeros(HISTORY)
         added[: len(known)] = _solve(gram, moment, _RIDGE)
         return added
@@ -252,6 +252,19 @@ class Rollouts:
 
 def _squares(wrong: Tensor) -> Tensor:
     return wrong.square().mean(dim=1).clamp_min(_TINY)
+
+
+def _normal(effect: Tensor, wrong: Tensor) -> tuple[Floats, Floats]:
+    """Return both sides of normal equations in which every case counts by its relative error.
+
+    Args:
+        effect: (cases, features, unknowns) what a unit of each unknown does.
+        wrong: (cases, features) what is lacking.
+    """
+    share = 1 / _squares(wrong)
+    gram = torch.einsum("rdk,rdl,r->kl", effect, effect, share)
+    moment = torch.einsum("rdk,rd,r->k", effect, wrong, share)
+    return gram.cpu().numpy(), moment.cpu().numpy()
 
 
 @torch.no_grad()
