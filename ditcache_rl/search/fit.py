@@ -130,7 +130,7 @@ class Rollouts:
             last = self._states_of(nodes, nudged, known=states[: gap + 1])[-1]
             moved = self._end(last, nodes, nudged)[0]
             effects.append((torch.cat(moved) - torch.cat(end)).flatten(1).double() / _NUDGE)
-        gram, moment = _normal(torch.stack(effects, dim=2), wrong)
+        gram, moment = normal_equations(torch.stack(effects, dim=2), wrong)
         correction[tuple(np.transpose(places))] = _solve(gram, moment, _LAST_RIDGE)
         return correction
 
@@ -221,7 +221,7 @@ class Rollouts:
                 ],
                 dim=2,
             )
-            found = _normal(effect, wrong)
+            found = normal_equations(effect, wrong)
             gram, moment = gram + found[0], moment + found[1]
         added = np.zeros(HISTORY)
         added[: len(known)] = _solve(gram, moment, _RIDGE)
@@ -254,7 +254,7 @@ def _squares(wrong: Tensor) -> Tensor:
     return wrong.square().mean(dim=1).clamp_min(_TINY)
 
 
-def _normal(effect: Tensor, wrong: Tensor) -> tuple[Floats, Floats]:
+def normal_equations(effect: Tensor, wrong: Tensor) -> tuple[Floats, Floats]:
     """Return both sides of normal equations in which every case counts by its relative error.
 
     Args:

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.search import METHODS, Board, Calibration, Case, Problem, Replay, Rollouts
-from ditcache_rl.search.fit import climb_nodes
+from ditcache_rl.search.fit import climb_nodes, normal_equations
 from ditcache_rl.search.nodes import Nodes
 from ditcache_rl.search.trials import Trials, Weights
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
@@ -87,6 +89,21 @@ def test_fitted_weights_err_less_than_newtons(
 
     assert loss(fitted, exact) < loss(newton, exact)
     assert loss(fitted, exact) <= rollouts.error(nodes) + 1e-6, "the last fit only improves"
+
+
+@given(st.lists(st.floats(0.01, 100.0), min_size=3, max_size=3))
+def test_a_case_whose_errors_are_larger_counts_as_any_other(scales: list[float]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    effect, wrong = (
+        torch.randn(3, 5, 2, generator=generator),
+        torch.randn(3, 5, generator=generator),
+    )
+    larger = torch.tensor(scales)[:, None]
+
+    found = normal_equations((effect * larger[..., None]).double(), (wrong * larger).double())
+
+    for side, same in zip(found, normal_equations(effect.double(), wrong.double()), strict=True):
+        np.testing.assert_allclose(side, same, rtol=1e-5)
 
 
 def test_a_schedule_scores_the_same_whatever_was_scored_before(board: Board) -> None:
