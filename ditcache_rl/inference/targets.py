@@ -153,7 +153,9 @@ class PolicyController:
             )
         plan, cost = policy.plans[steps], CostModel.from_dict(manifest.profile[str(steps)])
         if self._wish.names_floor:
-            plan = policy.safe.get(steps, plan)
+            # Of equals the first, which is better on average.
+            both = plan, policy.safe.get(steps, plan)
+            plan = min(both, key=lambda one: self._wish.site_computes(one, cost))
         budget = self._wish.site_computes(plan, cost)
         weight = self._wish.tradeoff
         if weight is not None:

@@ -234,7 +234,7 @@ def safe_stage(
     )
     careful = replace(setting, plan=found, baselines={})
     found = _with_floors(careful, named, cases, lambda share, note: tick((1 + share) / 2, note))
-    found.patterns[~(found.floors[:, 0] > plan.floors[:, 0])] = -1
+    found.patterns[found.floors[:, 0] <= plan.floors[:, 0]] = -1
     safe = _joined(plan, found)
     _write_plan(file, safe)
     return safe

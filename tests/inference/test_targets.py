@@ -192,19 +192,24 @@ def test_a_schedule_is_the_one_of_the_budget(tiny_pipe: Any, tiny_call: dict[str
     assert frugal.modes[:, 0].tolist() == [compute, forecast, forecast, forecast]
 
 
-def test_floors_have_schedules_of_their_own(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
-    policy = untrained_policy(tiny_pipe, tiny_call, steps=(4, 6), adaptive={"4": [2]})
+def test_a_floor_takes_the_cheaper_of_both_schedules(
+    tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    policy = untrained_policy(tiny_pipe, tiny_call, steps=(4, 6), adaptive={"4": [2, 3]})
     careful = spaced_plan(4, 1)
     careful.patterns[2] = [0, 1, 1, 0]
-    careful.floors[2] = 30.0, 0.9
+    careful.floors[[2, 3]] = [30.0, 0.8], [35.0, 0.9]
+    policy.plans[4].floors[[2, 3]] = [20.0, 0.8], [35.0, 0.9]
     policy = replace(policy, safe={4: careful})
 
     def chosen(wish: Wish, steps: int = 4) -> Any:
         return PolicyController(policy, wish).choose(steps)
 
-    for wish in (Wish(min_psnr=30.0), Wish(min_ssim=0.9)):
-        assert isinstance(chosen(wish), StaticSchedule), "the network knows other schedules"
-        assert chosen(wish).modes[:, 0].tolist() == [0, 1, 1, 0]
+    assert chosen(Wish(min_psnr=30.0)).modes[:, 0].tolist() == [0, 1, 1, 0]
+    for wish in (Wish(min_ssim=0.8), Wish(min_psnr=20.0)):
+        usual = policy.plans[4].row(2).patterns
+        assert chosen(wish).modes[:, 0].tolist() == usual.tolist(), "better on average"
+    assert isinstance(chosen(Wish(min_psnr=35.0)), StaticSchedule), "floors are of schedules"
     assert isinstance(chosen(Wish(budget=0.5)), NetworkController)
     with pytest.raises(BudgetError, match="measured floors for 6 steps"):
         chosen(Wish(min_psnr=30.0), 6)
