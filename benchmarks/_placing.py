@@ -28,6 +28,9 @@ KIND = 1
 VISITS = STEPS * SITES
 #: Age, in visits, that reads as 1.
 _OLD = 8.0
+#: Loads that a recomputed site counts as when an agent learns. It costs hundreds: as the host has
+#: room for everything, more than one is enough to speak against it, and hundreds drown all else.
+_DEAR = 2.0
 FACTS = (
     "step_share",
     "site_share",
@@ -289,6 +292,11 @@ def tally_of(name: str, modes: Modes, device_share: float, past: Past) -> Tally:
     return replay.tally
 
 
+def cost_of(found: Tally) -> float:
+    """Price a visit as an agent learns it, in loads from the host."""
+    return found.loads + _DEAR * found.recomputed
+
+
 class Course:
     """Requests to learn on, each with what every visit costs under the cache's own rule.
 
@@ -296,17 +304,12 @@ class Course:
         schedules: Of the requests.
         device_shares: Sizes of the device that an agent meets.
         past: What earlier requests did.
-        prices: Of what is not on the device.
     """
 
     def __init__(
-        self,
-        schedules: Sequence[Modes],
-        device_shares: Sequence[float],
-        past: Past,
-        prices: Prices,
+        self, schedules: Sequence[Modes], device_shares: Sequence[float], past: Past
     ) -> None:
-        self.prices, self.past = prices, past
+        self.past = past
         self._lots = [(modes, share) for modes in schedules for share in device_shares]
         self._costs: dict[int, Floats] = {}
 
@@ -316,13 +319,9 @@ class Course:
         if index not in self._costs:
             replay = self._open(index)
             self._costs[index] = np.array(
-                [self.cost(replay.play(rule(replay))) for _ in range(VISITS)]
+                [cost_of(replay.play(rule(replay))) for _ in range(VISITS)]
             )
         return self._open(index), self._costs[index]
-
-    def cost(self, found: Tally) -> float:
-        """Price a visit, in loads from the host."""
-        return found.seconds(self.prices) / self.prices.load_s
 
     def _open(self, index: int) -> Replay:
         modes, share = self._lots[index]
@@ -359,7 +358,7 @@ class PlacementEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         replay = self._replay
         assert replay is not None
         usual = self._rule[replay.now]
-        cost = self._course.cost(replay.play(placed(replay, Choice(action))))
+        cost = cost_of(replay.play(placed(replay, Choice(int(action)))))
         obs = np.zeros(len(FACTS), np.float32) if replay.done else replay.facts()
         return obs, float(usual - cost), replay.done, False, {}
 

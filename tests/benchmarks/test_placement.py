@@ -7,7 +7,6 @@ from benchmarks._placing import (
     CLASSIC,
     FACTS,
     PLACERS,
-    SITES,
     VISITS,
     Choice,
     Course,
@@ -20,7 +19,8 @@ from benchmarks._placing import (
     requests,
     tally_of,
 )
-from benchmarks.placement import DEVICE_SHARES, by_agent, by_rule, figures_of, learn
+from benchmarks._traces import SITES
+from benchmarks.placement import DEVICE_SHARES, STARTS, by_agent, by_rule, figures_of, learn
 from ditcache_rl.cache.placement import schedule_trace, simulate
 from ditcache_rl.types import Mode, Modes
 
@@ -74,7 +74,7 @@ def test_what_is_dropped_is_computed_and_what_goes_to_the_host_is_loaded(
 
 
 def test_the_environment_keeps_the_contract(schedules: list[Modes], past: Past) -> None:
-    env = PlacementEnv(Course(schedules, DEVICE_SHARES, past, PRICES))
+    env = PlacementEnv(Course(schedules, DEVICE_SHARES, past))
 
     check_env(env, skip_render_check=True)
 
@@ -82,7 +82,7 @@ def test_the_environment_keeps_the_contract(schedules: list[Modes], past: Past) 
 
 
 def test_who_does_as_the_cache_does_earns_nothing(schedules: list[Modes], past: Past) -> None:
-    env = PlacementEnv(Course(schedules, DEVICE_SHARES, past, PRICES))
+    env = PlacementEnv(Course(schedules, DEVICE_SHARES, past))
     obs, _ = env.reset(seed=0)
     steps, done = 0, False
     while not done:
@@ -97,10 +97,10 @@ def test_who_does_as_the_cache_does_earns_nothing(schedules: list[Modes], past: 
 def test_an_agent_begins_as_the_cache_itself(
     schedules: list[Modes], past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "ROWS", 1)
-    course = Course(schedules, DEVICE_SHARES, past, PRICES)
+    monkeypatch.setattr(placement, "ROWS", 4)
+    course = Course(schedules, DEVICE_SHARES, past)
 
-    agent = learn(course, 0, seed=0, trusting=True)
+    agent = learn(course, 0, start=STARTS["agent"], seed=0)
 
     found = by_agent(agent, schedules, past)
     assert found == by_rule("default", schedules, past)
