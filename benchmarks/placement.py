@@ -250,7 +250,7 @@ def rows_of(figures: dict[str, float], names: Sequence[str]) -> Table:
     built.add_column("who places")
     sizes = [round(100 * share) for share in DEVICE_SHARES]
     for size in sizes:
-        for head in (f"hits at {size} %", "of headroom", "loads", "time"):
+        for head in (f"at {size} %", "of headroom", "time"):
             built.add_column(head, justify="right")
     for name in sorted(names, key=lambda n: -figures[f"{n}_hit_share_{sizes[-1]}"]):
         cells = []
@@ -265,7 +265,6 @@ def rows_of(figures: dict[str, float], names: Sequence[str]) -> Table:
             cells += [
                 f"{100 * figures[f'{name}_hit_share_{size}']:.2f} %",
                 taken,
-                f"{figures[f'{name}_loads_count_{size}']:.1f}",
                 f"{1e3 * figures[f'{name}_request_{size}_s']:.1f} ms",
             ]
         built.add_row(name, *cells)
