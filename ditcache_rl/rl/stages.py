@@ -158,9 +158,10 @@ def rescale_stage(
 def _search_on(
     config: EnvConfig, board: Board, cases: Sequence[Case], scored: Sequence[Case]
 ) -> Callable[..., Plan]:
-    """Return a search on some cases whose schedules are scored on others.
+    """Return a search with fitted forecasts where the pipeline allows it, else with Newton's.
 
-    With fitted forecasts where the pipeline allows it, else with Newton's.
+    Fitted schedules are searched on latents of the cases, and what is found is scored on images of
+    others; the others are searched and scored on images of the cases.
     """
     try:
         return partial(search_fitted_plan, Rollouts(board, cases), scored)
