@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -75,6 +76,44 @@ class Averaged:
             v.copy_(self.values[k])
 
 
+def _state_of(
+    module: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged
+) -> dict[str, Tensor]:
+    """Name every tensor of a training; one that has two names in the module stands once."""
+    state = {f"module.{name}": value for name, value in _tensors_of(module).items()}
+    state |= {f"averaged.{name}": value for name, value in averaged.values.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+    return {name: value.detach().contiguous() for name, value in state.items()}
+
+
+def _restore(
+    state: dict[str, Tensor],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: Averaged,
+) -> None:
+    """Put back what `_state_of` named."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    own = _tensors_of(module)
+    with torch.no_grad():
+        for key, value in state.items():
+            part, name = key.split(".", 1)
+            if part == "module":
+                own[name].copy_(value)
+            elif part == "averaged":
+                averaged.values[name].copy_(value)
+            else:
+                index, moment = name.split(".", 1)
+                moments.setdefault(int(index), {})[moment] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
 def default_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,9 +135,8 @@ def fit(
         module: What is trained, in place.
         loss: Maps (step, generator) to named scalars; "loss" is minimised, the rest is logged.
         recipe: Length and rates.
-        folder: Holds `checkpoint.pt` (written every two minutes and at the end, resumed from if
-            there) and
-            the TensorBoard events.
+        folder: Holds `checkpoint.safetensors` (written every two minutes and at the end, resumed
+            from if there) and the TensorBoard events.
         seed: Of the generator that is handed to `loss`; step k of a resumed run sees the same
             numbers.
         images: Draws a (3, H, W) picture for TensorBoard with the averaged weights.
@@ -116,27 +154,20 @@ def fit(
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     averaged = Averaged(module, recipe.ema_decay)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / "checkpoint.safetensors"
     start, seconds = 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        averaged.values = state["averaged"]
-        start, seconds = state["step"], state["seconds"]
+        saved = load_file(checkpoint)
+        start, seconds = int(saved.pop("step")), float(saved.pop("seconds"))
+        _restore(saved, module, optimizer, averaged)
 
     def save(step: int) -> None:
         partial = checkpoint.with_suffix(".partial")
-        torch.save(
-            {
-                "module": module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "averaged": averaged.values,
-                "step": step,
-                "seconds": seconds,
-            },
-            partial,
-        )
+        spent = {
+            "step": torch.tensor(step),
+            "seconds": torch.tensor(seconds, dtype=torch.float64),
+        }
+        save_file(_state_of(module, optimizer, averaged) | spent, partial)
         partial.replace(checkpoint)
 
     recent: list[dict[str, float]] = []
