@@ -28,6 +28,7 @@ from ditcache_rl.search import (
     Sample,
     proposals,
     rescale_plan,
+    sample_cases,
     search_fitted_plan,
     search_plan,
     spaced_plan,
@@ -70,6 +71,16 @@ def profile_stage(
     )
     file.write_text(json.dumps(cost.to_dict(), indent=2))
     return cost
+
+
+def sample_stage(board: Board, cases: Sequence[Case], count: int, *, file: Path) -> Sample:
+    """Choose typical and hard cases for the searches."""
+    if file.exists():
+        parts = json.loads(file.read_text())
+        return Sample(*([Case(prompt, seed) for prompt, seed in part] for part in parts))
+    sample = sample_cases(board, cases, count)
+    file.write_text(json.dumps(sample))
+    return sample
 
 
 def search_stage(

@@ -37,9 +37,10 @@ from ditcache_rl.rl.stages import (
     profile_stage,
     rescale_stage,
     safe_stage,
+    sample_stage,
     search_stage,
 )
-from ditcache_rl.search import board_of, sample_cases
+from ditcache_rl.search import board_of
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at
 #: it.
@@ -128,7 +129,9 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         board.prepare([*cases, *select], on_batch=count)
 
         progress.enter("search")
-        sample = sample_cases(board, cases, config.search.prompts)
+        sample = sample_stage(
+            board, cases, config.search.prompts, file=options.run / f"sample-{config.steps[0]}.json"
+        )
         plans: dict[int, Plan] = {}
         first, *others = config.steps
         plans[first] = search_stage(

@@ -16,6 +16,7 @@ from ditcache_rl.rl.stages import (
     metrics_of,
     rescale_stage,
     safe_stage,
+    sample_stage,
     search_stage,
 )
 from ditcache_rl.search import Case, Sample
@@ -102,6 +103,17 @@ def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
     spent = pattern_costs(step_patterns(1))[carried.patterns[found]].sum(axis=1)
     np.testing.assert_array_equal(spent, found)
     assert found[-1] == 50
+
+
+def test_a_sample_is_chosen_once(tmp_path: Path) -> None:
+    file, cases = tmp_path / "sample.json", [Case('a "b"', seed) for seed in range(12)]
+    board = Puzzle(hidden_schedule(28, 1, 0))
+
+    first = sample_stage(board, cases, 8, file=file)
+    drawn = len(board.scored)
+
+    assert sample_stage(board, cases, 8, file=file) == first
+    assert len(board.scored) == drawn > 0
 
 
 def test_floors_are_what_nearly_all_select_prompts_reach(
