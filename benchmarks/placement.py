@@ -12,7 +12,7 @@ and the cache's rule, and that rule with chances counted over the train requests
 `*_request_s` the time that a request's loads and recomputed sites would take if nothing hid it: a
 load as `tiers.py` measured it (1 MiB from the host), computing a site of the embedded pipeline as
 the cache itself estimates it here. `headroom_share_C` is Belady minus default, and
-`*_of_headroom_x_C` what of it the others take. Of an agent: the interquartile mean over seeds with
+`*_of_headroom_share_C` what of it the others take. Of an agent: the interquartile mean over seeds with
 the 95 % interval of a bootstrap (rliable, arXiv 2108.13264).
 """
 
