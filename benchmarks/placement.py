@@ -9,11 +9,11 @@ judged on test requests of other seeds, beside Belady's plan, MRU, LRU, fixed ti
 and the cache's rule, and that rule with chances counted over the train requests.
 
 `*_hit_share_C` is the share of the reads that a device served which holds C percent of the entries,
-`*_request_s` the time that a request's loads and recomputed sites would take if nothing hid it: a
+`*_request_C_s` the time that a request's loads and recomputed sites would take if nothing hid it: a
 load as `tiers.py` measured it (1 MiB from the host), computing a site of the embedded pipeline as
 the cache itself estimates it here. `headroom_share_C` is Belady minus default, and
-`*_of_headroom_share_C` what of it the others take. Of an agent: the interquartile mean over seeds with
-the 95 % interval of a bootstrap (rliable, arXiv 2108.13264).
+`*_of_headroom_share_C` what of it the others take. Of an agent: the interquartile mean over seeds
+with the 95 % interval of a bootstrap (rliable, arXiv 2108.13264).
 """
 
 from __future__ import annotations
