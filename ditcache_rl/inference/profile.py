@@ -24,8 +24,8 @@ def measure_profile(
     prompt: str,
     call: Mapping[str, Any],
     blocks: str | None = None,
-    repeats: int = 5,
-    on_run: Callable[[], None] | None = None,
+    repeats: int = 7,
+    on_run: Callable[[float], None] | None = None,
 ) -> CostModel:
     """Fit the cost model to calls of the pipeline under a few very different schedules.
 
@@ -36,28 +36,32 @@ def measure_profile(
         prompt: What to draw.
         call: Further arguments of the call.
         blocks: Where the blocks are, as in `BlockRunner`.
-        repeats: Rounds through all schedules, interleaved; the median of each counts.
-        on_run: Called after every call, for a progress bar.
+        repeats: Rounds through all schedules. What counts is the median of the time over that of
+            full compute in the same round, so that a machine whose speed drifts favours none.
+        on_run: Called after every call with the share that is done, for a progress bar.
     """
     schedules = probe_schedules(steps, sites)
     seconds = np.empty((repeats, len(schedules)))
     for repeat in range(-1, repeats):  # round -1 warms up
-        for index, modes in enumerate(schedules):
-            elapsed = timed_call(pipe, modes, prompt=prompt, call=call, blocks=blocks)
+        for place in range(len(schedules)):
+            index = (place + repeat) % len(schedules)
+            elapsed = timed_call(pipe, schedules[index], prompt=prompt, call=call, blocks=blocks)
             if repeat >= 0:
                 seconds[repeat, index] = elapsed
             if on_run is not None:
-                on_run()
-    return fit_cost(schedules, [float(s) for s in np.median(seconds, axis=0)])
+                on_run((repeat + 1 + (place + 1) / len(schedules)) / (repeats + 1))
+    full = seconds[:, :1]
+    typical = np.median(full) * np.median(seconds / full, axis=0)
+    return fit_cost(schedules, [float(s) for s in typical])
 
 
 def probe_schedules(steps: int, sites: int) -> list[Modes]:
-    """List schedules from full compute to almost none, with reuse and with forecasts."""
+    """List schedules from full compute, the first, to almost none, with reuse and forecasts."""
     # Shorter calls tell the cost of a step from that of an image.
     counts = sorted({steps, max(1, steps // 2), max(1, steps // 4)}, reverse=True)
     schedules = [np.zeros((count, sites), dtype=np.int8) for count in counts]
     for period in (2, 4, steps):
-        for mode in (Mode.REUSE, Mode.FORECAST1, Mode.FORECAST2):
+        for mode in (Mode.REUSE, Mode.FORECAST2):  # the dearest forecast
             modes = np.full((steps, sites), mode, dtype=np.int8)
             modes[::period] = Mode.COMPUTE
             schedules.append(modes)

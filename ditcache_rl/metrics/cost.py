@@ -1,8 +1,8 @@
 """Predict the time of a schedule from what its sites do.
 
 A linear model: what every image costs, what every step costs, and what a site costs that is
-computed or forecast. It is deterministic, so that training can price schedules; what an evaluation
-reports is measured.
+computed, computed again after a pause, or forecast. It is deterministic, so that training can price
+schedules; what an evaluation reports is measured.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class CostModel:
         forecast_s: What forecasting one site takes beyond reusing it.
         num_inference_steps: Steps of the schedules that are priced.
         sites: Sites of the schedules that are priced.
+        resume_s: What computing a site takes more at a step that follows one without: threads and
+            caches of a processor have turned to something else.
 
     Raises:
         ConfigError: If a time is negative or not finite, full compute takes none, or there is no
@@ -44,9 +46,10 @@ class CostModel:
     forecast_s: float
     num_inference_steps: int
     sites: int
+    resume_s: float = 0.0
 
     def __post_init__(self) -> None:
-        times = (self.fixed_s, self.step_s, self.site_s, self.forecast_s)
+        times = (self.fixed_s, self.step_s, self.site_s, self.forecast_s, self.resume_s)
         if not all(math.isfinite(time) and time >= 0 for time in times):
             raise ConfigError(
                 f"expected times of a cost model that are finite and >= 0, received {self}"
@@ -90,9 +93,12 @@ class CostModel:
                 f"expected modes of {expected[0]} steps and {expected[1]} sites, received shape "
                 f"{modes.shape}; fit a cost model for these steps and sites"
             )
-        computes, forecasts = _counts(modes)
+        computes, resumes, forecasts = _counts(modes)
         return np.asarray(
-            self._overhead_s + self.site_s * computes + self.forecast_s * forecasts,
+            self._overhead_s
+            + self.site_s * computes
+            + self.resume_s * resumes
+            + self.forecast_s * forecasts,
             dtype=np.float64,
         )
 
@@ -101,14 +107,20 @@ class CostModel:
         return self.predict(modes) / self.reference_s
 
     def with_computes(self, computes: int) -> float:
-        """Price a number of site computes, the other sites charged as forecasts."""
+        """Price a number of site computes as if none followed another and all else was forecast."""
         forecasts = self.site_steps - computes
-        return self._overhead_s + self.site_s * computes + self.forecast_s * forecasts
+        resumes = min(max(0, computes - self.sites), forecasts)
+        return (
+            self._overhead_s
+            + self.site_s * computes
+            + self.resume_s * resumes
+            + self.forecast_s * forecasts
+        )
 
     def budget_for(self, speedup: float) -> int:
         """Find how many sites may compute so that a speed-up is kept.
 
-        The promise holds whatever the other sites do: they are charged as forecasts.
+        The promise holds wherever they lie, and whatever the other sites do.
 
         Args:
             speedup: Promised reference time over time; up to 1 asks for nothing.
@@ -150,6 +162,7 @@ class CostModel:
             ConfigError: If a field is unknown, missing, or out of range.
         """
         known = [field.name for field in fields(cls)]
+        values = {"resume_s": 0.0} | dict(values)
         for name in values:
             if name not in known:
                 raise ConfigError(f"cost model: unknown field {name!r}.{closest(name, known)}")
@@ -166,6 +179,7 @@ class CostModel:
             forecast_s=float(values["forecast_s"]),
             num_inference_steps=int(values["num_inference_steps"]),
             sites=int(values["sites"]),
+            resume_s=float(values["resume_s"]),
         )
 
 
@@ -186,7 +200,7 @@ def fit_cost(schedules: Sequence[Modes], seconds: Sequence[float]) -> CostModel:
 
     What the schedules do not tell apart stays undivided: if all have the same number of steps,
     `fixed_s` holds what the steps cost too, and `step_s` is 0. Without any forecast `forecast_s` is
-    0.
+    0, and so is `resume_s` where every site stops computing once.
 
     Args:
         schedules: (steps, sites) effective modes of each measurement, all with the same sites;
@@ -219,26 +233,28 @@ def fit_cost(schedules: Sequence[Modes], seconds: Sequence[float]) -> CostModel:
     scales = columns.max(axis=0)
     if np.linalg.matrix_rank(columns / scales) < columns.shape[1]:
         raise ConfigError(
-            f"expected schedules that differ in how many sites they compute and how many they "
-            f"forecast, received {len(schedules)} that do not; add all-compute, a schedule that "
-            "reuses, and one that forecasts"
+            "expected schedules that differ in how many sites they compute, resume and forecast, "
+            f"received {len(schedules)} that do not; add all-compute, a schedule that reuses, and "
+            "one that forecasts"
         )
     weights = 1 / np.asarray(seconds, dtype=np.float64)[:, None]
     solution, _ = nnls(columns / scales * weights, np.ones(len(seconds)))
-    times = np.zeros(4)
+    times = np.zeros(len(told))
     times[told] = solution / scales
     return CostModel(
         fixed_s=float(times[0]),
         step_s=float(times[1]),
         site_s=float(times[2]),
-        forecast_s=float(times[3]),
+        resume_s=float(times[3]),
+        forecast_s=float(times[4]),
         num_inference_steps=max(shape[0] for shape in shapes),
         sites=shapes[0][1],
     )
 
 
-def _counts(modes: Modes) -> tuple[Floats, Floats]:
-    """Count computed and forecast sites: () or (rows,) each."""
-    computes = (modes == Mode.COMPUTE).sum(axis=(0, -1))
-    forecasts = (modes >= Mode.FORECAST1).sum(axis=(0, -1))
-    return computes.astype(np.float64), forecasts.astype(np.float64)
+def _counts(modes: Modes) -> tuple[Floats, Floats, Floats]:
+    """Count computed, resumed and forecast sites: () or (rows,) each."""
+    computed = modes == Mode.COMPUTE
+    counted = (computed, computed[1:] & ~computed[:-1], modes >= Mode.FORECAST1)
+    computes, resumes, forecasts = (x.sum(axis=(0, -1)).astype(np.float64) for x in counted)
+    return computes, resumes, forecasts

@@ -23,9 +23,8 @@ def write_card(policy: Policy) -> str:
             f"| {'network' if row['network_used'] else 'schedule'} |"
         )
     table = "\n".join(rows)
-    profile = manifest.profile[str(first)]
     n = metrics["select"][0]["n"] if metrics["select"] else 0
-    cost, safe = CostModel.from_dict(profile), policy.safe[first]
+    cost, safe = CostModel.from_dict(manifest.profile[str(first)]), policy.safe[first]
     floors = "\n".join(
         f"| {budget}/{cost.site_steps} | {cost.reference_s / cost.with_computes(int(budget)):.2f}x "
         f"| {safe.floors[budget, 0]:.1f} dB | {safe.floors[budget, 1]:.4f} |"
@@ -48,9 +47,8 @@ with dc.cached(pipe, "PATH/OF/THIS/FOLDER", speedup=2.0) as run:
 
 `{manifest.command}`, seed {manifest.seed}, {metrics["train_minutes"]:.1f} minutes on
 {manifest.machine.get("cpu")}, {manifest.machine.get("threads")} threads. One call at {first} steps
-takes {profile["fixed_s"] + first * (profile["step_s"] + profile["site_s"] * manifest.sites):.3f} s
-there, a step that reuses {profile["step_s"] * 1e3:.2f} ms, a computed site {
-        profile["site_s"] * 1e3:.2f} ms.
+takes {cost.reference_s:.3f} s there, a step that reuses {cost.step_s * 1e3:.2f} ms, a computed site
+{cost.site_s * 1e3:.2f} ms, and {cost.resume_s * 1e3:.2f} ms more after a step without.
 
 ## Network against static schedule
 

@@ -22,9 +22,6 @@ from ditcache_rl.inference import measure_profile, model_identity, scheduler_ide
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.rl.card import write_card
 
-#: Rounds through the schedules that the cost model is fitted to; training takes five.
-_REPEATS = 3
-
 
 def retarget(
     policy: Policy,
@@ -63,7 +60,6 @@ def retarget(
             prompt=prompt,
             call=config.pipeline.call,
             blocks=manifest.blocks,
-            repeats=_REPEATS,
         )
         profile[str(steps)] = cost.to_dict()
     fresh = replace(manifest, model=model, profile=profile, adaptive={}, adaptive_tradeoff=False)

@@ -38,7 +38,6 @@ from ditcache_rl.types import Floats
 Tick = Callable[[float, str], None]
 """Hears the share of a stage that is done, and a word about it."""
 
-_PROFILE_REPEATS = 5
 #: Cases of searches that begin near what they look for.
 _FEW = 8
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
@@ -52,13 +51,6 @@ def profile_stage(
     """Measure what schedules cost on this machine."""
     if file.exists():
         return CostModel.from_dict(json.loads(file.read_text()))
-    calls = 0
-
-    def count() -> None:
-        nonlocal calls
-        calls += 1
-        tick(min(1.0, calls / (12 * (_PROFILE_REPEATS + 1))), f"{steps} steps")
-
     cost = measure_profile(
         pipe,
         steps=steps,
@@ -66,8 +58,7 @@ def profile_stage(
         prompt=prompt,
         call=config.pipeline.call,
         blocks=config.cache.blocks,
-        repeats=_PROFILE_REPEATS,
-        on_run=count,
+        on_run=lambda share: tick(share, f"{steps} steps"),
     )
     file.write_text(json.dumps(cost.to_dict(), indent=2))
     return cost

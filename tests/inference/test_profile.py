@@ -1,11 +1,11 @@
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ditcache_rl.inference import measure_profile, profile
 from ditcache_rl.inference.profile import probe_schedules
-from ditcache_rl.metrics import fit_cost
+from ditcache_rl.metrics import CostModel, fit_cost
 from ditcache_rl.types import Mode, Modes
 from tests.environment import PROMPTS
 
@@ -14,42 +14,63 @@ from tests.environment import PROMPTS
 @pytest.mark.parametrize("steps", [4, 28, 50])
 def test_probes_tell_every_cost_apart(steps: int, sites: int) -> None:
     schedules = probe_schedules(steps, sites)
-    prices = {"fixed": 0.05, "step": 0.002, "site": 0.01 / sites, "forecast": 0.001 / sites}
+    expected = CostModel(
+        fixed_s=0.05,
+        step_s=0.002,
+        site_s=0.01 / sites,
+        forecast_s=0.001 / sites,
+        num_inference_steps=steps,
+        sites=sites,
+        resume_s=0.0005 / sites,
+    )
 
     def priced(modes: Modes) -> float:
-        computes = (modes == Mode.COMPUTE).sum() * prices["site"]
-        forecasts = (modes >= Mode.FORECAST1).sum() * prices["forecast"]
-        return float(prices["fixed"] + len(modes) * prices["step"] + computes + forecasts)
+        return float(replace(expected, num_inference_steps=len(modes)).predict(modes))
 
     cost = fit_cost(schedules, [priced(modes) for modes in schedules])
 
-    found = [cost.fixed_s, cost.step_s, cost.site_s, cost.forecast_s]
-    np.testing.assert_allclose(found, list(prices.values()), rtol=1e-6)
-    assert cost.num_inference_steps == steps
+    assert cost.to_dict() == pytest.approx(expected.to_dict(), rel=1e-6)
 
 
 def test_the_median_of_interleaved_rounds_counts(
     tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[int] = []
-    runs = 0
+    shares: list[float] = []
 
     def timed(pipe: Any, modes: Modes, **_: Any) -> float:
         rounds.append(int((modes == Mode.COMPUTE).sum()))
         slow = len(rounds) <= per_round or len(rounds) > 3 * per_round  # warm-up, and a bad minute
         return 100.0 if slow else 1.0 + 0.1 * float((modes == Mode.COMPUTE).sum())
 
-    def count() -> None:
-        nonlocal runs
-        runs += 1
-
     monkeypatch.setattr(profile, "timed_call", timed)
     per_round = len(probe_schedules(4, 1))
-    cost = measure_profile(tiny_pipe, steps=4, sites=1, prompt="", call={}, repeats=3, on_run=count)
+    cost = measure_profile(
+        tiny_pipe, steps=4, sites=1, prompt="", call={}, repeats=3, on_run=shares.append
+    )
 
-    assert runs == len(rounds) == 4 * per_round
-    assert rounds[:per_round] == rounds[per_round : 2 * per_round]
+    assert len(shares) == len(rounds) == 4 * per_round
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert sorted(rounds[:per_round]) == sorted(rounds[per_round : 2 * per_round])
     assert cost.site_s == pytest.approx(0.1)
+
+
+def test_a_machine_that_slows_down_from_round_to_round_gives_the_same_shares(
+    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    per_round, calls = len(probe_schedules(4, 1)), 0
+
+    def timed(pipe: Any, modes: Modes, **_: Any) -> float:
+        nonlocal calls
+        slowness = 1.5 ** (calls // per_round)
+        calls += 1
+        return slowness * (1.0 + 0.1 * float((modes == Mode.COMPUTE).sum()))
+
+    monkeypatch.setattr(profile, "timed_call", timed)
+    cost = measure_profile(tiny_pipe, steps=4, sites=1, prompt="", call={}, repeats=4)
+
+    assert cost.reference_s / cost.with_computes(1) == pytest.approx(1.4 / 1.1)
 
 
 def test_a_real_profile_prices_computing(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:

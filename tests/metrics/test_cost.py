@@ -12,24 +12,32 @@ from ditcache_rl.types import Mode, Modes
 
 C, R, F1, F2 = Mode
 COST = CostModel(
-    fixed_s=1.0, step_s=0.1, site_s=0.05, forecast_s=0.01, num_inference_steps=4, sites=2
+    fixed_s=1.0,
+    step_s=0.1,
+    site_s=0.05,
+    forecast_s=0.01,
+    num_inference_steps=4,
+    sites=2,
+    resume_s=0.02,
 )
 SCHEDULE = np.array([[C, C], [R, R], [F1, F2], [C, R]], dtype=np.int8)
 FULL = np.zeros((4, 2), dtype=np.int8)
 
-# What a forecast adds is below what computing takes: else nobody would forecast.
+# What a forecast adds is below what computing takes: else nobody would forecast. Resuming likewise.
 models = st.builds(
-    lambda fixed, step, site, share, steps, sites: CostModel(
+    lambda fixed, step, site, share, resume, steps, sites: CostModel(
         fixed_s=fixed,
         step_s=step,
         site_s=site,
         forecast_s=site * share,
         num_inference_steps=steps,
         sites=sites,
+        resume_s=site * resume,
     ),
     st.floats(0, 1),
     st.floats(0, 0.1),
     st.floats(1e-3, 1),
+    st.floats(0, 0.5),
     st.floats(0, 0.5),
     st.integers(1, 12),
     st.integers(1, 4),
@@ -44,18 +52,18 @@ def spending(computes: int, model: CostModel, *, other: Mode = Mode.FORECAST1) -
 
 
 def test_a_schedule_costs_what_its_parts_cost() -> None:
-    # 1 + 4 * 0.1 + 3 computed * 0.05 + 2 forecast * 0.01
-    assert COST.predict(SCHEDULE) == pytest.approx(1.57)
+    # 1 + 4 * 0.1 + 3 computed * 0.05 + 1 resumed * 0.02 + 2 forecast * 0.01
+    assert COST.predict(SCHEDULE) == pytest.approx(1.59)
     # 1 + 4 * 0.1 + 8 computed * 0.05
     assert COST.reference_s == pytest.approx(1.8)
     assert COST.predict(FULL) == pytest.approx(COST.reference_s)
-    assert COST.share_of_reference(SCHEDULE) == pytest.approx(1.57 / 1.8)
+    assert COST.share_of_reference(SCHEDULE) == pytest.approx(1.59 / 1.8)
 
 
 def test_rows_are_priced_one_by_one() -> None:
     rows = np.stack([SCHEDULE, FULL], axis=1)
 
-    np.testing.assert_allclose(COST.predict(rows), [1.57, 1.8])
+    np.testing.assert_allclose(COST.predict(rows), [1.59, 1.8])
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (4, 1), (4,), (2, 4), (1, 4, 2, 1)])
@@ -91,7 +99,21 @@ def test_budget_keeps_the_promised_speedup_and_is_the_largest_that_does(
     assert model.sites <= budget < model.site_steps
     for other in (Mode.REUSE, Mode.FORECAST2):
         assert model.predict(spending(budget, model, other=other)) <= limit * rounding
-    assert model.predict(spending(budget + 1, model)) * rounding > limit
+    assert model.with_computes(budget + 1) * rounding > limit
+
+
+@given(models, st.data())
+def test_no_schedule_takes_longer_than_its_number_of_computes_is_priced(
+    model: CostModel, data: st.DataObject
+) -> None:
+    shape = (model.num_inference_steps, model.sites)
+    size = model.site_steps - model.sites
+    flat = data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    modes = np.array([C] * model.sites + flat, dtype=np.int8).reshape(shape)
+
+    limit = model.with_computes(int((modes == C).sum()))
+
+    assert model.predict(modes) <= limit * (1 + 1e-9)
 
 
 def test_budget_is_exact_where_the_nominal_cost_divides() -> None:
@@ -131,29 +153,33 @@ def test_nominal_cost_counts_full_steps() -> None:
 def test_fit_recovers_an_exact_model(model: CostModel) -> None:
     short = dataclasses.replace(model, num_inference_steps=2)
     some, all_but = model.sites, model.site_steps - 1
+    alternating = np.full((model.num_inference_steps, model.sites), R, dtype=np.int8)
+    alternating[::2] = C
     schedules = [
         spending(model.site_steps, model),
         spending(some, model, other=Mode.REUSE),
         spending(some, model, other=Mode.FORECAST1),
         spending(all_but, model, other=Mode.FORECAST2),
+        alternating,
         spending(short.site_steps, short),
     ]
-    owners = [model, model, model, model, short]
+    owners = [model, model, model, model, model, short]
     seconds = [float(m.predict(s)) for m, s in zip(owners, schedules, strict=True)]
 
     fitted = fit_cost(schedules, seconds)
 
     assert (fitted.num_inference_steps, fitted.sites) == (model.num_inference_steps, model.sites)
-    for modes, time in zip(schedules[:4], seconds[:4], strict=True):
+    for modes, time in zip(schedules[:5], seconds[:5], strict=True):
         assert fitted.predict(modes) == pytest.approx(time, rel=1e-6)
-    for name in ("fixed_s", "step_s", "site_s", "forecast_s"):
+    for name in ("fixed_s", "step_s", "site_s", "forecast_s", "resume_s"):
         # A part that is a millionth of the whole is lost in rounding.
         tolerance = 1e-6 * model.reference_s
         assert getattr(fitted, name) == pytest.approx(getattr(model, name), abs=tolerance)
 
 
 def test_fit_at_one_number_of_steps_charges_the_steps_as_fixed() -> None:
-    schedules = [FULL, SCHEDULE, spending(2, COST, other=Mode.REUSE)]
+    pausing = np.array([[C, C], [R, R], [C, C], [R, R]], dtype=np.int8)
+    schedules = [FULL, SCHEDULE, spending(2, COST, other=Mode.REUSE), pausing]
 
     fitted = fit_cost(schedules, [float(COST.predict(modes)) for modes in schedules])
 
@@ -162,11 +188,9 @@ def test_fit_at_one_number_of_steps_charges_the_steps_as_fixed() -> None:
 
 
 def test_fit_never_gives_a_negative_time() -> None:
-    forecasting = spending(2, COST)
+    reusing, forecasting = (spending(2, COST, other=mode) for mode in (R, F1))
 
-    fitted = fit_cost(
-        [FULL, SCHEDULE, spending(2, COST, other=Mode.REUSE), forecasting], [4, 3, 2, 1]
-    )
+    fitted = fit_cost([FULL, SCHEDULE, reusing, forecasting], [4, 3, 2, 1])
 
     assert fitted.forecast_s == 0
 
@@ -195,6 +219,13 @@ def test_fit_refuses_schedules_of_different_sites() -> None:
 
 def test_a_model_survives_the_way_through_a_dict() -> None:
     assert CostModel.from_dict(COST.to_dict()) == COST
+
+
+def test_a_dict_without_resuming_is_one_in_which_it_costs_nothing() -> None:
+    values = COST.to_dict()
+    del values["resume_s"]
+
+    assert CostModel.from_dict(values) == dataclasses.replace(COST, resume_s=0.0)
 
 
 def test_a_dict_with_a_wrong_field_is_refused_by_name() -> None:

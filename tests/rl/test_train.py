@@ -17,7 +17,7 @@ from ditcache_rl.control import load_policy
 from ditcache_rl.control.patterns import pattern_costs
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference import open_pipeline
-from ditcache_rl.rl import stages, train
+from ditcache_rl.rl import train
 from ditcache_rl.rl.train import TrainOptions
 from tests.environment import PROMPTS, write_env
 
@@ -73,7 +73,6 @@ def trained(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        patch.setattr(stages, "_PROFILE_REPEATS", 1)
         with pytest.MonkeyPatch.context() as broken:
             broken.setattr(train, "learn", interrupt)
             first = command("train", str(env), "--seed", "3", "--out", "new/policy")
