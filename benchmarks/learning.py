@@ -71,6 +71,7 @@ RULES: dict[str, tuple[Any, Sequence[float]]] = {
     "fbcache": (FBCache, (0.06, 0.09, 0.12, 0.16, 0.2, 0.28, 0.4)),
     "easycache": (EasyCache, (0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4)),
 }
+_RESAMPLES = 9999
 Rows = list[dict[str, Any]]
 
 
@@ -122,27 +123,35 @@ def _budgets(
     figures: dict[str, float],
     rng: np.random.Generator,
 ) -> Rows:
-    """Compare network, schedule and the best closed-form schedule at every budget."""
+    """Compare network, schedule, that for floors and the best closed-form one at every budget."""
     closed, rows = load_schedules(CLOSED_FORM), []
+    careful = replace(policy, plans={**policy.plans, **policy.safe})
     for budget in track(budgets, "budgets", console=console):
         wish, tag = Wish(budget=budget / board.steps), round(100 * budget / board.steps)
-        network, static, newton = (
+        network, static, safe, newton = (
             play(board, controller, test)
             for controller in (
                 PolicyController(policy, wish, adaptive=True),
                 PolicyController(policy, wish, adaptive=False),
+                PolicyController(careful, wish, adaptive=False),
                 ScheduleController(closed, wish),
             )
         )
         gain = bootstrap_mean(network.psnr_db - static.psnr_db, rng)
-        learned = bootstrap_mean(static.psnr_db - newton.psnr_db, rng)
+        learned, for_floors = (
+            bootstrap_mean(ours.psnr_db - newton.psnr_db, rng) for ours in (static, safe)
+        )
+        tails = [_p5_gain(ours, newton, rng) for ours in (static, safe)]
         figures |= {
             f"paired_gain_db_{tag}": gain.mean,
             f"paired_gain_low_db_{tag}": gain.low,
             f"p5_gain_db_{tag}": _p5(network) - _p5(static),
             f"forecast_gain_db_{tag}": learned.mean,
             f"forecast_gain_low_db_{tag}": learned.low,
-            f"forecast_p5_gain_db_{tag}": _p5(static) - _p5(newton),
+            f"forecast_p5_gain_db_{tag}": tails[0]["value"],
+            f"safe_gain_db_{tag}": for_floors.mean,
+            f"safe_gain_low_db_{tag}": for_floors.low,
+            f"safe_p5_gain_db_{tag}": tails[1]["value"],
         }
         rows.append(
             {
@@ -150,11 +159,15 @@ def _budgets(
                 "n": len(test),
                 "network_db": float(network.psnr_db.mean()),
                 "static_db": float(static.psnr_db.mean()),
+                "safe_db": float(safe.psnr_db.mean()),
                 "closed_form_db": float(newton.psnr_db.mean()),
-                "p5_db": [_p5(network), _p5(static), _p5(newton)],
-                "computes": [float(one.computes.mean()) for one in (network, static, newton)],
+                "p5_db": [_p5(one) for one in (network, static, safe, newton)],
+                "computes": [float(one.computes.mean()) for one in (network, static, safe, newton)],
                 "network_minus_static": gain._asdict(),
                 "static_minus_closed_form": learned._asdict(),
+                "safe_minus_closed_form": for_floors._asdict(),
+                "p5_static_minus_closed_form": tails[0],
+                "p5_safe_minus_closed_form": tails[1],
             }
         )
     return rows
@@ -332,6 +345,15 @@ def _seeds(
 
 def _p5(played: Played) -> float:
     return float(np.percentile(played.psnr_db, 5))
+
+
+def _p5_gain(ours: Played, theirs: Played, rng: np.random.Generator) -> dict[str, float]:
+    """Return the difference of 5th percentiles, with an interval from resampled prompts."""
+    count = len(ours.psnr_db)
+    drawn = rng.integers(count, size=(_RESAMPLES, count))
+    gains = [np.percentile(one.psnr_db[drawn], 5, axis=1) for one in (ours, theirs)]
+    low, high = np.percentile(gains[0] - gains[1], [2.5, 97.5])
+    return {"value": _p5(ours) - _p5(theirs), "low": float(low), "high": float(high)}
 
 
 if __name__ == "__main__":

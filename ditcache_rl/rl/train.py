@@ -78,8 +78,14 @@ class TrainOptions:
         """Refuse to replace what is not wanted replaced, or is no policy.
 
         Raises:
-            ConfigError: If the policy folder exists, unless it is a policy that may be replaced.
+            ConfigError: If the policy folder exists, unless it is a policy that may be replaced, or
+                the run folder lies in it.
         """
+        if self.run.resolve().is_relative_to(self.out.resolve()):
+            raise ConfigError(
+                f"expected a folder of its own for the policy, received {self.out}, in which the "
+                f"run folder {self.run} lies; choose another --out"
+            )
         if not self.out.exists():
             return
         if not self.replace:

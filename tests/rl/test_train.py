@@ -196,6 +196,15 @@ def test_an_existing_policy_is_not_replaced_unasked(trained: Trained) -> None:
         train.train(load_env(trained.env), TrainOptions(trained.run, trained.policy, False, 3, ""))
 
 
+def test_a_policy_never_takes_the_place_of_its_run(trained: Trained) -> None:
+    options = TrainOptions(trained.run, trained.run.parent, True, 3, "")
+
+    with pytest.raises(ConfigError, match="in which the run folder"):
+        train.train(load_env(trained.env), options)
+
+    assert stamps(trained.run) == trained.kept
+
+
 def test_force_replaces_policies_and_nothing_else(trained: Trained, tmp_path: Path) -> None:
     old = shutil.copytree(trained.policy, tmp_path / "old")
     (old / "notes.txt").write_text("of the old policy")
