@@ -1,10 +1,12 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ditcache_rl.inference import measure_profile, profile
 from ditcache_rl.inference.profile import probe_schedules
+from ditcache_rl.instrument import is_attached
 from ditcache_rl.metrics import CostModel, fit_cost
 from ditcache_rl.types import Mode, Modes
 from tests.environment import PROMPTS
@@ -71,6 +73,23 @@ def test_a_machine_that_slows_down_from_round_to_round_gives_the_same_shares(
     cost = measure_profile(tiny_pipe, steps=4, sites=1, prompt="", call={}, repeats=4)
 
     assert cost.reference_s / cost.with_computes(1) == pytest.approx(1.4 / 1.1)
+
+
+@pytest.mark.parametrize("mode", [Mode.COMPUTE, Mode.REUSE])
+def test_full_compute_is_timed_on_the_plain_pipeline(
+    tiny_pipe: Any, tiny_call: dict[str, Any], mode: Mode
+) -> None:
+    attached = []
+
+    def note(pipe: Any, *_: Any) -> dict[str, Any]:
+        attached.append(is_attached(pipe))
+        return {}
+
+    modes = np.array([[Mode.COMPUTE], [mode]], dtype=np.int8)
+    call = tiny_call | {"callback_on_step_end": note}
+    profile.timed_call(tiny_pipe, modes, prompt=PROMPTS["train"][0], call=call)
+
+    assert attached == [mode != Mode.COMPUTE] * 2
 
 
 def test_a_real_profile_prices_computing(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
