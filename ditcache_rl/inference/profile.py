@@ -14,7 +14,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import CostModel, fit_cost
-from ditcache_rl.types import Mode, Modes
+from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
 
 def measure_profile(
@@ -88,8 +88,19 @@ def timed_call(
 def _attached(pipe: Any, modes: Modes, blocks: str | None) -> AbstractContextManager[object]:
     if not modes.any():
         return nullcontext()
-    sites = modes.shape[1]
-    return BlockRunner(pipe, StaticSchedule(modes), TieredCache(), sites=sites, blocks=blocks)
+    schedule = StaticSchedule(modes, _any_weights(modes) if modes.shape[1] == 1 else None)
+    return BlockRunner(pipe, schedule, TieredCache(), sites=modes.shape[1], blocks=blocks)
+
+
+def _any_weights(modes: Modes) -> Floats:
+    """Weigh all that forecasts of one site know; fitted weights take a little longer than Newton's.
+
+    Returns:
+        (steps, HISTORY), nan where there is no forecast.
+    """
+    known = (modes == Mode.COMPUTE).cumsum()[:, None]
+    weights = np.where(np.arange(HISTORY) < known, 0.5, 0.0)
+    return np.where(modes >= Mode.FORECAST1, weights, np.nan)
 
 
 def synchronize() -> None:

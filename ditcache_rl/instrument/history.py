@@ -80,11 +80,13 @@ class SiteHistory:
         residuals, self._fetched = self._fetched or self._fetch(int(modes.max())), []
         weights = np.zeros((len(modes), HISTORY))
         weights[:, 0] = 1.0
-        for row in np.flatnonzero(modes > Mode.REUSE):
-            weights[row] = newton_weights(self.sigmas[:, row], sigma, int(modes[row]) - Mode.REUSE)
+        forecast = modes > Mode.REUSE
         if fitted is not None:
-            rows = self._fits(modes, fitted)
-            weights[rows] = fitted.weights[rows]
+            fits = self._fits(modes, fitted)
+            weights[fits] = fitted.weights[fits]
+            forecast &= ~fits
+        for row in np.flatnonzero(forecast):
+            weights[row] = newton_weights(self.sigmas[:, row], sigma, int(modes[row]) - Mode.REUSE)
         if modes.all():
             self._trim()
         return weighted_sum(residuals, weights)

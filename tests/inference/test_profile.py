@@ -4,11 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ditcache_rl.control import StaticSchedule
 from ditcache_rl.inference import measure_profile, profile
 from ditcache_rl.inference.profile import probe_schedules
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.metrics import CostModel, fit_cost
-from ditcache_rl.types import Mode, Modes
+from ditcache_rl.types import Decision, Mode, Modes, StepInfo
 from tests.environment import PROMPTS
 
 
@@ -90,6 +91,29 @@ def test_full_compute_is_timed_on_the_plain_pipeline(
     profile.timed_call(tiny_pipe, modes, prompt=PROMPTS["train"][0], call=call)
 
     assert attached == [mode != Mode.COMPUTE] * 2
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+def test_forecasts_of_one_site_are_timed_with_fitted_weights(
+    tiny_pipe: Any, tiny_call: dict[str, Any], monkeypatch: pytest.MonkeyPatch, sites: int
+) -> None:
+    decide, used = StaticSchedule.decide, []
+
+    def note(schedule: StaticSchedule, info: StepInfo) -> Decision:
+        decision = decide(schedule, info)
+        used.append(decision.fitted)
+        return decision
+
+    monkeypatch.setattr(StaticSchedule, "decide", note)
+    modes = np.full((4, sites), Mode.FORECAST2, dtype=np.int8)
+    modes[[0, 2]] = Mode.COMPUTE
+    profile.timed_call(tiny_pipe, modes, prompt=PROMPTS["train"][0], call=tiny_call)
+
+    weights = [None if fitted is None else fitted.weights.tolist() for fitted in used]
+    if sites == 1:
+        assert weights == [None, [[0.5, 0.0, 0.0]], None, [[0.5, 0.5, 0.0]]]
+    else:
+        assert weights == [None] * 4
 
 
 def test_a_real_profile_prices_computing(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
