@@ -1,12 +1,12 @@
 """How few episodes bring a policy of other environments to a new one.
 
-What the shipped policy learned at its two step counts, schedules and the weights of their
+What the shipped policy learned at its step counts, schedules and the weights of their
 forecasts, is carried over by noise level. On a few train prompts of the new environment, one fitted
 search goes on from there, and one from evenly spaced steps. After each number of candidates, what
 either would ship is measured on test prompts, beside a dedicated policy, searched as `ditcache-rl
 search --method fitted` does from more starts and with more candidates. An episode is an image of
 full compute: cheaper ones count by what they compute, and the images of full compute that a search
-needs count too.
+needs count too. At 20 and 50 steps the policy has a plan of its own, and that is what is carried.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ditcache_rl.search import (  # noqa: E402
     board_of,
     cases_of,
     pay_up,
+    planned_rows,
     proposals,
 )
 from ditcache_rl.search.climb import first_rows  # noqa: E402
@@ -49,7 +50,7 @@ from ditcache_rl.search.nodes import Nodes, nodes_of, row_of, weights_of  # noqa
 from ditcache_rl.search.space import spaced  # noqa: E402
 from ditcache_rl.types import HISTORY, Floats, Mode  # noqa: E402
 
-#: Steps that schedules compute: a quarter of 20, 18 % of 28.
+#: Steps that schedules compute: a quarter of 20, 18 % of 28, a tenth of 50.
 COMPUTED = 5
 #: Train prompts of a search, and test prompts.
 TRAIN, TEST = 16, 24
@@ -73,6 +74,8 @@ class New(NamedTuple):
 
 ENVIRONMENTS = {
     "20_steps": New(20),
+    "36_steps": New(36),
+    "50_steps": New(50),
     "shift_3": New(28, scheduler={"shift": 3.0}),
     "48_px": New(28, call={"height": 48, "width": 48}),
     "96_px": New(28, call={"height": 96, "width": 96}),
@@ -183,7 +186,11 @@ def adapt(
     }
     with Meter(board) as meter:
         rollouts = Rollouts(board, cases)
-        proposed = proposals(Calibration(board, cases), space, COMPUTED)
+        calibration = Calibration(board, cases)
+        proposed = [
+            *planned_rows(calibration, space, COMPUTED),
+            *proposals(calibration, space, COMPUTED),
+        ]
         nodes = climb_nodes(
             rollouts,
             [nodes_of(row) for row in (*cold, *proposed)],

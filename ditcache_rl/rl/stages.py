@@ -26,6 +26,7 @@ from ditcache_rl.search import (
     ClimbSettings,
     Rollouts,
     Sample,
+    planned_rows,
     proposals,
     rescale_plan,
     sample_cases,
@@ -130,9 +131,9 @@ def rescale_stage(
     seed: int,
     tick: Tick,
 ) -> Plan:
-    """Carry the plan over to another step count, and climb a little from there at named budgets.
+    """Carry the plan over to another step count, and climb a little at named budgets.
 
-    On few cases: what is carried over is good already.
+    On few cases: what is carried over, or planned from full compute, is good already.
     """
     if file.exists():
         return _read_plan(file)
@@ -145,12 +146,14 @@ def rescale_stage(
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    found = _search_on(config, board, sample.mixed[:_FEW], sample.typical[:_FEW])(
+    few = sample.mixed[:_FEW]
+    found = _search_on(config, board, few, sample.typical[:_FEW])(
         budgets=budgets,
         evaluations=config.search.evaluations // 4,
         rng=np.random.default_rng(seed),
         on_budget=done,
         start=carried,
+        propose=partial(planned_rows, Calibration(board, few)),
     )
     joined = _joined(carried, found)
     _write_plan(file, joined)

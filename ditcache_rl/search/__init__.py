@@ -13,7 +13,7 @@ from ditcache_rl.search.climb import ClimbSettings, search_plan, spaced_plan
 from ditcache_rl.search.fit import Rollouts, search_fitted_plan
 from ditcache_rl.search.hard import Sample, sample_cases
 from ditcache_rl.search.methods import METHODS, Entry, Found, Method, Problem, found_in
-from ditcache_rl.search.proposals import Calibration, proposals
+from ditcache_rl.search.proposals import Calibration, planned_rows, proposals
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.rescale import rescale_plan
 from ditcache_rl.search.space import Row, Space, pay_up
@@ -46,6 +46,7 @@ __all__ = [
     "found_in",
     "grow_tree",
     "pay_up",
+    "planned_rows",
     "proposals",
     "rescale_plan",
     "sample_cases",

@@ -22,6 +22,15 @@ from ditcache_rl.types import HISTORY, Floats, Mode
 CALIBRATED = (Mode.REUSE, Mode.FORECAST1)
 
 
+class Products(NamedTuple):
+    """What a calibration measures; everything else follows from it."""
+
+    gram: Floats
+    """(cases, T, T) inner products of the stack's residuals at all steps of full compute."""
+    sigmas: Floats
+    """(T + 1,) noise levels."""
+
+
 class ErrorTable(NamedTuple):
     """Errors of the stack's residual, were it reused or forecast, by the steps it comes from."""
 
@@ -33,12 +42,8 @@ class ErrorTable(NamedTuple):
 
 
 @torch.no_grad()
-def measure_errors(board: Board, cases: Sequence[Case]) -> ErrorTable:
-    """Draw cases with everything computed, and compare every residual with what others say of it.
-
-    Source: the tables of DPCache (arXiv 2602.22654) and SmoothCache (arXiv 2411.10510), here from
-    inner products of the residuals, which give every estimate's error without forming it.
-    """
+def measure_products(board: Board, cases: Sequence[Case]) -> Products:
+    """Draw cases with everything computed, and compare every residual with the others."""
     residuals = []
     with Replay(board, cases) as replay:
         latents, sigmas = replay.start(), replay.sigmas
@@ -47,17 +52,16 @@ def measure_errors(board: Board, cases: Sequence[Case]) -> ErrorTable:
             latents = replay.advance(step, output, latents)
             residuals.append(residual.float())
     stacked = torch.stack(residuals, dim=1)
-    gram = (stacked @ stacked.transpose(1, 2)).double().cpu().numpy()
-    return errors_of(gram, sigmas)
+    return Products((stacked @ stacked.transpose(1, 2)).double().cpu().numpy(), sigmas)
 
 
-def errors_of(gram: Floats, sigmas: Floats) -> ErrorTable:
-    """Derive the tables from inner products of the residuals.
+def errors_of(products: Products) -> ErrorTable:
+    """Tell every estimate's error without forming it.
 
-    Args:
-        gram: (cases, T, T).
-        sigmas: (T + 1,) noise levels.
+    Source: the tables of DPCache (arXiv 2602.22654) and SmoothCache (arXiv 2411.10510), here from
+    inner products.
     """
+    gram, sigmas = products
     steps = gram.shape[1]
     norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
     moves = np.abs(np.diff(sigmas))
@@ -80,6 +84,32 @@ def errors_of(gram: Floats, sigmas: Floats) -> ErrorTable:
                     table.relative[mode][at] = (error / norms[:, step]).mean()
                     table.displacement[mode][at] = error.mean() * moves[step]
     return table
+
+
+def fitted_gap_costs(products: Products) -> Floats:
+    """Tell what every gap alone would lack, were the weights of its estimates fitted to it.
+
+    All steps of a gap share the weights of the last two residuals; a step moves the latents by its
+    residual times the change of the noise level.
+
+    Returns:
+        (T, T, T + 1) mean square, over the cases, of what the latents lack at the end of the gap,
+        as `paths.cheapest_path` takes it.
+    """
+    inner, moves = products.gram.mean(axis=0), np.diff(products.sigmas)
+    steps, moved = len(inner), inner * moves
+    costs = np.zeros((steps, steps, steps + 1))
+    for newest in range(steps - 1):
+        skipped = slice(newest + 1, steps)
+        sums = moved[:, skipped].cumsum(axis=1)  # of residuals with the moves of a gap, by its end
+        between = moves[skipped, None] * moved[skipped, skipped]
+        squares = np.diag(between.cumsum(axis=0).cumsum(axis=1))
+        for older in range(newest + 1):
+            known = sorted({older, newest})
+            weights = np.linalg.lstsq(inner[np.ix_(known, known)], sums[known])[0]
+            explained = (sums[known] * weights).sum(axis=0)
+            costs[older, newest, newest + 2 :] = np.maximum(squares - explained, 0.0)
+    return costs
 
 
 def gap_costs(errors: Floats, *, power: float = 1.0) -> Floats:

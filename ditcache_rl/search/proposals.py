@@ -12,9 +12,12 @@ from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.calibrate import (
     CALIBRATED,
     ErrorTable,
+    Products,
+    errors_of,
+    fitted_gap_costs,
     gap_costs,
-    measure_errors,
     measure_gaps,
+    measure_products,
 )
 from ditcache_rl.search.paths import Path, cheapest_path, minimax_path, threshold_for
 from ditcache_rl.search.space import Row, Space, pay_up
@@ -40,14 +43,21 @@ class Calibration:
     board: Board
     cases: Sequence[Case]
     say: Callable[[str], None] = field(default=lambda _: None)
+    _products: Products | None = None
     _errors: ErrorTable | None = None
     _gaps: dict[Mode, Floats] = field(default_factory=dict)
+
+    def products(self) -> Products:
+        """Return what residuals have to do with each other."""
+        if self._products is None:
+            self.say("measuring the error of every estimate")
+            self._products = measure_products(self.board, self.cases[:_ERROR_CASES])
+        return self._products
 
     def errors(self) -> ErrorTable:
         """Return the errors of reuse and forecast."""
         if self._errors is None:
-            self.say("measuring the error of every estimate")
-            self._errors = measure_errors(self.board, self.cases[:_ERROR_CASES])
+            self._errors = errors_of(self.products())
         return self._errors
 
     def gaps(self, between: Mode) -> Floats:
@@ -70,6 +80,18 @@ def dp_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
         for power in _POWERS
     ]
     return _rows(paths, space, budget)
+
+
+def planned_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+    """Minimise what all gaps together lack, each alone and with fitted weights.
+
+    Nothing where the pipeline's loop cannot be taken apart.
+    """
+    if not _is_measurable(calibration):
+        return []
+    length, last = _ends(space, budget)
+    path = cheapest_path(fitted_gap_costs(calibration.products()), length, last=last)
+    return _rows([(path, {Mode.FORECAST1: _NONE})], space, budget)
 
 
 def minimax_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
@@ -98,12 +120,19 @@ def proposals(calibration: Calibration, space: Space, budget: int) -> list[Row]:
 
     Nothing where the pipeline's loop cannot be taken apart, so that a climb starts without.
     """
-    try:
-        calibration.errors()
-    except UnsupportedModelError as error:
-        calibration.say(f"without proposals: {error}")
+    if not _is_measurable(calibration):
         return []
     return dp_rows(calibration, space, budget) + table_rows(calibration, space, budget)
+
+
+def _is_measurable(calibration: Calibration) -> bool:
+    """Tell whether the loop can be taken apart, and say why not."""
+    try:
+        calibration.products()
+    except UnsupportedModelError as error:
+        calibration.say(f"without proposals: {error}")
+        return False
+    return True
 
 
 _NONE = np.zeros((0, 0, 0))

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,14 @@ import torch
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
 from ditcache_rl.search import Board, Case, Replay
-from ditcache_rl.search.calibrate import gap_costs, measure_errors, measure_gaps
+from ditcache_rl.search.calibrate import (
+    Products,
+    errors_of,
+    fitted_gap_costs,
+    gap_costs,
+    measure_gaps,
+    measure_products,
+)
 from ditcache_rl.types import Mode
 from tests.pipelines import PROMPTS, draw, draw_under
 
@@ -22,7 +30,7 @@ def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
 
 @pytest.mark.parametrize("mode", [Mode.REUSE, Mode.FORECAST1])
 def test_errors_are_those_of_estimates_that_are_formed(board: Board, mode: Mode) -> None:
-    table = measure_errors(board, CASES)
+    table = errors_of(measure_products(board, CASES))
     residuals = []
     with Replay(board, CASES) as replay, torch.no_grad():
         latents, sigmas = replay.start(), replay.sigmas
@@ -42,6 +50,24 @@ def test_errors_are_those_of_estimates_that_are_formed(board: Board, mode: Mode)
         assert table.displacement[mode][i, j, t] == pytest.approx(moved, rel=1e-3)
     assert np.isinf(table.relative[mode][2, 1, 3])
     assert np.isinf(table.relative[mode][0, 2, 2])
+
+
+def test_a_fitted_gap_lacks_what_no_weights_of_its_two_residuals_can_give() -> None:
+    rng = np.random.default_rng(0)
+    residuals, sigmas = rng.normal(size=(3, STEPS, 7)), np.sort(rng.uniform(size=STEPS + 1))[::-1]
+    gram = residuals @ residuals.transpose(0, 2, 1)
+
+    costs = fitted_gap_costs(Products(gram, sigmas))
+
+    moves = np.diff(sigmas)
+    for i, j, k in itertools.product(range(STEPS), range(STEPS), range(STEPS + 1)):
+        if i > j or k <= j + 1:
+            assert costs[i, j, k] == 0
+            continue
+        lacking = (moves[j + 1 : k, None] * residuals[:, j + 1 : k]).sum(axis=1).ravel()
+        known = np.stack([residuals[:, i].ravel(), residuals[:, j].ravel()], axis=1)
+        left = lacking - known @ np.linalg.lstsq(known, lacking)[0]
+        assert costs[i, j, k] == pytest.approx((left**2).sum() / 3)
 
 
 @pytest.mark.parametrize("mode", [Mode.REUSE, Mode.FORECAST1])
