@@ -143,10 +143,7 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     pipe = open_configured(source)
     cases = cases_of(config, "train")[: options.prompts]
     with SearchBar(console) as bar:
-        profile = {
-            steps: _profile(config, pipe, cases[0].prompt, steps, options.run, bar)
-            for steps in config.steps
-        }
+        cost = _profile(config, pipe, cases[0].prompt, options.run, bar)
         first, *others = config.steps
         found, sigmas = _search(config, options, pipe, first, cases, bar)
         schedules = [
@@ -162,7 +159,7 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
         model=model_identity(pipe.transformer),
         scheduler=scheduler_identity(pipe.scheduler),
         call=config.pipeline.call,
-        profile={str(steps): cost.to_dict() for steps, cost in profile.items()},
+        profile={str(steps): cost.for_steps(steps).to_dict() for steps in config.steps},
         reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
         prompts=options.prompts,
         evaluations=options.evaluations,
@@ -176,14 +173,13 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     return options.out
 
 
-def _profile(
-    config: EnvConfig, pipe: Any, prompt: str, steps: int, run: Path, bar: SearchBar
-) -> CostModel:
+def _profile(config: EnvConfig, pipe: Any, prompt: str, run: Path, bar: SearchBar) -> CostModel:
     """Measure what schedules cost here, or read what was measured."""
+    steps = config.steps[0]
     file = run / f"profile-{steps}.json"
     if file.exists():
         return CostModel.from_dict(json.loads(file.read_text()))
-    bar.say(f"profile of {steps} steps")
+    bar.say("profile")
     cost = measure_profile(
         pipe,
         steps=steps,

@@ -25,7 +25,7 @@ def measure_profile(
     prompt: str,
     call: Mapping[str, Any],
     blocks: str | None = None,
-    repeats: int = 8,
+    repeats: int = 12,
     on_run: Callable[[float], None] | None = None,
 ) -> CostModel:
     """Fit the cost model to calls of the pipeline under a few very different schedules.

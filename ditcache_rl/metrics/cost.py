@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -73,6 +73,10 @@ class CostModel:
     @property
     def _overhead_s(self) -> float:
         return self.fixed_s + self.num_inference_steps * self.step_s
+
+    def for_steps(self, steps: int) -> CostModel:
+        """Return the model of calls with another number of steps: what a step costs stays."""
+        return replace(self, num_inference_steps=steps)
 
     def predict(self, modes: Modes) -> Floats:
         """Price schedules.

@@ -8,7 +8,6 @@ and for no others.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,13 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.rl.card import write_card
 
 
-def retarget(
-    policy: Policy,
-    pipe: Any,
-    config: EnvConfig,
-    *,
-    on_steps: Callable[[int], None] | None = None,
-) -> Policy:
+def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
     """Return the policy for another pipeline of the same class and scheduler.
 
     Args:
         policy: Trained on other weights.
         pipe: What it shall be used on.
         config: The environment, for a prompt and the arguments of a call.
-        on_steps: Called with each step count whose cost is about to be measured.
 
     Raises:
         ArtifactError: If the pipeline is of another class, or has another scheduler.
@@ -48,20 +40,15 @@ def retarget(
             f"expected a pipeline with {manifest.model['class']} and the scheduler of the policy, "
             f"received {model['class']} and {scheduler['class']}; train a policy for this pipeline"
         )
-    prompt = config.read_prompts("train")[0]
-    profile = {}
-    for steps in manifest.steps:
-        if on_steps is not None:
-            on_steps(steps)
-        cost = measure_profile(
-            pipe,
-            steps=steps,
-            sites=manifest.sites,
-            prompt=prompt,
-            call=config.pipeline.call,
-            blocks=manifest.blocks,
-        )
-        profile[str(steps)] = cost.to_dict()
+    cost = measure_profile(
+        pipe,
+        steps=manifest.steps[0],
+        sites=manifest.sites,
+        prompt=config.read_prompts("train")[0],
+        call=config.pipeline.call,
+        blocks=manifest.blocks,
+    )
+    profile = {str(steps): cost.for_steps(steps).to_dict() for steps in manifest.steps}
     fresh = replace(manifest, model=model, profile=profile, adaptive={}, adaptive_tradeoff=False)
     plans, safe = (
         {

@@ -45,12 +45,12 @@ from ditcache_rl.search import board_of
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at
 #: it.
 _STAGES = {
-    "profile": 0.06,
+    "profile": 0.05,
     "references": 0.08,
     "search": 0.45,
     "floors": 0.03,
     "safe": 0.12,
-    "rescale": 0.15,
+    "rescale": 0.16,
     "learn": 0.07,
     "compare": 0.04,
 }
@@ -114,16 +114,19 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         cases = cases_of(config, "train")
 
         progress.enter("profile")
-        costs: dict[int, CostModel] = {}
-        for index, steps in enumerate(config.steps):
-            file = options.run / f"profile-{steps}.json"
-            tick = progress.part(index, len(config.steps))
-            costs[steps] = profile_stage(
-                config, pipe, cases[0].prompt, steps=steps, file=file, tick=tick
-            )
+        first, *others = config.steps
+        cost = profile_stage(
+            config,
+            pipe,
+            cases[0].prompt,
+            steps=first,
+            file=options.run / f"profile-{first}.json",
+            tick=progress.tick,
+        )
+        costs = {steps: cost.for_steps(steps) for steps in config.steps}
 
         progress.enter("references")
-        board = board_of(config, pipe, steps=config.steps[0])
+        board = board_of(config, pipe, steps=first)
         drawn = 0
         select = cases_of(config, "select")
 
@@ -136,10 +139,9 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
 
         progress.enter("search")
         sample = sample_stage(
-            board, cases, config.search.prompts, file=options.run / f"sample-{config.steps[0]}.json"
+            board, cases, config.search.prompts, file=options.run / f"sample-{first}.json"
         )
         plans: dict[int, Plan] = {}
-        first, *others = config.steps
         plans[first] = search_stage(
             config,
             board,

@@ -249,3 +249,14 @@ def test_a_model_that_cannot_be_is_refused(change: dict[str, float]) -> None:
 def test_full_compute_must_take_time() -> None:
     with pytest.raises(ConfigError, match="takes time"):
         CostModel(fixed_s=0, step_s=0, site_s=0, forecast_s=1, num_inference_steps=4, sites=1)
+
+
+def test_a_model_prices_other_step_counts_as_if_the_rest_were_left_out() -> None:
+    longer = COST.for_steps(COST.num_inference_steps + 2)
+
+    added = np.zeros((2, COST.sites), dtype=np.int8)
+    whole = np.concatenate([SCHEDULE, added])
+    expected = COST.predict(SCHEDULE) + 2 * (COST.step_s + COST.sites * COST.site_s)
+    resumed = (SCHEDULE[-1] != Mode.COMPUTE).sum() * COST.resume_s
+    assert float(longer.predict(whole)) == pytest.approx(float(expected + resumed))
+    assert longer.for_steps(COST.num_inference_steps) == COST
