@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from ditcache_rl.search import (
     budget_of,
     cases_of,
     found_in,
+    planned_rows,
     rescale_plan,
     search_fitted_plan,
 )
@@ -241,7 +243,10 @@ def _carried(
     sigmas: Floats,
     bar: SearchBar,
 ) -> list[Schedule]:
-    """Carry what was found over to another step count, and score it there."""
+    """Carry what was found over to another step count, and score it there.
+
+    Fitted schedules may give way to one that is planned there.
+    """
     board, sites = board_of(config, pipe, steps=steps), config.cache.sites
     bar.say(f"references of {steps} steps")
     board.prepare(cases)
@@ -264,6 +269,7 @@ def _carried(
                 evaluations=0,
                 rng=np.random.default_rng(options.seed),
                 start=carried,
+                propose=partial(planned_rows, Calibration(board, cases, bar.say)),
             )
             entries += _entries(name, found_in(fitted, budgets), config, steps)
             continue
