@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,8 @@ class Replay(NamedTuple):
     audited: NDArray[np.bool_]
 
 
-def measure(env: str, policy: str, floor: float) -> list[Kind]:
-    """Draw test prompts under every schedule of a policy at each of its step counts."""
+def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> list[Kind]:
+    """Draw test prompts under every schedule of a policy at some of its step counts."""
     config, opened = load_env(env), open_policy(policy)
     assert isinstance(opened, Policy)
     source = config.pipeline
@@ -56,7 +57,8 @@ def measure(env: str, policy: str, floor: float) -> list[Kind]:
     pipe.set_progress_bar_config(disable=True)
     cases = cases_of(config, "test")[:_PROMPTS]
     kinds = []
-    for steps, plan in opened.plans.items():
+    for steps in step_counts:
+        plan = opened.plans[steps]
         cost = CostModel.from_dict(opened.manifest.profile[str(steps)])
         arms = arms_of(plan, cost, floor)
         board = board_of(config, pipe, steps=steps)

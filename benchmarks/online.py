@@ -34,6 +34,8 @@ from benchmarks._report import Run, console, parser  # noqa: E402
 from ditcache_rl.inference import Bandit  # noqa: E402
 
 FLOOR_DB, KEEP, AUDIT = 38.0, 0.95, 0.1
+#: Step counts of the requests.
+STEPS = (28, 50)
 #: Requests in which the bandit may learn.
 LEARN = 200
 #: Requests of a trace.
@@ -54,7 +56,7 @@ def main() -> None:
         kinds = read_table(given.table, given.policy, FLOOR_DB)
     else:
         console.print(f"measuring the table; about six minutes, kept in {given.table}")
-        kinds = measure(given.env, given.policy, FLOOR_DB)
+        kinds = measure(given.env, given.policy, FLOOR_DB, STEPS)
         write_table(kinds, given.table)
     steady, changing = judge(kinds, changes=False), judge(kinds, changes=True)
     rates = {
