@@ -11,7 +11,7 @@ spent in the pipeline's own call: features, masks, hand-over between the threads
 16 rows follow the evenly spaced schedule of a quarter of full compute; references and baselines are
 there before the clock starts, as in training.
 `profile_error_share`: largest relative error of the cost model on random schedules that it was not
-fitted to.
+fitted to, in shares of full compute.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def environment(
     setting.baseline(tasks)
 
     env = DenoiseVecEnv(setting, ROWS, itertools.cycle(tasks).__next__)
-    actions = np.stack([plan.row(budget), np.full(STEPS, Tier.DEVICE)], axis=1)
+    actions = np.stack([plan.row(budget).patterns, np.full(STEPS, Tier.DEVICE)], axis=1)
     batch_s = []
     env.reset()
     board.call_s.clear()
@@ -278,7 +278,11 @@ def environment(
 def profile(
     pipe: Any, config: EnvConfig, prompt: str, amounts: Amounts
 ) -> tuple[float, dict[str, object]]:
-    """Predict random schedules with a fresh cost model, and measure them, interleaved."""
+    """Predict what share of full compute random schedules take, and measure them, interleaved.
+
+    Full compute is drawn in every round: a share is what is promised, and what a machine whose
+    speed drifts leaves alone.
+    """
     call, blocks = config.pipeline.call, config.cache.blocks
     with console.status("profile"):
         cost = measure_profile(
@@ -291,16 +295,18 @@ def profile(
             blocks=blocks,
         )
     rng = np.random.default_rng(SEED)
-    schedules = [random_schedule(config.cache.sites, rng) for _ in range(SCHEDULES)]
-    seconds = np.empty((amounts.schedule_repeats, SCHEDULES))
+    full = np.zeros((STEPS, config.cache.sites), dtype=np.int8)
+    drawn = [random_schedule(config.cache.sites, rng) for _ in range(SCHEDULES)]
+    schedules = [full, *drawn]
+    seconds = np.empty((amounts.schedule_repeats, len(schedules)))
     for repeat in track(range(len(seconds)), "schedules", console=console, transient=True):
-        for index in (np.arange(SCHEDULES) + repeat) % SCHEDULES:
+        for index in (np.arange(len(schedules)) + repeat) % len(schedules):
             modes = schedules[index]
             seconds[repeat, index] = timed_call(
                 pipe, modes, prompt=prompt, call=call, blocks=blocks
             )
-    measured = np.median(seconds, axis=0)
-    predicted = np.array([float(cost.predict(modes)) for modes in schedules])
+    measured = np.median(seconds[:, 1:] / seconds[:, :1], axis=0)
+    predicted = np.array([float(cost.share_of_reference(modes)) for modes in drawn])
     errors = predicted / measured - 1
     return float(np.abs(errors).max()), {
         "cost_model": cost.to_dict(),
@@ -309,11 +315,11 @@ def profile(
             {
                 "computes": int((modes == Mode.COMPUTE).sum()),
                 "forecasts": int((modes >= Mode.FORECAST1).sum()),
-                "predicted_s": float(predicted[index]),
-                "measured_s": float(measured[index]),
+                "predicted_share": float(predicted[index]),
+                "measured_share": float(measured[index]),
                 "error_share": float(errors[index]),
             }
-            for index, modes in enumerate(schedules)
+            for index, modes in enumerate(drawn)
         ],
     }
 
