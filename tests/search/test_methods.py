@@ -1,4 +1,6 @@
+import itertools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,13 @@ from ditcache_rl.search import (
     Space,
     Trials,
     Weights,
+    planned_rows,
     proposals,
 )
+from ditcache_rl.search.calibrate import fitted_gap_costs
 from ditcache_rl.search.climb import first_rows
-from ditcache_rl.search.space import spaced
+from ditcache_rl.search.paths import path_cost
+from ditcache_rl.search.space import Row, spaced
 from ditcache_rl.types import Mode
 from tests.boards import Puzzle, hidden_schedule
 from tests.pipelines import GUIDANCE, PROMPTS
@@ -158,13 +163,30 @@ def test_a_polish_is_no_worse_than_what_is_proposed_to_it(trials: Trials) -> Non
         assert all(value >= trials.value(found[budget][1]) for found in others)
 
 
-def test_a_pipeline_that_cannot_be_taken_apart_is_polished_without_proposals(
-    tiny_pipe: Any, tiny_call: dict[str, Any]
+def test_a_planned_schedule_is_the_one_whose_gaps_lack_least(
+    trials: Trials, calibration: Calibration
+) -> None:
+    space = trials.space
+    costs = fitted_gap_costs(calibration.products())
+
+    (row,) = planned_rows(calibration, space, 3 * space.sites)
+
+    computed = tuple(np.flatnonzero(space.costs[row] == space.sites).tolist())
+    every = [(0, *rest) for rest in itertools.combinations(range(1, space.steps), 2)]
+    assert computed == min(every, key=lambda path: path_cost(costs, path))
+    assert space.computes(row) == 3 * space.sites
+
+
+@pytest.mark.parametrize("propose", [proposals, planned_rows])
+def test_a_pipeline_that_cannot_be_taken_apart_gets_no_proposals(
+    propose: Callable[[Calibration, Space, int], list[Row]],
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
 ) -> None:
     board = Board(tiny_pipe, 4, sites=1, call=tiny_call | GUIDANCE, rows=1)
     trials, said = Trials(board, CASES[:1], Weights()), list[str]()
 
-    rows = proposals(Calibration(board, CASES[:1], said.append), trials.space, 2)
+    rows = propose(Calibration(board, CASES[:1], said.append), trials.space, 2)
 
     assert rows == []
     assert "without proposals: expected one call" in said[-1]
