@@ -32,7 +32,7 @@ def write_card(policy: Policy) -> str:
     )
     return f"""# Policy for {manifest.env_id}
 
-Static schedules for every budget at {" and ".join(map(str, manifest.steps))} steps, and an online
+Static schedules for every budget at {", ".join(map(str, manifest.steps))} steps, and an online
 controller at {first} steps. For `{manifest.model["class"]}` with `{manifest.scheduler["class"]}`;
 another model is refused.
 

@@ -45,6 +45,7 @@ class Calibration:
     say: Callable[[str], None] = field(default=lambda _: None)
     _products: Products | None = None
     _errors: ErrorTable | None = None
+    _fitted: Floats | None = None
     _gaps: dict[Mode, Floats] = field(default_factory=dict)
 
     def products(self) -> Products:
@@ -59,6 +60,12 @@ class Calibration:
         if self._errors is None:
             self._errors = errors_of(self.products())
         return self._errors
+
+    def fitted_gaps(self) -> Floats:
+        """Return what single gaps lack with fitted weights."""
+        if self._fitted is None:
+            self._fitted = fitted_gap_costs(self.products())
+        return self._fitted
 
     def gaps(self, between: Mode) -> Floats:
         """Return the final errors of single gaps."""
@@ -90,7 +97,7 @@ def planned_rows(calibration: Calibration, space: Space, budget: int) -> list[Ro
     if not _is_measurable(calibration):
         return []
     length, last = _ends(space, budget)
-    path = cheapest_path(fitted_gap_costs(calibration.products()), length, last=last)
+    path = cheapest_path(calibration.fitted_gaps(), length, last=last)
     return _rows([(path, {Mode.FORECAST1: _NONE})], space, budget)
 
 

@@ -20,7 +20,6 @@ from ditcache_rl.search import (
     planned_rows,
     proposals,
 )
-from ditcache_rl.search.calibrate import fitted_gap_costs
 from ditcache_rl.search.climb import first_rows
 from ditcache_rl.search.paths import path_cost
 from ditcache_rl.search.space import Row, spaced
@@ -167,7 +166,7 @@ def test_a_planned_schedule_is_the_one_whose_gaps_lack_least(
     trials: Trials, calibration: Calibration
 ) -> None:
     space = trials.space
-    costs = fitted_gap_costs(calibration.products())
+    costs = calibration.fitted_gaps()
 
     (row,) = planned_rows(calibration, space, 3 * space.sites)
 
