@@ -325,7 +325,6 @@ def _policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
         policy = load_policy(find_policy("shapes-ppo"))
         check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
         controller = PolicyController(policy, Wish(**{target: value}))
-        controller.choose(setup.steps)
         made_for = policy.manifest
         return {
             "controller": controller,

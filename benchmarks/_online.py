@@ -59,7 +59,7 @@ def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> 
     kinds = []
     for steps in step_counts:
         plan = opened.plans[steps]
-        cost = CostModel.from_dict(opened.manifest.profile[str(steps)])
+        cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
         arms = arms_of(plan, cost, floor)
         board = board_of(config, pipe, steps=steps)
         schedules = [arm.row.schedule(step_patterns(1)) for arm in arms]
@@ -157,7 +157,7 @@ def read_table(file: Path, policy: str, floor: float) -> list[Kind]:
     kinds = []
     for row in json.loads(file.read_text()):
         steps = row["steps"]
-        cost = CostModel.from_dict(opened.manifest.profile[str(steps)])
+        cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
         arms = arms_of(opened.plans[steps], cost, floor)
         kinds.append(Kind(steps, arms, np.array(row["psnr_db"]), np.array(row["seconds"])))
     return kinds

@@ -28,14 +28,13 @@ from rich.table import Table
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, find_policy, load_env
 from ditcache_rl.control import Policy, StaticSchedule
+from ditcache_rl.control.nodes import newton_weights, row_of
 from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.inference import open_pipeline, open_policy
 from ditcache_rl.instrument import BlockRunner, Upscaler, load_upscaler
-from ditcache_rl.instrument.forecast import newton_weights
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.rl.train_upscaler import draw_pairs, gain_db
 from ditcache_rl.search import Board, Case, Rollouts, Space, board_of, budget_of, cases_of
-from ditcache_rl.search.nodes import row_of
 from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 

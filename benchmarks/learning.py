@@ -222,7 +222,7 @@ def _floor(
 ) -> dict[str, float]:
     """Ask for a floor; beside it the closed-form schedule that keeps it, and an oracle."""
     select, test = halves
-    cost = CostModel.from_dict(policy.manifest.profile[str(board.steps)])
+    cost = CostModel.from_dict(policy.manifest.profile).for_steps(board.steps)
     chosen = play(board, PolicyController(policy, Wish(min_psnr=FLOOR_DB)), test)
     spent = round(float(chosen.computes.mean()))
     closed = load_schedules(CLOSED_FORM)
@@ -264,7 +264,7 @@ def _promises(
     figures: dict[str, float],
 ) -> Rows:
     """Time calls against the plain pipeline, and compare with what the policy says."""
-    cost = CostModel.from_dict(policy.manifest.profile[str(board.steps)])
+    cost = CostModel.from_dict(policy.manifest.profile).for_steps(board.steps)
     methods = [
         Method(
             "policy",
@@ -309,7 +309,7 @@ def _seeds(
 ) -> dict[str, Any]:
     """Train the network from several seeds, each from the policy's schedules."""
     config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
-    cost = CostModel.from_dict(policy.manifest.profile[str(board.steps)])
+    cost = CostModel.from_dict(policy.manifest.profile).for_steps(board.steps)
     cases = cases_of(config, "train")[:SEEN]
     board.prepare(cases)
     curves, gains = [], []

@@ -28,13 +28,13 @@ from torch import Tensor
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.control import StaticSchedule, grade_sites, graded_modes
+from ditcache_rl.control.nodes import nodes_of, row_of
 from ditcache_rl.gan import LatentWalk, StyleGenerator, StyleReuse
 from ditcache_rl.inference import cached, open_pipeline
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.search import Board, Case, Rollouts, Space, cases_of
-from ditcache_rl.search.nodes import nodes_of, row_of
 from ditcache_rl.sensitivity import (
     attention_sensitivity,
     gradient_sensitivity,

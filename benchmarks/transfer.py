@@ -27,9 +27,8 @@ sys.path.insert(0, str(ROOT))  # `python benchmarks/transfer.py` finds its neigh
 
 from benchmarks._report import Run, console, parser  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
-from ditcache_rl.control import Policy  # noqa: E402
-from ditcache_rl.control.network import PlanRow  # noqa: E402
-from ditcache_rl.control.patterns import step_patterns  # noqa: E402
+from ditcache_rl.control import Policy, carry_plans  # noqa: E402
+from ditcache_rl.control.nodes import Nodes, nodes_of, row_of  # noqa: E402
 from ditcache_rl.inference import open_pipeline, open_policy  # noqa: E402
 from ditcache_rl.instrument.runner import denoiser_of  # noqa: E402
 from ditcache_rl.search import (  # noqa: E402
@@ -40,15 +39,13 @@ from ditcache_rl.search import (  # noqa: E402
     Space,
     board_of,
     cases_of,
-    pay_up,
     planned_rows,
     proposals,
 )
 from ditcache_rl.search.climb import first_rows  # noqa: E402
 from ditcache_rl.search.fit import climb_nodes  # noqa: E402
-from ditcache_rl.search.nodes import Nodes, nodes_of, row_of, weights_of  # noqa: E402
 from ditcache_rl.search.space import spaced  # noqa: E402
-from ditcache_rl.types import HISTORY, Floats, Mode  # noqa: E402
+from ditcache_rl.types import Floats, Mode  # noqa: E402
 
 #: Steps that schedules compute: a quarter of 20, 18 % of 28, a tenth of 50.
 COMPUTED = 5
@@ -130,12 +127,10 @@ def main() -> None:
     config = load_env("shapes")
     policy = open_policy(find_policy("shapes-ppo"))
     assert isinstance(policy, Policy)
-    pipe = open_pipeline(config.pipeline.source, device=config.pipeline.device)
-    sigmas = {steps: board_of(config, pipe, steps=steps).sigmas() for steps in policy.plans}
     found = {}
     figures: dict[str, float] = {}
     for name, new in track(ENVIRONMENTS.items(), "environments", console=console):
-        found[name] = entry = adapt(_board(config, new), config, policy, sigmas)
+        found[name] = entry = adapt(_board(config, new), config, policy)
         console.print(_sheet(name, entry))
         made: Point = entry["dedicated"]
         figures[f"{name}_dedicated_db"] = made.psnr_db
@@ -161,23 +156,20 @@ def _board(config: EnvConfig, new: New) -> Board:
     return board
 
 
-def adapt(
-    board: Board, config: EnvConfig, policy: Policy, sigmas: dict[int, Floats]
-) -> dict[str, Any]:
+def adapt(board: Board, config: EnvConfig, policy: Policy) -> dict[str, Any]:
     """Adapt to one environment from both starts, and make a policy for it alone.
 
     Args:
         board: The new environment.
         config: For its prompts.
         policy: Of other environments.
-        sigmas: (steps + 1,) noise levels, by steps, that it was made for.
     """
     cases, test = cases_of(config, "train")[:TRAIN], cases_of(config, "test")[:TEST]
     board.prepare(test)
     space = Space(board.steps, 1)
     cold = [spaced(space, COMPUTED, between=Mode.FORECAST1), *first_rows(space, COMPUTED)]
     starts = {
-        "carried": _carried(policy, sigmas, board.sigmas()),
+        "carried": _carried(policy, board.sigmas()),
         "even": [Known(nodes_of(row), None) for row in cold],
     }
     points = {
@@ -202,37 +194,12 @@ def adapt(
     return {"nodes": nodes, "dedicated": dedicated} | points
 
 
-def _carried(policy: Policy, sigmas: dict[int, Floats], new_sigmas: Floats) -> list[Known]:
-    """Carry the schedule over from every step count that the policy has, the nearest first."""
-    return [
-        Known(*carry(policy.plans[steps].row(COMPUTED), sigmas[steps], new_sigmas))
-        for steps in sorted(sigmas, key=lambda steps: abs(steps + 1 - len(new_sigmas)))
-    ]
-
-
-def carry(row: PlanRow, sigmas: Floats, new_sigmas: Floats) -> tuple[Nodes, Floats]:
-    """Move a schedule of one site with its forecasts to the steps of another run, by noise level.
-
-    As many steps compute, and what was fitted to a gap is kept for it: with forecasts between, how
-    many steps compute tells how exact a run is, hardly how many are skipped.
-
-    Args:
-        row: Schedule and fitted weights of the old run.
-        sigmas: (steps + 1,) noise levels of the old run.
-        new_sigmas: (new steps + 1,) noise levels of the new run, of at least as many steps as are
-            computed.
-
-    Returns:
-        The computed steps, and (new steps, HISTORY) weights.
-    """
-    old, steps = nodes_of(row.patterns), len(new_sigmas) - 1
-    nearest = np.abs(new_sigmas[None, :-1] - sigmas[list(old), None]).argmin(axis=1)
-    apart = pay_up(row_of(tuple(np.unique(nearest)), steps), len(old), step_patterns(1))
-    plain = weights_of(old, sigmas, np.zeros((len(old), HISTORY)))
-    after = np.minimum(np.array(old) + 1, len(sigmas) - 2)  # the first step of every gap
-    extra = np.nan_to_num((row.weights - plain)[after])  # nothing where a gap is empty
-    nodes = nodes_of(apart)
-    return nodes, weights_of(nodes, new_sigmas, extra)
+def _carried(policy: Policy, sigmas: Floats) -> list[Known]:
+    """Return the schedule that the policy has for a run, and what its other plans say."""
+    chosen = carry_plans(policy.leveled, sigmas, sites=1)
+    each = [carry_plans([one], sigmas, sites=1) for one in policy.leveled]
+    rows = [plan.row(COMPUTED) for plan in (chosen, *each)]
+    return [Known(nodes_of(row.patterns), row.weights) for row in rows]
 
 
 def adapted(

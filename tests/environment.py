@@ -16,7 +16,7 @@ from ditcache_rl.inference import model_identity, scheduler_identity
 from ditcache_rl.metrics import CostModel, nominal_cost
 from ditcache_rl.rl import Setting
 from ditcache_rl.search import Board, spaced_plan
-from ditcache_rl.types import Tier
+from ditcache_rl.types import Floats, Tier
 
 STEPS = (4, 6)
 PROMPTS = {
@@ -88,18 +88,29 @@ def tiny_setting(config: EnvConfig, pipe: Any, *, plan: Plan | None = None) -> S
     return Setting(config, board, nominal_cost(steps, sites), plan or spaced_plan(steps, sites))
 
 
+def levels_of(pipe: Any, call: Mapping[str, Any], steps: int) -> Floats:
+    """Return the noise levels of a pipeline's steps."""
+    key = str((pipe.scheduler.config, sorted(call.items()), steps))
+    if key not in _LEVELS:
+        _LEVELS[key] = Board(pipe, steps, sites=1, call=dict(call)).sigmas()
+    return _LEVELS[key]
+
+
+_LEVELS: dict[str, Floats] = {}
+
+
 def untrained_policy(
     pipe: Any,
     call: Mapping[str, Any],
     *,
     steps: Sequence[int] = STEPS,
     sites: int = 1,
-    costs: Mapping[int, CostModel] | None = None,
+    cost: CostModel | None = None,
     adaptive: Mapping[str, list[int]] | None = None,
 ) -> Policy:
     """Make a policy of evenly spaced schedules and a network that changes nothing."""
     actions = ActionSpace.of(sites, (Tier.DEVICE, Tier.DROP))
-    costs = costs or {count: nominal_cost(count, sites) for count in steps}
+    cost = cost or nominal_cost(steps[0], sites)
     manifest = Manifest(
         env_id="ditcache/tiny-v0",
         env_sha256="0" * 64,
@@ -113,7 +124,8 @@ def untrained_policy(
         steps=list(steps),
         adaptive=dict(adaptive or {}),
         adaptive_tradeoff=False,
-        profile={str(count): cost.to_dict() for count, cost in costs.items()},
+        sigmas={str(count): levels_of(pipe, call, count).tolist() for count in steps},
+        profile=cost.to_dict(),
         reward={"psnr": 1.0, "ssim": 1.0},
         seed=0,
         command="none",

@@ -163,7 +163,7 @@ def test_a_file_that_holds_no_schedules_is_one_line(
 ) -> None:
     Path("schedules.json").write_text("{}")
 
-    assert "expected schema_version 2" in refused(["eval", "schedules.json"], capsys)
+    assert "expected schema_version 3" in refused(["eval", "schedules.json"], capsys)
 
 
 def test_the_help_names_every_method(

@@ -2,6 +2,7 @@
 
 from ditcache_rl.control.artifact import Manifest, Policy, load_policy, save_policy
 from ditcache_rl.control.base import Controller, planned_modes, uniform_decision
+from ditcache_rl.control.carry import Leveled, carry_plans
 from ditcache_rl.control.graded import Grade, grade_sites, graded_modes
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.control.network import (
@@ -32,6 +33,7 @@ __all__ = [
     "EveryK",
     "FBCache",
     "Grade",
+    "Leveled",
     "Manifest",
     "NetworkController",
     "Plan",
@@ -43,6 +45,7 @@ __all__ = [
     "StaticSchedule",
     "TeaCache",
     "best_actions",
+    "carry_plans",
     "grade_sites",
     "graded_modes",
     "load_policy",

@@ -21,13 +21,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ditcache_rl.control.carry import Leveled, check_sigmas
 from ditcache_rl.control.checked import fits, read_bytes, read_json, write_json
 from ditcache_rl.control.network import ActionSpace, Plan, PolicyNetwork
 from ditcache_rl.errors import ArtifactError, closest
 from ditcache_rl.features import schema_hash
 from ditcache_rl.types import HISTORY, Tier
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST, TENSORS, METRICS, CARD = (
     "manifest.json",
     "controller.safetensors",
@@ -56,7 +57,8 @@ class Manifest:
         steps: Step counts that the policy has schedules for.
         adaptive: Per step count, the budgets at which the network beats its static schedule.
         adaptive_tradeoff: Whether the network is used under a tradeoff.
-        profile: Per step count, the cost model of the machine that trained it.
+        sigmas: Per step count, the noise levels, (steps + 1,).
+        profile: The cost model of the machine that trained it, at the first step count.
         reward: Weights of PSNR, SSIM and latency.
         seed: Of the training.
         command: Command line of the training.
@@ -78,7 +80,8 @@ class Manifest:
     steps: list[int]
     adaptive: dict[str, list[int]]
     adaptive_tradeoff: bool
-    profile: dict[str, dict[str, float]]
+    sigmas: dict[str, list[float]]
+    profile: dict[str, float]
     reward: dict[str, float]
     seed: int
     command: str
@@ -110,6 +113,14 @@ class Policy:
     plans: Mapping[int, Plan]
     safe: Mapping[int, Plan]
     metrics: Mapping[str, Any]
+
+    @property
+    def leveled(self) -> list[Leveled]:
+        """The plans with the noise levels that they were made for."""
+        return [
+            Leveled(plan, np.array(self.manifest.sigmas[str(steps)]))
+            for steps, plan in self.plans.items()
+        ]
 
 
 def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
@@ -218,6 +229,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{path}: steps must be one or more integers in [1, 4096], received {manifest.steps!r}"
         )
+    check_sigmas(manifest.sigmas, manifest.steps, str(path))
     return manifest
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ditcache_rl.control.fitted import fitted_steps
+from ditcache_rl.control.nodes import fitted_steps
 from ditcache_rl.control.patterns import (
     action_prior,
     affordable_patterns,

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from ditcache_rl.control.carry import Leveled, check_sigmas
 from ditcache_rl.control.checked import fits, read_json, write_json
 from ditcache_rl.control.network import Plan
 from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.errors import ArtifactError, ConfigError, closest
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _MOST_BYTES = 1 << 22
 _LETTERS = {Mode.COMPUTE: "C", Mode.REUSE: "R", Mode.FORECAST1: "1", Mode.FORECAST2: "2"}
 _MODES = {letter: mode for mode, letter in _LETTERS.items()}
@@ -75,7 +76,8 @@ class ScheduleFile:
         model: Class, digest of the config and fingerprint of the weights of the transformer.
         scheduler: Class and digest of the config.
         call: Arguments that the pipeline was called with.
-        profile: Per step count, the cost model of the machine that searched.
+        sigmas: Per step count, the noise levels, (steps + 1,).
+        profile: The cost model of the machine that searched, at the first step count.
         reward: Weights of PSNR and SSIM.
         prompts: Train prompts that were searched on.
         evaluations: Candidates per budget and method.
@@ -95,7 +97,8 @@ class ScheduleFile:
     model: dict[str, str]
     scheduler: dict[str, str]
     call: dict[str, Any]
-    profile: dict[str, dict[str, float]]
+    sigmas: dict[str, list[float]]
+    profile: dict[str, float]
     reward: dict[str, float]
     prompts: int
     evaluations: int
@@ -147,6 +150,18 @@ class ScheduleFile:
                 plan.weights[spent] = schedule.fitted
         return plan
 
+    def leveled(self, *, method: str | None = None) -> list[Leveled]:
+        """Return the plans that `plan` does, with the noise levels that they were made for.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        steps = [s.steps for s in self.schedules if method in (None, s.method)] or self.steps[:1]
+        return [
+            Leveled(self.plan(count, method=method), np.array(self.sigmas[str(count)]))
+            for count in dict.fromkeys(steps)
+        ]
+
     def _value(self, schedule: Schedule) -> float:
         weights = self.reward
         return weights["psnr"] * schedule.psnr_db / 10 + weights["ssim"] * schedule.ssim
@@ -194,8 +209,6 @@ def load_schedules(path: Path) -> ScheduleFile:
     taken: set[tuple[str, int, int]] = set()
     for index, schedule in enumerate(found):
         _check(schedule, patterns, f"{path}: schedules[{index}]")
-        if str(schedule.steps) not in file.profile:
-            raise ArtifactError(f"{path}: profile must have an entry for {schedule.steps} steps")
         name = (schedule.method, schedule.steps, int((schedule.table == Mode.COMPUTE).sum()))
         if name in taken:
             raise ArtifactError(
@@ -203,6 +216,7 @@ def load_schedules(path: Path) -> ScheduleFile:
                 f"computes, received a second one of {name}"
             )
         taken.add(name)
+    check_sigmas(file.sigmas, file.steps, str(path))
     return file
 
 

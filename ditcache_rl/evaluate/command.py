@@ -20,8 +20,8 @@ from ditcache_rl.inference import (
     open_configured,
     open_policy,
 )
-from ditcache_rl.search import caps_of
-from ditcache_rl.types import Mode
+from ditcache_rl.search import board_of, caps_of
+from ditcache_rl.types import Floats, Mode
 
 #: Columns of the table where no terminal says how many there are.
 _FILE_WIDTH = 112
@@ -52,7 +52,8 @@ def evaluate_policy(
         The exit status.
 
     Raises:
-        ConfigError: If there are fewer test prompts, or the policy has no schedule for the steps.
+        ConfigError: If there are fewer test prompts, or the file has no schedule for the steps.
+        BudgetError: If the policy has none for a budget.
         ArtifactError: If the policy is damaged or made for another model.
     """
     console = Console()
@@ -71,13 +72,13 @@ def evaluate_policy(
         model, scheduler, blocks = policy.model, policy.scheduler, policy.blocks
     else:
         chosen = steps or policy.manifest.steps[0]
-        ours = policy_methods(policy, config, steps=chosen)
         model, scheduler = policy.manifest.model, policy.manifest.scheduler
         blocks = policy.manifest.blocks
-    methods = [*ours, *default_baselines(chosen, blocks)]
-    opened = config.pipeline
-    pipe = open_configured(opened)
+    pipe = open_configured(config.pipeline)
     check_identity(model, scheduler, pipe)
+    if isinstance(policy, Policy):
+        ours = policy_methods(policy, config, board_of(config, pipe, steps=chosen).sigmas())
+    methods = [*ours, *default_baselines(chosen, blocks)]
     results = evaluate(
         pipe,
         methods,
@@ -98,20 +99,26 @@ def evaluate_policy(
     return 0
 
 
-def policy_methods(policy: Policy, config: EnvConfig, *, steps: int) -> list[Method]:
+def policy_methods(policy: Policy, config: EnvConfig, sigmas: Floats) -> list[Method]:
     """List the policy at every budget, and its static schedule beside it where a network decides.
 
+    Args:
+        policy: What is evaluated.
+        config: Names the budgets.
+        sigmas: (steps + 1,) noise levels of the run.
+
     Raises:
-        ConfigError: If the policy has no schedule for these steps.
+        BudgetError: If the policy has no schedule for one of them.
     """
     methods: list[Method] = []
+    steps = len(sigmas) - 1
     used = policy.manifest.adaptive.get(str(steps), [])
     sites, blocks = policy.manifest.sites, policy.manifest.blocks
     for share in config.targets.budgets:
         wish, target = Wish(budget=share), f"budget {share:g}"
         learned = int(share * steps * sites + 1e-9) in used
         shipped = PolicyController(policy, wish)
-        shipped.choose(steps)
+        shipped.choose(sigmas)
         family: Family = "learned" if learned else "static"
         methods.append(Method("policy", family, target, shipped, sites, blocks))
         if learned:

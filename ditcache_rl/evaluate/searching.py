@@ -35,6 +35,7 @@ from ditcache_rl.metrics import CostModel
 from ditcache_rl.metrics.machine import machine_facts, version_facts
 from ditcache_rl.search import (
     METHODS,
+    Board,
     Calibration,
     Case,
     Entry,
@@ -147,12 +148,14 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     with SearchBar(console) as bar:
         cost = _profile(config, pipe, cases[0].prompt, options.run, bar)
         first, *others = config.steps
-        found, sigmas = _search(config, options, pipe, first, cases, bar)
+        boards = {steps: board_of(config, pipe, steps=steps) for steps in config.steps}
+        found = _search(config, options, boards[first], cases, bar)
+        sigmas = {steps: board.sigmas() for steps, board in boards.items()}
         schedules = [
             entry for name in found for entry in _entries(name, found[name], config, first)
         ]
         for steps in others:
-            schedules += _carried(config, options, pipe, steps, cases, found, sigmas, bar)
+            schedules += _carried(config, options, boards[steps], cases, found, sigmas, bar)
     file = ScheduleFile(
         env_id=config.id,
         env_sha256=config.sha256,
@@ -161,7 +164,8 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
         model=model_identity(pipe.transformer),
         scheduler=scheduler_identity(pipe.scheduler),
         call=config.pipeline.call,
-        profile={str(steps): cost.for_steps(steps).to_dict() for steps in config.steps},
+        sigmas={str(steps): levels.tolist() for steps, levels in sigmas.items()},
+        profile=cost.to_dict(),
         reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
         prompts=options.prompts,
         evaluations=options.evaluations,
@@ -197,23 +201,21 @@ def _profile(config: EnvConfig, pipe: Any, prompt: str, run: Path, bar: SearchBa
 def _search(
     config: EnvConfig,
     options: SearchOptions,
-    pipe: Any,
-    steps: int,
+    board: Board,
     cases: Sequence[Case],
     bar: SearchBar,
-) -> tuple[dict[str, Found], Floats]:
+) -> dict[str, Found]:
     """Search with every method at one step count."""
-    board = board_of(config, pipe, steps=steps)
     bar.say("references")
     board.prepare(cases)
-    budgets = _budgets(options, steps, config.cache.sites)
+    budgets = _budgets(options, board.steps, config.cache.sites)
     bar.expect(len(options.methods) * len(budgets) * options.evaluations)
     weights = Weights(config.reward.psnr, config.reward.ssim)
     trials = Trials(
         board,
         cases,
         weights,
-        file=options.run / f"trials-{steps}.jsonl",
+        file=options.run / f"trials-{board.steps}.jsonl",
         on_candidates=bar.advance,
     )
     calibration = Calibration(board, cases, bar.say)
@@ -230,24 +232,23 @@ def _search(
                 raise
             bar.note(f"left out {name}: {error}")
         bar.reach((index + 1) * len(budgets) * options.evaluations)
-    return found, board.sigmas()
+    return found
 
 
 def _carried(
     config: EnvConfig,
     options: SearchOptions,
-    pipe: Any,
-    steps: int,
+    board: Board,
     cases: Sequence[Case],
     found: Mapping[str, Found],
-    sigmas: Floats,
+    sigmas: Mapping[int, Floats],
     bar: SearchBar,
 ) -> list[Schedule]:
     """Carry what was found over to another step count, and score it there.
 
     Fitted schedules may give way to one that is planned there.
     """
-    board, sites = board_of(config, pipe, steps=steps), config.cache.sites
+    steps, sites, first = board.steps, board.sites, config.steps[0]
     bar.say(f"references of {steps} steps")
     board.prepare(cases)
     file = options.run / f"trials-{steps}.jsonl"
@@ -255,12 +256,11 @@ def _carried(
     entries = []
     for name, rows in found.items():
         bar.say(f"{name} at {steps} steps")
-        size = config.steps[0] * sites + 1
-        plan = Plan.empty(size - 1, config.steps[0])
+        plan = Plan.empty(first * sites, first)
         for budget, entry in rows.items():
             plan.patterns[budget], plan.quality[budget] = entry.row, entry.score
-        carried = rescale_plan(plan, sigmas, board.sigmas(), sites=sites)
-        budgets = [b for b in _budgets(options, steps, sites) if carried.patterns[b, 0] >= 0]
+        budgets = _budgets(options, steps, sites)
+        carried = rescale_plan(plan, sigmas[first], sigmas[steps], sites=sites, budgets=budgets)
         if any(entry.weights is not None for entry in rows.values()):
             fitted = search_fitted_plan(
                 Rollouts(board, cases),

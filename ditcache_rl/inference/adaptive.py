@@ -136,15 +136,11 @@ def images_of(output: Any) -> Tensor | None:
 
 def _plans(policy: Policy | ScheduleFile) -> dict[int, tuple[Any, CostModel]]:
     if isinstance(policy, ScheduleFile):
-        return {
-            steps: (policy.plan(steps), CostModel.from_dict(policy.profile[str(steps)]))
-            for steps in policy.steps
-        }
-    profile = policy.manifest.profile
-    return {
-        steps: (plan, CostModel.from_dict(profile[str(steps)]))
-        for steps, plan in policy.plans.items()
-    }
+        plans, profile = {steps: policy.plan(steps) for steps in policy.steps}, policy.profile
+    else:
+        plans, profile = dict(policy.plans), policy.manifest.profile
+    cost = CostModel.from_dict(profile)
+    return {steps: (plan, cost.for_steps(steps)) for steps, plan in plans.items()}
 
 
 def _arguments(plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

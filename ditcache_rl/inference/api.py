@@ -26,7 +26,7 @@ from ditcache_rl.inference.adaptive import AdaptiveRunner
 from ditcache_rl.inference.bandit import Bandit
 from ditcache_rl.inference.identity import check_identity
 from ditcache_rl.inference.record import Recorder
-from ditcache_rl.inference.targets import PolicyController, ScheduleController, Wish
+from ditcache_rl.inference.targets import KnownPlans, PolicyController, ScheduleController, Wish
 from ditcache_rl.inference.tiers import CacheHandle, open_cache
 from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog, load_upscaler
 from ditcache_rl.types import Mode, Tier
@@ -58,6 +58,9 @@ class Run:
         self._opened = opened
         self._recorder = recorder
         self._bandit = adapt[1] if adapt else None
+        self._plans: KnownPlans | None = None
+        if isinstance(controller, PolicyController | ScheduleController):
+            self._plans = controller.plans
         make = partial(AdaptiveRunner, *adapt) if adapt else BlockRunner
         self._runner = make(
             pipe, controller, opened.cache, sites=sites, on_finish=self._finished, **options
@@ -84,6 +87,9 @@ class Run:
             return []
         return [*([self._bandit.note] if self._bandit.note else []), *self._bandit.summary()]
 
+    def _notes(self) -> list[str]:
+        return [*self._opened.notes, *(self._plans.notes() if self._plans else [])]
+
     def summary(self) -> str:
         """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""
         if not self.logs:
@@ -101,7 +107,7 @@ class Run:
                 f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
                 f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",
                 *tier_lines(self.cache),
-                *(f"note          {note}" for note in self._opened.notes),
+                *(f"note          {note}" for note in self._notes()),
                 *(f"audited       {line}" for line in self._bandit_lines()),
                 f"last mask     {mask_text(self.logs[-1])}",
             ]
@@ -251,14 +257,14 @@ def _controller_of(
     chosen: PolicyController | ScheduleController
     if isinstance(policy, ScheduleFile):
         check_identity(policy.model, policy.scheduler, pipe)
-        chosen, steps = ScheduleController(policy, wish), policy.steps
+        chosen, known = ScheduleController(policy, wish), policy.leveled()
         sites, blocks = policy.sites, policy.blocks
     else:
         manifest = policy.manifest
         check_identity(manifest.model, manifest.scheduler, pipe)
-        chosen, steps = PolicyController(policy, wish), manifest.steps
+        chosen, known = PolicyController(policy, wish), policy.leveled
         sites, blocks = manifest.sites, manifest.blocks
-    chosen.choose(steps[0])
+    chosen.choose(known[0].sigmas)
     return chosen, sites, blocks
 
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from ditcache_rl.control import (
     Controller,
+    Leveled,
     NetworkController,
     Plan,
     Policy,
     ScheduleFile,
     StaticSchedule,
+    carry_plans,
     planned_modes,
 )
 from ditcache_rl.control.patterns import step_patterns
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB, CostModel
-from ditcache_rl.types import Decision, Modes, RunInfo, StepInfo
+from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo
+
+#: Noise levels that differ by less are the same.
+_SAME_LEVEL = 1e-4
+#: Plans that were carried over are kept for so many runs with noise levels of their own.
+_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +117,43 @@ class Wish:
         return int(enough[0])
 
 
+class KnownPlans:
+    """Plans by noise level; those that were carried over to others are kept.
+
+    Args:
+        sources: What there is.
+        sites: Parts of the block stack.
+    """
+
+    def __init__(self, sources: Sequence[Leveled], sites: int) -> None:
+        self._sources, self._sites = sources, sites
+        self._carried: dict[bytes, Plan] = {}
+
+    def at(self, sigmas: Floats) -> Plan:
+        """Return the plan for (steps + 1,) noise levels."""
+        for plan, own in self._sources:
+            if len(own) == len(sigmas) and np.allclose(own, sigmas, rtol=0.0, atol=_SAME_LEVEL):
+                return plan
+        key = sigmas.tobytes()
+        if key not in self._carried:
+            if len(self._carried) == _KEPT:
+                del self._carried[next(iter(self._carried))]
+            self._carried[key] = carry_plans(self._sources, sigmas, sites=self._sites)
+        return self._carried[key]
+
+    def notes(self) -> list[str]:
+        """Say what was carried over."""
+        made_for = ", ".join(str(len(own) - 1) for _, own in self._sources)
+        counts = sorted({plan.patterns.shape[1] for plan in self._carried.values()})
+        return [
+            f"schedules for {count} steps were carried over by noise level from those for "
+            f"{made_for}; what they are worth was not measured"
+            for count in counts
+        ]
+
+
 class PolicyController:
-    """Follow a policy under a wish; the step count is that of the request.
+    """Follow a policy under a wish; steps and noise levels are those of the request.
 
     Args:
         policy: Plans, network and what it is good for.
@@ -124,15 +167,11 @@ class PolicyController:
 
     def __init__(self, policy: Policy, wish: Wish, *, adaptive: bool | None = None) -> None:
         self._policy, self._wish, self._adaptive = policy, wish, adaptive
+        self.plans = KnownPlans(policy.leveled, policy.manifest.sites)
 
     def reset(self, run: RunInfo) -> None:
-        """Choose schedule or network for the request's step count.
-
-        Raises:
-            ConfigError: If the policy has no schedule for it.
-            BudgetError: If the wish is out of reach.
-        """
-        self._delegate = self.choose(run.num_inference_steps)
+        """Choose schedule or network for the request's noise levels; errors are as of `choose`."""
+        self._delegate = self.choose(run.sigmas)
         self._delegate.reset(run)
 
     def planned(self) -> Modes | None:
@@ -143,16 +182,16 @@ class PolicyController:
         """Ask the chosen controller."""
         return self._delegate.decide(info)
 
-    def choose(self, steps: int) -> Controller:
-        """Return the controller for a step count; the errors are those of `reset`."""
-        policy, manifest = self._policy, self._policy.manifest
-        if steps not in policy.plans:
-            raise ConfigError(
-                f"expected num_inference_steps among {sorted(policy.plans)} as in the policy, "
-                f"received {steps}"
-            )
-        plan, cost = policy.plans[steps], CostModel.from_dict(manifest.profile[str(steps)])
-        if self._wish.names_floor:
+    def choose(self, sigmas: Floats) -> Controller:
+        """Return the controller for a run with (steps + 1,) noise levels.
+
+        Raises:
+            BudgetError: If the wish is out of reach.
+        """
+        policy, manifest, steps = self._policy, self._policy.manifest, len(sigmas) - 1
+        plan, cost = self.plans.at(sigmas), CostModel.from_dict(manifest.profile).for_steps(steps)
+        is_own = plan is policy.plans.get(steps)
+        if self._wish.names_floor and is_own:
             # Of equals the first, which is better on average.
             both = plan, policy.safe.get(steps, plan)
             plan = min(both, key=lambda one: self._wish.site_computes(one, cost))
@@ -160,13 +199,12 @@ class PolicyController:
         weight = self._wish.tradeoff
         if weight is not None:
             row = plan.row(tradeoff_budget(plan, cost, manifest.reward, weight))
-            adaptive = manifest.adaptive_tradeoff
+            adaptive = is_own and manifest.adaptive_tradeoff
         else:
             row = plan.row(budget)
             # What the network was compared with are not the schedules for floors.
-            adaptive = not self._wish.names_floor and budget in manifest.adaptive.get(
-                str(steps), []
-            )
+            known = manifest.adaptive.get(str(steps), []) if is_own else []
+            adaptive = not self._wish.names_floor and budget in known
         if self._adaptive if self._adaptive is not None else adaptive:
             return NetworkController(
                 manifest.actions,
@@ -179,38 +217,40 @@ class PolicyController:
 
 
 class ScheduleController:
-    """Follow the best schedule of a file under a wish; the step count is that of the request.
+    """Follow the best schedule of a file under a wish; the noise levels are those of the request.
 
     Args:
         file: What a search found.
         wish: The user's target.
         method: Only what this search found; by default whatever scored best.
+
+    Raises:
+        ConfigError: If the file has nothing that the method found.
     """
 
     probe_blocks = 0
 
     def __init__(self, file: ScheduleFile, wish: Wish, *, method: str | None = None) -> None:
-        self._file, self._wish, self._method = file, wish, method
+        self._file, self._wish = file, wish
+        self.plans = KnownPlans(file.leveled(method=method), file.sites)
 
     def reset(self, run: RunInfo) -> None:
-        """Choose the schedule for the request's step count; errors are those of `choose`."""
-        self._delegate = self.choose(run.num_inference_steps)
+        """Choose the schedule for the request's noise levels; errors are those of `choose`."""
+        self._delegate = self.choose(run.sigmas)
         self._delegate.reset(run)
 
     def decide(self, info: StepInfo) -> Decision:
         """Follow the chosen schedule."""
         return self._delegate.decide(info)
 
-    def choose(self, steps: int) -> StaticSchedule:
-        """Return the schedule for a step count.
+    def choose(self, sigmas: Floats) -> StaticSchedule:
+        """Return the schedule for a run with (steps + 1,) noise levels.
 
         Raises:
-            ConfigError: If the file has none for it.
             BudgetError: If the wish is out of reach.
         """
-        file = self._file
-        plan = file.plan(steps, method=self._method)
-        cost = CostModel.from_dict(file.profile[str(steps)])
+        file, plan = self._file, self.plans.at(sigmas)
+        cost = CostModel.from_dict(file.profile).for_steps(len(sigmas) - 1)
         weight = self._wish.tradeoff
         budget = self._wish.site_computes(plan, cost)
         if weight is not None:

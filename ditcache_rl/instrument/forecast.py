@@ -1,47 +1,13 @@
-"""Estimate a residual from those computed before; pure functions."""
+"""Add up past residuals with given weights; pure functions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.types import HISTORY, Floats
-
-
-def newton_weights(sigmas: Floats, sigma: float, order: int) -> Floats:
-    """Weigh past residuals so that their sum extrapolates to another noise level.
-
-    The polynomial of the given order through the newest order + 1 points, in Newton's form with
-    divided differences, is linear in the residuals, so it is evaluated as a weighted sum of them.
-
-    Args:
-        sigmas: Noise levels of the past residuals, newest first, pairwise different; at least order
-            + 1.
-        sigma: Noise level to extrapolate to.
-        order: 0 repeats the newest residual.
-
-    Returns:
-        (HISTORY,) weights, newest first; zero beyond order + 1. They sum to 1.
-
-    Source: Newton's divided-difference interpolation. Unlike backward differences with k^i / i!
-    (TaylorSeer, arXiv 2503.06923) it is exact for polynomials at uneven gaps.
-    """
-    # f[0 .. level] is the sum of f_i over the product of all s_i - s_j, so every level adds its
-    # basis polynomial over that product to the weight of each point. Plain floats: this runs once
-    # per row and step, and an array of three numbers costs more than its arithmetic.
-    nodes = [float(node) for node in sigmas[: order + 1]]
-    weights = [1.0] + [0.0] * (HISTORY - 1)
-    basis = 1.0
-    for level in range(1, order + 1):
-        basis *= sigma - nodes[level - 1]
-        for i in range(level + 1):
-            gaps = math.prod(nodes[i] - nodes[j] for j in range(level + 1) if j != i)
-            weights[i] += basis / gaps
-    return np.array(weights)
+from ditcache_rl.types import Floats
 
 
 def weighted_sum(residuals: Sequence[Tensor], weights: Floats) -> Tensor:

@@ -24,7 +24,7 @@ def write_card(policy: Policy) -> str:
         )
     table = "\n".join(rows)
     n = metrics["select"][0]["n"] if metrics["select"] else 0
-    cost, safe = CostModel.from_dict(manifest.profile[str(first)]), policy.safe[first]
+    cost, safe = CostModel.from_dict(manifest.profile), policy.safe[first]
     floors = "\n".join(
         f"| {budget}/{cost.site_steps} | {cost.reference_s / cost.with_computes(int(budget)):.2f}x "
         f"| {safe.floors[budget, 0]:.1f} dB | {safe.floors[budget, 1]:.4f} |"

@@ -60,6 +60,7 @@ def export_schedules(policy: Policy, file: Path) -> None:
             model=manifest.model,
             scheduler=manifest.scheduler,
             call=manifest.call,
+            sigmas=manifest.sigmas,
             profile=manifest.profile,
             reward={name: manifest.reward[name] for name in ("psnr", "ssim")},
             prompts=config["search"]["prompts"],

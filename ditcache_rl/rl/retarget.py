@@ -48,8 +48,9 @@ def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
         call=config.pipeline.call,
         blocks=manifest.blocks,
     )
-    profile = {str(steps): cost.for_steps(steps).to_dict() for steps in manifest.steps}
-    fresh = replace(manifest, model=model, profile=profile, adaptive={}, adaptive_tradeoff=False)
+    fresh = replace(
+        manifest, model=model, profile=cost.to_dict(), adaptive={}, adaptive_tradeoff=False
+    )
     plans, safe = (
         {
             steps: plan._replace(floors=np.full_like(plan.floors, np.nan))

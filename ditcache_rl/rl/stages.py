@@ -41,6 +41,9 @@ Tick = Callable[[float, str], None]
 
 #: Cases of searches that begin near what they look for.
 _FEW = 8
+#: Computed steps up to which what begins there is fitted on all cases in the end; the last fit
+#: costs a rollout per weight.
+_SETTLED = 9
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
 #: range.
 _TRADEOFF_PLACES = (0.15, 0.5, 0.85)
@@ -123,7 +126,7 @@ def search_stage(
 def rescale_stage(
     config: EnvConfig,
     plan: Plan,
-    sigmas: Floats,
+    sigmas: Mapping[int, Floats],
     board: Board,
     sample: Sample,
     *,
@@ -133,21 +136,28 @@ def rescale_stage(
 ) -> Plan:
     """Carry the plan over to another step count, and climb a little at named budgets.
 
-    On few cases: what is carried over, or planned from full compute, is good already.
+    On few cases: what is carried over, or planned from full compute, is good already. Their
+    weights need more: two or three a gap.
     """
     if file.exists():
         return _read_plan(file)
-    carried = rescale_plan(plan, sigmas, board.sigmas(), sites=board.sites)
     site_steps = board.steps * board.sites
     budgets = sorted({budget_of(share, site_steps) for share in config.targets.budgets})
-    budgets = [budget for budget in budgets if budget >= carried.least]
+    budgets = [budget for budget in budgets if budget >= plan.least]
+    carried = rescale_plan(
+        plan,
+        sigmas[config.steps[0]],
+        sigmas[board.steps],
+        sites=board.sites,
+        budgets=budgets,
+    )
 
     def done(budget: int, psnr: float) -> None:
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
     few = sample.mixed[:_FEW]
-    found = _search_on(config, board, few, sample.typical[:_FEW])(
+    found = _search_on(config, board, few, sample.typical[:_FEW], settled=sample.mixed)(
         budgets=budgets,
         evaluations=config.search.evaluations // 4,
         rng=np.random.default_rng(seed),
@@ -161,15 +171,28 @@ def rescale_stage(
 
 
 def _search_on(
-    config: EnvConfig, board: Board, cases: Sequence[Case], scored: Sequence[Case]
+    config: EnvConfig,
+    board: Board,
+    cases: Sequence[Case],
+    scored: Sequence[Case],
+    *,
+    settled: Sequence[Case] = (),
 ) -> Callable[..., Plan]:
     """Return a search with fitted forecasts where the pipeline allows it, else with Newton's.
 
-    Fitted schedules are searched on latents of the cases, and what is found is scored on images of
-    others; the others are searched and scored on images of the cases.
+    Fitted schedules are searched on latents of the cases, `settled` on those if there are any, and
+    what is found is scored on images of others; the others are searched and scored on images of
+    the cases.
     """
     try:
-        return partial(search_fitted_plan, Rollouts(board, cases), scored)
+        rollouts = Rollouts(board, cases)
+        last = Rollouts(board, settled) if settled else rollouts
+        return partial(
+            search_fitted_plan,
+            rollouts,
+            scored,
+            settle=lambda nodes: last if len(nodes) <= _SETTLED else rollouts,
+        )
     except UnsupportedModelError:
         pass
 

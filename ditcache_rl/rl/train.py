@@ -41,6 +41,7 @@ from ditcache_rl.rl.stages import (
     search_stage,
 )
 from ditcache_rl.search import board_of
+from ditcache_rl.types import Floats
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at
 #: it.
@@ -123,7 +124,6 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
             file=options.run / f"profile-{first}.json",
             tick=progress.tick,
         )
-        costs = {steps: cost.for_steps(steps) for steps in config.steps}
 
         progress.enter("references")
         board = board_of(config, pipe, steps=first)
@@ -141,6 +141,8 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         sample = sample_stage(
             board, cases, config.search.prompts, file=options.run / f"sample-{first}.json"
         )
+        boards = {first: board} | {n: board_of(config, pipe, steps=n) for n in others}
+        sigmas = {steps: one.sigmas() for steps, one in boards.items()}
         plans: dict[int, Plan] = {}
         plans[first] = search_stage(
             config,
@@ -151,7 +153,7 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
             tick=progress.tick,
         )
         progress.enter("floors")
-        setting = Setting(config, board, costs[first], plans[first])
+        setting = Setting(config, board, cost, plans[first])
         setting.plan = plans[first] = floors_stage(
             setting, select, file=options.run / f"floors-{first}.npy", tick=progress.tick
         )
@@ -169,8 +171,8 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
             plans[steps] = rescale_stage(
                 config,
                 plans[first],
-                board.sigmas(),
-                board_of(config, pipe, steps=steps),
+                sigmas,
+                boards[steps],
                 sample,
                 file=options.run / f"plan-{steps}.npz",
                 seed=options.seed,
@@ -188,7 +190,7 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
         progress.enter("compare")
         comparisons = compare(setting, network, select, seed=options.seed, tick=progress.tick)
 
-    policy = _policy(config, options, pipe, network, plans, safe, costs, comparisons)
+    policy = _policy(config, options, pipe, network, plans, safe, sigmas, cost, comparisons)
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
     partial = options.out.with_name(f".partial-{options.out.name}")
@@ -207,7 +209,8 @@ def _policy(
     network: PolicyNetwork,
     plans: Mapping[int, Plan],
     safe: Plan,
-    costs: Mapping[int, CostModel],
+    sigmas: Mapping[int, Floats],
+    cost: CostModel,
     comparisons: Mapping[tuple[int, float], Comparison],
 ) -> Policy:
     """Put the results together; the network is used where its gain is significant."""
@@ -227,7 +230,8 @@ def _policy(
         steps=config.steps,
         adaptive={str(first): used},
         adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
-        profile={str(steps): cost.to_dict() for steps, cost in costs.items()},
+        sigmas={str(steps): levels.tolist() for steps, levels in sigmas.items()},
+        profile=cost.to_dict(),
         reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
         seed=options.seed,
         command=options.command,

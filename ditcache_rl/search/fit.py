@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.control import Plan
+from ditcache_rl.control.nodes import Nodes, line_weights, nodes_of, row_of, weights_of
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.forecast import weighted_sum
 from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.climb import starts
-from ditcache_rl.search.nodes import Nodes, newton, nodes_of, row_of, weights_of
 from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.space import Row, Space
 from ditcache_rl.types import HISTORY, Floats
@@ -238,7 +238,7 @@ class Rollouts:
         replay, latents, outputs = part
         latents = replay.advance(known[0], outputs[0], latents)
         for step in range(known[0] + 1, stop):
-            weights = newton(known, self._sigmas, step) + added
+            weights = line_weights(known, self._sigmas, step) + added
             latents = replay.advance(step, weighted_sum(outputs, weights[None]), latents)
         return latents
 
@@ -294,6 +294,7 @@ def search_fitted_plan(
     start: Plan | None = None,
     propose: Callable[[Space, int], Sequence[Row]] | None = None,
     on_budget: Callable[[int, float], None] | None = None,
+    settle: Callable[[Nodes], Rollouts] | None = None,
 ) -> Plan:
     """Search the schedule of every budget together with the weights of its forecasts.
 
@@ -310,6 +311,8 @@ def search_fitted_plan(
         start: Schedules to start from in place of spaced ones, where it has any.
         propose: Names further schedules of a budget to start from.
         on_budget: Called with budget and mean PSNR when a budget is done.
+        settle: Returns the cases on which the weights of what was found are fitted; by default
+            those that scored it.
     """
     board, plan = rollouts.board, Plan.empty(rollouts.steps, rollouts.steps)
     space = Space(rollouts.steps, 1)
@@ -320,7 +323,8 @@ def search_fitted_plan(
             rollouts, [nodes_of(row) for row in first], evaluations=evaluations, rng=rng
         )
         before = plan.patterns[budget] = row_of(nodes, rollouts.steps)
-        weights = plan.weights[budget] = rollouts.weights(nodes, together=evaluations > 0)
+        last = rollouts if settle is None else settle(nodes)
+        weights = plan.weights[budget] = last.weights(nodes, together=evaluations > 0)
         count = len(cases)
         scored = board.score(cases, [space.modes(before)] * count, [weights] * count)
         plan.quality[budget] = scored.psnr_db.mean(), scored.ssim.mean()

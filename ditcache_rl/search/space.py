@@ -115,6 +115,24 @@ def pay_up(row: Row, budget: int, patterns: Modes) -> Row:
     return row
 
 
+def cut_down(row: Row, budget: int, patterns: Modes) -> Row:
+    """Take computes from a schedule, where its gaps are shortest, until it spends no more.
+
+    The first step goes on computing, and so does the last one if there is another to take.
+    """
+    costs, row = pattern_costs(patterns), row.copy()
+    while costs[row].sum() > budget:
+        computed = np.flatnonzero(costs[row] > 0)
+        gaps = np.diff([*computed, len(row)])
+        around = gaps[:-1] + gaps[1:]  # what a gap would be without the computed step within it
+        if computed[-1] == len(row) - 1 and len(around) > 1:
+            around = around[:-1]
+        place = computed[1 + int(np.argmin(around))]
+        before = row[place - 1]
+        row[place] = before if costs[before] == 0 else int(Mode.FORECAST1)
+    return row
+
+
 def move(row: Row, space: Space, rng: np.random.Generator, *, times: int | None = None) -> Row:
     """Change a schedule a little without changing what it spends.
 

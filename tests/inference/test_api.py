@@ -76,8 +76,8 @@ def test_a_latency_is_kept_by_the_cost_model_of_the_policy(
     pipe: Any, tiny_call: dict[str, Any]
 ) -> None:
     times = {"fixed_s": 0.1, "step_s": 0.0, "site_s": 0.1, "forecast_s": 0.0}
-    costs = {n: CostModel(**times, num_inference_steps=n, sites=1) for n in (4, 6)}
-    policy = untrained_policy(pipe, tiny_call, costs=costs)
+    cost = CostModel(**times, num_inference_steps=4, sites=1)
+    policy = untrained_policy(pipe, tiny_call, cost=cost)
 
     with dc.cached(pipe, policy, latency_s=0.41) as run:
         draw(pipe, tiny_call)
@@ -175,17 +175,42 @@ def test_a_policy_for_another_scheduler_is_refused(pipe: Any, policy: Policy) ->
         dc.attach(pipe, policy)
 
 
-def test_other_steps_are_refused_at_the_call_and_nothing_breaks(
+def test_other_steps_get_what_was_made_for_the_known_ones_and_a_note(
     pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
     with dc.cached(pipe, policy, budget=0.5) as run:
+        draw(pipe, tiny_call)
+        assert "carried over" not in run.summary()
+        draw(pipe, tiny_call, steps=9)
+        draw(pipe, tiny_call, steps=9)
+
+    assert [float(log.compute_share[0]) for log in run.logs] == [2 / 4, 4 / 9, 4 / 9]
+    notes = [line for line in run.summary().splitlines() if line.startswith("note")]
+    assert len(notes) == 1
+    assert "schedules for 9 steps were carried over by noise level from those for 4, 6" in notes[0]
+
+
+def test_a_target_out_of_reach_at_other_steps_is_refused_at_the_call_and_nothing_breaks(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    with dc.cached(pipe, policy, budget=0.25) as run:
         first = draw(pipe, tiny_call)
-        with pytest.raises(ConfigError, match=r"among \[4, 6\] as in the policy, received 5"):
-            draw(pipe, tiny_call, steps=5)
+        with pytest.raises(BudgetError, match="computes 1 of 3 site steps"):
+            draw(pipe, tiny_call, steps=3)
         again = draw(pipe, tiny_call)
 
         assert torch.equal(first, again)
         assert run.cache.used_bytes == 0
+
+
+def test_a_floor_is_refused_where_none_was_measured(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    policy.plans[4].floors[[2, 4]] = [30.0, 0.9], [60.0, 1.0]
+    with dc.cached(pipe, policy, min_psnr=30.0):
+        draw(pipe, tiny_call)
+        with pytest.raises(BudgetError, match="measured floors for 5 steps"):
+            draw(pipe, tiny_call, steps=5)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ditcache_rl.inference import PolicyController, Wish, tradeoff_budget
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.types import Mode
-from tests.environment import untrained_policy
+from tests.environment import levels_of, untrained_policy
 
 #: 10 steps: an image costs 0.1 s, a step 0.01 s, computing it 0.08 s: 1.0 s for full compute.
 COST = CostModel(
@@ -165,7 +165,11 @@ def test_the_network_decides_only_at_the_budgets_where_it_is_better(
     policy = untrained_policy(tiny_pipe, tiny_call, adaptive={"4": [2]})
 
     def chosen(wish: Wish, steps: int, adaptive: bool | None = None) -> type:
-        return type(PolicyController(policy, wish, adaptive=adaptive).choose(steps))
+        return type(
+            PolicyController(policy, wish, adaptive=adaptive).choose(
+                levels_of(tiny_pipe, tiny_call, steps)
+            )
+        )
 
     assert chosen(Wish(budget=0.5), 4) is NetworkController
     assert chosen(Wish(budget=0.75), 4) is StaticSchedule
@@ -177,11 +181,12 @@ def test_the_network_decides_only_at_the_budgets_where_it_is_better(
 
 def test_a_schedule_is_the_one_of_the_budget(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
     policy = untrained_policy(tiny_pipe, tiny_call)
+    levels = levels_of(tiny_pipe, tiny_call, 4)
 
-    half = PolicyController(policy, Wish(budget=0.5)).choose(4)
+    half = PolicyController(policy, Wish(budget=0.5)).choose(levels)
     # Every further tenth of compute is worth 1 + 0.1 in the scores of this policy's plan.
-    greedy = PolicyController(policy, Wish(tradeoff=0.0)).choose(4)
-    frugal = PolicyController(policy, Wish(tradeoff=12.0)).choose(4)
+    greedy = PolicyController(policy, Wish(tradeoff=0.0)).choose(levels)
+    frugal = PolicyController(policy, Wish(tradeoff=12.0)).choose(levels)
 
     assert isinstance(half, StaticSchedule)
     assert isinstance(greedy, StaticSchedule)
@@ -203,7 +208,7 @@ def test_a_floor_takes_the_cheaper_of_both_schedules(
     policy = replace(policy, safe={4: careful})
 
     def chosen(wish: Wish, steps: int = 4) -> Any:
-        return PolicyController(policy, wish).choose(steps)
+        return PolicyController(policy, wish).choose(levels_of(tiny_pipe, tiny_call, steps))
 
     assert chosen(Wish(min_psnr=30.0)).modes[:, 0].tolist() == [0, 1, 1, 0]
     for wish in (Wish(min_ssim=0.8), Wish(min_psnr=20.0)):

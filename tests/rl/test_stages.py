@@ -90,7 +90,7 @@ def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
     carried = rescale_stage(
         config,
         plan,
-        first.sigmas(),
+        {28: first.sigmas(), 50: board.sigmas()},
         board,
         SAMPLE,
         file=tmp_path / "plan-50.npz",

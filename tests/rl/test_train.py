@@ -17,6 +17,7 @@ from ditcache_rl.control import load_policy
 from ditcache_rl.control.patterns import pattern_costs
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference import open_pipeline
+from ditcache_rl.metrics import CostModel
 from ditcache_rl.rl import train
 from ditcache_rl.rl.train import TrainOptions
 from tests.environment import PROMPTS, write_env
@@ -112,7 +113,8 @@ def test_a_training_leaves_a_complete_policy(trained: Trained) -> None:
     assert (manifest.steps, manifest.sites, manifest.seed) == ([4, 5], 1, 3)
     assert manifest.tiers == ["device", "drop"]
     assert manifest.call == config.pipeline.call
-    assert set(manifest.profile) == {"4", "5"}
+    assert CostModel.from_dict(manifest.profile).num_inference_steps == 4
+    assert {steps: len(levels) for steps, levels in manifest.sigmas.items()} == {"4": 5, "5": 6}
     assert manifest.machine["cores"]
     assert manifest.versions["torch"]
     costs = pattern_costs(manifest.actions.patterns)

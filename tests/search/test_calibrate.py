@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument.forecast import newton_weights, weighted_sum
+from ditcache_rl.control.nodes import newton_weights
+from ditcache_rl.instrument.forecast import weighted_sum
 from ditcache_rl.search import Board, Case, Replay
 from ditcache_rl.search.calibrate import (
     Products,

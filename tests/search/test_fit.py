@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.control.nodes import Nodes
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.search import METHODS, Board, Calibration, Case, Problem, Replay, Rollouts
 from ditcache_rl.search.fit import climb_nodes, normal_equations
-from ditcache_rl.search.nodes import Nodes
 from ditcache_rl.search.trials import Trials, Weights
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 from tests.pipelines import PROMPTS, assert_close, build_tiny_pipe, draw, draw_under

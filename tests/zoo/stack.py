@@ -96,7 +96,8 @@ def _qualities(pipe: Any, policy: Policy, prompts: list[str], call: dict[str, An
     reference = _images(pipe, prompts, call)
     found = []
     for budget in BUDGETS:
-        wished = PolicyController(policy, Wish(budget=budget), adaptive=False).choose(STEPS)
+        controller = PolicyController(policy, Wish(budget=budget), adaptive=False)
+        wished = controller.choose(np.array(policy.manifest.sigmas[str(STEPS)]))
         assert isinstance(wished, StaticSchedule)
         sites, blocks = policy.manifest.sites, policy.manifest.blocks
         with BlockRunner(pipe, wished, TieredCache(), sites=sites, blocks=blocks):
