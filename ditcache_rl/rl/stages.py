@@ -41,9 +41,6 @@ Tick = Callable[[float, str], None]
 
 #: Cases of searches that begin near what they look for.
 _FEW = 8
-#: Computed steps up to which what begins there is fitted on all cases in the end; the last fit
-#: costs a rollout per weight.
-_SETTLED = 9
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
 #: range.
 _TRADEOFF_PLACES = (0.15, 0.5, 0.85)
@@ -136,36 +133,39 @@ def rescale_stage(
 ) -> Plan:
     """Carry the plan over to another step count, and climb a little at named budgets.
 
-    On few cases: what is carried over, or planned from full compute, is good already. Their
-    weights need more: two or three a gap.
+    On few cases: what is carried over, or planned from full compute, is good already. Weights need
+    more of them. As at the first step count, more computed steps than `most_share` of that are not
+    climbed with.
     """
     if file.exists():
         return _read_plan(file)
-    site_steps = board.steps * board.sites
+    sites, first = board.sites, config.steps[0]
+    site_steps, most = board.steps * sites, int(config.search.most_share * first * sites)
     budgets = sorted({budget_of(share, site_steps) for share in config.targets.budgets})
     budgets = [budget for budget in budgets if budget >= plan.least]
-    carried = rescale_plan(
-        plan,
-        sigmas[config.steps[0]],
-        sigmas[board.steps],
-        sites=board.sites,
-        budgets=budgets,
-    )
+    carried = rescale_plan(plan, sigmas[first], sigmas[board.steps], sites=sites, budgets=budgets)
+    few, rng = sample.mixed[:_FEW], np.random.default_rng(seed)
+    search = _search_on(config, board, few, sample.typical[:_FEW], settled=sample.mixed)
+    propose = partial(planned_rows, Calibration(board, few))
 
     def done(budget: int, psnr: float) -> None:
         share = (budgets.index(budget) + 1) / len(budgets)
         tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
-    few = sample.mixed[:_FEW]
-    found = _search_on(config, board, few, sample.typical[:_FEW], settled=sample.mixed)(
-        budgets=budgets,
-        evaluations=config.search.evaluations // 4,
-        rng=np.random.default_rng(seed),
-        on_budget=done,
-        start=carried,
-        propose=partial(planned_rows, Calibration(board, few)),
-    )
-    joined = _joined(carried, found)
+    joined = carried
+    for part, evaluations in (
+        ([b for b in budgets if b <= most], config.search.evaluations // 4),
+        ([b for b in budgets if b > most], 0),
+    ):
+        found = search(
+            budgets=part,
+            evaluations=evaluations,
+            rng=rng,
+            on_budget=done,
+            start=carried,
+            propose=propose,
+        )
+        joined = _joined(joined, found)
     _write_plan(file, joined)
     return joined
 
@@ -180,19 +180,13 @@ def _search_on(
 ) -> Callable[..., Plan]:
     """Return a search with fitted forecasts where the pipeline allows it, else with Newton's.
 
-    Fitted schedules are searched on latents of the cases, `settled` on those if there are any, and
-    what is found is scored on images of others; the others are searched and scored on images of
-    the cases.
+    Fitted schedules are searched on latents of the cases, weights of the best are fitted on those
+    of `settled` if there are any, and what is found is scored on images of others; the others are
+    searched and scored on images of the cases.
     """
     try:
-        rollouts = Rollouts(board, cases)
-        last = Rollouts(board, settled) if settled else rollouts
-        return partial(
-            search_fitted_plan,
-            rollouts,
-            scored,
-            settle=lambda nodes: last if len(nodes) <= _SETTLED else rollouts,
-        )
+        settle = Rollouts(board, settled) if settled else None
+        return partial(search_fitted_plan, Rollouts(board, cases), scored, settle=settle)
     except UnsupportedModelError:
         pass
 

@@ -294,7 +294,7 @@ def search_fitted_plan(
     start: Plan | None = None,
     propose: Callable[[Space, int], Sequence[Row]] | None = None,
     on_budget: Callable[[int, float], None] | None = None,
-    settle: Callable[[Nodes], Rollouts] | None = None,
+    settle: Rollouts | None = None,
 ) -> Plan:
     """Search the schedule of every budget together with the weights of its forecasts.
 
@@ -311,8 +311,7 @@ def search_fitted_plan(
         start: Schedules to start from in place of spaced ones, where it has any.
         propose: Names further schedules of a budget to start from.
         on_budget: Called with budget and mean PSNR when a budget is done.
-        settle: Returns the cases on which the weights of what was found are fitted; by default
-            those that scored it.
+        settle: What the weights of the best are fitted on; None for what scored it.
     """
     board, plan = rollouts.board, Plan.empty(rollouts.steps, rollouts.steps)
     space = Space(rollouts.steps, 1)
@@ -323,8 +322,9 @@ def search_fitted_plan(
             rollouts, [nodes_of(row) for row in first], evaluations=evaluations, rng=rng
         )
         before = plan.patterns[budget] = row_of(nodes, rollouts.steps)
-        last = rollouts if settle is None else settle(nodes)
-        weights = plan.weights[budget] = last.weights(nodes, together=evaluations > 0)
+        weights = plan.weights[budget] = (settle or rollouts).weights(
+            nodes, together=evaluations > 0
+        )
         count = len(cases)
         scored = board.score(cases, [space.modes(before)] * count, [weights] * count)
         plan.quality[budget] = scored.psnr_db.mean(), scored.ssim.mean()
