@@ -68,7 +68,9 @@ def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> 
                 np.concatenate(
                     [
                         board.judge(board.draw_under(schedule, part)[0], part).psnr_db
-                        for part in (cases[i : i + board.rows] for i in range(0, 64, board.rows))
+                        for part in (
+                            cases[i : i + board.rows] for i in range(0, len(cases), board.rows)
+                        )
                     ]
                 )
                 for schedule in schedules

@@ -1,12 +1,12 @@
 """How few episodes bring a policy of other environments to a new one.
 
-What the shipped policy learned at its step counts, schedules and the weights of their
-forecasts, is carried over by noise level. On a few train prompts of the new environment, one fitted
-search goes on from there, and one from evenly spaced steps. After each number of candidates, what
-either would ship is measured on test prompts, beside a dedicated policy, searched as `ditcache-rl
-search --method fitted` does from more starts and with more candidates. An episode is an image of
-full compute: cheaper ones count by what they compute, and the images of full compute that a search
-needs count too. At 20 and 50 steps the policy has a plan of its own, and that is what is carried.
+At once the shipped policy does what it does in use: its plans are carried over by noise level
+where it has none for the run. On a few train prompts of the new environment, one fitted search goes
+on from there, and one from evenly spaced steps. After each number of candidates, what either would
+ship is measured on test prompts, beside a dedicated policy, searched as `ditcache-rl search
+--method fitted` does from more starts and with more candidates. An episode is an image of full
+compute: cheaper ones count by what they compute, and the images of full compute that a search needs
+count too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from benchmarks._report import Run, console, parser  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
 from ditcache_rl.control import Policy, carry_plans  # noqa: E402
 from ditcache_rl.control.nodes import Nodes, nodes_of, row_of  # noqa: E402
-from ditcache_rl.inference import open_pipeline, open_policy  # noqa: E402
+from ditcache_rl.control.patterns import step_patterns  # noqa: E402
+from ditcache_rl.inference import KnownPlans, open_pipeline, open_policy  # noqa: E402
 from ditcache_rl.instrument.runner import denoiser_of  # noqa: E402
 from ditcache_rl.search import (  # noqa: E402
     Board,
@@ -39,6 +40,7 @@ from ditcache_rl.search import (  # noqa: E402
     Space,
     board_of,
     cases_of,
+    pay_up,
     planned_rows,
     proposals,
 )
@@ -47,8 +49,6 @@ from ditcache_rl.search.fit import climb_nodes  # noqa: E402
 from ditcache_rl.search.space import spaced  # noqa: E402
 from ditcache_rl.types import Floats, Mode  # noqa: E402
 
-#: Steps that schedules compute: a quarter of 20, 18 % of 28, a tenth of 50.
-COMPUTED = 5
 #: Train prompts of a search, and test prompts.
 TRAIN, TEST = 16, 24
 #: Candidates after which an adaptation is measured, and those of the dedicated search.
@@ -67,12 +67,16 @@ class New(NamedTuple):
     call: Mapping[str, Any] = _NONE
     scheduler: Mapping[str, Any] = _NONE
     """What differs in the configuration of the sampler."""
+    computed: int = 5
+    """Steps that schedules compute: a quarter of 20, 18 % of 28, a tenth of 50."""
 
 
 ENVIRONMENTS = {
     "20_steps": New(20),
+    "24_steps": New(24),
     "36_steps": New(36),
     "50_steps": New(50),
+    "11_computed": New(28, computed=11),
     "shift_3": New(28, scheduler={"shift": 3.0}),
     "48_px": New(28, call={"height": 48, "width": 48}),
     "96_px": New(28, call={"height": 96, "width": 96}),
@@ -130,7 +134,7 @@ def main() -> None:
     found = {}
     figures: dict[str, float] = {}
     for name, new in track(ENVIRONMENTS.items(), "environments", console=console):
-        found[name] = entry = adapt(_board(config, new), config, policy)
+        found[name] = entry = adapt(_board(config, new), config, policy, new.computed)
         console.print(_sheet(name, entry))
         made: Point = entry["dedicated"]
         figures[f"{name}_dedicated_db"] = made.psnr_db
@@ -142,7 +146,7 @@ def main() -> None:
             enough = [p.episodes for p in points if p.psnr_db >= made.psnr_db - NEAR_DB]
             if enough:
                 figures[f"{name}_{way}_episodes_count"] = enough[0]
-    run.finish(figures, found, options.json, title=f"transfer, {COMPUTED} steps computed")
+    run.finish(figures, found, options.json, title="transfer")
 
 
 def _board(config: EnvConfig, new: New) -> Board:
@@ -156,32 +160,33 @@ def _board(config: EnvConfig, new: New) -> Board:
     return board
 
 
-def adapt(board: Board, config: EnvConfig, policy: Policy) -> dict[str, Any]:
+def adapt(board: Board, config: EnvConfig, policy: Policy, computed: int) -> dict[str, Any]:
     """Adapt to one environment from both starts, and make a policy for it alone.
 
     Args:
         board: The new environment.
         config: For its prompts.
         policy: Of other environments.
+        computed: Steps that schedules compute, at most.
     """
     cases, test = cases_of(config, "train")[:TRAIN], cases_of(config, "test")[:TEST]
     board.prepare(test)
     space = Space(board.steps, 1)
-    cold = [spaced(space, COMPUTED, between=Mode.FORECAST1), *first_rows(space, COMPUTED)]
+    cold = [spaced(space, computed, between=Mode.FORECAST1), *first_rows(space, computed)]
     starts = {
-        "carried": _carried(policy, board.sigmas()),
+        "carried": _carried(policy, board.sigmas(), computed),
         "even": [Known(nodes_of(row), None) for row in cold],
     }
     points = {
-        way: adapted(board, cases, first, partial(_score_db, board, test))
+        way: adapted(board, cases, first, computed, partial(_score_db, board, test))
         for way, first in starts.items()
     }
     with Meter(board) as meter:
         rollouts = Rollouts(board, cases)
         calibration = Calibration(board, cases)
         proposed = [
-            *planned_rows(calibration, space, COMPUTED),
-            *proposals(calibration, space, COMPUTED),
+            *planned_rows(calibration, space, computed),
+            *proposals(calibration, space, computed),
         ]
         nodes = climb_nodes(
             rollouts,
@@ -194,24 +199,29 @@ def adapt(board: Board, config: EnvConfig, policy: Policy) -> dict[str, Any]:
     return {"nodes": nodes, "dedicated": dedicated} | points
 
 
-def _carried(policy: Policy, sigmas: Floats) -> list[Known]:
-    """Return the schedule that the policy has for a run, and what its other plans say."""
-    chosen = carry_plans(policy.leveled, sigmas, sites=1)
-    each = [carry_plans([one], sigmas, sites=1) for one in policy.leveled]
-    rows = [plan.row(COMPUTED) for plan in (chosen, *each)]
+def _carried(policy: Policy, sigmas: Floats, computed: int) -> list[Known]:
+    """Return what the policy does in a run, and what each of its plans alone would have it do."""
+    plans = [KnownPlans(policy.leveled, sites=1).at(sigmas)]
+    plans += [carry_plans([one], sigmas, sites=1) for one in policy.leveled]
+    rows = [plan.row(computed) for plan in plans]
     return [Known(nodes_of(row.patterns), row.weights) for row in rows]
 
 
 def adapted(
-    board: Board, cases: Sequence[Case], first: Sequence[Known], score: Callable[[Known], float]
+    board: Board,
+    cases: Sequence[Case],
+    first: Sequence[Known],
+    computed: int,
+    score: Callable[[Known], float],
 ) -> list[Point]:
     """Search from some schedules on, and tell what would be shipped on the way."""
+    rows = [pay_up(row_of(known.nodes, board.steps), computed, step_patterns(1)) for known in first]
     seen: list[tuple[float, Nodes, float]] = []
     with Meter(board) as meter:
         rollouts = Rollouts(board, cases)
         climb_nodes(
             rollouts,
-            [known.nodes for known in first],
+            [nodes_of(row) for row in rows],
             evaluations=CANDIDATES[-1],
             rng=np.random.default_rng(0),
             on_evaluation=lambda nodes, error: seen.append((error, nodes, meter.episodes)),

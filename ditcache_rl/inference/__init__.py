@@ -8,6 +8,7 @@ from ditcache_rl.inference.profile import measure_profile
 from ditcache_rl.inference.record import History, Recorder, read_histories
 from ditcache_rl.inference.session import session
 from ditcache_rl.inference.targets import (
+    KnownPlans,
     PolicyController,
     ScheduleController,
     Wish,
@@ -18,6 +19,7 @@ __all__ = [
     "Arm",
     "Bandit",
     "History",
+    "KnownPlans",
     "PolicyController",
     "Recorder",
     "Run",

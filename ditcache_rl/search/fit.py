@@ -30,8 +30,6 @@ from ditcache_rl.search.replay import Replay
 from ditcache_rl.search.space import Row, Space
 from ditcache_rl.types import HISTORY, Floats
 
-#: Cases that run together.
-_PART = 16
 #: States that are kept: those of a schedule and of the moves around it.
 _KEPT = 256
 #: Share of a weight's own curvature that is added where the cases leave it open; more in the last
@@ -75,7 +73,7 @@ class Rollouts:
                 f"{board.sites} sites of its blocks; set sites = 1 and blocks to the name of the "
                 'denoiser, such as "transformer", in the [cache] table'
             )
-        parts = [cases[i : i + _PART] for i in range(0, len(cases), _PART)]
+        parts = [cases[i : i + board.rows] for i in range(0, len(cases), board.rows)]
         self.board, self.steps = board, board.steps
         self._replays = [Replay(board, part) for part in parts]
         self._sigmas = self._replays[0].sigmas

@@ -29,7 +29,7 @@ def test_an_adaptation_counts_references_candidates_and_fits(board: Board) -> No
         asked.append(known)
         return float(len(asked))
 
-    points = adapted(board, CASES, [Known((0, 2), None)], score)
+    points = adapted(board, CASES, [Known((0, 2), None)], 2, score)
 
     assert [point.candidates for point in points] == [0, *CANDIDATES]
     assert points[0].episodes == 0
