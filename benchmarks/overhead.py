@@ -19,18 +19,24 @@ from __future__ import annotations
 import copy
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache
-from ditcache_rl.config import EnvConfig, find_policy, load_env
-from ditcache_rl.control import (
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # `python benchmarks/overhead.py` finds its neighbours
+
+from benchmarks._report import Run, console, parser  # noqa: E402
+from ditcache_rl.cache import TieredCache  # noqa: E402
+from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
+from ditcache_rl.control import (  # noqa: E402
     ActionSpace,
     AllCompute,
     Controller,
@@ -38,20 +44,15 @@ from ditcache_rl.control import (
     PolicyNetwork,
     load_policy,
 )
-from ditcache_rl.errors import ConfigError
-from ditcache_rl.inference import measure_profile, open_pipeline
-from ditcache_rl.inference.profile import synchronize, timed_call
-from ditcache_rl.instrument import BlockRunner, RequestLog
-from ditcache_rl.metrics import nominal_cost
-from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
-from ditcache_rl.rl.episodes import budget_of, cases_of
-from ditcache_rl.search import Board, Case, spaced_plan
-from ditcache_rl.types import HISTORY, Decision, Mode, Modes, RunInfo, StepInfo, Tier
-
-if TYPE_CHECKING:
-    from benchmarks._report import Run, console, parser
-else:
-    from _report import Run, console, parser
+from ditcache_rl.errors import ConfigError  # noqa: E402
+from ditcache_rl.inference import measure_profile, open_pipeline  # noqa: E402
+from ditcache_rl.inference.profile import synchronize, timed_call  # noqa: E402
+from ditcache_rl.instrument import BlockRunner, RequestLog  # noqa: E402
+from ditcache_rl.metrics import nominal_cost  # noqa: E402
+from ditcache_rl.rl import DenoiseVecEnv, Setting, Task  # noqa: E402
+from ditcache_rl.rl.episodes import budget_of, cases_of  # noqa: E402
+from ditcache_rl.search import Board, Case, spaced_plan  # noqa: E402
+from ditcache_rl.types import HISTORY, Decision, Mode, Modes, RunInfo, StepInfo, Tier  # noqa: E402
 
 STEPS = 28
 BUDGET_SHARE = 0.25

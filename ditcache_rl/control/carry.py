@@ -33,6 +33,8 @@ class _Move(NamedTuple):
     """Its computed steps."""
     new: NDArray[np.int64]
     """Those of the run that it is carried to."""
+    spaced: bool
+    """Whether it was evenly spaced and is so again: then gaps are others than were fitted."""
 
 
 def check_sigmas(sigmas: Mapping[str, Sequence[float]], steps: Sequence[int], where: str) -> None:
@@ -73,10 +75,10 @@ def carry_plans(sources: Sequence[Leveled], sigmas: Floats, *, sites: int) -> Pl
         known = [one for one in sources if _has(one.plan, budget)]
         fitted = [one for one in known if np.isfinite(one.plan.weights[budget]).any()]
         moves = [
-            (_move(one.plan.patterns[budget], one.sigmas, sigmas, patterns), one)
+            (move, one)
             for one in fitted or known
+            if (move := _move(one.plan.patterns[budget], one.sigmas, sigmas, patterns)) is not None
         ]
-        moves = [(move, one) for move, one in moves if len(move.new) == len(move.old)]
         if moves:
             move, (plan, own) = min(moves, key=lambda pair: pair[0].way)
             row = _moved(plan.row(budget), move, own, sigmas, patterns)
@@ -93,18 +95,30 @@ def _has(plan: Plan, budget: int) -> bool:
     return budget < len(plan.patterns) and bool(plan.patterns[budget, 0] >= 0)
 
 
-def _move(row: NDArray[np.int64], own: Floats, sigmas: Floats, patterns: NDArray[np.int8]) -> _Move:
-    """Give every computed step one of its own that is near in noise level; the ends stay ends."""
+def _move(
+    row: NDArray[np.int64], own: Floats, sigmas: Floats, patterns: NDArray[np.int8]
+) -> _Move | None:
+    """Give every computed step one of its own that is near in noise level; the ends stay ends.
+
+    What was evenly spaced is evenly spaced again: gaps of two and three steps, as they come, are
+    not worth keeping. None if there are not as many steps.
+    """
     old = np.flatnonzero(pattern_costs(patterns)[row] > 0)
+    if len(old) >= len(sigmas):
+        return None
     ends = [0, -1] if old[-1] == len(row) - 1 > 0 else [0]
     inner = slice(1, len(old) + 1 - len(ends))
     away = np.abs(sigmas[None, 1 : len(sigmas) - len(ends)] - own[old[inner], None])
     # Squares keep the order, which the way itself leaves open.
-    taken, places = linear_sum_assignment(away**2)
+    _, places = linear_sum_assignment(away**2)
     last = np.array([len(sigmas) - 2] * (len(ends) - 1), dtype=np.int64)
     new = np.concatenate([[0], np.sort(places) + 1, last])
-    way = away[taken, places].sum() + np.abs(sigmas[:-1][ends] - own[:-1][ends]).sum()
-    return _Move(float(way), old, new)
+    # Without a computed step at the end, the end of the run is where the next one would be.
+    stops, stop = (old, last[0]) if len(last) else ([*old, len(row)], len(sigmas) - 1)
+    spaced = not np.allclose(sigmas[new], own[old]) and bool(np.ptp(np.diff(stops)) <= 1)
+    if spaced:
+        new = np.linspace(0, stop, len(stops)).round().astype(np.int64)[: len(old)]
+    return _Move(float(np.abs(sigmas[new] - own[old]).sum()), old, new, spaced)
 
 
 def _moved(
@@ -113,8 +127,10 @@ def _moved(
     """Carry one schedule; a step between is filled as the nearest one in noise level was."""
     if np.isfinite(row.weights).any():
         old, new = nodes_of(row.patterns), tuple(move.new.tolist())
-        extra = extra_of(old, own, row.weights)
-        return PlanRow(row_of(new, len(sigmas) - 1), weights_of(new, sigmas, extra))
+        filled = row_of(new, len(sigmas) - 1)
+        if move.spaced:
+            return PlanRow.unfitted(np.minimum(filled, Mode.FORECAST1))
+        return PlanRow(filled, weights_of(new, sigmas, extra_of(old, own, row.weights)))
     idle = np.setdiff1d(np.arange(len(own) - 1), move.old)
     if len(idle):
         nearest = np.abs(sigmas[:-1, None] - own[None, idle]).argmin(axis=1)

@@ -133,7 +133,7 @@ class ScheduleFile:
         patterns = step_patterns(self.sites)
         size = steps * self.sites + 1
         plan = Plan.empty(size - 1, steps)
-        found = [s for s in self.schedules if s.steps == steps and method in (None, s.method)]
+        found = self._found(steps, method)
         if not found:
             raise ConfigError(
                 f"expected num_inference_steps among {self.steps} and a method among "
@@ -156,11 +156,14 @@ class ScheduleFile:
         Raises:
             ConfigError: If there is none.
         """
-        steps = [s.steps for s in self.schedules if method in (None, s.method)] or self.steps[:1]
+        known = [count for count in self.steps if self._found(count, method)]
         return [
             Leveled(self.plan(count, method=method), np.array(self.sigmas[str(count)]))
-            for count in dict.fromkeys(steps)
+            for count in known or self.steps[:1]  # where `plan` says what is lacking
         ]
+
+    def _found(self, steps: int, method: str | None) -> list[Schedule]:
+        return [s for s in self.schedules if s.steps == steps and method in (None, s.method)]
 
     def _value(self, schedule: Schedule) -> float:
         weights = self.reward

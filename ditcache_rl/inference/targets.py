@@ -137,7 +137,7 @@ class KnownPlans:
         key = sigmas.tobytes()
         if key not in self._carried:
             if len(self._carried) == _KEPT:
-                del self._carried[next(iter(self._carried))]
+                self._carried.pop(next(iter(self._carried)), None)  # another thread may do so
             self._carried[key] = carry_plans(self._sources, sigmas, sites=self._sites)
         return self._carried[key]
 

@@ -122,3 +122,15 @@ def test_partly_computed_steps_are_carried_as_they_are(steps: int) -> None:
     assert costs.sum() == 5
     assert row[costs > 0].tolist() == [0, 5, 0]
     assert row[-1] == 3, "the steps at the end go on as they did"
+
+
+@pytest.mark.parametrize("steps", [20, 24, 36])
+def test_what_was_evenly_spaced_is_evenly_spaced_again_and_without_its_fits(steps: int) -> None:
+    source = made_of((0, 2, 5, 7, 9, 12, 14, 16, 19, 21, 23, 26))
+
+    carried = carry_plans([source], levels(steps), sites=1)
+
+    gaps = np.diff([*nodes_of(carried.patterns[12]), steps])
+    assert np.ptp(gaps) <= 1
+    assert np.isnan(carried.weights[12]).all()
+    assert set(carried.patterns[12, 3:].tolist()) == {Mode.COMPUTE, Mode.FORECAST1}

@@ -1,0 +1,43 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import overhead
+from benchmarks.overhead import Amounts, all_compute, decision, environment, profile
+from ditcache_rl.config import load_env
+from ditcache_rl.control import save_policy
+from ditcache_rl.rl.episodes import cases_of
+from tests.environment import untrained_policy
+
+AMOUNTS = Amounts(pairs=2, requests=2, batches=1, profile_repeats=1, schedule_repeats=1)
+
+
+@pytest.fixture(autouse=True)
+def few(
+    tmp_path: Path, tiny_pipe: Any, tiny_call: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few steps and rows, and a policy of the tiny pipeline."""
+    save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
+    monkeypatch.setattr(overhead, "find_policy", lambda: tmp_path / "policy")
+    for name, value in {"STEPS": 4, "ROWS": 2, "NETWORK_CALLS": 2}.items():
+        monkeypatch.setattr(overhead, name, value)
+
+
+def test_every_part_is_measured_and_told(tiny_pipe: Any, tiny_env: Path) -> None:
+    config = load_env(tiny_env)
+    cases = cases_of(config, "train")
+
+    ratio, pairs = all_compute(tiny_pipe, config, cases[0], AMOUNTS)
+    seconds, decisions = decision(tiny_pipe, config, cases, AMOUNTS)
+    share, batches = environment(tiny_pipe, config, cases[:2], AMOUNTS)
+    error, schedules = profile(tiny_pipe, config, cases[0].prompt, AMOUNTS)
+
+    assert ratio > -1
+    assert pairs["pairs"] == 2
+    assert seconds > 0
+    assert (decisions["policy"], decisions["decisions"]) == ("policy", 2 * 4)
+    assert 0 < share < 1
+    assert batches["batches"] == 1
+    assert error >= 0
+    assert len(schedules["schedules"]) == overhead.SCHEDULES  # type: ignore[arg-type]
