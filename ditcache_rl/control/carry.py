@@ -65,8 +65,8 @@ def carry_plans(sources: Sequence[Leveled], sigmas: Floats, *, sites: int) -> Pl
         sites: Parts of the block stack.
 
     Returns:
-        A schedule for every budget of the sources that the run has steps for, and full compute if a
-        source has it. The quality is that of the sources, floors are unknown.
+        A schedule for every budget of the sources that the run has steps for, and full compute. The
+        quality is that of the sources, floors are unknown.
     """
     steps = len(sigmas) - 1
     full, patterns = steps * sites, step_patterns(sites)
@@ -84,9 +84,9 @@ def carry_plans(sources: Sequence[Leveled], sigmas: Floats, *, sites: int) -> Pl
             row = _moved(plan.row(budget), move, own, sigmas, patterns)
             carried.patterns[budget], carried.weights[budget] = row
             carried.quality[budget] = plan.quality[budget]
+    carried.patterns[full] = Mode.COMPUTE
     for plan, _ in sources:
         if _has(plan, len(plan.patterns) - 1):
-            carried.patterns[full] = Mode.COMPUTE
             carried.quality[full] = plan.quality[-1]
     return carried
 

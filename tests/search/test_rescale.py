@@ -82,3 +82,13 @@ def test_a_last_step_that_is_not_computed_keeps_its_mode(mode: Mode) -> None:
         carried = rescaled(Plan.unfitted(rows), 12, new_steps, 1)
         found = carried.patterns[2]
         assert (found[0], found[-1]) == (Mode.COMPUTE, mode)
+
+
+def test_too_few_steps_for_any_schedule_are_spread_from_full_compute() -> None:
+    rows = np.full((29, 28), -1, dtype=np.int64)
+    rows[14] = spaced(Space(28, 1), 14, between=Mode.FORECAST1)
+
+    carried = rescale_plan(Plan.unfitted(rows), levels(28), levels(10), sites=1, budgets=[5])
+
+    assert (carried.patterns[5] == Mode.COMPUTE).sum() == 5
+    assert carried.patterns[5, 0] == Mode.COMPUTE
