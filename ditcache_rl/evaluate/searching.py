@@ -267,6 +267,7 @@ def _carried(
                 cases,
                 budgets=budgets,
                 evaluations=0,
+                together=False,
                 rng=np.random.default_rng(options.seed),
                 start=carried,
                 propose=partial(planned_rows, Calibration(board, cases, bar.say)),

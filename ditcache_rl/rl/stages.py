@@ -39,8 +39,9 @@ from ditcache_rl.types import Floats
 Tick = Callable[[float, str], None]
 """Hears the share of a stage that is done, and a word about it."""
 
-#: Cases of searches that begin near what they look for.
-_FEW = 8
+#: Cases of searches that begin near what they look for; and hard ones, beside as many typical ones,
+#: of those in which little goes wrong.
+_FEW, _HARD = 8, 7
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
 #: range.
 _TRADEOFF_PLACES = (0.15, 0.5, 0.85)
@@ -80,19 +81,26 @@ def search_stage(
 ) -> Plan:
     """Search a static schedule for every count of whole steps up to `most_share`.
 
-    Some budgets above get the better of even spacing and the schedule below with more computed.
+    Those beyond the largest named budget are searched shortly, from the schedule below. Those above
+    up to half of the steps, and some beyond, get the better of even spacing and the schedule below
+    with more computed.
     """
     if file.exists():
         return _read_plan(file)
     site_steps = board.steps * board.sites
     whole = [count * board.sites for count in range(2, board.steps + 1)]
     named = {budget_of(share, site_steps) for share in config.targets.budgets}
-    below = sorted({*named, *(b for b in whole if b <= config.search.most_share * site_steps)})
-    # Thinned out from the top: full compute must be there, and half of it is what many ask for.
-    thinned = {*whole[:: -max(1, board.steps // 7)], board.steps // 2 * board.sites}
-    above = sorted(budget for budget in thinned if budget > below[-1])
+    below = sorted({*named, *(b for b in whole if b <= max(named))})
+    beyond = [b for b in whole if below[-1] < b <= config.search.most_share * site_steps]
+    # Thinned out from the top: full compute must be there.
+    thinned = {*whole[:: -max(1, board.steps // 7)], *(b for b in whole if b <= site_steps // 2)}
+    above = sorted(budget for budget in thinned if budget > max(below + beyond))
     evaluations = config.search.evaluations
-    work = {b: b * (evaluations + 7) for b in below} | dict(zip(above, above, strict=True))
+    work = (
+        {b: b * (evaluations + 7) for b in below}
+        | {b: b * evaluations // 4 for b in beyond}
+        | dict(zip(above, above, strict=True))
+    )
     spent = 0
 
     def done(budget: int, psnr: float) -> None:
@@ -101,6 +109,7 @@ def search_stage(
         tick(spent / sum(work.values()), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
     rng = np.random.default_rng(seed)
+    even = spaced_plan(board.steps, board.sites)
     low = _search_on(config, board, sample.mixed, sample.typical)(
         budgets=below,
         evaluations=evaluations,
@@ -108,14 +117,30 @@ def search_stage(
         on_budget=done,
         propose=partial(proposals, Calibration(board, sample.mixed)),
     )
+    plan = low
+    if beyond:
+        # So much is exact with that many computed steps that half of the cases must be hard ones.
+        half = [*sample.hard[:_HARD], *sample.typical[:_HARD]]
+        middle = _search_on(config, board, half, sample.typical)(
+            budgets=beyond,
+            evaluations=evaluations // 2,
+            together=False,
+            rng=rng,
+            on_budget=done,
+            start=even,
+            propose=partial(planned_rows, Calibration(board, half)),
+            before=low.patterns[below[-1]],
+        )
+        plan = _joined(low, middle)
     high = _search_on(config, board, sample.mixed[:_FEW], sample.typical)(
         budgets=above,
         evaluations=0,
+        together=False,
         rng=rng,
         on_budget=done,
-        start=spaced_plan(board.steps, board.sites),
+        start=even,
     )
-    plan = _joined(low, high)
+    plan = _joined(plan, high)
     _write_plan(file, plan)
     return plan
 
@@ -134,16 +159,20 @@ def rescale_stage(
     """Carry the plan over to another step count, and climb a little at named budgets.
 
     On few cases: what is carried over, or planned from full compute, is good already. Weights need
-    more of them. As at the first step count, more computed steps than `most_share` of that are not
-    climbed with.
+    more of them. Where more steps compute than the largest named budget has at the first step
+    count, there is no climb, gaps are fitted one by one, and so are those of the schedules between
+    that are carried over without a fit.
     """
     if file.exists():
         return _read_plan(file)
     sites, first = board.sites, config.steps[0]
-    site_steps, most = board.steps * sites, int(config.search.most_share * first * sites)
+    site_steps, most = board.steps * sites, budget_of(max(config.targets.budgets), first * sites)
     budgets = sorted({budget_of(share, site_steps) for share in config.targets.budgets})
     budgets = [budget for budget in budgets if budget >= plan.least]
     carried = rescale_plan(plan, sigmas[first], sigmas[board.steps], sites=sites, budgets=budgets)
+    bare = (carried.patterns[:, 0] >= 0) & ~np.isfinite(carried.weights).any(axis=(1, 2))
+    bare[: most + 1] = bare[max(budgets, default=0) :] = False
+    budgets = sorted({*budgets, *np.flatnonzero(bare).tolist()})
     few, rng = sample.mixed[:_FEW], np.random.default_rng(seed)
     search = _search_on(config, board, few, sample.typical[:_FEW], settled=sample.mixed)
     propose = partial(planned_rows, Calibration(board, few))
@@ -160,6 +189,7 @@ def rescale_stage(
         found = search(
             budgets=part,
             evaluations=evaluations,
+            together=evaluations > 0,
             rng=rng,
             on_budget=done,
             start=carried,
@@ -190,7 +220,8 @@ def _search_on(
     except UnsupportedModelError:
         pass
 
-    def search(*, evaluations: int, **options: Any) -> Plan:
+    def search(*, evaluations: int, together: bool = True, **options: Any) -> Plan:
+        del together  # Newton's weights need no fit
         settings = ClimbSettings(evaluations, config.reward.psnr, config.reward.ssim)
         return search_plan(board, cases, settings=settings, **options)
 

@@ -128,6 +128,7 @@ def search_plan(
     on_budget: Callable[[int, float], None] | None = None,
     start: Plan | None = None,
     propose: Callable[[Space, int], Sequence[Row]] | None = None,
+    before: Row | None = None,
 ) -> Plan:
     """Climb to the static schedule of every budget.
 
@@ -143,6 +144,7 @@ def search_plan(
         on_budget: Called with budget and mean PSNR when a budget is done.
         start: Schedules to start from in place of spaced ones, where it has any.
         propose: Names further schedules of a budget to start from.
+        before: A schedule that computes less, for the first budget to start from too.
 
     Returns:
         One schedule per budget, rows in between left empty.
@@ -150,7 +152,6 @@ def search_plan(
     trials = Trials(board, cases, Weights(settings.psnr_weight, settings.ssim_weight))
     space = trials.space
     plan = Plan.empty(space.steps * space.sites, space.steps)
-    before: Row | None = None
     for budget in sorted(budgets):
         first = starts(space, budget, start=start, propose=propose, before=before)
         attempt = trials.attempt(settings.evaluations + len(first))

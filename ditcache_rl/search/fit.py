@@ -292,7 +292,9 @@ def search_fitted_plan(
     start: Plan | None = None,
     propose: Callable[[Space, int], Sequence[Row]] | None = None,
     on_budget: Callable[[int, float], None] | None = None,
+    before: Row | None = None,
     settle: Rollouts | None = None,
+    together: bool = True,
 ) -> Plan:
     """Search the schedule of every budget together with the weights of its forecasts.
 
@@ -303,26 +305,25 @@ def search_fitted_plan(
         rollouts: What scores schedules.
         cases: What the images of the best are scored on.
         budgets: Computed steps, each at least 1.
-        evaluations: Schedules per budget that are scored by their latents; 0 for the best start as
-            it is, fitted gap by gap.
+        evaluations: Schedules per budget that are scored by their latents; 0 for the best start.
         rng: Orders the moves.
         start: Schedules to start from in place of spaced ones, where it has any.
         propose: Names further schedules of a budget to start from.
         on_budget: Called with budget and mean PSNR when a budget is done.
+        before: A schedule that computes less, for the first budget to start from too.
         settle: What the weights of the best are fitted on; None for what scored it.
+        together: As in `Rollouts.weights`.
     """
     board, plan = rollouts.board, Plan.empty(rollouts.steps, rollouts.steps)
     space = Space(rollouts.steps, 1)
-    before: Row | None = None
     for budget in sorted(budgets):
         first = starts(space, budget, start=start, propose=propose, before=before)
         nodes = climb_nodes(
             rollouts, [nodes_of(row) for row in first], evaluations=evaluations, rng=rng
         )
         before = plan.patterns[budget] = row_of(nodes, rollouts.steps)
-        weights = plan.weights[budget] = (settle or rollouts).weights(
-            nodes, together=evaluations > 0
-        )
+        weights = (settle or rollouts).weights(nodes, together=together)
+        plan.weights[budget] = weights
         count = len(cases)
         scored = board.score(cases, [space.modes(before)] * count, [weights] * count)
         plan.quality[budget] = scored.psnr_db.mean(), scored.ssim.mean()

@@ -40,7 +40,7 @@ class Ticks:
 
 @pytest.fixture
 def config(tiny_call: dict[str, Any], tmp_path: Path) -> EnvConfig:
-    options: dict[str, Any] = {"steps": [28, 50], "budgets": [0.15, 0.25, 0.5]}
+    options: dict[str, Any] = {"steps": [28, 50], "budgets": [0.15, 0.25, 0.33]}
     return tiny_config(tmp_path / "env", tiny_call, **options)
 
 
@@ -80,7 +80,7 @@ def test_a_finished_search_is_read_not_repeated(config: EnvConfig, tmp_path: Pat
     np.testing.assert_array_equal(plan.quality, again.quality)
 
 
-def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
+def test_a_carried_plan_is_scored_where_it_is_named_or_lacks_a_fit_between(
     config: EnvConfig, tmp_path: Path
 ) -> None:
     first = Puzzle(hidden_schedule(28, 1, 0))
@@ -98,7 +98,15 @@ def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
         tick=Ticks(),
     )
 
-    assert np.flatnonzero(np.isfinite(carried.quality[:, 0])).tolist() == [7, 12, 25]
+    assert np.flatnonzero(np.isfinite(carried.quality[:, 0])).tolist() == [
+        7,
+        10,
+        11,
+        12,
+        13,
+        14,
+        16,
+    ]
     found = np.flatnonzero(carried.patterns[:, 0] >= 0)
     spent = pattern_costs(step_patterns(1))[carried.patterns[found]].sum(axis=1)
     np.testing.assert_array_equal(spent, found)
