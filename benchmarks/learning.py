@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
+from scipy.stats import bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python benchmarks/learning.py` finds its neighbours
@@ -54,6 +55,7 @@ from ditcache_rl.metrics import PSNR_CAP_DB, CostModel  # noqa: E402
 from ditcache_rl.rl.episodes import Setting  # noqa: E402
 from ditcache_rl.rl.learn import learn  # noqa: E402
 from ditcache_rl.search import Board, Case, board_of, budget_of, cases_of  # noqa: E402
+from ditcache_rl.types import Floats  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 #: Made by `ditcache-rl search shapes --method polish`; see `docs/learning.md`.
@@ -349,10 +351,14 @@ def _p5(played: Played) -> float:
 
 def _p5_gain(ours: Played, theirs: Played, rng: np.random.Generator) -> dict[str, float]:
     """Return the difference of 5th percentiles, with an interval from resampled prompts."""
-    count = len(ours.psnr_db)
-    drawn = rng.integers(count, size=(_RESAMPLES, count))
-    gains = [np.percentile(one.psnr_db[drawn], 5, axis=1) for one in (ours, theirs)]
-    low, high = np.percentile(gains[0] - gains[1], [2.5, 97.5])
+
+    def gain(ours: Floats, theirs: Floats, axis: int) -> Floats:
+        return np.asarray(np.percentile(ours, 5, axis=axis) - np.percentile(theirs, 5, axis=axis))
+
+    pairs = ours.psnr_db, theirs.psnr_db
+    low, high = bootstrap(
+        pairs, gain, paired=True, method="percentile", n_resamples=_RESAMPLES, rng=rng
+    ).confidence_interval
     return {"value": _p5(ours) - _p5(theirs), "low": float(low), "high": float(high)}
 
 

@@ -123,8 +123,8 @@ class SearchConfig:
         prompts: Train prompts that schedules are scored on, a quarter of them hard ones; more is
             slower and generalises better.
         evaluations: Candidates tried per budget.
-        most_share: Up to which budget, beyond those of the targets, a short search goes; above it
-            computed steps are spaced evenly, or added to the schedule of the budget before.
+        most_share: Up to which budget, beyond those of the targets, computed steps are added to the
+            schedule below; above it they are spaced evenly, unless adding is better.
     """
 
     prompts: int = 16

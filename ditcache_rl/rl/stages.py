@@ -39,9 +39,8 @@ from ditcache_rl.types import Floats
 Tick = Callable[[float, str], None]
 """Hears the share of a stage that is done, and a word about it."""
 
-#: Cases of searches that begin near what they look for; and hard ones, beside as many typical ones,
-#: of those in which little goes wrong.
-_FEW, _HARD = 8, 7
+#: Cases of searches that begin near what they look for.
+_FEW = 8
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
 #: range.
 _TRADEOFF_PLACES = (0.15, 0.5, 0.85)
@@ -79,11 +78,10 @@ def sample_stage(board: Board, cases: Sequence[Case], count: int, *, file: Path)
 def search_stage(
     config: EnvConfig, board: Board, sample: Sample, *, file: Path, seed: int, tick: Tick
 ) -> Plan:
-    """Search a static schedule for every count of whole steps up to `most_share`.
+    """Search a static schedule for every count of whole steps up to the largest named budget.
 
-    Those beyond the largest named budget are searched shortly, from the schedule below. Those above
-    up to half of the steps, and some beyond, get the better of even spacing and the schedule below
-    with more computed.
+    From there to `most_share` the schedule below has one more computed; above, up to half of the
+    steps and at some budgets beyond, steps are spaced evenly unless that is better.
     """
     if file.exists():
         return _read_plan(file)
@@ -96,11 +94,7 @@ def search_stage(
     thinned = {*whole[:: -max(1, board.steps // 7)], *(b for b in whole if b <= site_steps // 2)}
     above = sorted(budget for budget in thinned if budget > max(below + beyond))
     evaluations = config.search.evaluations
-    work = (
-        {b: b * (evaluations + 7) for b in below}
-        | {b: b * evaluations // 4 for b in beyond}
-        | dict(zip(above, above, strict=True))
-    )
+    work = {b: b * (evaluations + 7) for b in below} | {b: b for b in beyond + above}
     spent = 0
 
     def done(budget: int, psnr: float) -> None:
@@ -109,7 +103,6 @@ def search_stage(
         tick(spent / sum(work.values()), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
 
     rng = np.random.default_rng(seed)
-    even = spaced_plan(board.steps, board.sites)
     low = _search_on(config, board, sample.mixed, sample.typical)(
         budgets=below,
         evaluations=evaluations,
@@ -117,30 +110,19 @@ def search_stage(
         on_budget=done,
         propose=partial(proposals, Calibration(board, sample.mixed)),
     )
-    plan = low
-    if beyond:
-        # So much is exact with that many computed steps that half of the cases must be hard ones.
-        half = [*sample.hard[:_HARD], *sample.typical[:_HARD]]
-        middle = _search_on(config, board, half, sample.typical)(
-            budgets=beyond,
-            evaluations=evaluations // 2,
+    grow = _search_on(config, board, sample.mixed[:_FEW], sample.typical)
+    plan, even = low, spaced_plan(board.steps, board.sites)
+    for budgets, before in ((beyond, low.patterns[below[-1]]), (above, None)):
+        found = grow(
+            budgets=budgets,
+            evaluations=0,
             together=False,
             rng=rng,
             on_budget=done,
             start=even,
-            propose=partial(planned_rows, Calibration(board, half)),
-            before=low.patterns[below[-1]],
+            before=before,
         )
-        plan = _joined(low, middle)
-    high = _search_on(config, board, sample.mixed[:_FEW], sample.typical)(
-        budgets=above,
-        evaluations=0,
-        together=False,
-        rng=rng,
-        on_budget=done,
-        start=even,
-    )
-    plan = _joined(plan, high)
+        plan = _joined(plan, found)
     _write_plan(file, plan)
     return plan
 
@@ -240,7 +222,9 @@ def _joined(plan: Plan, better: Plan) -> Plan:
 
 
 def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: Tick) -> Plan:
-    """Measure on select prompts what quality nearly every image reaches, up to half of the steps.
+    """Measure on select prompts what quality nearly every image reaches.
+
+    That is at budgets up to the largest named one, and at half of the steps.
 
     Returns:
         The plan with its floors; full compute reaches everything.
@@ -249,8 +233,9 @@ def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: T
     if file.exists():
         return plan._replace(floors=np.load(file))
     known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    measured = known[known <= site_steps // 2].tolist()
-    plan = _with_floors(setting, measured, cases, tick)
+    named = budget_of(max(setting.config.targets.budgets), site_steps)
+    measured = known[(known <= named) | (known == site_steps // 2)]
+    plan = _with_floors(setting, measured.tolist(), cases, tick)
     np.save(file, plan.floors)
     return plan
 
