@@ -54,7 +54,7 @@ from ditcache_rl.inference import (  # noqa: E402
 from ditcache_rl.metrics import PSNR_CAP_DB, CostModel  # noqa: E402
 from ditcache_rl.rl.episodes import Setting  # noqa: E402
 from ditcache_rl.rl.learn import learn  # noqa: E402
-from ditcache_rl.search import Board, Case, board_of, budget_of, cases_of  # noqa: E402
+from ditcache_rl.search import Board, Case, board_of, budgets_of, cases_of  # noqa: E402
 from ditcache_rl.types import Floats  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     figures: dict[str, float] = {}
     rng = np.random.default_rng(0)
-    budgets = sorted({budget_of(share, board.steps) for share in config.targets.budgets})
+    budgets = budgets_of(config, board.steps)
     details = {
         "budgets": _budgets(board, policy, budgets, test, figures, rng),
         "rules": _rules(board, policy, (choose[:FEW], test), figures, rng),

@@ -50,8 +50,8 @@ from ditcache_rl.inference.profile import synchronize, timed_call  # noqa: E402
 from ditcache_rl.instrument import BlockRunner, RequestLog  # noqa: E402
 from ditcache_rl.metrics import nominal_cost  # noqa: E402
 from ditcache_rl.rl import DenoiseVecEnv, Setting, Task  # noqa: E402
-from ditcache_rl.rl.episodes import budget_of, cases_of  # noqa: E402
-from ditcache_rl.search import Board, Case, spaced_plan  # noqa: E402
+from ditcache_rl.rl.episodes import cases_of  # noqa: E402
+from ditcache_rl.search import Board, Case, budget_of, spaced_plan  # noqa: E402
 from ditcache_rl.types import HISTORY, Decision, Mode, Modes, RunInfo, StepInfo, Tier  # noqa: E402
 
 STEPS = 28

@@ -23,8 +23,7 @@ from ditcache_rl.instrument import RequestLog
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
 from ditcache_rl.rollout import Finished, Rollout
-from ditcache_rl.search import Board, Case, Quality
-from ditcache_rl.search import budget_of as budget_of
+from ditcache_rl.search import Board, Case, Quality, budget_of
 from ditcache_rl.search import cases_of as cases_of
 from ditcache_rl.types import Mode, StepInfo
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Controller, NetworkController, Plan, PolicyNetwork
+from ditcache_rl.control import Plan
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.inference import measure_profile
 from ditcache_rl.metrics import PSNR_CAP_DB, CostModel
-from ditcache_rl.rl.episodes import Setting, Task, budget_of
+from ditcache_rl.rl.episodes import Setting
 from ditcache_rl.search import (
     Board,
     Calibration,
@@ -26,6 +24,7 @@ from ditcache_rl.search import (
     ClimbSettings,
     Rollouts,
     Sample,
+    budgets_of,
     planned_rows,
     proposals,
     rescale_plan,
@@ -41,9 +40,6 @@ Tick = Callable[[float, str], None]
 
 #: Cases of searches that begin near what they look for.
 _FEW = 8
-#: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
-#: range.
-_TRADEOFF_PLACES = (0.15, 0.5, 0.85)
 
 
 def profile_stage(
@@ -87,9 +83,9 @@ def search_stage(
         return _read_plan(file)
     site_steps = board.steps * board.sites
     whole = [count * board.sites for count in range(2, board.steps + 1)]
-    named = {budget_of(share, site_steps) for share in config.targets.budgets}
-    below = sorted({*named, *(b for b in whole if b <= max(named))})
-    beyond = [b for b in whole if below[-1] < b <= config.search.most_share * site_steps]
+    named = budgets_of(config, site_steps)
+    below = sorted({*named, *(b for b in whole if b <= named[-1])})
+    beyond = [b for b in whole if named[-1] < b <= config.search.most_share * site_steps]
     # Thinned out from the top: full compute must be there.
     thinned = {*whole[:: -max(1, board.steps // 7)], *(b for b in whole if b <= site_steps // 2)}
     above = sorted(budget for budget in thinned if budget > max(below + beyond))
@@ -112,7 +108,8 @@ def search_stage(
     )
     grow = _search_on(config, board, sample.mixed[:_FEW], sample.typical)
     plan, even = low, spaced_plan(board.steps, board.sites)
-    for budgets, before in ((beyond, low.patterns[below[-1]]), (above, None)):
+    # Latents would take what grew from below further up too, where images tell that it is worse.
+    for budgets, before in ((beyond, low.patterns[named[-1]]), (above, None)):
         found = grow(
             budgets=budgets,
             evaluations=0,
@@ -148,13 +145,13 @@ def rescale_stage(
     if file.exists():
         return _read_plan(file)
     sites, first = board.sites, config.steps[0]
-    site_steps, most = board.steps * sites, budget_of(max(config.targets.budgets), first * sites)
-    budgets = sorted({budget_of(share, site_steps) for share in config.targets.budgets})
-    budgets = [budget for budget in budgets if budget >= plan.least]
+    site_steps, most = board.steps * sites, budgets_of(config, first * sites)[-1]
+    budgets = [budget for budget in budgets_of(config, site_steps) if budget >= plan.least]
     carried = rescale_plan(plan, sigmas[first], sigmas[board.steps], sites=sites, budgets=budgets)
-    bare = (carried.patterns[:, 0] >= 0) & ~np.isfinite(carried.weights).any(axis=(1, 2))
-    bare[: most + 1] = bare[max(budgets, default=0) :] = False
-    budgets = sorted({*budgets, *np.flatnonzero(bare).tolist()})
+    fitted = np.isfinite(carried.weights).any(axis=(1, 2))
+    if fitted.any():
+        bare = np.flatnonzero((carried.patterns[:, 0] >= 0) & ~fitted).tolist()
+        budgets = sorted({*budgets, *(b for b in bare if most < b < max(budgets, default=0))})
     few, rng = sample.mixed[:_FEW], np.random.default_rng(seed)
     search = _search_on(config, board, few, sample.typical[:_FEW], settled=sample.mixed)
     propose = partial(planned_rows, Calibration(board, few))
@@ -233,8 +230,8 @@ def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: T
     if file.exists():
         return plan._replace(floors=np.load(file))
     known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    named = budget_of(max(setting.config.targets.budgets), site_steps)
-    measured = known[(known <= named) | (known == site_steps // 2)]
+    most = budgets_of(setting.config, site_steps)[-1]
+    measured = known[(known <= most) | (known == site_steps // 2)]
     plan = _with_floors(setting, measured.tolist(), cases, tick)
     np.save(file, plan.floors)
     return plan
@@ -258,7 +255,7 @@ def safe_stage(
         return _read_plan(file)
     config, board, plan = setting.config, setting.board, setting.plan
     site_steps = board.steps * board.sites
-    named = sorted({budget_of(share, site_steps) for share in config.targets.budgets})
+    named = budgets_of(config, site_steps)
 
     def done(budget: int, psnr: float) -> None:
         tick((named.index(budget) + 1) / len(named) / 2, f"{budget}/{site_steps}: {psnr:.1f} dB")
@@ -300,108 +297,3 @@ def _write_plan(file: Path, plan: Plan) -> None:
 def _read_plan(file: Path) -> Plan:
     with np.load(file) as saved:
         return Plan(**saved)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The network against the static schedule of the same target, paired by prompt and seed."""
-
-    name: str
-    n: int
-    static_psnr_db: float
-    static_p5_db: float
-    psnr_db: float
-    p5_db: float
-    gain: float
-    """Mean difference: of PSNR in dB under a budget, of the return under a tradeoff."""
-    ci95: tuple[float, float]
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval lies above zero."""
-        return self.ci95[0] > 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers for JSON."""
-        return {
-            "target": self.name,
-            "n": self.n,
-            "static_psnr_db": {"mean": self.static_psnr_db, "p5": self.static_p5_db},
-            "network_psnr_db": {"mean": self.psnr_db, "p5": self.p5_db},
-            "gain": self.gain,
-            "ci95": list(self.ci95),
-            "network_used": self.significant,
-        }
-
-
-def compare(
-    setting: Setting, network: PolicyNetwork, cases: Sequence[Case], *, seed: int, tick: Tick
-) -> dict[tuple[int, float], Comparison]:
-    """Compare network and static schedule at every target, on prompts that neither has seen.
-
-    Returns:
-        By budget in site computes and weight on latency, one of them zero.
-    """
-    config, board = setting.config, setting.board
-    site_steps = board.steps * board.sites
-    low, high = config.reward.latency_weights
-    targets: list[tuple[int, float]] = [
-        (budget, 0.0)
-        for budget in sorted({budget_of(share, site_steps) for share in config.targets.budgets})
-    ]
-    targets += [(0, low + place * (high - low)) for place in _TRADEOFF_PLACES]
-    found: dict[tuple[int, float], Comparison] = {}
-    for index, (budget, weight) in enumerate(targets):
-        tasks = [Task(case, budget, weight) for case in cases]
-        least = setting.plan_budget(tasks[0])
-        static_psnr = setting.static(cases, [least] * len(cases)).psnr_db
-        static_return = setting.baseline(tasks).total
-        learned = NetworkController(
-            setting.actions,
-            network,
-            plan=setting.plan.row(least),
-            budget=budget,
-            latency_weight=weight,
-        )
-        psnr, returns = _play(setting, learned, tasks)
-        gains = psnr - static_psnr if budget else returns - static_return
-        name = f"{budget}/{site_steps}" if budget else f"tradeoff {weight:.2f}"
-        found[budget, weight] = Comparison(
-            name,
-            len(cases),
-            float(static_psnr.mean()),
-            float(np.percentile(static_psnr, 5)),
-            float(psnr.mean()),
-            float(np.percentile(psnr, 5)),
-            float(gains.mean()),
-            _interval(gains, seed),
-        )
-        tick((index + 1) / len(targets), f"{name}: {gains.mean():+.2f}")
-    return found
-
-
-def _play(setting: Setting, controller: Controller, tasks: Sequence[Task]) -> tuple[Floats, Floats]:
-    """Return PSNR and return of every task."""
-    board, psnr, returns = setting.board, [], []
-    for start in range(0, len(tasks), board.rows):
-        part = tasks[start : start + board.rows]
-        cases = [task.case for task in part]
-        images, log = board.draw_under(controller, cases)
-        quality = board.judge(images, cases)
-        psnr.append(quality.psnr_db)
-        returns.append(setting.earned(part, quality, log).total)
-    return np.concatenate(psnr), np.concatenate(returns)
-
-
-def _interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean."""
-    if np.ptp(gains) == 0:
-        return float(gains[0]), float(gains[0])
-    rng = np.random.default_rng(seed)
-    found = bootstrap((gains,), np.mean, confidence_level=0.95, n_resamples=9999, rng=rng)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def metrics_of(comparisons: Mapping[tuple[int, float], Comparison]) -> list[dict[str, Any]]:
-    """Return the comparisons as JSON rows."""
-    return [comparison.to_dict() for comparison in comparisons.values()]

@@ -27,13 +27,11 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.metrics import CostModel
 from ditcache_rl.metrics.machine import machine_facts, version_facts
 from ditcache_rl.rl.card import write_card
+from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.episodes import Setting, cases_of
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.stages import (
-    Comparison,
-    compare,
     floors_stage,
-    metrics_of,
     profile_stage,
     rescale_stage,
     safe_stage,

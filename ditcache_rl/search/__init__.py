@@ -6,6 +6,7 @@ from ditcache_rl.search.board import (
     Quality,
     board_of,
     budget_of,
+    budgets_of,
     caps_of,
     cases_of,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Weights",
     "board_of",
     "budget_of",
+    "budgets_of",
     "caps_of",
     "cases_of",
     "found_in",

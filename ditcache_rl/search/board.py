@@ -172,6 +172,11 @@ def budget_of(share: float, site_steps: int) -> int:
     return max(1, int(share * site_steps + 1e-9))
 
 
+def budgets_of(config: EnvConfig, site_steps: int) -> list[int]:
+    """Return the site computes of the budgets that an environment names, ascending."""
+    return sorted({budget_of(share, site_steps) for share in config.targets.budgets})
+
+
 def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
     """Set up the board of an environment at one step count."""
     return Board(

@@ -5,7 +5,7 @@ from benchmarks import learning
 from benchmarks._headroom import Played
 from ditcache_rl.config import load_env
 from ditcache_rl.control import load_schedules
-from ditcache_rl.search import budget_of
+from ditcache_rl.search import budgets_of
 from ditcache_rl.types import Floats, Mode
 
 
@@ -19,7 +19,7 @@ def test_the_opponents_with_closed_forms_can_be_played_at_every_named_budget() -
     steps = config.steps[0]
     assert file.steps == [steps]
     computed = {int((schedule.table == Mode.COMPUTE).sum()) for schedule in file.schedules}
-    assert computed == {budget_of(share, steps) for share in config.targets.budgets}
+    assert computed == set(budgets_of(config, steps))
 
 
 def test_the_gain_of_the_tail_is_paired_by_prompt() -> None:

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -6,20 +5,17 @@ import numpy as np
 import pytest
 
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Plan, PolicyNetwork
+from ditcache_rl.control import Plan
 from ditcache_rl.control.patterns import pattern_costs, step_patterns
 from ditcache_rl.rl.episodes import cases_of
 from ditcache_rl.rl.stages import (
-    Comparison,
-    compare,
     floors_stage,
-    metrics_of,
     rescale_stage,
     safe_stage,
     sample_stage,
     search_stage,
 )
-from ditcache_rl.search import Case, Sample
+from ditcache_rl.search import Board, Case, Sample
 from ditcache_rl.types import Mode
 from tests.boards import Puzzle, hidden_schedule
 from tests.environment import tiny_config, tiny_setting
@@ -44,7 +40,7 @@ def config(tiny_call: dict[str, Any], tmp_path: Path) -> EnvConfig:
     return tiny_config(tmp_path / "env", tiny_call, **options)
 
 
-def searched(config: EnvConfig, board: Puzzle, file: Path, tick: Ticks) -> Plan:
+def searched(config: EnvConfig, board: Puzzle | Board, file: Path, tick: Ticks) -> Plan:
     return search_stage(config, board, SAMPLE, file=file, seed=0, tick=tick)
 
 
@@ -80,7 +76,7 @@ def test_a_finished_search_is_read_not_repeated(config: EnvConfig, tmp_path: Pat
     np.testing.assert_array_equal(plan.quality, again.quality)
 
 
-def test_a_carried_plan_is_scored_where_it_is_named_or_lacks_a_fit_between(
+def test_a_carried_plan_is_scored_at_the_budgets_that_are_named(
     config: EnvConfig, tmp_path: Path
 ) -> None:
     first = Puzzle(hidden_schedule(28, 1, 0))
@@ -98,19 +94,35 @@ def test_a_carried_plan_is_scored_where_it_is_named_or_lacks_a_fit_between(
         tick=Ticks(),
     )
 
-    assert np.flatnonzero(np.isfinite(carried.quality[:, 0])).tolist() == [
-        7,
-        10,
-        11,
-        12,
-        13,
-        14,
-        16,
-    ]
+    assert np.flatnonzero(np.isfinite(carried.quality[:, 0])).tolist() == [7, 12, 16]
     found = np.flatnonzero(carried.patterns[:, 0] >= 0)
     spent = pattern_costs(step_patterns(1))[carried.patterns[found]].sum(axis=1)
     np.testing.assert_array_equal(spent, found)
     assert found[-1] == 50
+
+
+def test_what_is_carried_without_a_fit_between_named_budgets_is_fitted(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"steps": [6, 12], "budgets": [0.34, 0.5]}
+    config = tiny_config(tmp_path, tiny_call, **options)
+    boards = [Board(tiny_pipe, n, sites=1, call=tiny_call, blocks="transformer") for n in (6, 12)]
+    plan = searched(config, boards[0], tmp_path / "plan-6.npz", Ticks())
+    plan.weights[4:] = np.nan
+
+    carried = rescale_stage(
+        config,
+        plan,
+        {board.steps: board.sigmas() for board in boards},
+        boards[1],
+        SAMPLE,
+        file=tmp_path / "plan-12.npz",
+        seed=0,
+        tick=Ticks(),
+    )
+
+    for budget in (4, 5, 6):
+        assert np.isfinite(carried.weights[budget]).any()
 
 
 def test_a_sample_is_chosen_once(tmp_path: Path) -> None:
@@ -168,34 +180,3 @@ def test_safe_schedules_reach_at_least_the_floors_of_the_others(
     assert tick.shares == sorted(tick.shares)
     for before, again in zip(found, safe(), strict=True):
         np.testing.assert_array_equal(before, again)
-
-
-def test_a_network_that_changes_nothing_gains_nothing(
-    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
-) -> None:
-    setting = tiny_setting(tiny_config(tmp_path, tiny_call), tiny_pipe)
-    schema, logits = len(setting.actions.schema()), setting.actions.logits
-    network = PolicyNetwork(schema - logits, logits).eval()
-
-    found = compare(setting, network, cases_of(setting.config, "select"), seed=0, tick=Ticks())
-
-    assert list(found)[:3] == [(1, 0.0), (2, 0.0), (3, 0.0)]
-    # A weight on latency of 3 is not a budget of 3.
-    np.testing.assert_allclose(list(found)[3:], [(0, 1.6), (0, 3.0), (0, 4.4)])
-    for comparison in found.values():
-        assert (comparison.gain, comparison.ci95) == (0.0, (0.0, 0.0))
-        assert comparison.psnr_db == comparison.static_psnr_db
-        assert not comparison.significant
-
-
-def test_a_gain_counts_when_its_interval_lies_above_zero() -> None:
-    def gained(low: float, high: float) -> Comparison:
-        return Comparison("2/4", 64, 30.0, 25.0, 30.5, 25.5, 0.5, (low, high))
-
-    assert gained(0.1, 0.9).significant
-    assert not gained(0.0, 0.9).significant
-    assert not gained(-0.1, 0.9).significant
-    (row,) = metrics_of({(2, 0.0): gained(0.1, 0.9)})
-    assert json.loads(json.dumps(row)) == row
-    assert row["network_used"] is True
-    assert row["network_psnr_db"] == {"mean": 30.5, "p5": 25.5}

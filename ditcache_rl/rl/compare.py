@@ -1,0 +1,123 @@
+"""Compare a trained network with the static schedules that it started from, on unseen prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from ditcache_rl.control import Controller, NetworkController, PolicyNetwork
+from ditcache_rl.rl.episodes import Setting, Task
+from ditcache_rl.rl.stages import Tick
+from ditcache_rl.search import Case, budgets_of
+from ditcache_rl.types import Floats
+
+#: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
+#: range.
+_TRADEOFF_PLACES = (0.15, 0.5, 0.85)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The network against the static schedule of the same target, paired by prompt and seed."""
+
+    name: str
+    n: int
+    static_psnr_db: float
+    static_p5_db: float
+    psnr_db: float
+    p5_db: float
+    gain: float
+    """Mean difference: of PSNR in dB under a budget, of the return under a tradeoff."""
+    ci95: tuple[float, float]
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval lies above zero."""
+        return self.ci95[0] > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers for JSON."""
+        return {
+            "target": self.name,
+            "n": self.n,
+            "static_psnr_db": {"mean": self.static_psnr_db, "p5": self.static_p5_db},
+            "network_psnr_db": {"mean": self.psnr_db, "p5": self.p5_db},
+            "gain": self.gain,
+            "ci95": list(self.ci95),
+            "network_used": self.significant,
+        }
+
+
+def compare(
+    setting: Setting, network: PolicyNetwork, cases: Sequence[Case], *, seed: int, tick: Tick
+) -> dict[tuple[int, float], Comparison]:
+    """Compare network and static schedule at every target, on prompts that neither has seen.
+
+    Returns:
+        By budget in site computes and weight on latency, one of them zero.
+    """
+    config, board = setting.config, setting.board
+    site_steps = board.steps * board.sites
+    low, high = config.reward.latency_weights
+    targets = [(budget, 0.0) for budget in budgets_of(config, site_steps)]
+    targets += [(0, low + place * (high - low)) for place in _TRADEOFF_PLACES]
+    found: dict[tuple[int, float], Comparison] = {}
+    for index, (budget, weight) in enumerate(targets):
+        tasks = [Task(case, budget, weight) for case in cases]
+        least = setting.plan_budget(tasks[0])
+        static_psnr = setting.static(cases, [least] * len(cases)).psnr_db
+        static_return = setting.baseline(tasks).total
+        learned = NetworkController(
+            setting.actions,
+            network,
+            plan=setting.plan.row(least),
+            budget=budget,
+            latency_weight=weight,
+        )
+        psnr, returns = _play(setting, learned, tasks)
+        gains = psnr - static_psnr if budget else returns - static_return
+        name = f"{budget}/{site_steps}" if budget else f"tradeoff {weight:.2f}"
+        found[budget, weight] = Comparison(
+            name,
+            len(cases),
+            float(static_psnr.mean()),
+            float(np.percentile(static_psnr, 5)),
+            float(psnr.mean()),
+            float(np.percentile(psnr, 5)),
+            float(gains.mean()),
+            _interval(gains, seed),
+        )
+        tick((index + 1) / len(targets), f"{name}: {gains.mean():+.2f}")
+    return found
+
+
+def _play(setting: Setting, controller: Controller, tasks: Sequence[Task]) -> tuple[Floats, Floats]:
+    """Return PSNR and return of every task."""
+    board, psnr, returns = setting.board, [], []
+    for start in range(0, len(tasks), board.rows):
+        part = tasks[start : start + board.rows]
+        cases = [task.case for task in part]
+        images, log = board.draw_under(controller, cases)
+        quality = board.judge(images, cases)
+        psnr.append(quality.psnr_db)
+        returns.append(setting.earned(part, quality, log).total)
+    return np.concatenate(psnr), np.concatenate(returns)
+
+
+def _interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean."""
+    if np.ptp(gains) == 0:
+        return float(gains[0]), float(gains[0])
+    rng = np.random.default_rng(seed)
+    found = bootstrap((gains,), np.mean, confidence_level=0.95, n_resamples=9999, rng=rng)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def metrics_of(comparisons: Mapping[tuple[int, float], Comparison]) -> list[dict[str, Any]]:
+    """Return the comparisons as JSON rows."""
+    return [comparison.to_dict() for comparison in comparisons.values()]
