@@ -126,17 +126,14 @@ class Meter:
 
 def main() -> None:
     """Adapt to every environment, and report."""
-    built = parser(__doc__)
-    built.add_argument("--only", nargs="+", choices=ENVIRONMENTS, help="some environments")
-    options = built.parse_args()
+    options = parser(__doc__).parse_args()
     run = Run()
     config = load_env("shapes")
     policy = open_policy(find_policy("shapes-ppo"))
     assert isinstance(policy, Policy)
     found = {}
     figures: dict[str, float] = {}
-    for name in track(options.only or list(ENVIRONMENTS), "environments", console=console):
-        new = ENVIRONMENTS[name]
+    for name, new in track(ENVIRONMENTS.items(), "environments", console=console):
         found[name] = entry = adapt(_board(config, new), config, policy, new.computed)
         console.print(_sheet(name, entry))
         made: Point = entry["dedicated"]
