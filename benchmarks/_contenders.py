@@ -24,16 +24,18 @@ from torch import nn
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy
-from ditcache_rl.control import EasyCache, EveryK, FBCache, StaticSchedule, TeaCache, load_policy
+from ditcache_rl.control import EasyCache, EveryK, FBCache, StaticSchedule, TeaCache
 from ditcache_rl.control.published import AdaCache, DiCache
-from ditcache_rl.control.schedules import read_modes
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import Family, Method
-from ditcache_rl.inference import PolicyController, Wish, check_identity
-from ditcache_rl.inference.compress import quantize_weights
+from ditcache_rl.inference import PolicyController, Wish
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.pipelines import check_identity
+from ditcache_rl.pipelines.compress import quantize_weights
+from ditcache_rl.policy import load_policy
+from ditcache_rl.policy.schedule_file import read_modes
 from ditcache_rl.types import HISTORY, Mode
 
 Value = float | int | str

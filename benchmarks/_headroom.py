@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from benchmarks._table import STEPS, Table
+from ditcache_rl.bench import Board, Case, Quality
 from ditcache_rl.control import Controller, StaticSchedule
+from ditcache_rl.control.observation import FeatureBuilder, Target, schema
 from ditcache_rl.evaluate import Interval, bootstrap_mean
-from ditcache_rl.features import FeatureBuilder, Target, schema
-from ditcache_rl.search import Board, Case, Quality, tree_index
+from ditcache_rl.search import tree_index
 from ditcache_rl.types import Decision, Floats, Mode, Modes, RunInfo, StepInfo
 
 #: Steps computed that are looked at; from 8 of 12 on nearly every image reaches the cap of PSNR.

@@ -19,9 +19,9 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.evaluate import Bench, Method, silent
 from ditcache_rl.evaluate.methods import REFERENCE
-from ditcache_rl.inference import open_pipeline
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.pipelines import open_pipeline
 
 
 class Setting(NamedTuple):

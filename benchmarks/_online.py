@@ -11,12 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ditcache_rl.bench import board_of, cases_of
 from ditcache_rl.config import load_env
-from ditcache_rl.control import Policy, StaticSchedule
-from ditcache_rl.control.patterns import step_patterns
-from ditcache_rl.inference import Arm, Bandit, arms_of, open_pipeline, open_policy
-from ditcache_rl.metrics import CostModel
-from ditcache_rl.search import board_of, cases_of
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.inference import open_policy
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.serve import Arm, Bandit, arms_of
 from ditcache_rl.types import Floats
 
 #: Times of each schedule, batch 1.

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ditcache_rl.metrics.machine import machine_facts, version_facts
+from ditcache_rl.machine import machine_facts, version_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 console = Console()

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks._contenders import OWN_COMPUTES, PUBLISHED_COMPUTES, Setup, denoiser_name
-from ditcache_rl.control import modes_text, weights_lists
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.inference.identity import model_identity, scheduler_identity
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.search import METHODS, Board, Calibration, Problem, Space, Trials, Weights
-from ditcache_rl.search.board import Case
+from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.policy import modes_text, weights_lists
+from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, Weights
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
 from ditcache_rl.search.paths import Path as Steps
 from ditcache_rl.search.paths import cheapest_path, minimax_path

@@ -22,11 +22,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.inference import model_identity, open_pipeline
 from ditcache_rl.metrics import psnr_db
-from ditcache_rl.search import Board, Case, grow_tree, tree_schedules
+from ditcache_rl.pipelines import model_identity, open_pipeline
+from ditcache_rl.search import grow_tree, tree_schedules
 from ditcache_rl.types import Floats, Mode, Modes
 
 STEPS = 12

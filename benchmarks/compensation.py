@@ -25,16 +25,20 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
+from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, find_policy, load_env
-from ditcache_rl.control import Policy, StaticSchedule
-from ditcache_rl.control.nodes import newton_weights, row_of
-from ditcache_rl.control.patterns import step_patterns
-from ditcache_rl.inference import open_pipeline, open_policy
-from ditcache_rl.instrument import BlockRunner, Upscaler, load_upscaler
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.extras import Upscaler, load_upscaler
+from ditcache_rl.extras.train_upscaler import draw_pairs, gain_db
+from ditcache_rl.inference import open_policy
+from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import psnr_db
-from ditcache_rl.rl.train_upscaler import draw_pairs, gain_db
-from ditcache_rl.search import Board, Case, Rollouts, Space, board_of, budget_of, cases_of
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules.forecast import newton_weights, row_of
+from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.search import Rollouts, Space
 from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 

@@ -54,7 +54,7 @@ sys.path.insert(0, str(ROOT))  # the zoo of tiny models belongs to the tests
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
-from tests.pipelines import build_tiny_pipe
+from tests.kit.pipelines import build_tiny_pipe
 from tests.zoo.checks import denoiser_unit, examine
 from tests.zoo.denoisers import DENOISERS
 from tests.zoo.docs import NOT_BUILT, table_of, write_docs

@@ -34,12 +34,12 @@ from benchmarks._measure import PICTURED, Job, Log, measure  # noqa: E402
 from benchmarks._page import show, write_page, write_png  # noqa: E402
 from benchmarks._report import Run, console, parser  # noqa: E402
 from benchmarks._schedules import schedules_for, with_schedules  # noqa: E402
+from ditcache_rl.bench import Case  # noqa: E402
 from ditcache_rl.config import load_env  # noqa: E402
 from ditcache_rl.errors import ConfigError  # noqa: E402
-from ditcache_rl.inference import open_pipeline  # noqa: E402
-from ditcache_rl.inference.pipeline import BUILTIN  # noqa: E402
 from ditcache_rl.metrics import load_lpips  # noqa: E402
-from ditcache_rl.search.board import Case  # noqa: E402
+from ditcache_rl.pipelines import open_pipeline  # noqa: E402
+from ditcache_rl.pipelines.open import BUILTIN  # noqa: E402
 
 PROMPTS, QUICK_PROMPTS = 128, 32
 #: Prompts of a search, and candidates that it draws per budget; in a short run fewer.

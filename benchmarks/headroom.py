@@ -45,27 +45,14 @@ from benchmarks._table import (  # noqa: E402
     read_tables,
     table_board,
 )
+from ditcache_rl.bench import Board  # noqa: E402
 from ditcache_rl.config import find_policy, load_env  # noqa: E402
-from ditcache_rl.control import (  # noqa: E402
-    Controller,
-    EasyCache,
-    EveryK,
-    FBCache,
-    TeaCache,
-    load_policy,
-)
-from ditcache_rl.inference import PolicyController, Wish, check_identity  # noqa: E402
+from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache  # noqa: E402
+from ditcache_rl.inference import PolicyController, Wish  # noqa: E402
 from ditcache_rl.metrics import PSNR_CAP_DB, psnr_db  # noqa: E402
-from ditcache_rl.search import (  # noqa: E402
-    METHODS,
-    Board,
-    Calibration,
-    Problem,
-    Space,
-    Trials,
-    Weights,
-    tree_index,
-)
+from ditcache_rl.pipelines import check_identity  # noqa: E402
+from ditcache_rl.policy import load_policy  # noqa: E402
+from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, Weights, tree_index  # noqa: E402
 
 TABLE = ROOT / "benchmarks" / "results" / "headroom-shapes-12.safetensors"
 PIECES = ROOT / "runs" / "headroom"

@@ -34,27 +34,17 @@ sys.path.insert(0, str(ROOT))  # `python benchmarks/learning.py` finds its neigh
 from benchmarks._headroom import Played, play, swept  # noqa: E402
 from benchmarks._report import Run, console, parser  # noqa: E402
 from benchmarks._seeds import iqm, stratified  # noqa: E402
+from ditcache_rl.bench import Board, Case, board_of, budgets_of, cases_of  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
-from ditcache_rl.control import (  # noqa: E402
-    EasyCache,
-    EveryK,
-    FBCache,
-    Policy,
-    TeaCache,
-    load_policy,
-    load_schedules,
-)
+from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache  # noqa: E402
 from ditcache_rl.evaluate import Method, bootstrap_mean, evaluate  # noqa: E402
-from ditcache_rl.inference import (  # noqa: E402
-    PolicyController,
-    ScheduleController,
-    Wish,
-    open_configured,
-)
-from ditcache_rl.metrics import PSNR_CAP_DB, CostModel  # noqa: E402
-from ditcache_rl.rl.episodes import Setting  # noqa: E402
+from ditcache_rl.inference import PolicyController, ScheduleController, Wish  # noqa: E402
+from ditcache_rl.metrics import PSNR_CAP_DB  # noqa: E402
+from ditcache_rl.pipelines import open_configured  # noqa: E402
+from ditcache_rl.policy import Policy, load_policy, load_schedules  # noqa: E402
+from ditcache_rl.rl import Setting  # noqa: E402
 from ditcache_rl.rl.learn import learn  # noqa: E402
-from ditcache_rl.search import Board, Case, board_of, budgets_of, cases_of  # noqa: E402
+from ditcache_rl.schedules import CostModel  # noqa: E402
 from ditcache_rl.types import Floats  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -31,7 +31,7 @@ from benchmarks._online import (  # noqa: E402
 )
 from benchmarks._predictors import hit_rates  # noqa: E402
 from benchmarks._report import Run, console, parser  # noqa: E402
-from ditcache_rl.inference import Bandit  # noqa: E402
+from ditcache_rl.serve import Bandit  # noqa: E402
 
 FLOOR_DB, KEEP, AUDIT = 38.0, 0.95, 0.1
 #: Step counts of the requests.

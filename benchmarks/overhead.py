@@ -34,6 +34,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python benchmarks/overhead.py` finds its neighbours
 
 from benchmarks._report import Run, console, parser  # noqa: E402
+from ditcache_rl.bench import (  # noqa: E402
+    Board,
+    Case,
+    budget_of,
+    measure_profile,
+)
+from ditcache_rl.bench.profile import synchronize, timed_call  # noqa: E402
 from ditcache_rl.cache import TieredCache  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
 from ditcache_rl.control import (  # noqa: E402
@@ -42,16 +49,15 @@ from ditcache_rl.control import (  # noqa: E402
     Controller,
     NetworkController,
     PolicyNetwork,
-    load_policy,
 )
 from ditcache_rl.errors import ConfigError  # noqa: E402
-from ditcache_rl.inference import measure_profile, open_pipeline  # noqa: E402
-from ditcache_rl.inference.profile import synchronize, timed_call  # noqa: E402
 from ditcache_rl.instrument import BlockRunner, RequestLog  # noqa: E402
-from ditcache_rl.metrics import nominal_cost  # noqa: E402
+from ditcache_rl.pipelines import open_pipeline  # noqa: E402
+from ditcache_rl.policy import load_policy  # noqa: E402
 from ditcache_rl.rl import DenoiseVecEnv, Setting, Task  # noqa: E402
 from ditcache_rl.rl.episodes import cases_of  # noqa: E402
-from ditcache_rl.search import Board, Case, budget_of, spaced_plan  # noqa: E402
+from ditcache_rl.schedules import nominal_cost  # noqa: E402
+from ditcache_rl.search import spaced_plan  # noqa: E402
 from ditcache_rl.types import HISTORY, Decision, Mode, Modes, RunInfo, StepInfo, Tier  # noqa: E402
 
 STEPS = 28

@@ -25,18 +25,22 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.control import StaticSchedule, grade_sites, graded_modes
-from ditcache_rl.control.nodes import nodes_of, row_of
-from ditcache_rl.gan import LatentWalk, StyleGenerator, StyleReuse
-from ditcache_rl.inference import cached, open_pipeline
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.extras.gan import LatentWalk, StyleGenerator, StyleReuse
+from ditcache_rl.inference import cached
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.metrics import psnr_db, ssim
-from ditcache_rl.search import Board, Case, Rollouts, Space, cases_of
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.schedules.forecast import nodes_of, row_of
+from ditcache_rl.search import Rollouts, Space
 from ditcache_rl.sensitivity import (
     attention_sensitivity,
+    grade_sites,
+    graded_modes,
     gradient_sensitivity,
     injection_sensitivity,
     rank_correlation,

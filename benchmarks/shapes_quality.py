@@ -23,10 +23,10 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 from torch import Tensor
 
-from ditcache_rl.inference import open_pipeline
+from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.shapes import CALL, PIPELINE_DIR, SIDE_PX
-from ditcache_rl.shapes.reader import HELD_OUT_SEED, load_reader, load_report, measure, read
-from ditcache_rl.shapes.scenes import ATTRIBUTES, caption, is_held_out, sample_scenes
+from ditcache_rl.shapes.recipe.reader import HELD_OUT_SEED, load_reader, load_report, measure, read
+from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES, caption, is_held_out, sample_scenes
 
 if TYPE_CHECKING:
     from benchmarks._report import Run, console, parser

@@ -26,24 +26,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python benchmarks/transfer.py` finds its neighbours
 
 from benchmarks._report import Run, console, parser  # noqa: E402
+from ditcache_rl.bench import Board, Case, board_of, cases_of  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
-from ditcache_rl.control import Policy, carry_plans  # noqa: E402
-from ditcache_rl.control.nodes import Nodes, nodes_of, row_of  # noqa: E402
-from ditcache_rl.control.patterns import step_patterns  # noqa: E402
-from ditcache_rl.inference import KnownPlans, open_pipeline, open_policy  # noqa: E402
+from ditcache_rl.inference import KnownPlans, open_policy  # noqa: E402
 from ditcache_rl.instrument.runner import denoiser_of  # noqa: E402
-from ditcache_rl.search import (  # noqa: E402
-    Board,
-    Calibration,
-    Case,
-    Rollouts,
-    Space,
-    board_of,
-    cases_of,
-    pay_up,
-    planned_rows,
-    proposals,
-)
+from ditcache_rl.pipelines import open_pipeline  # noqa: E402
+from ditcache_rl.policy import Policy  # noqa: E402
+from ditcache_rl.schedules import carry_plans  # noqa: E402
+from ditcache_rl.schedules.forecast import Nodes, nodes_of, row_of  # noqa: E402
+from ditcache_rl.schedules.patterns import step_patterns  # noqa: E402
+from ditcache_rl.search import Calibration, Rollouts, Space, pay_up, planned_rows, proposals  # noqa: E402
 from ditcache_rl.search.climb import first_rows  # noqa: E402
 from ditcache_rl.search.fit import climb_nodes  # noqa: E402
 from ditcache_rl.search.space import spaced  # noqa: E402

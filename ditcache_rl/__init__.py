@@ -5,20 +5,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from ditcache_rl._version import __version__
 
 if TYPE_CHECKING:
-    from ditcache_rl.gan import LatentWalk, StyleReuse
-    from ditcache_rl.inference import Bandit, Run, attach, cached, session
+    from ditcache_rl.inference import Run, attach, cached
+    from ditcache_rl.pipelines import session
+    from ditcache_rl.serve import Bandit
 else:
     _HOME = {
-        "Bandit": "inference",
-        "LatentWalk": "gan",
+        "Bandit": "serve",
         "Run": "inference",
-        "StyleReuse": "gan",
         "attach": "inference",
         "cached": "inference",
-        "session": "inference",
+        "session": "pipelines",
     }
 
     def __getattr__(name: str) -> object:
@@ -29,9 +28,7 @@ else:
 
 __all__ = [
     "Bandit",
-    "LatentWalk",
     "Run",
-    "StyleReuse",
     "__version__",
     "attach",
     "cached",

@@ -52,7 +52,7 @@ def nothing_leaks(pinned_threads: None) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_pipe() -> Any:
     """A tiny FluxPipeline with random weights; leave it as you found it."""
-    from tests.pipelines import build_tiny_pipe
+    from tests.kit.pipelines import build_tiny_pipe
 
     return build_tiny_pipe()
 
@@ -60,7 +60,7 @@ def tiny_pipe() -> Any:
 @pytest.fixture(scope="session")
 def tiny_call() -> dict[str, Any]:
     """Further arguments of a call of `tiny_pipe`: its size and the length of its prompts."""
-    from tests.pipelines import CALL
+    from tests.kit.pipelines import CALL
 
     return dict(CALL)
 
@@ -78,6 +78,6 @@ def tiny_env(
     tiny_folder: Path, tiny_call: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The file of an environment on `tiny_pipe`: 4 and 6 steps, two or three prompts a part."""
-    from tests.environment import write_env
+    from tests.kit.environment import write_env
 
     return write_env(tmp_path_factory.mktemp("env"), tiny_call, source=str(tiny_folder))

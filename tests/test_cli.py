@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from ditcache_rl.cli import eval as evaluation
 from ditcache_rl.cli import main
 from ditcache_rl.config import shipped as layout
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.evaluate import command
 from ditcache_rl.search import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +129,7 @@ def test_an_error_of_several_lines_is_still_one(
     def fail(*_: object, **__: object) -> int:
         raise ConfigError("one\ntwo")
 
-    monkeypatch.setattr(command, "evaluate_policy", fail)
+    monkeypatch.setattr(evaluation, "evaluate_policy", fail)
 
     assert refused(["eval"], capsys) == "error: one two\n"
 
@@ -140,7 +140,7 @@ def test_an_interrupted_evaluation_has_no_traceback(
     def interrupt(*_: object, **__: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "evaluate_policy", interrupt)
+    monkeypatch.setattr(evaluation, "evaluate_policy", interrupt)
 
     assert main(["eval"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -5,13 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ditcache_rl.config import (
-    find_policy,
-    load_env,
-    memory_bytes,
-    parse_bytes,
-    shipped_envs,
-)
+from ditcache_rl.config import find_policy, load_env, memory_bytes, parse_bytes, shipped_envs
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Tier
 

@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ditcache_rl.control.nodes import fitted_steps
-from ditcache_rl.control.patterns import (
+from ditcache_rl.control.observation import FeatureBuilder, Observation, Target, schema
+from ditcache_rl.control.static import StaticSchedule
+from ditcache_rl.errors import BudgetError
+from ditcache_rl.schedules.forecast import fitted_steps
+from ditcache_rl.schedules.patterns import (
     action_prior,
     affordable_patterns,
     follow,
@@ -23,19 +26,7 @@ from ditcache_rl.control.patterns import (
     pattern_costs,
     step_patterns,
 )
-from ditcache_rl.control.static import StaticSchedule
-from ditcache_rl.errors import BudgetError
-from ditcache_rl.features import FeatureBuilder, Observation, Target, schema
-from ditcache_rl.types import (
-    HISTORY,
-    Decision,
-    Fitted,
-    Floats,
-    Modes,
-    RunInfo,
-    StepInfo,
-    Tier,
-)
+from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
 
 #: Log-odds of the planned action against each other one: 0.95 of the probability with four
 #: patterns.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ditcache_rl.control.nodes import fitted_steps
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.schedules.forecast import fitted_steps
 from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
 
 

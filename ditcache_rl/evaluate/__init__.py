@@ -13,7 +13,6 @@ from ditcache_rl.evaluate.stats import (
     interpolation_weights,
     spread_of,
 )
-from ditcache_rl.metrics.machine import machine_facts, version_facts
 
 __all__ = [
     "FAMILIES",
@@ -31,12 +30,10 @@ __all__ = [
     "evaluate",
     "interpolate_frontier",
     "interpolation_weights",
-    "machine_facts",
     "plot_frontier",
     "plot_grid",
     "render_table",
     "silent",
     "spread_of",
-    "version_facts",
     "write_report",
 ]

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ditcache_rl.control import Grade
 from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.evaluate.methods import Family, Method
 from ditcache_rl.evaluate.results import Picture, Results
-from ditcache_rl.sensitivity import SensitivityMap
+from ditcache_rl.sensitivity import Grade, SensitivityMap
 
 #: Speed-ups at which the picture grid shows the policy, as near as there are settings.
 SHOWN_SPEEDUPS = (2.0, 3.0)

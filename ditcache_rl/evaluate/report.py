@@ -13,7 +13,7 @@ from rich.table import Table
 from ditcache_rl.evaluate.methods import FAMILIES, Family
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.stats import bootstrap_mean, interpolation_weights, spread_of
-from ditcache_rl.metrics.machine import machine_facts, version_facts
+from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.types import Floats
 
 #: What each family is compared with at equal time. A policy also has to beat static schedules.

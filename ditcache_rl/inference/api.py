@@ -13,22 +13,16 @@ import numpy as np
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy, memory_bytes, parse_bytes
-from ditcache_rl.control import (
-    Controller,
-    Policy,
-    ScheduleFile,
-    load_policy,
-    load_schedules,
-    modes_text,
-)
+from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.inference.adaptive import AdaptiveRunner
-from ditcache_rl.inference.bandit import Bandit
-from ditcache_rl.inference.identity import check_identity
-from ditcache_rl.inference.record import Recorder
+from ditcache_rl.extras import load_upscaler
+from ditcache_rl.inference.cache import CacheHandle, open_cache
 from ditcache_rl.inference.targets import KnownPlans, PolicyController, ScheduleController, Wish
-from ditcache_rl.inference.tiers import CacheHandle, open_cache
-from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog, load_upscaler
+from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
+from ditcache_rl.pipelines import check_identity
+from ditcache_rl.policy import Policy, ScheduleFile, load_policy, load_schedules, modes_text
+from ditcache_rl.serve import Bandit, Recorder
+from ditcache_rl.serve.adaptive import AdaptiveRunner
 from ditcache_rl.types import Mode, Tier
 
 _REMEMBERED_REQUESTS = 1000

@@ -8,20 +8,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ditcache_rl.control import (
-    Controller,
-    Leveled,
-    NetworkController,
-    Plan,
-    Policy,
-    ScheduleFile,
-    StaticSchedule,
-    carry_plans,
-    planned_modes,
-)
-from ditcache_rl.control.patterns import step_patterns
+from ditcache_rl.control import Controller, NetworkController, Plan, StaticSchedule, planned_modes
 from ditcache_rl.errors import BudgetError, ConfigError
-from ditcache_rl.metrics import PSNR_CAP_DB, CostModel
+from ditcache_rl.metrics import PSNR_CAP_DB
+from ditcache_rl.policy import Policy, ScheduleFile
+from ditcache_rl.schedules import CostModel, Leveled, carry_plans
+from ditcache_rl.schedules.patterns import step_patterns
 from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo
 
 #: Noise levels that differ by less are the same.

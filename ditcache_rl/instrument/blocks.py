@@ -17,12 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.instrument.signatures import (
-    LATENTS,
-    BlockSignature,
-    make_signature,
-    parameters_of,
-)
+from ditcache_rl.instrument.signatures import LATENTS, BlockSignature, make_signature, parameters_of
 
 #: Attributes of a denoiser that hold its main blocks, in the order in which they run.
 STACK_NAMES = (

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache import NEVER, Habit, Outlook, TieredCache
-from ditcache_rl.control.nodes import newton_weights
 from ditcache_rl.instrument.forecast import weighted_sum
+from ditcache_rl.schedules.forecast import newton_weights
 from ditcache_rl.types import HISTORY, EntryKey, Fitted, Floats, Mode, Tier
 
 

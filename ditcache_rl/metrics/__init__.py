@@ -1,16 +1,12 @@
 """What a run is judged by: likeness to the reference, and time."""
 
-from ditcache_rl.metrics.cost import CostModel, fit_cost, nominal_cost
 from ditcache_rl.metrics.quality import PSNR_CAP_DB, Images, Lpips, load_lpips, psnr_db, ssim
 
 __all__ = [
     "PSNR_CAP_DB",
-    "CostModel",
     "Images",
     "Lpips",
-    "fit_cost",
     "load_lpips",
-    "nominal_cost",
     "psnr_db",
     "ssim",
 ]

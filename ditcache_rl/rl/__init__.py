@@ -3,8 +3,18 @@
 from ditcache_rl.rl.env import DenoiseEnv
 from ditcache_rl.rl.episodes import Episodes, Setting, Task
 from ditcache_rl.rl.register import register_envs
+from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
 
-__all__ = ["DenoiseEnv", "DenoiseVecEnv", "Episodes", "Setting", "Task", "register_envs"]
+__all__ = [
+    "DenoiseEnv",
+    "DenoiseVecEnv",
+    "Episodes",
+    "Finished",
+    "Rollout",
+    "Setting",
+    "Task",
+    "register_envs",
+]
 
 register_envs()

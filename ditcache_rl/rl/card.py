@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ditcache_rl.control import Policy
-from ditcache_rl.metrics import CostModel
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import CostModel
 
 
 def write_card(policy: Policy) -> str:

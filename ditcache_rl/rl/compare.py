@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from ditcache_rl.bench import Case, budgets_of
 from ditcache_rl.control import Controller, NetworkController, PolicyNetwork
 from ditcache_rl.rl.episodes import Setting, Task
 from ditcache_rl.rl.stages import Tick
-from ditcache_rl.search import Case, budgets_of
 from ditcache_rl.types import Floats
 
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their

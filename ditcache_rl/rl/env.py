@@ -10,9 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ditcache_rl.config import load_env
-from ditcache_rl.features import Observation
+from ditcache_rl.control.observation import Observation
 from ditcache_rl.rl.episodes import Episodes, Setting, cases_of, draw_task, project
-from ditcache_rl.rl.setup import nominal_setting
+from ditcache_rl.rl.scenario import nominal_setting
 
 
 class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):

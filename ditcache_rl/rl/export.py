@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ditcache_rl.control import (
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.policy import (
     Policy,
     Schedule,
     ScheduleFile,
@@ -18,7 +19,6 @@ from ditcache_rl.control import (
     save_schedules,
     weights_lists,
 )
-from ditcache_rl.errors import ConfigError
 
 #: Name of the search in an exported schedule file.
 METHOD = "policy"

@@ -15,18 +15,13 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from ditcache_rl.bench import Case
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl.callbacks import EpisodeLog, TrainingCallback, save_checkpoint
 from ditcache_rl.rl.episodes import Setting, Task, draw_task
-from ditcache_rl.rl.policy import (
-    MaskablePriorPolicy,
-    PlainPriorPolicy,
-    PriorPolicy,
-    exported,
-)
+from ditcache_rl.rl.policy import MaskablePriorPolicy, PlainPriorPolicy, PriorPolicy, exported
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
-from ditcache_rl.search import Case
 
 #: Pipeline calls per gradient phase: enough episodes for a steady advantage.
 _BATCHES_PER_UPDATE = 4

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ditcache_rl.bench import measure_profile
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Policy, load_policy, save_policy
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.inference import measure_profile, model_identity, scheduler_identity
 from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.policy import Policy, load_policy, save_policy
 from ditcache_rl.rl.card import write_card
 
 

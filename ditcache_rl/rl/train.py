@@ -17,15 +17,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ditcache_rl.bench import board_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Manifest, Plan, Policy, PolicyNetwork, save_policy
-from ditcache_rl.control.artifact import MANIFEST
+from ditcache_rl.control import Plan, PolicyNetwork
+from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.features import schema_hash
-from ditcache_rl.inference import model_identity, open_configured, scheduler_identity
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.metrics import CostModel
-from ditcache_rl.metrics.machine import machine_facts, version_facts
+from ditcache_rl.machine import machine_facts, version_facts
+from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
+from ditcache_rl.policy import Manifest, Policy, save_policy
+from ditcache_rl.policy.folder import MANIFEST
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.episodes import Setting, cases_of
@@ -38,7 +39,7 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.search import board_of
+from ditcache_rl.schedules import CostModel
 from ditcache_rl.types import Floats
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.control.nodes import newton_weights
+from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.instrument.forecast import weighted_sum
-from ditcache_rl.search.board import Board, Case
-from ditcache_rl.search.replay import Replay
+from ditcache_rl.schedules.forecast import newton_weights
 from ditcache_rl.types import HISTORY, Floats, Mode
 
 #: Ways to fill a skipped step that two computed steps can tell of.

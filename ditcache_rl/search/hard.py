@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ditcache_rl.search.board import Board, Case
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.search.space import Space, spaced
 from ditcache_rl.types import Mode
 

@@ -14,13 +14,7 @@ from ditcache_rl.control import Plan
 from ditcache_rl.search.climb import anneal, climb, first_rows
 from ditcache_rl.search.fit import Rollouts, search_fitted_plan
 from ditcache_rl.search.front import evolve
-from ditcache_rl.search.proposals import (
-    Calibration,
-    dp_rows,
-    minimax_rows,
-    proposals,
-    table_rows,
-)
+from ditcache_rl.search.proposals import Calibration, dp_rows, minimax_rows, proposals, table_rows
 from ditcache_rl.search.space import Row, Space, pay_up, spaced
 from ditcache_rl.search.trials import Attempt, Score, Trials
 from ditcache_rl.types import Floats

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.calibrate import (
     CALIBRATED,
     ErrorTable,

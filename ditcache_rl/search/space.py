@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ditcache_rl.control.patterns import pattern_costs, step_patterns
+from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
 from ditcache_rl.types import Mode, Modes
 
 Row = NDArray[np.int64]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.search.board import Board, Case
 from ditcache_rl.search.space import Row, Space
 
 

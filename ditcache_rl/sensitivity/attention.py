@@ -12,14 +12,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.sensitivity.listen import (
-    CaseT,
-    Sampler,
-    SiteListener,
-    Visit,
-    batches,
-    per_row,
-)
+from ditcache_rl.sensitivity.listen import CaseT, Sampler, SiteListener, Visit, batches, per_row
 from ditcache_rl.types import Floats
 
 #: Queries that are looked at, evenly spread: the weights of a long sequence don't fit into memory.

@@ -14,13 +14,7 @@ from torch import Tensor, nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
-from ditcache_rl.instrument.blocks import (
-    Stack,
-    denoisers_of,
-    find_blocks,
-    find_stack,
-    split_spans,
-)
+from ditcache_rl.instrument.blocks import Stack, denoisers_of, find_blocks, find_stack, split_spans
 from ditcache_rl.instrument.branches import CallReader
 from ditcache_rl.instrument.clock import Clock
 from ditcache_rl.instrument.probe import complete_stack

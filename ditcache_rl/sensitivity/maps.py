@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ditcache_rl.control import grade_sites
-from ditcache_rl.control.checked import read_json, write_json
 from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.files import read_json, write_json
+from ditcache_rl.sensitivity.grades import grade_sites
 from ditcache_rl.types import Floats
 
 SCHEMA_VERSION = 1

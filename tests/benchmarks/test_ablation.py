@@ -8,12 +8,12 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.ablation import FAMILIES, GROUP, VARIANTS, Variant, grouped, train, weak_setting
+from ditcache_rl.bench import board_of, cases_of
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import ActionSpace
 from ditcache_rl.rl import Setting
-from ditcache_rl.search import board_of, cases_of
 from ditcache_rl.types import Tier
-from tests.environment import tiny_config
+from tests.kit.environment import tiny_config
 
 NAMES = ActionSpace.of(1, (Tier.DEVICE,)).schema()
 

@@ -13,10 +13,11 @@ from benchmarks._frontiers import at_quality, at_speedup, curves, figures_of, ro
 from benchmarks._host import LocalHost, Setting
 from benchmarks._measure import TRIED_PROMPTS, Job, Log, measure, worth_more
 from benchmarks._page import write_page
-from ditcache_rl.control import FBCache, modes_text
+from ditcache_rl.control import FBCache
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.policy import modes_text
 from ditcache_rl.types import Mode
-from tests.pipelines import CALL, PROMPTS, draw, draw_under
+from tests.kit.pipelines import CALL, PROMPTS, draw, draw_under
 
 STEPS = 6
 JOBS = [Job(PROMPTS[0], 1), Job(PROMPTS[1], 2)]
@@ -79,7 +80,7 @@ def test_figures_compare_ours_with_the_best_of_the_others() -> None:
 @pytest.fixture
 def pipe() -> Any:
     """A pipeline of its own: peers and hosts leave something on it for good."""
-    from tests.pipelines import build_tiny_pipe
+    from tests.kit.pipelines import build_tiny_pipe
 
     return build_tiny_pipe()
 

@@ -10,11 +10,12 @@ from safetensors.numpy import save_file
 from benchmarks import _table
 from benchmarks._headroom import TableBoard, Yardstick, _auc, play, predictors, swept
 from benchmarks._table import Half, Table, decode, read_tables
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import EveryK, TeaCache
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.search import Board, Case, tree_schedules
+from ditcache_rl.search import tree_schedules
 from ditcache_rl.types import Mode
-from tests.environment import PROMPTS
+from tests.kit.environment import PROMPTS
 
 STEPS = _table.STEPS
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS["train"])]

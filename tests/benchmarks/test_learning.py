@@ -3,9 +3,9 @@ import pytest
 
 from benchmarks import learning
 from benchmarks._headroom import Played
+from ditcache_rl.bench import budgets_of
 from ditcache_rl.config import load_env
-from ditcache_rl.control import load_schedules
-from ditcache_rl.search import budgets_of
+from ditcache_rl.policy import load_schedules
 from ditcache_rl.types import Floats, Mode
 
 

@@ -7,8 +7,8 @@ import pytest
 from benchmarks import online
 from benchmarks._online import Kind, measure, read_table, write_table
 from benchmarks.online import judge
-from ditcache_rl.control import save_policy
-from tests.environment import untrained_policy
+from ditcache_rl.policy import save_policy
+from tests.kit.environment import untrained_policy
 
 FLOOR_DB = 1.0
 

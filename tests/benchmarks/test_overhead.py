@@ -7,9 +7,9 @@ import pytest
 from benchmarks import overhead
 from benchmarks.overhead import Amounts, all_compute, decision, environment, profile
 from ditcache_rl.config import load_env
-from ditcache_rl.control import save_policy
+from ditcache_rl.policy import save_policy
 from ditcache_rl.rl.episodes import cases_of
-from tests.environment import untrained_policy
+from tests.kit.environment import untrained_policy
 
 AMOUNTS = Amounts(pairs=2, requests=2, batches=1, profile_repeats=1, schedule_repeats=1)
 

@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 
 from benchmarks.transfer import CANDIDATES, Known, Meter, adapted
-from ditcache_rl.search import Board, Case, Rollouts
-from tests.pipelines import PROMPTS
+from ditcache_rl.bench import Board, Case
+from ditcache_rl.search import Rollouts
+from tests.kit.pipelines import PROMPTS
 
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache.io import Buffer, SystemIO
+from ditcache_rl.cache import SystemIO
+from ditcache_rl.cache.io import Buffer
 from ditcache_rl.cache.transfer import Ticket
 
 FAULTS = ("eio", "eintr", "short", "enospc", "emfile", "estale", "slow")

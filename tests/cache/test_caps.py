@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ditcache_rl.cache import ask_caps, lower_caps
+from ditcache_rl.cache import SystemIO, ask_caps, lower_caps
 from ditcache_rl.cache.caps import available_host_bytes, disk_room
 from ditcache_rl.cache.folder import file_system, is_memory
-from ditcache_rl.cache.io import SystemIO
 
 CPU = torch.device("cpu")
 

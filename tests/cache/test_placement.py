@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditcache_rl.cache.placement import (
-    NEVER,
-    RULES,
-    Access,
-    Habit,
-    next_uses,
-    schedule_trace,
-    simulate,
-)
+from ditcache_rl.cache import NEVER, Habit, next_uses
+from ditcache_rl.cache.placement import RULES, Access, schedule_trace, simulate
 from ditcache_rl.types import HISTORY, Mode
 
 TRACES = st.lists(st.builds(Access, st.integers(0, 4), st.booleans(), st.just(1)), max_size=12)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch import Tensor
 
-from ditcache_rl.cache import CODECS, Outlook, TieredCache
+from ditcache_rl.cache import CODECS, DeviceTier, Outlook, TieredCache
 from ditcache_rl.cache.disk import DiskTier
-from ditcache_rl.cache.tier import DeviceTier, SlotTier
+from ditcache_rl.cache.tier import SlotTier
 from ditcache_rl.types import EntryKey, Tier
 from tests.cache.faulty import FaultyIO, LateCopier
 

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache import TieredCache
+from ditcache_rl.cache import SystemIO, TieredCache
 from ditcache_rl.cache.disk import DiskTier
-from ditcache_rl.cache.io import Buffer, SystemIO
+from ditcache_rl.cache.io import Buffer
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Mode, Modes, Tier
 from tests.cache.faulty import FaultyIO
 from tests.chaos.outcome import CRASH, LEAKED, MISMATCH, WRONG, Beat, Findings, Outcome
-from tests.pipelines import CALL, PROMPTS, build_tiny_pipe
+from tests.kit.pipelines import CALL, PROMPTS, build_tiny_pipe
 
 _SITES, _CANCEL_STEPS, _REPLAY_STEPS, _SOAK_STEPS = 5, 20, 8, 3
 #: Bytes of a residual per row: 76 tokens of 32 float32 numbers.

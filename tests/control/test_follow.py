@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ditcache_rl.control.patterns import follow, pattern_costs, step_patterns
+from ditcache_rl.schedules.patterns import follow, pattern_costs, step_patterns
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.types import Mode
 

@@ -8,8 +8,8 @@ import torch
 from ditcache_rl.control import AllCompute, Controller, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Mode, Tier
-from tests.laws import Walk, check_controller, check_rows_decide_alone, random_signals
-from tests.pipelines import PROMPTS, assert_close, draw, draw_under
+from tests.kit.laws import Walk, check_controller, check_rows_decide_alone, random_signals
+from tests.kit.pipelines import PROMPTS, assert_close, draw, draw_under
 
 HUGE = 1e9
 MAKERS: dict[str, Callable[[], Controller]] = {

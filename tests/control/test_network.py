@@ -16,7 +16,7 @@ from ditcache_rl.control import (
 )
 from ditcache_rl.errors import BudgetError
 from ditcache_rl.types import HISTORY, Mode, Tier
-from tests.laws import Walk, check_controller, check_rows_decide_alone, random_signals
+from tests.kit.laws import Walk, check_controller, check_rows_decide_alone, random_signals
 
 TIERS = (Tier.DEVICE, Tier.DROP)
 

@@ -8,7 +8,7 @@ from ditcache_rl.control import Controller
 from ditcache_rl.control.published import AdaCache, DiCache
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Mode
-from tests.laws import Walk, check_controller, check_rows_decide_alone, random_signals
+from tests.kit.laws import Walk, check_controller, check_rows_decide_alone, random_signals
 
 MAKERS: dict[str, Callable[[float], Controller]] = {"dicache": DiCache, "adacache": AdaCache}
 

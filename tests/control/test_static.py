@@ -4,7 +4,7 @@ import pytest
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import HISTORY, Modes, Tier
-from tests.laws import Walk, check_controller, random_signals
+from tests.kit.laws import Walk, check_controller, random_signals
 
 SHARED = np.array([[0, 0], [1, 0], [2, 1], [0, 3]], dtype=np.int8)
 BY_ROW = np.stack([SHARED, np.zeros_like(SHARED), SHARED], axis=1)

@@ -14,13 +14,12 @@ from ditcache_rl.evaluate import (
     Method,
     Results,
     build_report,
-    machine_facts,
     plot_frontier,
     plot_grid,
     render_table,
-    version_facts,
 )
 from ditcache_rl.evaluate.methods import REFERENCE
+from ditcache_rl.machine import machine_facts, version_facts
 
 PROMPTS = tuple(
     f"a small plain red disc at left on a white background, number {i}" for i in range(8)

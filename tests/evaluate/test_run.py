@@ -14,10 +14,16 @@ from rich.progress import Progress
 from ditcache_rl.cache import Caps
 from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.evaluate import Method, Results, build_report, default_baselines, evaluate
-from ditcache_rl.evaluate.report import write_report
+from ditcache_rl.evaluate import (
+    Method,
+    Results,
+    build_report,
+    default_baselines,
+    evaluate,
+    write_report,
+)
 from ditcache_rl.shapes import CALL
-from ditcache_rl.shapes.components import (
+from ditcache_rl.shapes.recipe.components import (
     build_autoencoder,
     build_clip,
     build_scheduler,

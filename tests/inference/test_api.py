@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 import ditcache_rl as dc
-from ditcache_rl.control import AllCompute, EveryK, Policy, save_policy
+from ditcache_rl.control import AllCompute, EveryK
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Wish
-from ditcache_rl.metrics import CostModel
+from ditcache_rl.policy import Policy, save_policy
+from ditcache_rl.schedules import CostModel
 from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import Mode
-from tests.environment import PROMPTS, untrained_policy
+from tests.kit.environment import PROMPTS, untrained_policy
 
 
 @pytest.fixture

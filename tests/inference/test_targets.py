@@ -8,10 +8,10 @@ import pytest
 from ditcache_rl.control import NetworkController, Plan, StaticSchedule
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Wish, tradeoff_budget
-from ditcache_rl.metrics import CostModel
+from ditcache_rl.schedules import CostModel
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.types import Mode
-from tests.environment import levels_of, untrained_policy
+from tests.kit.environment import levels_of, untrained_policy
 
 #: 10 steps: an image costs 0.1 s, a step 0.01 s, computing it 0.08 s: 1.0 s for full compute.
 COST = CostModel(

@@ -11,7 +11,7 @@ from torch import nn
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks, split_sites
 from ditcache_rl.instrument.signatures import BlockSignature, known_signature
-from tests.pipelines import BLOCKS, DOUBLE_BLOCKS
+from tests.kit.pipelines import BLOCKS, DOUBLE_BLOCKS
 
 BOTH = BlockSignature(
     names=("hidden_states", "encoder_hidden_states"),

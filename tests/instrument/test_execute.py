@@ -13,8 +13,8 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK, StaticSchedule
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.types import Mode, Modes
-from tests.oracle import SITE_EDGES, effective, overruled
-from tests.pipelines import BLOCKS, GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
+from tests.kit.oracle import SITE_EDGES, effective, overruled
+from tests.kit.pipelines import BLOCKS, GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
 
 #: An example is two or three calls of the pipeline.
 FEW = settings(max_examples=12)

@@ -10,8 +10,8 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.fingerprint import ModelWatch, changed_parts
-from ditcache_rl.shapes.components import build_scheduler
-from tests.pipelines import build_tiny_pipe, draw
+from ditcache_rl.shapes.recipe.components import build_scheduler
+from tests.kit.pipelines import build_tiny_pipe, draw
 from tests.zoo.loop import DenoiserLoop
 
 

@@ -10,9 +10,9 @@ from ditcache_rl.instrument import Request
 from ditcache_rl.instrument.branches import CallFacts
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.request import current_request
-from ditcache_rl.shapes.components import build_scheduler
+from ditcache_rl.shapes.recipe.components import build_scheduler
 from ditcache_rl.types import Decision, EntryKey, Mode, RunInfo, StepInfo, Tier
-from tests.pipelines import GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
+from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
 
 ROWS = 3
 

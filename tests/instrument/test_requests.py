@@ -11,7 +11,7 @@ from ditcache_rl.control import EveryK
 from ditcache_rl.errors import ConfigError, StateError, UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Mode
-from tests.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
+from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
 from tests.zoo.requests import cancel_identical, threads_identical
 
 

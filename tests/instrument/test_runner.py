@@ -15,7 +15,7 @@ from ditcache_rl.control import AllCompute, Controller, EveryK, FBCache, StaticS
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo
-from tests.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
+from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
 
 
 class Interrupted(Exception):

@@ -9,9 +9,9 @@ from torch import nn
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK
-from ditcache_rl.inference.compress import quantize_weights
 from ditcache_rl.instrument import BlockRunner
-from tests.pipelines import build_tiny_pipe, draw, draw_under
+from ditcache_rl.pipelines.compress import quantize_weights
+from tests.kit.pipelines import build_tiny_pipe, draw, draw_under
 from tests.zoo.pipelines import build, pipeline_unit
 
 CPU = torch.device("cpu")

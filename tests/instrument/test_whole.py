@@ -13,8 +13,8 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.types import HISTORY, Decision, Mode, Modes, StepInfo
 from tests.instrument.test_execute import FEW, tables
-from tests.oracle import effective, overruled_output
-from tests.pipelines import GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
+from tests.kit.oracle import effective, overruled_output
+from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
 
 
 def test_every_schedule_draws_what_the_denoiser_would_if_overruled(tiny_pipe: Any) -> None:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from ditcache_rl.bench import Case, board_of
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
-from ditcache_rl.control import StaticSchedule, load_policy
-from ditcache_rl.rl.setup import shared_pipeline, twin_of
-from ditcache_rl.search import Case, board_of
-from tests.environment import write_env
-from tests.pipelines import PROMPTS, build_tiny_pipe
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.policy import load_policy
+from ditcache_rl.rl.scenario import shared_pipeline, twin_of
+from tests.kit.environment import write_env
+from tests.kit.pipelines import PROMPTS, build_tiny_pipe
 from tests.zoo.pipelines import kl, model
 
 CALL = {"height": 16, "width": 16, "guidance_scale": 3.0}

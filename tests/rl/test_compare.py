@@ -7,7 +7,7 @@ import numpy as np
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.episodes import cases_of
-from tests.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_setting
 
 
 def test_a_network_that_changes_nothing_gains_nothing(

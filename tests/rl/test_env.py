@@ -17,7 +17,7 @@ from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.rl import DenoiseEnv
 from ditcache_rl.rl.episodes import project
 from ditcache_rl.types import Mode, Tier
-from tests.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_setting
 
 Action = NDArray[np.int64]
 

@@ -12,7 +12,8 @@ import torch
 
 from ditcache_rl.cli import main
 from ditcache_rl.config import find_policy
-from ditcache_rl.control import Policy, PolicyNetwork, load_policy, load_schedules
+from ditcache_rl.control import PolicyNetwork
+from ditcache_rl.policy import Policy, load_policy, load_schedules
 from ditcache_rl.rl.export import export_onnx
 
 OBSERVATIONS = 10_000

@@ -17,7 +17,7 @@ from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
 from ditcache_rl.rl.episodes import Outcome, cases_of, draw_task
 from ditcache_rl.rl.learn import learn, make_ppo
 from ditcache_rl.rl.policy import PriorPolicy, exported
-from tests.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_setting
 
 EPISODES = 32  # two rollouts of four batches of four rows
 

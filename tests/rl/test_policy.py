@@ -11,9 +11,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import best_actions
-from ditcache_rl.control.patterns import action_prior
 from ditcache_rl.rl.learn import make_ppo
 from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
+from ditcache_rl.schedules.patterns import action_prior
 
 PATTERNS, TIERS, FEATURES = 4, 2, 6
 

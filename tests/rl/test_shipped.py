@@ -11,8 +11,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 import ditcache_rl as dc
 from ditcache_rl.config import find_policy, shipped_policies
-from ditcache_rl.control import Policy, load_policy
 from ditcache_rl.metrics import psnr_db
+from ditcache_rl.policy import Policy, load_policy
 from ditcache_rl.rl.policy import MaskablePriorPolicy
 from ditcache_rl.shapes import CALL, load_pipeline
 

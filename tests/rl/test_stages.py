@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import Plan
-from ditcache_rl.control.patterns import pattern_costs, step_patterns
 from ditcache_rl.rl.episodes import cases_of
 from ditcache_rl.rl.stages import (
     floors_stage,
@@ -15,10 +15,11 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.search import Board, Case, Sample
+from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
+from ditcache_rl.search import Sample
 from ditcache_rl.types import Mode
-from tests.boards import Puzzle, hidden_schedule
-from tests.environment import tiny_config, tiny_setting
+from tests.kit.boards import Puzzle, hidden_schedule
+from tests.kit.environment import tiny_config, tiny_setting
 
 CASES = [Case("a", 1), Case("b", 2)]
 SAMPLE = Sample(CASES, CASES, CASES[:1])

@@ -13,14 +13,14 @@ import pytest
 import ditcache_rl as dc
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
-from ditcache_rl.control import load_policy
-from ditcache_rl.control.patterns import pattern_costs
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.inference import open_pipeline
-from ditcache_rl.metrics import CostModel
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.policy import load_policy
 from ditcache_rl.rl import train
 from ditcache_rl.rl.train import TrainOptions
-from tests.environment import PROMPTS, write_env
+from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.patterns import pattern_costs
+from tests.kit.environment import PROMPTS, write_env
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 

@@ -14,7 +14,7 @@ from ditcache_rl.errors import StateError
 from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
 from ditcache_rl.rl.episodes import Outcome, cases_of
 from ditcache_rl.types import Mode, Tier
-from tests.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_setting
 
 Heard = list[tuple[Outcome, NDArray[np.float64]]]
 

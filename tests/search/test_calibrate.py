@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.control.nodes import newton_weights
 from ditcache_rl.instrument.forecast import weighted_sum
-from ditcache_rl.search import Board, Case, Replay
+from ditcache_rl.schedules.forecast import newton_weights
 from ditcache_rl.search.calibrate import (
     Products,
     errors_of,
@@ -18,7 +18,7 @@ from ditcache_rl.search.calibrate import (
     measure_products,
 )
 from ditcache_rl.types import Mode
-from tests.pipelines import PROMPTS, draw, draw_under
+from tests.kit.pipelines import PROMPTS, draw, draw_under
 
 STEPS = 5
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]

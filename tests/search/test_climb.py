@@ -4,20 +4,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ditcache_rl.bench import Case
 from ditcache_rl.control import Plan
-from ditcache_rl.control.patterns import pattern_costs, step_patterns
-from ditcache_rl.search import (
-    Case,
-    ClimbSettings,
-    Space,
-    Trials,
-    Weights,
-    search_plan,
-    spaced_plan,
-)
+from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
+from ditcache_rl.search import ClimbSettings, Space, Trials, Weights, search_plan, spaced_plan
 from ditcache_rl.search.climb import anneal, climb, first_rows
 from ditcache_rl.types import Mode
-from tests.boards import Puzzle, hidden_schedule
+from tests.kit.boards import Puzzle, hidden_schedule
 
 CASES = [Case("a", 1), Case("b", 2)]
 SETTINGS = ClimbSettings(evaluations=12, psnr_weight=1.0, ssim_weight=1.0)

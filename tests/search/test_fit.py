@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.control.nodes import Nodes
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.search import METHODS, Board, Calibration, Case, Problem, Replay, Rollouts
+from ditcache_rl.schedules.forecast import Nodes
+from ditcache_rl.search import METHODS, Calibration, Problem, Rollouts, Trials, Weights
 from ditcache_rl.search.fit import climb_nodes, normal_equations
-from ditcache_rl.search.trials import Trials, Weights
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
-from tests.pipelines import PROMPTS, assert_close, build_tiny_pipe, draw, draw_under
+from tests.kit.pipelines import PROMPTS, assert_close, build_tiny_pipe, draw, draw_under
 
 STEPS = 6
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]

@@ -3,9 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ditcache_rl.search import Case, Quality, sample_cases
+from ditcache_rl.bench import Case, Quality
+from ditcache_rl.search import sample_cases
 from ditcache_rl.types import Floats, Modes
-from tests.boards import Puzzle, hidden_schedule
+from tests.kit.boards import Puzzle, hidden_schedule
 
 #: Seeds are decibels: the worse ones come last.
 CASES = [Case("scene", 50 - index) for index in range(12)]

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.search import (
     METHODS,
-    Board,
     Calibration,
-    Case,
     Found,
     Problem,
+    Row,
     Space,
     Trials,
     Weights,
@@ -22,10 +22,10 @@ from ditcache_rl.search import (
 )
 from ditcache_rl.search.climb import first_rows
 from ditcache_rl.search.paths import path_cost
-from ditcache_rl.search.space import Row, spaced
+from ditcache_rl.search.space import spaced
 from ditcache_rl.types import Mode
-from tests.boards import Puzzle, hidden_schedule
-from tests.pipelines import GUIDANCE, PROMPTS
+from tests.kit.boards import Puzzle, hidden_schedule
+from tests.kit.pipelines import GUIDANCE, PROMPTS
 
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
 #: Methods that choose modes of sites; the other one is tested with what it is made of.

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ditcache_rl.search import Space
-from ditcache_rl.search.space import BETWEEN, move, pay_up, spaced
+from ditcache_rl.search import Space, pay_up
+from ditcache_rl.search.space import BETWEEN, move, spaced
 from ditcache_rl.types import Mode
 
 

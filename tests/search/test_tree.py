@@ -3,10 +3,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.search import Board, Case, grow_tree, tree_index, tree_schedules
+from ditcache_rl.search import grow_tree, tree_index, tree_schedules
 from ditcache_rl.types import Mode
-from tests.pipelines import PROMPTS, assert_close, draw_under
+from tests.kit.pipelines import PROMPTS, assert_close, draw_under
 
 STEPS = 5
 

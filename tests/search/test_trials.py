@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ditcache_rl.bench import Case
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.search import Case, Row, Trials, Weights
-from tests.boards import Puzzle, hidden_schedule
+from ditcache_rl.search import Row, Trials, Weights
+from tests.kit.boards import Puzzle, hidden_schedule
 
 CASES = [Case("a", 1), Case("b", 2)]
 

@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.sensitivity import (
-    SensitivityMap,
-    load_map,
-    rank_correlation,
-    save_map,
-    typical,
-)
+from ditcache_rl.sensitivity import SensitivityMap, load_map, rank_correlation, save_map, typical
 
 TABLE = np.array([[np.nan, np.nan, np.nan], [1.0, 3.0, 2.0], [3.0, 5.0, 9.0]])
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.errors import StateError, UnsupportedModelError
-from ditcache_rl.inference.compress import quantize_weights
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.search import Board, Case
+from ditcache_rl.pipelines.compress import quantize_weights
 from ditcache_rl.sensitivity import (
     SUBLAYERS,
     attention_sensitivity,
@@ -24,7 +24,7 @@ from ditcache_rl.sensitivity import (
 )
 from ditcache_rl.sensitivity.attention import attention_weights
 from ditcache_rl.types import Mode
-from tests.pipelines import BLOCKS, CALL, PROMPTS
+from tests.kit.pipelines import BLOCKS, CALL, PROMPTS
 
 STEPS, SITES = 4, 3
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS[:2])]

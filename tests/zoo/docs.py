@@ -29,7 +29,7 @@ batch, it draws as a fresh pipeline does; rows with schedules of their own draw 
 alone (up to rounding, in float64), to the bit the same whatever the other rows hold. Blocks are
 those of the tiny configuration; *entries* is how many residuals are kept per site and branch;
 *branches* is the most guidance branches of a step that were seen."""
-TABLE = Path("ditcache_rl/inference/pipelines.json")
+TABLE = Path("ditcache_rl/pipelines/pipelines.json")
 PAGE = Path("docs/pipelines.md")
 
 

@@ -220,7 +220,7 @@ def _flow(**options: Any) -> FlowMatchEulerDiscreteScheduler:
 
 def _flux(kind: type[nn.Module] | None = None, **changes: Any) -> dict[str, Any]:
     """Return components of FLUX with the text encoders of the embedded default."""
-    from tests.pipelines import build_tiny_pipe
+    from tests.kit.pipelines import build_tiny_pipe
 
     parts: dict[str, Any] = dict(build_tiny_pipe().components)
     parts = {k: v for k, v in parts.items() if k not in ("image_encoder", "feature_extractor")}

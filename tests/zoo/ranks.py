@@ -18,7 +18,7 @@ from ditcache_rl.control import AllCompute, EveryK
 from ditcache_rl.instrument import BlockRunner, Ranks
 from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.types import Decision
-from tests.pipelines import build_tiny_pipe, draw
+from tests.kit.pipelines import build_tiny_pipe, draw
 from tests.zoo.loop import DenoiserLoop
 
 

@@ -15,7 +15,7 @@ from ditcache_rl import session
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
-from tests.pipelines import PROMPTS, draw
+from tests.kit.pipelines import PROMPTS, draw
 from tests.zoo.rows import RowGaps, Unit, row_gaps
 
 #: What requests differ in: side, steps, guidance.

@@ -11,12 +11,14 @@ import torch
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy, load_env
-from ditcache_rl.control import EveryK, Policy, StaticSchedule, load_policy
+from ditcache_rl.control import EveryK, StaticSchedule
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.inference import PolicyController, Wish, check_identity, open_pipeline
-from ditcache_rl.inference.compress import quantize_weights
+from ditcache_rl.inference import PolicyController, Wish
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import psnr_db
+from ditcache_rl.pipelines import check_identity, open_pipeline
+from ditcache_rl.pipelines.compress import quantize_weights
+from ditcache_rl.policy import Policy, load_policy
 from ditcache_rl.rl.retarget import retarget
 
 STEPS = 28

@@ -1,0 +1,109 @@
+"""Measure what a pipeline costs on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.schedules import CostModel, fit_cost
+from ditcache_rl.types import HISTORY, Floats, Mode, Modes
+
+
+def measure_profile(
+    pipe: Any,
+    *,
+    steps: int,
+    sites: int,
+    prompt: str,
+    call: Mapping[str, Any],
+    blocks: str | None = None,
+    repeats: int = 12,
+    on_run: Callable[[float], None] | None = None,
+) -> CostModel:
+    """Fit the cost model to calls of the pipeline under a few very different schedules.
+
+    Args:
+        pipe: The pipeline; batch 1 is measured.
+        steps: Denoising steps.
+        sites: Parts of the block stack.
+        prompt: What to draw.
+        call: Further arguments of the call.
+        blocks: Where the blocks are, as in `BlockRunner`.
+        repeats: Rounds through all schedules. What counts is the median of the time over that of
+            full compute in the same round, so that a machine whose speed drifts favours none.
+        on_run: Called after every call with the share that is done, for a progress bar.
+    """
+    schedules = probe_schedules(steps, sites)
+    seconds = np.empty((repeats, len(schedules)))
+    for repeat in range(-1, repeats):  # round -1 warms up
+        for place in range(len(schedules)):
+            index = (place + repeat) % len(schedules)
+            elapsed = timed_call(pipe, schedules[index], prompt=prompt, call=call, blocks=blocks)
+            if repeat >= 0:
+                seconds[repeat, index] = elapsed
+            if on_run is not None:
+                on_run((repeat + 1 + (place + 1) / len(schedules)) / (repeats + 1))
+    full = seconds[:, :1]
+    typical = np.median(full) * np.median(seconds / full, axis=0)
+    return fit_cost(schedules, [float(s) for s in typical])
+
+
+def probe_schedules(steps: int, sites: int) -> list[Modes]:
+    """List schedules from full compute, the first, to almost none, with reuse and forecasts."""
+    # A shorter call tells the cost of a step from that of an image.
+    counts = sorted({steps, max(1, steps // 4)}, reverse=True)
+    schedules = [np.zeros((count, sites), dtype=np.int8) for count in counts]
+    for period in (2, 4, steps):
+        for mode in (Mode.REUSE, Mode.FORECAST2):  # the dearest forecast
+            modes = np.full((steps, sites), mode, dtype=np.int8)
+            modes[::period] = Mode.COMPUTE
+            schedules.append(modes)
+    return schedules
+
+
+def timed_call(
+    pipe: Any, modes: Modes, *, prompt: str, call: Mapping[str, Any], blocks: str | None = None
+) -> float:
+    """Return the seconds of one pipeline call under a schedule; full compute is the plain pipeline.
+
+    What is promised is a share of what a user of the plain pipeline waits.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    with _attached(pipe, modes, blocks):
+        synchronize()
+        started = time.perf_counter()
+        pipe(prompt, num_inference_steps=len(modes), generator=generator, output_type="pt", **call)
+        synchronize()
+        return time.perf_counter() - started
+
+
+def _attached(pipe: Any, modes: Modes, blocks: str | None) -> AbstractContextManager[object]:
+    if not modes.any():
+        return nullcontext()
+    schedule = StaticSchedule(modes, _any_weights(modes) if modes.shape[1] == 1 else None)
+    return BlockRunner(pipe, schedule, TieredCache(), sites=modes.shape[1], blocks=blocks)
+
+
+def _any_weights(modes: Modes) -> Floats:
+    """Weigh all that forecasts of one site know; fitted weights take a little longer than Newton's.
+
+    Returns:
+        (steps, HISTORY), nan where there is no forecast.
+    """
+    known = (modes == Mode.COMPUTE).cumsum()[:, None]
+    weights = np.where(np.arange(HISTORY) < known, 0.5, 0.0)
+    return np.where(modes >= Mode.FORECAST1, weights, np.nan)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,63 @@
+"""Facts of the machine and of the software on it, for whoever compares two reports."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from ditcache_rl._version import __version__
+
+#: Packages whose version can change a time or an image.
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scikit-image", "scipy", "lpips")
+
+
+def machine_facts() -> dict[str, str | int | None]:
+    """Describe the machine.
+
+    Returns:
+        `os`, `cpu`, `cores` (logical ones that this process may use), `threads` (of torch),
+        `memory_bytes` and `gpu`; None for what cannot be told or is not there.
+    """
+    usable = getattr(os, "sched_getaffinity", None)
+    return {
+        "os": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": len(usable(0)) if usable else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": _memory_bytes(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def version_facts() -> dict[str, str | None]:
+    """Name the versions of Python, this package and `PACKAGES`; None for what is not installed."""
+    facts: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "ditcache_rl": __version__,
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = None
+    return facts
+
+
+def _cpu_model() -> str | None:
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # no POSIX, or no such fact
+        return None

@@ -1,0 +1,1 @@
+"""The recipe by which the embedded pipeline was trained: scenes, captions, components, loops."""

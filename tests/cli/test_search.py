@@ -1,0 +1,202 @@
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import ditcache_rl as dc
+from ditcache_rl.bench import Board
+from ditcache_rl.cli.eval import schedule_methods
+from ditcache_rl.cli.search import SearchOptions, search_schedules
+from ditcache_rl.cli.search_view import render_schedules
+from ditcache_rl.config import load_env
+from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.policy import ScheduleFile, load_schedules
+from ditcache_rl.types import Mode
+from tests.kit.pipelines import GUIDANCE, PROMPTS, build_tiny_pipe
+
+SILENT = Console(file=io.StringIO(), width=200)
+
+
+def options(folder: Path, **changes: Any) -> SearchOptions:
+    settings = SearchOptions(
+        run=folder,
+        out=folder / "schedules.json",
+        methods=["uniform", "dp", "climb"],
+        budgets=[0.5, 0.75],
+        evaluations=8,
+        prompts=2,
+        seed=1,
+        command="ditcache-rl search tiny",
+    )
+    return replace(settings, **changes)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    search_schedules(load_env(tiny_env), options(folder), console=SILENT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(run: Path) -> ScheduleFile:
+    return load_schedules(run / "schedules.json")
+
+
+def test_a_search_finds_every_budget_at_every_step_count(found: ScheduleFile) -> None:
+    computed = {
+        (s.method, s.steps): sorted(
+            t.modes.count("C")
+            for t in found.schedules
+            if (t.method, t.steps) == (s.method, s.steps)
+        )
+        for s in found.schedules
+    }
+
+    assert found.steps == [4, 6]
+    assert found.methods == ["uniform", "dp", "climb"]
+    assert all(counts == [steps // 2, 3 * steps // 4] for (_, steps), counts in computed.items())
+
+
+def test_forecasts_are_fitted_at_every_step_count(tiny_env: Path, tmp_path: Path) -> None:
+    config = load_env(tiny_env)
+    whole = replace(config, cache=replace(config.cache, sites=1, blocks="transformer"))
+
+    search_schedules(whole, options(tmp_path, methods=["fitted"]), console=SILENT)
+
+    found = load_schedules(tmp_path / "schedules.json")
+    assert found.steps == [4, 6]
+    for schedule in found.schedules:
+        assert schedule.fitted is not None
+        computed = schedule.table[:, 0] == Mode.COMPUTE
+        assert (np.isfinite(schedule.fitted).all(axis=1) == ~computed).all()
+        assert computed.sum() in (schedule.steps // 2, 3 * schedule.steps // 4)
+    with dc.cached(build_tiny_pipe(), tmp_path / "schedules.json", budget=0.5):
+        pass  # the file is fit to be run
+
+
+def test_an_interrupted_search_ends_as_one_that_was_not(
+    run: Path, tiny_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, real, calls = load_env(tiny_env), Board.score, 0
+
+    def interrupt(self: Board, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    for file in run.glob("profile-*.json"):  # measuring takes longest
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(Board, "score", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search_schedules(config, options(tmp_path), console=SILENT)
+    search_schedules(config, options(tmp_path), console=SILENT)
+    drawn = calls
+    search_schedules(config, options(tmp_path), console=SILENT)
+
+    assert calls == drawn
+    once, again = (load_schedules(f / "schedules.json") for f in (run, tmp_path))
+    assert again.schedules == once.schedules
+
+
+def test_a_run_of_other_prompts_is_not_gone_on_with(run: Path, tiny_env: Path) -> None:
+    with pytest.raises(ConfigError, match="belongs to a search of another environment or other"):
+        options(run, prompts=3).check(load_env(tiny_env))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["climbs"]}, "received 'climbs'. Did you mean 'climb'"),
+        ({"budgets": [0.1]}, r"--budgets must lie in \[0.25, 1\].*received 0.1"),
+        ({"budgets": [1.5]}, "received 1.5"),
+        ({"evaluations": 0}, "--evaluations must be >= 1, received 0"),
+        ({"prompts": 4}, "--prompts must lie between 1 and the 3"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    changes: dict[str, Any], message: str, tiny_env: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        options(tmp_path, **changes).check(load_env(tiny_env))
+
+
+def test_the_table_has_a_line_per_budget_and_a_column_per_method(found: ScheduleFile) -> None:
+    table = render_schedules(found)
+
+    assert [column.header for column in table.columns] == ["steps", "computed", *found.methods]
+    assert table.row_count == 4
+
+
+def test_an_evaluation_measures_every_schedule_of_a_step_count(found: ScheduleFile) -> None:
+    methods = schedule_methods(found, steps=6)
+
+    assert [(m.name, m.target) for m in methods] == [
+        (name, f"{count}/6 computed") for name in found.methods for count in (3, 4)
+    ]
+    assert {m.family for m in methods} == {"static"}
+    with pytest.raises(ConfigError, match=r"--steps among \[4, 6\] .* received 5"):
+        schedule_methods(found, steps=5)
+
+
+def test_a_schedule_file_runs_in_place_of_a_policy(
+    run: Path, found: ScheduleFile, tiny_folder: Path, tiny_call: dict[str, Any]
+) -> None:
+    pipe = open_pipeline(str(tiny_folder), device="cpu")
+    for policy in (run / "schedules.json", str(run / "schedules.json"), found):
+        with dc.cached(pipe, policy, budget=0.8) as attached:
+            for steps in (4, 6):
+                pipe(PROMPTS[0], num_inference_steps=steps, output_type="latent", **tiny_call)
+            modes = [log.modes[:, 0] for log in attached.logs]
+        assert [int((m == Mode.COMPUTE).sum()) for m in modes] == [3, 4]
+        best = max(
+            (s for s in found.schedules if s.modes.count("C") == 3 and s.steps == 4),
+            key=lambda s: s.psnr_db * 2 / 10 + 3 * s.ssim,
+        )  # the weights of the environment
+        # The runner lowers a forecast to what is known.
+        np.testing.assert_array_equal(modes[0] == Mode.COMPUTE, best.table == Mode.COMPUTE)
+
+
+def test_a_file_for_another_model_or_out_of_reach_is_refused(
+    found: ScheduleFile, tiny_folder: Path
+) -> None:
+    pipe = open_pipeline(str(tiny_folder), device="cpu")
+    with pytest.raises(BudgetError, match="within reach"):
+        dc.attach(pipe, found, budget=0.3)
+    with pytest.raises(ConfigError, match="knows its sites"):
+        dc.attach(pipe, found, sites=2)
+
+    other = build_tiny_pipe()
+    other.transformer.proj_out.bias.data += 1
+    with pytest.raises(ArtifactError, match="another model"):
+        dc.attach(other, found)
+
+
+def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
+    tiny_env: Path, tmp_path: Path
+) -> None:
+    config = load_env(tiny_env)
+    call = config.pipeline.call | GUIDANCE  # two branches, which no replay takes apart
+    config = replace(
+        config,
+        steps=[4],
+        pipeline=replace(config.pipeline, call=call),
+        ppo=replace(config.ppo, rows=1),  # a negative prompt is for one row
+    )
+    heard = Console(file=io.StringIO(), width=200)
+    settings = options(tmp_path, methods=["uniform", "dp"], budgets=[0.5], prompts=1)
+
+    search_schedules(config, settings, console=heard)
+
+    assert load_schedules(settings.out).methods == ["uniform"]
+    assert "left out dp: expected one call of the transformer per step" in heard.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(UnsupportedModelError):
+        search_schedules(config, replace(settings, methods=["dp"]), console=SILENT)

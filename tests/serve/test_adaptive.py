@@ -1,0 +1,120 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import ditcache_rl as dc
+from ditcache_rl.control import EveryK
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.policy import Policy
+from tests.kit.environment import PROMPTS, untrained_policy
+
+
+@pytest.fixture
+def policy(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Policy:
+    return untrained_policy(tiny_pipe, tiny_call)
+
+
+def draw(pipe: Any, call: dict[str, Any], *, output_type: str = "pt", **options: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    options = {"num_inference_steps": 4, "generator": generator} | options
+    return pipe(PROMPTS["test"][0], output_type=output_type, **call, **options).images
+
+
+def known(bandit: dc.Bandit) -> int:
+    return len([line for line in bandit.summary() if "audits" in line])
+
+
+def test_an_audited_request_returns_the_reference(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    before: Tensor = draw(tiny_pipe, tiny_call)
+    bandit = dc.Bandit(min_psnr=1.0, audit=1.0)
+
+    with dc.cached(tiny_pipe, policy, adapt=bandit) as run:
+        audited = [draw(tiny_pipe, tiny_call) for _ in range(3)]
+
+    assert all(torch.equal(image, before) for image in audited)
+    assert run.logs, "schedules ran beside it"
+    assert known(bandit) == 1
+
+
+def test_what_was_audited_is_served_after_a_restart(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    state = tmp_path / "bandit.json"
+    with dc.cached(tiny_pipe, policy, adapt=dc.Bandit(min_psnr=1.0, audit=1.0, state=state)):
+        for _ in range(6):
+            draw(tiny_pipe, tiny_call)
+
+    bandit = dc.Bandit(min_psnr=1.0, audit=1e-9, state=state)
+    with dc.cached(tiny_pipe, policy, adapt=bandit) as run:
+        draw(tiny_pipe, tiny_call)
+
+    assert run.logs[0].compute_share < 1
+    assert "audited       4 steps, 1 rows" in run.summary()
+
+
+def test_a_floor_that_nothing_reaches_leaves_the_plain_pipeline(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    before: Tensor = draw(tiny_pipe, tiny_call)
+
+    with dc.cached(tiny_pipe, policy, adapt=dc.Bandit(min_psnr=60.0, audit=1e-9)):
+        assert torch.equal(draw(tiny_pipe, tiny_call), before)
+
+
+def test_switched_off_it_follows_the_target(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    bandit = dc.Bandit(min_psnr=60.0, audit=1.0)
+    with dc.cached(tiny_pipe, policy, budget=0.5, adapt=bandit) as run:
+        bandit.active = False
+        draw(tiny_pipe, tiny_call)
+
+    assert [log.compute_share.tolist() for log in run.logs] == [[0.5]]
+    assert not known(bandit)
+
+
+@pytest.mark.parametrize("options", [{"generator": None}, {"output_type": "latent"}])
+def test_what_cannot_be_compared_is_not_audited(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any], options: dict[str, Any]
+) -> None:
+    bandit = dc.Bandit(min_psnr=1.0, audit=1.0)
+    with dc.cached(tiny_pipe, policy, adapt=bandit):
+        draw(tiny_pipe, tiny_call, **options)
+
+    assert not known(bandit)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np"])
+def test_images_of_every_form_are_compared(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any], output_type: str
+) -> None:
+    bandit = dc.Bandit(min_psnr=1.0, audit=1.0)
+    with dc.cached(tiny_pipe, policy, adapt=bandit):
+        draw(tiny_pipe, tiny_call, output_type=output_type)
+
+    assert known(bandit) == 1
+
+
+def test_a_callback_hears_an_audited_request_once(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    heard = []
+
+    def listen(pipe: Any, step: int, timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        heard.append(step)
+        return kept
+
+    with dc.cached(tiny_pipe, policy, adapt=dc.Bandit(min_psnr=1.0, audit=1.0)):
+        draw(tiny_pipe, tiny_call, callback_on_step_end=listen)
+
+    assert heard == [0, 1, 2, 3]
+
+
+def test_a_controller_leaves_nothing_to_choose(tiny_pipe: Any) -> None:
+    with pytest.raises(ConfigError, match="the controller EveryK"):
+        dc.attach(tiny_pipe, EveryK(2), adapt=dc.Bandit(min_psnr=35))

@@ -1,0 +1,143 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ditcache_rl.control import Plan
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.schedules import nominal_cost
+from ditcache_rl.search import spaced_plan
+from ditcache_rl.serve import Arm, Bandit, arms_of
+
+FLOOR = 35.0
+
+
+def arms(*, known: bool = False) -> list[Arm]:
+    """Schedules of 1, 2 and 3 computed steps of 4, in time as many seconds."""
+    plan = spaced_plan(4, 1)
+    if known:
+        plan.quality[:, 0] = [np.nan, 30, 50, 55, 60]
+        plan.floors[:, 0] = [np.nan, 25, 45, 50, 60]
+    return arms_of(plan, nominal_cost(4, 1), FLOOR)
+
+
+def serve(bandit: Bandit, psnr: list[float], requests: int, *, spread: float = 1.0) -> list[int]:
+    """Serve requests whose schedules have such a PSNR; returns what was served, 3 for full."""
+    rng, some = np.random.default_rng(1), arms()
+    served = []
+    for _ in range(requests):
+        turn = bandit.turn("kind", some)
+        served.append(3 if turn.arm is None else turn.arm)
+        for arm in turn.audited:
+            bandit.note_time("kind", some, arm, arm + 1.0)
+            bandit.note_audit("kind", some, arm, psnr[arm] + spread * rng.normal())
+    return served
+
+
+def test_nothing_is_served_before_an_audit_where_the_policy_knows_nothing() -> None:
+    served = serve(Bandit(min_psnr=FLOOR, audit=1e-9), [60, 60, 60], 50)
+
+    assert set(served) == {3}
+
+
+def test_what_the_policy_measured_is_served_at_once() -> None:
+    turn = Bandit(min_psnr=FLOOR, audit=1e-9).turn("kind", arms(known=True))
+
+    assert turn.arm == 1, "30 dB is too little, 50 dB with a fifth percentile of 45 is enough"
+
+
+def test_the_fastest_schedule_above_the_floor_is_found() -> None:
+    served = serve(Bandit(min_psnr=FLOOR, audit=0.3), [30, 42, 50], 300)
+
+    assert set(served[200:]) == {1}
+
+
+def test_a_schedule_below_the_floor_is_never_served() -> None:
+    served = serve(Bandit(min_psnr=FLOOR, audit=1.0), [20, 25, 30], 100)
+
+    assert set(served) == {3}
+
+
+def test_a_schedule_that_gets_worse_is_taken_out_of_service() -> None:
+    bandit = Bandit(min_psnr=FLOOR, audit=0.5)
+
+    assert serve(bandit, [42, 50, 55], 200)[-1] == 0
+    assert serve(bandit, [30, 50, 55], 200)[-1] == 1
+
+
+def test_an_image_that_is_no_number_counts_as_broken() -> None:
+    served = serve(Bandit(min_psnr=FLOOR, audit=1.0), [float("nan")] * 3, 50)
+
+    assert set(served) == {3}
+
+
+def test_the_same_seed_audits_the_same_requests() -> None:
+    turns = [
+        [len(bandit.turn("kind", arms()).audited) for _ in range(50)]
+        for bandit in (Bandit(min_psnr=FLOOR, audit=0.3, seed=s) for s in (1, 1, 2))
+    ]
+
+    assert turns[0] == turns[1] != turns[2]
+
+
+def test_kinds_learn_apart_and_are_bounded() -> None:
+    bandit, some = Bandit(min_psnr=FLOOR, audit=1.0), arms()
+    for _ in range(30):
+        bandit.note_audit("easy", some, 0, 50.0)
+    for number in range(200):
+        bandit.turn(f"kind {number}", some)
+
+    assert bandit.turn("easy", some).arm == 0
+    assert bandit.turn("kind 1", some).arm is None
+    assert len(bandit.summary()) <= 65
+
+
+def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "bandit.json"
+    serve(Bandit(min_psnr=FLOOR, audit=0.5, state=file), [42, 50, 55], 100)
+    again = Bandit(min_psnr=FLOOR, audit=1e-9, state=file)
+
+    assert again.note == ""
+    assert again.turn("kind", arms()).arm == 0
+    assert [path.name for path in file.parent.iterdir()] == ["bandit.json"]
+
+
+def test_what_was_learned_of_other_schedules_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "bandit.json"
+    serve(Bandit(min_psnr=FLOOR, audit=0.5, state=file), [42, 50, 55], 100)
+    plan = Plan.empty(4, 4)
+    plan.patterns[1] = [0, 2, 2, 2]
+    others = arms_of(plan, nominal_cost(4, 1), FLOOR)
+
+    assert Bandit(min_psnr=FLOOR, audit=1e-9, state=file).turn("kind", others).arm is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "JSON"),
+        ('{"version": 1, "min_psnr": 30.0, "kinds": {}}', "min_psnr"),
+        ('{"version": 1, "min_psnr": 35.0, "kinds": 3}', "kinds"),
+        ('{"version": 1, "min_psnr": 35.0, "kinds": {"a": {"1": {"audits": 1}}}}', "record"),
+    ],
+)
+def test_a_state_that_does_not_fit_says_what_is_used_instead(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "bandit.json"
+    file.write_text(text)
+
+    bandit = Bandit(min_psnr=FLOOR, state=file)
+
+    assert message in bandit.note
+    assert "own figures are used instead" in bandit.note
+    assert bandit.turn("kind", arms(known=True)).arm == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_psnr": 0}, {"min_psnr": 99}, {"audit": 0}, {"audit": 2}, {"keep": 1.0}]
+)
+def test_a_number_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Bandit(**({"min_psnr": FLOOR} | wrong))
