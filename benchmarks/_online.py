@@ -65,7 +65,7 @@ def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> 
         cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
         arms = arms_of(plan, cost, floor)
         board = board_of(config, pipe, steps=steps)
-        schedules = [arm.row.schedule(step_patterns(1)) for arm in arms]
+        schedules = [StaticSchedule.of(arm.row, step_patterns(1)) for arm in arms]
         psnr = np.stack(
             [
                 np.concatenate(

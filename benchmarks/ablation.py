@@ -34,13 +34,14 @@ from benchmarks._report import Run, console, parser  # noqa: E402
 from benchmarks._seeds import iqm, stratified  # noqa: E402
 from ditcache_rl.bench import Board, Case, board_of, cases_of  # noqa: E402
 from ditcache_rl.config import EnvConfig, PPOConfig, load_env  # noqa: E402
-from ditcache_rl.control import Plan, PolicyNetwork, best_actions  # noqa: E402
+from ditcache_rl.control import PolicyNetwork, best_actions  # noqa: E402
 from ditcache_rl.pipelines import open_configured  # noqa: E402
 from ditcache_rl.rl import DenoiseVecEnv, Episodes, Setting, Task  # noqa: E402
 from ditcache_rl.rl.episodes import Outcome  # noqa: E402
 from ditcache_rl.rl.learn import make_ppo  # noqa: E402
 from ditcache_rl.rl.policy import PriorPolicy, exported  # noqa: E402
 from ditcache_rl.schedules import nominal_cost  # noqa: E402
+from ditcache_rl.schedules.plan import Plan  # noqa: E402
 from ditcache_rl.search import Space, spaced_plan  # noqa: E402
 from ditcache_rl.search.space import spaced  # noqa: E402
 from ditcache_rl.types import Floats, Mode  # noqa: E402

@@ -29,10 +29,9 @@ from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, find_policy, load_env
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.extras import Upscaler, load_upscaler
 from ditcache_rl.extras.train_upscaler import draw_pairs, gain_db
 from ditcache_rl.inference import open_policy
-from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.instrument import BlockRunner, Upscaler, load_upscaler
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy
@@ -79,10 +78,10 @@ def main() -> None:
     found = forecasts(board, config, schedule)
     ways = found["policy"]
     best = max(ways, key=lambda way: ways[way]["select_db"])
-    coarse = coarse_steps(board, config, row.schedule(step_patterns(1)))
+    coarse = coarse_steps(board, config, StaticSchedule.of(row, step_patterns(1)))
     if options.picture is not None:
         draw_coarse(board, config, options.picture)
-    compressed = compression(config, row.schedule(step_patterns(1)))
+    compressed = compression(config, StaticSchedule.of(row, step_patterns(1)))
     seconds = {name: entry["seconds"] for name, entry in compressed["settings"].items()}
     plain = seconds["full"]
     figures = {

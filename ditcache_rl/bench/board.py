@@ -17,8 +17,7 @@ from ditcache_rl.cache import Caps, TieredCache, ask_caps, lower_caps
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.errors import StateError
-from ditcache_rl.extras import Upscaler
-from ditcache_rl.instrument import BlockRunner, RequestLog, is_attached
+from ditcache_rl.instrument import BlockRunner, RequestLog, Upscaler, is_attached
 from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.types import Floats, Modes
 

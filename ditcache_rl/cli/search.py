@@ -17,12 +17,12 @@ from rich.console import Console
 from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of, measure_profile
 from ditcache_rl.cli.search_view import SearchBar
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Plan
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Schedule, ScheduleFile, modes_text, save_schedules, weights_lists
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import (
     METHODS,
     Calibration,

@@ -6,8 +6,6 @@ from ditcache_rl.control.network import (
     ActionSpace,
     ActionState,
     NetworkController,
-    Plan,
-    PlanRow,
     PolicyNetwork,
     best_actions,
 )
@@ -22,8 +20,6 @@ __all__ = [
     "EveryK",
     "FBCache",
     "NetworkController",
-    "Plan",
-    "PlanRow",
     "PolicyNetwork",
     "StaticSchedule",
     "TeaCache",

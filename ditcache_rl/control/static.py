@@ -6,6 +6,7 @@ import numpy as np
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules.forecast import fitted_steps
+from ditcache_rl.schedules.plan import PlanRow
 from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
 
 
@@ -39,6 +40,12 @@ class StaticSchedule:
                 f"site, received {weights.shape} for modes of shape {modes.shape}"
             )
         self.modes, self.weights = modes.astype(np.int8), weights
+
+    @classmethod
+    def of(cls, row: PlanRow, patterns: Modes) -> StaticSchedule:
+        """Return the controller that follows a row; `patterns` is (patterns, sites)."""
+        fitted = np.isfinite(row.weights).any()
+        return cls(patterns[row.patterns], row.weights if fitted else None)
 
     def reset(self, run: RunInfo) -> None:
         """Check that the table fits the request.

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ditcache_rl.bench import Case, cases_of
 from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.extras.coarse import CoarseSteps
-from ditcache_rl.extras.upscaler import Upscaler, bilinear, save_upscaler
+from ditcache_rl.instrument.coarse import CoarseSteps
 from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.instrument.upscaler import Upscaler, bilinear, save_upscaler
 from ditcache_rl.pipelines import open_configured
 
 #: Of the schedule that pairs are drawn on, and how many of them are: noise levels from 1 to 0.7.

@@ -15,10 +15,9 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy, memory_bytes, parse_bytes
 from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.extras import load_upscaler
 from ditcache_rl.inference.cache import CacheHandle, open_cache
 from ditcache_rl.inference.targets import KnownPlans, PolicyController, ScheduleController, Wish
-from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
+from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog, load_upscaler
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.policy import Policy, ScheduleFile, load_policy, load_schedules, modes_text
 from ditcache_rl.serve import Bandit, Recorder

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ditcache_rl.control import Controller, NetworkController, Plan, StaticSchedule, planned_modes
+from ditcache_rl.control import Controller, NetworkController, StaticSchedule, planned_modes
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy, ScheduleFile
 from ditcache_rl.schedules import CostModel, Leveled, carry_plans
 from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo
 
 #: Noise levels that differ by less are the same.
@@ -205,7 +206,7 @@ class PolicyController:
                 budget=budget,
                 latency_weight=weight or 0.0,
             )
-        return row.schedule(manifest.actions.patterns)
+        return StaticSchedule.of(row, manifest.actions.patterns)
 
 
 class ScheduleController:
@@ -247,7 +248,7 @@ class ScheduleController:
         budget = self._wish.site_computes(plan, cost)
         if weight is not None:
             budget = tradeoff_budget(plan, cost, file.reward, weight)
-        return plan.row(budget).schedule(step_patterns(file.sites))
+        return StaticSchedule.of(plan.row(budget), step_patterns(file.sites))
 
 
 def tradeoff_budget(

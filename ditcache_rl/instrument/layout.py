@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
-from ditcache_rl.extras import CoarseSteps
 from ditcache_rl.instrument.blocks import Span, Stack, find_stack, split_sites, split_spans
 from ditcache_rl.instrument.branches import CallReader
+from ditcache_rl.instrument.coarse import CoarseSteps
 from ditcache_rl.instrument.execute import BlockTap, Role, run_block
 from ditcache_rl.instrument.probe import complete_stack
 from ditcache_rl.instrument.request import current_request

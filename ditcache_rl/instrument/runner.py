@@ -17,14 +17,15 @@ from torch import nn
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.extras import CoarseSteps, Upscaler
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import rows_of_call
+from ditcache_rl.instrument.coarse import CoarseSteps
 from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.request import Request
 from ditcache_rl.instrument.taps import tap_of
+from ditcache_rl.instrument.upscaler import Upscaler
 
 if TYPE_CHECKING:
     from ditcache_rl.instrument.ranks import Ranks

@@ -21,12 +21,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ditcache_rl.control import ActionSpace, Plan, PolicyNetwork
+from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError, closest
 from ditcache_rl.files import fits, read_bytes, read_json, write_json
 from ditcache_rl.schedules import Leveled
 from ditcache_rl.schedules.carry import check_sigmas
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import HISTORY, Tier
 
 SCHEMA_VERSION = 4

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ditcache_rl.control import Plan
 from ditcache_rl.errors import ArtifactError, ConfigError, closest
 from ditcache_rl.files import fits, read_json, write_json
 from ditcache_rl.schedules import Leveled
 from ditcache_rl.schedules.carry import check_sigmas
 from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
 SCHEMA_VERSION = 3

@@ -17,7 +17,7 @@ from torch import Tensor
 from ditcache_rl.bench import Board, Case, Quality, budget_of
 from ditcache_rl.bench import cases_of as cases_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import ActionSpace, ActionState, Controller, Plan
+from ditcache_rl.control import ActionSpace, ActionState, Controller
 from ditcache_rl.control.observation import Observation, Target
 from ditcache_rl.errors import StateError
 from ditcache_rl.inference import tradeoff_budget
@@ -25,6 +25,7 @@ from ditcache_rl.instrument import RequestLog
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
 from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import Mode, StepInfo
 
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from ditcache_rl.bench import Board, Case, budgets_of, measure_profile
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Plan
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.rl.episodes import Setting
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import (
     Calibration,
     ClimbSettings,

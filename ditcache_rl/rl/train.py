@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ditcache_rl.bench import board_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Plan, PolicyNetwork
+from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.runner import denoiser_of
@@ -40,6 +40,7 @@ from ditcache_rl.rl.stages import (
     search_stage,
 )
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import Floats
 
 #: Share of the whole time that each stage takes on the default environment; only the bar looks at

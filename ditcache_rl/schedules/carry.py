@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from ditcache_rl.control import Plan, PlanRow
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.schedules.forecast import extra_of, nodes_of, row_of, weights_of
 from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
+from ditcache_rl.schedules.plan import Plan, PlanRow
 from ditcache_rl.types import Floats, Mode
 
 

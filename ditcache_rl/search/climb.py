@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ditcache_rl.bench import Board, Case
-from ditcache_rl.control import Plan
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search.space import Row, Space, move, pay_up, spaced
 from ditcache_rl.search.trials import Attempt, Trials, Weights
 from ditcache_rl.types import Mode

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.bench import Board, Case, Replay
-from ditcache_rl.control import Plan
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.forecast import weighted_sum
 from ditcache_rl.schedules.forecast import Nodes, line_weights, nodes_of, row_of, weights_of
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search.climb import starts
 from ditcache_rl.search.space import Row, Space
 from ditcache_rl.types import HISTORY, Floats

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ditcache_rl.control import Plan
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search.climb import anneal, climb, first_rows
 from ditcache_rl.search.fit import Rollouts, search_fitted_plan
 from ditcache_rl.search.front import evolve

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ditcache_rl.control import Plan
 from ditcache_rl.schedules import Leveled, carry_plans
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search.space import Space, cut_down, pay_up
 from ditcache_rl.types import Floats
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.bench.profile import synchronize
-from ditcache_rl.control import Controller
+from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.runner import plain_call
@@ -86,7 +86,7 @@ class AdaptiveRunner(BlockRunner):
     ) -> Any:
         synchronize()
         started = time.perf_counter()
-        controller = arms[arm].row.schedule(self._patterns)
+        controller = StaticSchedule.of(arms[arm].row, self._patterns)
         output = super().request(pipe, args, kwargs, controller=controller)
         synchronize()
         self._bandit.note_time(kind, arms, arm, time.perf_counter() - started)

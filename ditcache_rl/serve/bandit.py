@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr  # scipy.stats takes 0.6 s to import
 
-from ditcache_rl.control import Plan, PlanRow
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import fits, read_json
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.plan import Plan, PlanRow
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1

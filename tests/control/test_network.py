@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from ditcache_rl.control import (
     ActionSpace,
     NetworkController,
-    Plan,
-    PlanRow,
     PolicyNetwork,
     best_actions,
 )
 from ditcache_rl.errors import BudgetError
+from ditcache_rl.schedules.plan import Plan, PlanRow
 from ditcache_rl.types import HISTORY, Mode, Tier
 from tests.kit.laws import Walk, check_controller, check_rows_decide_alone, random_signals
 

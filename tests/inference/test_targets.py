@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ditcache_rl.control import NetworkController, Plan, StaticSchedule
+from ditcache_rl.control import NetworkController, StaticSchedule
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Wish, tradeoff_budget
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.types import Mode
 from tests.kit.environment import levels_of, untrained_policy

@@ -11,12 +11,13 @@ import torch
 
 from ditcache_rl.bench import Board
 from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.control import ActionSpace, Plan, PolicyNetwork
+from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.pipelines import model_identity, scheduler_identity
 from ditcache_rl.policy import Manifest, Policy
 from ditcache_rl.rl import Setting
 from ditcache_rl.schedules import CostModel, nominal_cost
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.types import Floats, Tier
 

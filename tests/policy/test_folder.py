@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ditcache_rl.control import ActionSpace, Plan, PolicyNetwork
+from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.policy import Manifest, Policy, load_policy, save_policy
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import Tier
 
 SITES, STEPS = 2, 4

@@ -6,7 +6,7 @@ import pytest
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import Plan
+from ditcache_rl.control import StaticSchedule
 from ditcache_rl.rl.episodes import cases_of
 from ditcache_rl.rl.stages import (
     floors_stage,
@@ -16,6 +16,7 @@ from ditcache_rl.rl.stages import (
     search_stage,
 )
 from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import Sample
 from ditcache_rl.types import Mode
 from tests.kit.boards import Puzzle, hidden_schedule
@@ -147,7 +148,7 @@ def test_floors_are_what_nearly_all_select_prompts_reach(
 
     plan = floors_stage(setting, cases, file=file, tick=Ticks())
 
-    controller = plan.row(least).schedule(step_patterns(board.sites))
+    controller = StaticSchedule.of(plan.row(least), step_patterns(board.sites))
     images, _ = board.draw_under(controller, cases)
     quality = board.judge(images, cases)
     np.testing.assert_allclose(plan.floors[least], np.percentile(quality, 5, axis=1), atol=1e-3)

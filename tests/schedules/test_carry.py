@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditcache_rl.control import Plan
 from ditcache_rl.schedules import Leveled, carry_plans
 from ditcache_rl.schedules.forecast import (
     Nodes,
@@ -14,6 +13,7 @@ from ditcache_rl.schedules.forecast import (
     weights_of,
 )
 from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import HISTORY, Floats, Mode
 
 NODES: Nodes = (0, 2, 9, 10, 20, 27)

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ditcache_rl.bench import Case
-from ditcache_rl.control import Plan
 from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import ClimbSettings, Space, Trials, Weights, search_plan, spaced_plan
 from ditcache_rl.search.climb import anneal, climb, first_rows
 from ditcache_rl.types import Mode

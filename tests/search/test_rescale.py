@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ditcache_rl.control import Plan
 from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
+from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import Space, rescale_plan, spaced_plan
 from ditcache_rl.search.space import spaced
 from ditcache_rl.types import Floats, Mode

@@ -11,9 +11,8 @@ from torch import Tensor
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.extras import CoarseSteps, Upscaler
-from ditcache_rl.extras.coarse import coarsen, mean_places, pack, raster, unpack
-from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.instrument import BlockRunner, CoarseSteps, RequestLog, Upscaler
+from ditcache_rl.instrument.coarse import coarsen, mean_places, pack, raster, unpack
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import draw
 from tests.zoo.pipelines import model

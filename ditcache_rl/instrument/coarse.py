@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
-from ditcache_rl.extras.upscaler import Upscaler, bilinear
 from ditcache_rl.instrument.signatures import parameters_of
+from ditcache_rl.instrument.upscaler import Upscaler, bilinear
 
 
 class Form(NamedTuple):
