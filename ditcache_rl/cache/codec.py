@@ -30,6 +30,24 @@ class Codec(NamedTuple):
     """The inverse, up to `error`: to a shape and a dtype."""
     error: float
 
+    def pack(self, tensor: Tensor) -> tuple[Tensor, Original | None]:
+        """Return what is stored of an entry, and what that stands for; None for itself."""
+        if self.name == "none" or not tensor.is_floating_point():
+            return plain(tensor), None
+        return self.encode(tensor), Original(self.name, tensor.shape, tensor.dtype)
+
+
+class Original(NamedTuple):
+    """What an encoded payload stands for."""
+
+    codec: str
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def restored(self, payload: Tensor) -> Tensor:
+        """Return the entry, up to the error of its codec."""
+        return CODECS[self.codec].decode(payload, self.shape, self.dtype)
+
 
 def plain(tensor: Tensor) -> Tensor:
     """Return a tensor as it is, copying only what is not contiguous."""

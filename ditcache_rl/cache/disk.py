@@ -10,16 +10,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache.arrays import array_of, array_over, bytes_of, tensor_over
+from ditcache_rl.cache.buffers import PAGE_BYTES, Buffers, whole_pages
 from ditcache_rl.cache.folder import open_folder
-from ditcache_rl.cache.integrity import NotFiniteError, array_is_finite, seed_of
+from ditcache_rl.cache.integrity import (
+    NotFiniteError,
+    array_is_finite,
+    array_of,
+    bytes_of,
+    seed_of,
+    tensor_over,
+)
 from ditcache_rl.cache.io import SystemIO, read_all, write_all
 from ditcache_rl.cache.slab import Slot
 from ditcache_rl.cache.tier import SlotTier
@@ -27,16 +33,11 @@ from ditcache_rl.cache.workers import Urgency, Workers
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey
 
-_ALIGN = 4096  # of the page cache and of the file system
 #: Bytes that are checked, hashed and moved in one go, so that the second of these finds them in the
 #: core's own cache (1 to 2 MiB today). Of more than one part a second core does its share.
 _PART_BYTES = 1 << 20
 #: From here on it pays to ask whether the page cache has a part.
 _BESIDE_FROM = 1 << 19
-#: From here on memory for loads is kept for the next ones.
-_POOL_FROM = 1 << 16
-#: Buffers of loads that are kept for the next one: fresh memory is slower than the disk's cache.
-_SPARE_BUFFERS = 4
 
 
 class DiskTier(SlotTier):
@@ -57,7 +58,7 @@ class DiskTier(SlotTier):
     """
 
     def __init__(self, cap_bytes: int, folder: Path, io: SystemIO, workers: Workers) -> None:
-        super().__init__(cap_bytes, align=_ALIGN)
+        super().__init__(cap_bytes, align=PAGE_BYTES)
         self.folder = folder
         self.io, self._workers = io, workers
         folder_fd = open_folder(folder)
@@ -78,7 +79,7 @@ class DiskTier(SlotTier):
         except OSError:
             self._close()
             raise
-        self._buffers = _Buffers()
+        self._buffers = Buffers()
 
     def write(self, slot: Slot, key: EntryKey, payload: Tensor, *, check: bool = False) -> None:
         """Check, hash and write a payload."""
@@ -174,13 +175,13 @@ class DiskTier(SlotTier):
         assert self._direct is not None
         done = 0
         with suppress(InterruptedError):
-            done = self.io.preadv(self._direct, room[: _whole(nbytes)], offset)
+            done = self.io.preadv(self._direct, room[: whole_pages(nbytes)], offset)
         if done < nbytes:
             read_all(self.io, self.fd, room[done:nbytes], offset + done)
 
     def resize(self, cap_bytes: int) -> None:
         """Take more blocks, or give back those at the end that nothing uses."""
-        end = cap_bytes - cap_bytes % _ALIGN
+        end = cap_bytes - cap_bytes % PAGE_BYTES
         if end > self.allocator.end:
             self._length = max(self._length, end)  # also if only a part of it is to be had
             self._enter()
@@ -253,50 +254,7 @@ class DiskTier(SlotTier):
             self._close()
 
 
-def _whole(nbytes: int) -> int:
-    """Round up to what a read beside the page cache can take."""
-    return -(-nbytes // _ALIGN) * _ALIGN
-
-
 def _close_all(io: SystemIO, *files: int | None) -> None:
     for fd in files:
         if fd is not None:
             io.close(fd)
-
-
-class _Buffers:
-    """Memory for loads, used again when the tensors over it have died.
-
-    Large fresh memory costs a page fault every 4 KiB, which takes longer than reading.
-    """
-
-    def __init__(self) -> None:
-        self._idle: deque[NDArray[np.uint8]] = deque(maxlen=_SPARE_BUFFERS)
-        self._lent: dict[int, Any] = {}
-
-    def take(self, slot: Slot) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Return aligned memory whose contents do not matter, and the payload's view of it."""
-        if slot.nbytes < _POOL_FROM:
-            small = np.empty(slot.nbytes, dtype=np.uint8)
-            return small, array_over(small, slot.shape, slot.dtype)
-        whole = _whole(slot.nbytes)
-        room: NDArray[np.uint8] | None = None
-        while room is None and self._idle:
-            try:
-                idle = self._idle.popleft()
-            except IndexError:  # another thread was faster
-                break
-            room = idle if idle.nbytes == whole else None
-        if room is None:
-            padded = np.empty(whole + _ALIGN, dtype=np.uint8)
-            start = -padded.ctypes.data % _ALIGN
-            room = padded[start : start + whole]
-        # Torch holds this very array as long as any tensor looks at it, views of views included.
-        lent = array_over(room[: slot.nbytes], slot.shape, slot.dtype)
-        reference = weakref.ref(lent, partial(self._back, room))
-        self._lent[id(reference)] = reference  # an array has no hash, and so has its reference
-        return room, lent
-
-    def _back(self, memory: NDArray[np.uint8], reference: Any) -> None:
-        self._lent.pop(id(reference), None)
-        self._idle.append(memory)

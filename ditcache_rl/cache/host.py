@@ -13,9 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.cache.arrays import array_of, array_over, bytes_of, tensor_over
 from ditcache_rl.cache.codec import to_bytes
-from ditcache_rl.cache.integrity import THREADS_FROM, NotFiniteError, array_is_finite, is_finite
+from ditcache_rl.cache.integrity import (
+    THREADS_FROM,
+    NotFiniteError,
+    array_is_finite,
+    array_of,
+    array_over,
+    bytes_of,
+    is_finite,
+    tensor_over,
+)
 from ditcache_rl.cache.slab import Slot
 from ditcache_rl.cache.tier import SlotTier
 from ditcache_rl.cache.transfer import Copier, Ticket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -90,10 +90,13 @@ class Inventory:
         """Whether there is anything that could be loaded ahead of its use."""
         return Tier.DISK in self.slower or (bool(self.slower) and not self.copier.in_place)
 
-    def route(self, tier: Tier) -> list[Tier]:
-        """Order the tiers for an entry: the wished one, slower ones, then faster ones."""
+    def route(self, tier: Tier) -> Iterator[Tier]:
+        """Yield the tiers for an entry: the wished one, slower ones, then faster ones."""
+        if tier is Tier.DEVICE or tier in self.slower:
+            yield tier  # in the common case there is nothing to choose
         there = [Tier.DEVICE, *self.slower]
-        return [t for t in there if t >= tier] + [t for t in reversed(there) if t < tier]
+        yield from [t for t in there if t > tier]
+        yield from [t for t in reversed(there) if t < tier]
 
     def level_of(self, key: EntryKey) -> Tier | None:
         """Return the slower tier that holds an entry."""
@@ -153,6 +156,15 @@ class Inventory:
             self.flights.leave(key)
             for tier in self.slower.values():
                 tier.discard(key)
+
+    def forget_request(self, request: int) -> None:
+        """Forget every entry of a request that is over."""
+        for key in self.ledger.of(request):
+            self.forget(key)
+        for key in [k for k in self.storing if k.request == request]:
+            del self.storing[key]
+        self.ledger.close_request(request)
+        self.flights.settle()
 
     def forget_all(self) -> None:
         """Forget every entry."""

@@ -1,4 +1,4 @@
-"""Bring entries back from slower tiers, ahead of their use or at it."""
+"""Read entries: on the device, or back from slower tiers, ahead of their use or at it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from itertools import islice
 
 from torch import Tensor
 
-from ditcache_rl.cache.codec import CODECS
+from ditcache_rl.cache.flights import Load
 from ditcache_rl.cache.inventory import Inventory
-from ditcache_rl.cache.load import Load
 from ditcache_rl.cache.moves import Moves
 from ditcache_rl.cache.placement import Outlook
 from ditcache_rl.cache.tier import DeviceTier, SlotTier
@@ -81,12 +80,36 @@ class Loads:
         inventory.note_peak()
         return True
 
-    def view(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
+    def get(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
+        """Do what `TieredCache.get` says."""
+        inventory = self._inventory
+        with inventory.lock:
+            if inventory.doubts:
+                inventory.check_doubt(key)
+            tensor = inventory.device.get(key)
+            if tensor is not None:
+                inventory.stats.device_hits += 1
+                if outlook is not None:
+                    inventory.ledger.note(key, outlook)
+                return tensor
+            load = None
+            if inventory.slower:
+                tensor = self._view(key, outlook)
+                if tensor is not None:
+                    return tensor
+                load = self._take(key)
+            if load is None:
+                inventory.stats.misses += 1
+                inventory.ledger.forget(key)
+                return None
+        return self._finish(load, outlook)
+
+    def _view(self, key: EntryKey, outlook: Outlook | None) -> Tensor | None:
         """Return a host entry where it lies, if that is all that reading it takes; lock held."""
         inventory = self._inventory
         host = inventory.slower.get(Tier.HOST) if inventory.copier.in_place else None
         slot = None if host is None else host.slot(key)
-        if host is None or slot is None or slot.form is not None:
+        if host is None or slot is None or slot.original is not None:
             return None
         tensor = host.read(slot, key)
         inventory.stats.host_hits += 1
@@ -95,7 +118,7 @@ class Loads:
             inventory.ledger.note(key, outlook)
         return tensor
 
-    def take(self, key: EntryKey) -> Load | None:
+    def _take(self, key: EntryKey) -> Load | None:
         """Return the load of an entry, begun ahead or not yet; lock held."""
         inventory = self._inventory
         inventory.flights.settle()
@@ -112,7 +135,7 @@ class Loads:
                 load.submit(inventory.workers)
         return load
 
-    def finish(self, load: Load, outlook: Outlook | None) -> Tensor | None:
+    def _finish(self, load: Load, outlook: Outlook | None) -> Tensor | None:
         """Return what a load brings, waiting for it no longer than computing would take."""
         inventory, ahead = self._inventory, load.room is not None
         there = load.job is not None and load.job.done
@@ -130,9 +153,9 @@ class Loads:
         tensor = None
         if loaded is not None:
             loaded.ticket.wait()
-            tensor, form = loaded.payload, load.slot.form
-            if form is not None:
-                tensor = CODECS[form.codec].decode(tensor, form.shape, form.dtype)
+            tensor, original = loaded.payload, load.slot.original
+            if original is not None:
+                tensor = original.restored(tensor)
         with inventory.lock:
             stats = inventory.stats
             if ahead:

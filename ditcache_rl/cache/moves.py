@@ -7,11 +7,11 @@ from functools import partial
 
 from torch import Tensor
 
-from ditcache_rl.cache.codec import LOSSLESS, Codec, plain
+from ditcache_rl.cache.codec import LOSSLESS, Codec, Original, plain
 from ditcache_rl.cache.integrity import NotFiniteError, is_finite
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.placement import Outlook
-from ditcache_rl.cache.slab import Form, Slot
+from ditcache_rl.cache.slab import Slot
 from ditcache_rl.cache.workers import Urgency
 from ditcache_rl.errors import CacheCorruptionError
 from ditcache_rl.types import EntryKey, Tier
@@ -49,7 +49,7 @@ class Moves:
             return self._store(level, key, plain(tensor), None, outlook, check=check)
         if check and not is_finite(tensor):
             raise NotFiniteError
-        return self._store(level, key, *self._encode(tensor), outlook)
+        return self._store(level, key, *self.codec.pack(tensor), outlook)
 
     def make_room(self, level: Tier, nbytes: int, worth: float | None, *, spare: int = 0) -> bool:
         """Move entries that are worth less down, or out, until so many bytes fit.
@@ -107,19 +107,12 @@ class Moves:
                 inventory.placed(key, Tier.DEVICE, outlook)
         return kept
 
-    def _encode(self, tensor: Tensor) -> tuple[Tensor, Form | None]:
-        """Return what is stored of an entry in slower tiers, and what that becomes again."""
-        codec = self.codec
-        if codec is LOSSLESS or not tensor.is_floating_point():
-            return plain(tensor), None
-        return codec.encode(tensor), Form(codec.name, tensor.shape, tensor.dtype)
-
     def _store(
         self,
         level: Tier,
         key: EntryKey,
         payload: Tensor,
-        form: Form | None,
+        original: Original | None,
         outlook: Outlook | None,
         *,
         check: bool = False,
@@ -131,7 +124,7 @@ class Moves:
             level: That tier.
             key: Name of the entry.
             payload: Its bytes.
-            form: What they become again.
+            original: What they stand for.
             outlook: What is known of its future.
             check: Whether it must be finite.
             still: Of an entry that moves: whether it is still where it comes from. None for a new
@@ -142,11 +135,11 @@ class Moves:
         with inventory.lock:
             if inventory.rests(level):
                 return False
-            slot = tier.reserve(payload, form)
+            slot = tier.reserve(payload, original)
             if slot is not None and still is None:
                 inventory.storing[key] = slot
         if slot is None:
-            slot = self._reserve_after_room(level, key, payload, form, outlook)
+            slot = self._reserve_after_room(level, key, payload, original, outlook)
             if slot is None:
                 return False
             if still is None:
@@ -180,21 +173,21 @@ class Moves:
         level: Tier,
         key: EntryKey,
         payload: Tensor,
-        form: Form | None,
+        original: Original | None,
         outlook: Outlook | None,
     ) -> Slot | None:
         """Reserve a slot in a full tier, if the newcomer is worth more than what is there."""
         inventory = self._inventory
         with inventory.lock:
             inventory.flights.settle()
-            slot = inventory.slower[level].reserve(payload, form)
+            slot = inventory.slower[level].reserve(payload, original)
             if slot is not None or outlook is None:
                 return slot
             worth = inventory.ledger.worth(key, outlook, payload.nbytes)
         if not self.make_room(level, payload.nbytes, worth):
             return None
         with inventory.lock:
-            return inventory.slower[level].reserve(payload, form)
+            return inventory.slower[level].reserve(payload, original)
 
     def _write(self, level: Tier, slot: Slot, key: EntryKey, payload: Tensor, check: bool) -> bool:
         """Fill a slot; False if a disk takes longer than computing would.
@@ -289,20 +282,16 @@ class Moves:
         slower = self._inventory.slower
         if isinstance(entry, Slot):
             try:
-                payload, form = slower[level].read(entry, key), entry.form
+                packed = slower[level].read(entry, key), entry.original
             except (OSError, CacheCorruptionError) as error:
                 error.with_traceback(None)
                 return False
         else:
-            payload, form = self._encode(entry)
-        moved = any(self._store(target, key, payload, form, outlook, still=still) for target in to)
+            packed = self.codec.pack(entry)
+        moved = any(self._store(target, key, *packed, outlook, still=still) for target in to)
         if moved and level is Tier.DEVICE:
-            self._finish_flight(key)
+            for tier in slower.values():
+                slot = tier.slot(key)
+                if slot is not None:
+                    slot.finish()  # only then are its bytes free on the device
         return moved
-
-    def _finish_flight(self, key: EntryKey) -> None:
-        """Wait for the copy of a demoted entry: its bytes are only then free on the device."""
-        for tier in self._inventory.slower.values():
-            slot = tier.slot(key)
-            if slot is not None:
-                slot.finish()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
+
+from ditcache_rl.cache.codec import Original
 
 
 class Allocator:
@@ -151,14 +152,6 @@ class Allocator:
         self._gaps = joined
 
 
-class Form(NamedTuple):
-    """What a codec makes of a payload again."""
-
-    codec: str
-    shape: torch.Size
-    dtype: torch.dtype
-
-
 class Slot:
     """An entry's place in a slab.
 
@@ -167,7 +160,7 @@ class Slot:
         nbytes: Of its payload; the extent may be larger.
         shape: Of its payload.
         dtype: Of its payload.
-        form: What the payload becomes again; None if it is the entry itself.
+        original: What the payload stands for; None if it is the entry itself.
         serial: Unlike that of every other slot; part of the checksum.
         seal: Checksums of the payload's parts, where the tier has them.
         users: Readers that have pinned it; changed with the store's lock held.
@@ -180,10 +173,10 @@ class Slot:
     __slots__ = (
         "dead",
         "dtype",
-        "form",
         "holds",
         "nbytes",
         "offset",
+        "original",
         "seal",
         "serial",
         "shape",
@@ -192,10 +185,10 @@ class Slot:
     )
 
     def __init__(
-        self, offset: int, nbytes: int, payload: Tensor, form: Form | None, serial: int
+        self, offset: int, nbytes: int, payload: Tensor, original: Original | None, serial: int
     ) -> None:
         self.offset, self.nbytes, self.serial = offset, nbytes, serial
-        self.shape, self.dtype, self.form = payload.shape, payload.dtype, form
+        self.shape, self.dtype, self.original = payload.shape, payload.dtype, original
         self.seal: tuple[int, ...] = ()
         self.users = 0
         self.dead = False

@@ -2,7 +2,7 @@
 
 A cache may lose anything at any time, so nothing here raises into the model: what fails is a miss,
 and the runner computes what it misses. `inventory` knows what lies where, `moves` writes and
-demotes, `loads` reads.
+demotes, `loads` reads, `resize` changes caps.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ditcache_rl.cache.caps import Caps
 from ditcache_rl.cache.codec import LOSSLESS, Codec
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.host import HostTier
-from ditcache_rl.cache.integrity import NotFiniteError, doubt_of
+from ditcache_rl.cache.integrity import Doubt, NotFiniteError
 from ditcache_rl.cache.inventory import Inventory
 from ditcache_rl.cache.io import SystemIO
 from ditcache_rl.cache.loads import Loads
 from ditcache_rl.cache.moves import Moves
 from ditcache_rl.cache.placement import Outlook
+from ditcache_rl.cache.resize import Resizer
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.tier import DeviceTier, SlotTier
 from ditcache_rl.cache.transfer import Copier
-from ditcache_rl.cache.workers import FAREWELL_S
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
 
@@ -83,10 +83,8 @@ class TieredCache:
         io: SystemIO | None = None,
         copier: Copier | None = None,
     ) -> None:
-        self._inventory = inventory = Inventory(device_bytes, device, copier, compute_s_per_byte)
-        self._lock = inventory.lock
-        self._moves = Moves(inventory, codec)
-        self._loads = Loads(inventory, self._moves)
+        inventory = Inventory(device_bytes, device, copier, compute_s_per_byte)
+        self._work_on(inventory, codec)
         _STORES.add(self)
         if host_bytes is not None:
             inventory.slower[Tier.HOST] = HostTier(
@@ -181,17 +179,10 @@ class TieredCache:
         inventory = self._inventory
         if tier is Tier.DROP or inventory.closed:
             return False
-        doubt = doubt_of(tensor) if tensor.is_cuda else None
+        doubt = Doubt.about(tensor)
         try:
-            # In the common case there is nothing to choose.
-            kept = (tier is Tier.DEVICE or tier in inventory.slower) and self._moves.put(
-                tier, key, tensor, outlook
-            )
-            kept = kept or any(
-                self._moves.put(level, key, tensor, outlook)
-                for level in inventory.route(tier)
-                if level is not tier
-            )
+            levels = inventory.route(tier)
+            kept = any(self._moves.put(level, key, tensor, outlook) for level in levels)
         except NotFiniteError:
             with self._lock:
                 inventory.stats.not_finite += 1
@@ -211,27 +202,7 @@ class TieredCache:
             key: Its name.
             outlook: What is known of its future after this read.
         """
-        inventory = self._inventory
-        with self._lock:
-            if inventory.doubts:
-                inventory.check_doubt(key)
-            tensor = inventory.device.get(key)
-            if tensor is not None:
-                inventory.stats.device_hits += 1
-                if outlook is not None:
-                    inventory.ledger.note(key, outlook)
-                return tensor
-            load = None
-            if inventory.slower:
-                tensor = self._loads.view(key, outlook)
-                if tensor is not None:
-                    return tensor
-                load = self._loads.take(key)
-            if load is None:
-                inventory.stats.misses += 1
-                inventory.ledger.forget(key)
-                return None
-        return self._loads.finish(load, outlook)
+        return self._loads.get(key, outlook)
 
     def prefetch(self, keys: Iterable[EntryKey]) -> None:
         """Start loading entries, in the order in which they will be read, as far as there is room.
@@ -248,12 +219,7 @@ class TieredCache:
     def discard_request(self, request: int) -> None:
         """Forget every entry of a request."""
         with self._lock:
-            for key in self._inventory.ledger.of(request):
-                self._inventory.forget(key)
-            for key in [k for k in self._inventory.storing if k.request == request]:
-                del self._inventory.storing[key]
-            self._inventory.ledger.close_request(request)
-            self._inventory.flights.settle()
+            self._inventory.forget_request(request)
 
     def empty(self, reason: str) -> None:
         """Forget everything, because what it was computed with is no longer there."""
@@ -285,37 +251,11 @@ class TieredCache:
             OSError: If a slab cannot grow; the old cap stays.
             MemoryError: Likewise, where its memory cannot be pinned.
         """
-        self._land_everything()
-        if level is Tier.DEVICE:
-            self.device.cap_bytes = cap_bytes
-            self._moves.make_room(level, 0, None)
-            return
-        assert cap_bytes is not None
-        tier = self.slower[level]
-        old, tier.cap_bytes = tier.cap_bytes, min(cap_bytes, tier.cap_bytes)
-        self._moves.make_room(level, 0, None)
-        self._land_everything()
-        with self._lock:
-            try:
-                tier.resize(cap_bytes)
-            except (OSError, MemoryError):
-                tier.cap_bytes = old
-                raise
-            stranded = tier.beyond()
-        if stranded:
-            self._moves.bring_inside(level, stranded)
-            with self._lock:
-                tier.resize(cap_bytes)
+        self._resizer.resize(level, cap_bytes)
 
     def retire(self, level: Tier) -> None:
         """Give up a slower tier with everything in it; from then on it costs nothing."""
-        with self._lock:
-            tier = self.slower[level]
-            for key in tier.held():
-                self._inventory.forget(key)
-            del self._inventory.slower[level]
-        if isinstance(tier, DiskTier):
-            tier.close()
+        self._resizer.retire(level)
 
     def skip_dead_writes(self, count: int = 1) -> None:
         """Count entries that are not put because nothing would read them."""
@@ -324,40 +264,13 @@ class TieredCache:
 
     def close(self) -> None:
         """Forget everything, end the threads and give the slabs back; twice is harmless."""
-        with self._lock:
-            self._inventory.closed = True
-            self._inventory.forget_all()
-        if self.slower:
-            self._inventory.workers.close()
-            self._land_everything()
-        disk = self.slower.get(Tier.DISK)
-        if isinstance(disk, DiskTier):
-            disk.close()
+        self._resizer.close()
 
-    def _land_everything(self) -> None:
-        """Give up loads ahead and wait for copies under way, so that all bytes can be counted."""
-        flights = self._inventory.flights
-        with self._lock:
-            flights.leave_all()
-        self._wait_for_left()
-        with self._lock:
-            flights.settle()
-            tickets = flights.tickets()
-            tiers = list(self.slower.values())
-        for ticket in tickets:
-            ticket.finish()
-        for tier in tiers:
-            tier.land()
-        with self._lock:
-            flights.settle()
-
-    def _wait_for_left(self) -> None:
-        """Wait for loads that were left; apart, since who holds a job holds the slot it reads."""
-        with self._lock:
-            jobs = self._inventory.flights.unfinished()
-        for job in jobs:
-            job.cancel()
-            job.wait(FAREWELL_S)
+    def _work_on(self, inventory: Inventory, codec: Codec) -> None:
+        self._inventory, self._lock = inventory, inventory.lock
+        self._moves = Moves(inventory, codec)
+        self._loads = Loads(inventory, self._moves)
+        self._resizer = Resizer(inventory, self._moves)
 
     def _after_fork(self) -> None:
         """Begin anew in a child process, closed where threads and file belong to the parent.
@@ -368,11 +281,9 @@ class TieredCache:
         disk = before.slower.get(Tier.DISK)
         if isinstance(disk, DiskTier):
             disk.let_go()
-        self._inventory = Inventory(before.device.cap_bytes, _CPU, before.copier, None)
-        self._inventory.closed = before.closed or bool(before.slower)
-        self._lock = self._inventory.lock
-        self._moves = Moves(self._inventory, self._moves.codec)
-        self._loads = Loads(self._inventory, self._moves)
+        inventory = Inventory(before.device.cap_bytes, _CPU, before.copier, None)
+        inventory.closed = before.closed or bool(before.slower)
+        self._work_on(inventory, self._moves.codec)
 
 
 #: All stores, which a forked child finds as they were in the middle of other threads' work.

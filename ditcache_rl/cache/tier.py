@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from ditcache_rl.cache.slab import Allocator, Form, Slot
+from ditcache_rl.cache.codec import Original
+from ditcache_rl.cache.slab import Allocator, Slot
 from ditcache_rl.types import EntryKey
 
 _SERIALS = itertools.count()
@@ -175,11 +176,11 @@ class SlotTier(ABC):
         """Bytes of the slab that are taken."""
         return self.allocator.used_bytes
 
-    def reserve(self, payload: Tensor, form: Form | None = None) -> Slot | None:
+    def reserve(self, payload: Tensor, original: Original | None = None) -> Slot | None:
         """Take a slot that no key names yet, or None if there is no room."""
         nbytes = payload.nbytes
         offset = self.allocator.take(nbytes, self.cap_bytes - self.kept_bytes)
-        return None if offset is None else Slot(offset, nbytes, payload, form, next(_SERIALS))
+        return None if offset is None else Slot(offset, nbytes, payload, original, next(_SERIALS))
 
     def has_room(self, nbytes: int) -> bool:
         """Tell whether a slot of so many bytes could be reserved."""

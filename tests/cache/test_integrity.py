@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ditcache_rl.cache.arrays import array_of, array_over, bytes_of, tensor_over
+from ditcache_rl.cache.integrity import array_of, array_over, bytes_of, tensor_over
 from tests.chaos.outcome import same_bits
 
 DTYPES = [
