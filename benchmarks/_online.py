@@ -19,7 +19,7 @@ from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.schedules.patterns import step_patterns
-from ditcache_rl.serve import Arm, Bandit, arms_of
+from ditcache_rl.serve import Arm, Bandit
 from ditcache_rl.types import Floats
 
 #: Times of each schedule, batch 1.
@@ -63,7 +63,7 @@ def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> 
     for steps in step_counts:
         plan = opened.plans[steps]
         cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
-        arms = arms_of(plan, cost, floor)
+        arms = Arm.all_of(plan, cost, min_psnr=floor)
         board = board_of(config, pipe, steps=steps)
         schedules = [StaticSchedule.of(arm.row, step_patterns(1)) for arm in arms]
         psnr = np.stack(
@@ -163,6 +163,6 @@ def read_table(file: Path, policy: str, floor: float) -> list[Kind]:
     for row in json.loads(file.read_text()):
         steps = row["steps"]
         cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
-        arms = arms_of(opened.plans[steps], cost, floor)
+        arms = Arm.all_of(opened.plans[steps], cost, min_psnr=floor)
         kinds.append(Kind(steps, arms, np.array(row["psnr_db"]), np.array(row["seconds"])))
     return kinds

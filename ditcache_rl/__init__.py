@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from ditcache_rl._version import __version__
 
 if TYPE_CHECKING:
+    from ditcache_rl.cache import Memory
     from ditcache_rl.inference import Run, attach, cached
     from ditcache_rl.pipelines import session
-    from ditcache_rl.serve import Bandit
+    from ditcache_rl.serve import Bandit, Recorder
 else:
     _HOME = {
         "Bandit": "serve",
+        "Memory": "cache",
+        "Recorder": "serve",
         "Run": "inference",
         "attach": "inference",
         "cached": "inference",
@@ -28,6 +31,8 @@ else:
 
 __all__ = [
     "Bandit",
+    "Memory",
+    "Recorder",
     "Run",
     "__version__",
     "attach",

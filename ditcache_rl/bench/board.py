@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache import Caps, TieredCache, ask_caps, lower_caps
+from ditcache_rl.cache import Caps, Memory, TieredCache, lower_caps
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.errors import StateError
@@ -201,14 +201,11 @@ def caps_of(config: EnvConfig, pipe: Any) -> Caps:
     """
     cache = config.cache
     device = torch.device(pipe.device)
-    caps = ask_caps(
-        device,
-        host_bytes=cache.host_bytes or None,
-        disk_bytes=cache.disk_bytes or None,
-        cache_dir=cache.cache_dir or None,
+    slower = Memory(
+        host=cache.host_bytes or None, disk=cache.disk_bytes or None, dir=cache.cache_dir or None
     )
     asked = parse_bytes(cache.device_bytes, total=memory_bytes(pipe.device))
-    return lower_caps(caps, device)._replace(device_bytes=asked)
+    return lower_caps(slower.caps(device), device)._replace(device_bytes=asked)
 
 
 def cases_of(config: EnvConfig, part: str, *, images: int = 1) -> list[Case]:

@@ -1,8 +1,9 @@
 """Where residuals are kept: device, host and disk under byte caps behind one store."""
 
-from ditcache_rl.cache.caps import Caps, ask_caps, lower_caps
+from ditcache_rl.cache.caps import Caps, lower_caps
 from ditcache_rl.cache.codec import CODECS, LOSSLESS, Codec, codec_pays, find_codec
 from ditcache_rl.cache.io import SystemIO
+from ditcache_rl.cache.memory import Memory
 from ditcache_rl.cache.placement import NEVER, Habit, Outlook, next_uses
 from ditcache_rl.cache.stats import CacheStats
 from ditcache_rl.cache.store import TieredCache
@@ -18,11 +19,11 @@ __all__ = [
     "Codec",
     "DeviceTier",
     "Habit",
+    "Memory",
     "Outlook",
     "SystemIO",
     "TieredCache",
     "Verdict",
-    "ask_caps",
     "codec_pays",
     "compute_s_per_byte",
     "find_codec",

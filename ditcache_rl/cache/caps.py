@@ -1,22 +1,20 @@
 """How many bytes each tier may take, from what is really free on this machine.
 
 A share of all memory says nothing once weights and activations lie there, so what a user asks for
-is an upper bound. What can only be wrong is an error; what is merely too much is lowered, and said.
+(`memory.py`) is an upper bound: what is merely too much is lowered, and said.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ditcache_rl.cache.folder import is_memory, open_folder
+from ditcache_rl.cache.folder import is_memory
 from ditcache_rl.cache.io import SystemIO
-from ditcache_rl.config import memory_bytes, parse_bytes
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.config import memory_bytes
 from ditcache_rl.types import Tier
 
 #: Share of the free device memory that stays for activations: they come and go every step.
@@ -77,47 +75,6 @@ def disk_room(folder: Path, io: SystemIO, used_bytes: int = 0) -> int:
     return used_bytes + io.free_bytes(folder) - min(reserve, total // 2)
 
 
-def ask_caps(
-    device: torch.device,
-    *,
-    device_bytes: int | str | None = None,
-    host_bytes: int | str | None = None,
-    disk_bytes: int | str | None = None,
-    cache_dir: str | Path | None = None,
-) -> Caps:
-    """Turn what a user asks for into bytes, whether they are free or not.
-
-    Args:
-        device: Of the pipeline.
-        device_bytes: As `parse_bytes` takes it; None for no limit.
-        host_bytes: The same; None for no host tier.
-        disk_bytes: The same, of the disk that `cache_dir` lies on; None for no disk tier.
-        cache_dir: Where the disk tier lies.
-
-    Raises:
-        ConfigError: If a size cannot be read, is not above zero or above what the machine has, or
-            if the directory is not fit.
-    """
-    caps = Caps()
-    if device_bytes is not None:
-        total = memory_bytes(device)
-        caps = caps._replace(device_bytes=_within(device_bytes, total, "device_bytes"))
-    if host_bytes is not None:
-        total = memory_bytes(torch.device("cpu"))
-        caps = caps._replace(host_bytes=_within(host_bytes, total, "host_bytes"))
-    if (disk_bytes is None) != (cache_dir is None):
-        raise ConfigError(
-            "expected disk_bytes and cache_dir together, received "
-            f"disk_bytes={disk_bytes!r} and cache_dir={cache_dir!r}"
-        )
-    if disk_bytes is not None and cache_dir is not None:
-        folder = Path(cache_dir).expanduser()
-        os.close(open_folder(folder))
-        asked = _within(disk_bytes, SystemIO().total_bytes(folder), "disk_bytes")
-        caps = caps._replace(disk_bytes=asked, cache_dir=folder)
-    return caps
-
-
 def lower_caps(
     asked: Caps,
     device: torch.device,
@@ -148,25 +105,13 @@ def lower_caps(
         room, why = disk_room(folder, io, disk_used), "is free beyond the reserve"
         if is_memory(folder):
             notes.append(
-                f"cache_dir {folder} lies in main memory (tmpfs): its bytes count as host bytes"
+                f"directory {folder} lies in main memory (tmpfs): its bytes count as host bytes"
             )
             memory = int(_HOST_SHARE * (host_used + disk_used + available_host_bytes()))
             room = min(disk_used + io.free_bytes(folder), memory - (host_bytes or 0))
             why = "is available as main memory"
         disk_bytes = _lowered(disk_bytes, room, "disk", why, notes)
     return Caps(device_bytes, host_bytes, disk_bytes, folder, tuple(notes))
-
-
-def _within(asked: int | str, total: int, name: str) -> int:
-    try:
-        nbytes = parse_bytes(asked, total=total)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    if nbytes > total:
-        raise ConfigError(
-            f"{name}: expected at most the {total} bytes that this machine has, received {asked!r}"
-        )
-    return nbytes
 
 
 def _lowered(asked: int, room: int, tier: str, why: str, notes: list[str]) -> int:

@@ -21,7 +21,7 @@ def open_folder(path: Path) -> int:
     Raises:
         ConfigError: If it is none of that, or cannot be made or written.
     """
-    asked = f"cache_dir {path}: expected a directory of this user that only they may write to"
+    asked = f"{path}: expected a cache directory of this user that only they may write to"
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -117,8 +117,8 @@ class TieredCache:
             )
         except (OSError, MemoryError) as error:
             raise ConfigError(
-                f"expected room for host_bytes={caps.host_bytes} and disk_bytes={caps.disk_bytes} "
-                f"in {caps.cache_dir}, received {error}; ask for less"
+                f"expected room for a host tier of {caps.host_bytes} bytes and a disk tier of "
+                f"{caps.disk_bytes} in {caps.cache_dir}, received {error}; ask for less"
             ) from error
 
     @property

@@ -1,6 +1,7 @@
 """Run a policy inside a diffusers pipeline; no gymnasium and no stable-baselines3 needed."""
 
-from ditcache_rl.inference.api import Run, attach, cached, open_policy
+from ditcache_rl.inference.api import attach, cached, open_policy
+from ditcache_rl.inference.run import Adapter, Listener, Run
 from ditcache_rl.inference.targets import (
     KnownPlans,
     PolicyController,
@@ -10,7 +11,9 @@ from ditcache_rl.inference.targets import (
 )
 
 __all__ = [
+    "Adapter",
     "KnownPlans",
+    "Listener",
     "PolicyController",
     "Run",
     "ScheduleController",

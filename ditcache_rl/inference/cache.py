@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from ditcache_rl.cache import (
     LOSSLESS,
     Caps,
     DeviceTier,
+    Memory,
     TieredCache,
-    ask_caps,
     codec_pays,
     compute_s_per_byte,
     find_codec,
@@ -70,39 +69,20 @@ class CacheHandle:
                 _LOG.warning("the %s tier keeps its size: %s", level.name.lower(), str(error))
 
 
-def open_cache(
-    pipe: Any,
-    *,
-    sites: int,
-    device_bytes: int | str | None = None,
-    host_bytes: int | str | None = None,
-    disk_bytes: int | str | None = None,
-    cache_dir: str | Path | None = None,
-    storage: str = "none",
-) -> CacheHandle:
+def open_cache(pipe: Any, memory: Memory, *, sites: int) -> CacheHandle:
     """Make the cache of a pipeline.
 
     Args:
         pipe: Whose residuals it will keep.
-        sites: Parts of its block stack.
-        device_bytes: See `ask_caps`, and so the next three.
-        host_bytes: Size of the host tier.
-        disk_bytes: Size of the disk tier.
-        cache_dir: Directory of the disk tier.
-        storage: Format in the slower tiers; see `CODECS`.
+        memory: What it may take.
+        sites: Parts of the pipeline's block stack.
 
     Raises:
-        ConfigError: If a size, the directory or the format is not fit.
+        ConfigError: If the machine has less than that, or the directory is not fit.
     """
-    codec = find_codec(storage)
+    codec = find_codec(memory.storage)
     device = torch.device(pipe.device)
-    asked = ask_caps(
-        device,
-        device_bytes=device_bytes,
-        host_bytes=host_bytes,
-        disk_bytes=disk_bytes,
-        cache_dir=cache_dir,
-    )
+    asked = memory.caps(device)
     caps = lower_caps(asked, device)
     if caps.host_bytes is None and caps.disk_bytes is None:
         return _said(CacheHandle(TieredCache(caps.device_bytes), asked, device, caps.notes))
@@ -126,7 +106,9 @@ def open_cache(
         sample = torch.ones(_SAMPLE, dtype=dtype, device=device)
         if not codec_pays(codec, sample, slowest):
             cache.codec = LOSSLESS
-            handle.notes.append(f"storage {storage} sleeps: encoding costs more than bytes do here")
+            handle.notes.append(
+                f"storage {codec.name} sleeps: encoding costs more than bytes do here"
+            )
     return _said(handle)
 
 

@@ -1,13 +1,14 @@
 """Learn from requests in service, and record what they read and wrote."""
 
-from ditcache_rl.serve.bandit import Arm, Bandit, arms_of
-from ditcache_rl.serve.record import History, Recorder, read_histories
+from ditcache_rl.serve.arms import Arm, Turn
+from ditcache_rl.serve.bandit import Bandit
+from ditcache_rl.serve.record import RecordedRequest, Recorder, read_requests
 
 __all__ = [
     "Arm",
     "Bandit",
-    "History",
+    "RecordedRequest",
     "Recorder",
-    "arms_of",
-    "read_histories",
+    "Turn",
+    "read_requests",
 ]

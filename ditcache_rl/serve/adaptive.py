@@ -1,11 +1,11 @@
-"""Run requests under the schedule that a bandit chooses, and audit some of them."""
+"""Run requests under the schedule that somebody chooses, and audit some of them."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,34 +20,50 @@ from ditcache_rl.metrics import psnr_db
 from ditcache_rl.policy import Policy, ScheduleFile
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.schedules.patterns import step_patterns
-from ditcache_rl.serve.bandit import Arm, Bandit, Turn, arms_of
+from ditcache_rl.serve.arms import Arm, Turn
 
 #: Arguments that hear of a run and may change it: an audit must not be heard twice.
 _LISTENERS = ("callback", "callback_on_step_end")
+
+
+class Chooser(Protocol):
+    """Chooses schedules, and hears what came of them; `Bandit` says more of each."""
+
+    min_psnr: float
+    active: bool
+
+    def turn(self, kind: str, arms: Sequence[Arm]) -> Turn:
+        """Decide about a request of a kind."""
+
+    def note_time(self, kind: str, arms: Sequence[Arm], arm: int, seconds: float) -> None:
+        """Hear what a request took under an arm."""
+
+    def note_audit(self, kind: str, arms: Sequence[Arm], arm: int, psnr: float) -> None:
+        """Hear the PSNR of a request under an arm."""
 
 
 class AdaptiveRunner(BlockRunner):
     """A runner whose controller is chosen for each request.
 
     Args:
+        chooser: Chooses.
         policy: Whose schedules may be chosen.
-        bandit: Chooses.
         pipe: The pipeline.
         args: Those of `BlockRunner`.
-        options: Those of `BlockRunner`; its controller serves while the bandit is not active, and
+        options: Those of `BlockRunner`; its controller serves while the chooser is not active, and
             for step counts that the policy does not know.
     """
 
     def __init__(
-        self, policy: Policy | ScheduleFile, bandit: Bandit, pipe: Any, *args: Any, **options: Any
+        self, chooser: Chooser, policy: Policy | ScheduleFile, pipe: Any, *args: Any, **options: Any
     ) -> None:
         super().__init__(pipe, *args, **options)
-        self._bandit = bandit
+        self._chooser = chooser
         self._patterns = step_patterns(
             policy.sites if isinstance(policy, ScheduleFile) else policy.manifest.sites
         )
         self._arms = {
-            steps: arms_of(plan, cost, bandit.min_psnr)
+            steps: Arm.all_of(plan, cost, min_psnr=chooser.min_psnr)
             for steps, (plan, cost) in _plans(policy).items()
         }
 
@@ -65,10 +81,10 @@ class AdaptiveRunner(BlockRunner):
         plain = plain_call(pipe)
         facts = _arguments(plain, args, kwargs)
         arms = self._arms.get(facts.get("num_inference_steps", 0), [])
-        if not self._bandit.active or not arms:
+        if not self._chooser.active or not arms:
             return super().request(pipe, args, kwargs)
         kind = kind_of(facts, rows_of_call(plain, args, kwargs))
-        turn = self._bandit.turn(kind, arms)
+        turn = self._chooser.turn(kind, arms)
         if turn.audited and _is_repeatable(facts):
             return self._audit(pipe, facts, kind, arms, turn)
         if turn.arm is None:
@@ -89,7 +105,7 @@ class AdaptiveRunner(BlockRunner):
         controller = StaticSchedule.of(arms[arm].row, self._patterns)
         output = super().request(pipe, args, kwargs, controller=controller)
         synchronize()
-        self._bandit.note_time(kind, arms, arm, time.perf_counter() - started)
+        self._chooser.note_time(kind, arms, arm, time.perf_counter() - started)
         return output
 
     def _audit(
@@ -105,7 +121,7 @@ class AdaptiveRunner(BlockRunner):
         reference = images_of(output)
         for arm, images in zip(turn.audited, drawn, strict=True):
             if images is not None and reference is not None:
-                self._bandit.note_audit(kind, arms, arm, float(psnr_db(images, reference).min()))
+                self._chooser.note_audit(kind, arms, arm, float(psnr_db(images, reference).min()))
         return output
 
 

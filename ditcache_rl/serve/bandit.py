@@ -9,147 +9,27 @@ Nothing here runs a pipeline: `adaptive.py` does.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import os
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtr  # scipy.stats takes 0.6 s to import
 
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import Controller
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import fits, read_json
 from ditcache_rl.metrics import PSNR_CAP_DB
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.plan import Plan, PlanRow
+from ditcache_rl.policy import Policy, ScheduleFile
+from ditcache_rl.serve.adaptive import AdaptiveRunner
+from ditcache_rl.serve.arms import Arm, ArmRecord, Turn, digest
+from ditcache_rl.serve.state import Kinds, read_state, write_state
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1
-#: Schedules per kind: each needs audits of its own, and neighbours differ little.
-_MOST_ARMS = 8
 #: Kinds that are told apart; each costs audits, and callers choose what makes a kind.
 _MOST_KINDS = 64
-#: Audits that the policy's own figures are worth, and a guess where there are none.
-_POLICY_AUDITS, _GUESS_AUDITS = 8.0, 2.0
-#: Spread in dB where the policy tells none; that of `shapes` is 3 to 6.
-_GUESS_SPREAD_DB = 6.0
-#: Standard normal quantile of 95 %: a policy's floor is that far below its mean.
-_QUANTILE = 1.645
-#: What an audit, or a time, keeps of those before: about the last fifty, or ten, count.
-_REMEMBER_AUDITS, _REMEMBER_TIMES = 0.98, 0.9
-
-
-class Arm(NamedTuple):
-    """A schedule that may be chosen, and what its policy says of it."""
-
-    budget: int
-    """Site computes."""
-    row: PlanRow
-    seconds: float
-    """By the policy's cost model; a start, until it is measured here."""
-    mean_db: float
-    spread_db: float
-    """Standard deviation over prompts."""
-    audits: float
-    """How many audits these two figures are worth."""
-
-
-def arms_of(plan: Plan, cost: CostModel, min_psnr: float) -> list[Arm]:
-    """List schedules of a plan from the fewest computes to the most, without full compute.
-
-    Where the plan was never scored, the floor itself is the guess, so nothing is served unaudited.
-    """
-    known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    known = known[known < cost.site_steps]
-    scored = known[np.isfinite(plan.quality[known, 0])]
-    budgets = scored if len(scored) else known
-    arms = []
-    for budget in _spread_out(budgets):
-        mean, floor = float(plan.quality[budget, 0]), float(plan.floors[budget, 0])
-        spread = max((mean - floor) / _QUANTILE, 1.0)  # nan where the floor is
-        arms.append(
-            Arm(
-                budget,
-                plan.row(budget),
-                cost.with_computes(budget),
-                mean if math.isfinite(mean) else min_psnr,
-                spread if math.isfinite(floor) else _GUESS_SPREAD_DB,
-                _POLICY_AUDITS if math.isfinite(floor) else _GUESS_AUDITS,
-            )
-        )
-    return arms
-
-
-def _spread_out(budgets: NDArray[np.int64]) -> list[int]:
-    """Pick budgets in about equal ratios, as times go."""
-    if len(budgets) <= _MOST_ARMS:
-        return [int(budget) for budget in budgets]
-    wanted = np.geomspace(budgets[0], budgets[-1], _MOST_ARMS)
-    nearest = np.abs(np.log(budgets[:, None] / wanted)).argmin(axis=0)
-    return [int(budget) for budget in budgets[np.unique(nearest)]]
-
-
-@dataclass(slots=True)
-class Record:
-    """What was seen of an arm on requests of one kind; all sums forget.
-
-    Attributes:
-        seconds: Mean time of a request; negative before the first.
-        audits: Number of audits.
-        mean_db: Of their PSNR.
-        squares: Sum of squared deviations from it.
-        broken: Audits below the floor.
-    """
-
-    seconds: float = -1.0
-    audits: float = 0.0
-    mean_db: float = 0.0
-    squares: float = 0.0
-    broken: float = 0.0
-
-    def note_time(self, seconds: float) -> None:
-        """Note what a request took."""
-        new = self.seconds < 0
-        self.seconds = seconds if new else seconds + _REMEMBER_TIMES * (self.seconds - seconds)
-
-    def note_audit(self, psnr: float, floor: float) -> None:
-        """Note the PSNR of an audit in dB."""
-        self.audits, self.squares = _REMEMBER_AUDITS * self.audits, _REMEMBER_AUDITS * self.squares
-        self.broken = _REMEMBER_AUDITS * self.broken + (psnr < floor)
-        self.audits += 1
-        off = psnr - self.mean_db
-        self.mean_db += off / self.audits
-        self.squares += off * (psnr - self.mean_db)
-
-    def chance_above(self, floor: float, arm: Arm) -> float:
-        """Return the probability that the next request is above the floor.
-
-        The predictive distribution of a normal variable with conjugate normal-inverse-gamma prior.
-
-        Source: Murphy, Conjugate Bayesian analysis of the Gaussian distribution (2007), section 6.
-        """
-        total = arm.audits + self.audits
-        mean = (arm.audits * arm.mean_db + self.audits * self.mean_db) / total
-        apart = arm.audits * self.audits / total * (self.mean_db - arm.mean_db) ** 2
-        squares = arm.audits * arm.spread_db**2 + self.squares + apart
-        scale = math.sqrt(squares / total * (total + 1) / total)
-        return float(stdtr(total, (mean - floor) / scale))
-
-
-class Turn(NamedTuple):
-    """What to do with a request."""
-
-    arm: int | None
-    """Index of the schedule in service; None for full compute."""
-    audited: tuple[int, ...] = ()
-    """Schedules to run beside full compute; empty for no audit."""
 
 
 class Bandit:
@@ -199,9 +79,24 @@ class Bandit:
         self._file = None if state is None else Path(state)
         self._rng = np.random.default_rng(seed)
         self._lock = threading.Lock()
-        self._records: dict[str, dict[str, Record]] = {}
+        self._records: Kinds = {}
         if self._file is not None and self._file.exists():
-            self._read(self._file)
+            try:
+                self._records = read_state(self._file, min_psnr=self.min_psnr)
+            except ArtifactError as error:
+                self.note = f"{error}; the policy's own figures are used instead"
+                _LOG.warning("%s", self.note)
+
+    def runner(
+        self,
+        policy: Policy | ScheduleFile,
+        pipe: Any,
+        controller: Controller,
+        cache: TieredCache,
+        **options: Any,
+    ) -> AdaptiveRunner:
+        """Make the runner of `cached(pipe, policy, adapt=bandit)`."""
+        return AdaptiveRunner(self, policy, pipe, controller, cache, **options)
 
     def turn(self, kind: str, arms: Sequence[Arm]) -> Turn:
         """Decide about a request of a kind."""
@@ -229,12 +124,15 @@ class Bandit:
                 psnr if math.isfinite(psnr) else 0.0, self.min_psnr
             )
             if self._file is not None:
-                self._write(self._file)
+                try:
+                    write_state(self._file, self._records, min_psnr=self.min_psnr)
+                except OSError as error:  # a request must not fail for it
+                    _LOG.warning("the bandit's state is not saved: %s", error)
 
     def summary(self) -> list[str]:
-        """Describe what is known, one line per kind of request."""
+        """Describe what is known, one line per kind of request, and what became of the state."""
         with self._lock:
-            return [
+            kinds = [
                 f"{kind.rpartition(' #')[0]}: "
                 + ", ".join(
                     f"{name} computes {record.mean_db:.1f} dB ({record.audits:.0f} audits)"
@@ -243,73 +141,21 @@ class Bandit:
                 )
                 for kind, records in self._records.items()
             ]
+        return [self.note, *kinds] if self.note else kinds
 
-    def _is_sure(self, arm: Arm, record: Record) -> bool:
+    def _is_sure(self, arm: Arm, record: ArmRecord) -> bool:
         # PSNR leans to the left, which no normal distribution does: broken floors count themselves.
         spared = (1 - self.keep) * max(record.audits, 1 / (1 - self.keep))
         return record.broken <= spared and record.chance_above(self.min_psnr, arm) >= self.keep
 
-    def _of(self, kind: str, arms: Sequence[Arm]) -> list[Record]:
+    def _of(self, kind: str, arms: Sequence[Arm]) -> list[ArmRecord]:
         """Return the records of a kind under just these schedules, an own set for each."""
-        key = f"{kind} #{_digest(arms)}"
+        key = f"{kind} #{digest(arms)}"
         if key not in self._records and len(self._records) >= _MOST_KINDS:
-            key = f"other #{_digest(arms)}"
+            key = f"other #{digest(arms)}"
         records = self._records.setdefault(key, {})
-        return [records.setdefault(str(arm.budget), Record()) for arm in arms]
-
-    def _write(self, file: Path) -> None:
-        """Replace the file as a whole: a reader sees the old state or the new one."""
-        state = {
-            "version": _VERSION,
-            "min_psnr": self.min_psnr,
-            "kinds": {
-                kind: {name: asdict(record) for name, record in records.items()}
-                for kind, records in self._records.items()
-            },
-        }
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
-            partial.replace(file)
-        except OSError as error:  # a request must not fail for it
-            _LOG.warning("the bandit's state is not saved: %s", error)
-
-    def _read(self, file: Path) -> None:
-        try:
-            state = read_json(file, most_bytes=1 << 22)
-            if (state.get("version"), state.get("min_psnr")) != (_VERSION, self.min_psnr):
-                raise ArtifactError(
-                    f"{file}: expected version {_VERSION} and min_psnr {self.min_psnr:g}, received "
-                    f"{state.get('version')!r} and {state.get('min_psnr')!r}"
-                )
-            if not fits(state.get("kinds"), dict[str, dict[str, dict[str, float]]]):
-                raise ArtifactError(f"{file}: expected kinds of records of numbers")
-            self._records = {
-                kind: {name: _record(values, file) for name, values in records.items()}
-                for kind, records in state["kinds"].items()
-            }
-        except ArtifactError as error:
-            self.note = f"{error}; the policy's own figures are used instead"
-            _LOG.warning("%s", self.note)
+        return [records.setdefault(str(arm.budget), ArmRecord()) for arm in arms]
 
 
-def _record(values: dict[str, Any], file: Path) -> Record:
-    known = set(Record.__dataclass_fields__)
-    if set(values) != known or min(values[n] for n in ("audits", "squares", "broken")) < 0:
-        raise ArtifactError(
-            f"{file}: expected a record of {sorted(known)}, received {values!r:.80}"
-        )
-    return Record(**values)
-
-
-def _seconds(arm: Arm, record: Record) -> float:
+def _seconds(arm: Arm, record: ArmRecord) -> float:
     return arm.seconds if record.seconds < 0 else record.seconds
-
-
-def _digest(arms: Sequence[Arm]) -> str:
-    """Name schedules by what they do: records are good for these alone."""
-    sums = hashlib.sha256()
-    for arm in arms:
-        sums.update(arm.row.patterns.tobytes() + arm.row.weights.tobytes())
-    return sums.hexdigest()[:12]

@@ -24,8 +24,8 @@ _LOG = logging.getLogger(__name__)
 _MOST_BYTES = 64 << 20
 
 
-class History(NamedTuple):
-    """The accesses of one request."""
+class RecordedRequest(NamedTuple):
+    """What one request read and wrote."""
 
     modes: dict[int, Modes]
     """Per branch, (steps, rows, sites) effective modes: `compute` writes an entry, any other read
@@ -37,6 +37,10 @@ class History(NamedTuple):
 
 class Recorder:
     """Appends finished requests to a file.
+
+    ::
+
+        with dc.cached(pipe, policy, record=dc.Recorder("requests.jsonl")): ...
 
     Args:
         file: Where; made if it is not there, and gone on with if it is.
@@ -58,10 +62,10 @@ class Recorder:
                         opened.write(b"\n")
         except OSError as error:
             raise ConfigError(
-                f"record: expected a file that can be written, received {self._file}: {error}"
+                f"expected a file that can be written, received {self._file}: {error}"
             ) from error
 
-    def note(self, log: RequestLog) -> None:
+    def __call__(self, log: RequestLog) -> None:
         """Append a request; a failed write loses the line and never the request."""
         line = {
             "modes": {str(branch): modes.tolist() for branch, modes in log.by_branch.items()},
@@ -85,7 +89,7 @@ def aside(file: Path) -> Path:
     return file.with_name(f"{file.name}.1")
 
 
-def read_histories(file: str | Path) -> tuple[list[History], int]:
+def read_requests(file: str | Path) -> tuple[list[RecordedRequest], int]:
     """Read what was recorded, oldest first, and count the lines that were left out as damaged.
 
     Raises:
@@ -95,23 +99,23 @@ def read_histories(file: str | Path) -> tuple[list[History], int]:
     for part in (aside(Path(file)), Path(file)):
         for line in part.read_bytes().splitlines() if part.exists() else []:
             try:
-                found.append(_history(line))
+                found.append(_request(line))
             except (ValueError, TypeError, KeyError, AttributeError):
                 damaged += 1
     if not found:
         raise ArtifactError(
-            f"{file}: expected requests recorded by record=FILE, received {damaged} damaged lines "
-            "and no other; remove the file and record again"
+            f"{file}: expected requests that a Recorder has written, received {damaged} damaged "
+            "lines and no other; remove the file and record again"
         )
     return found, damaged
 
 
-def _history(line: bytes) -> History:
+def _request(line: bytes) -> RecordedRequest:
     values = json.loads(line)
     modes = {int(name): np.array(table, dtype=np.int8) for name, table in values["modes"].items()}
     if any(table.ndim != 3 or table.min() < -1 or table.max() > 3 for table in modes.values()):
         raise ValueError("no table of modes")
-    return History(
+    return RecordedRequest(
         modes,
         [float(s) for s in values["sigmas"]],
         float(values["seconds"]),

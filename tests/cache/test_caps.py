@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ditcache_rl.cache import SystemIO, ask_caps, lower_caps
+from ditcache_rl.cache import Memory, SystemIO, lower_caps
 from ditcache_rl.cache.caps import available_host_bytes, disk_room
 from ditcache_rl.cache.folder import file_system, is_memory
 
@@ -39,7 +39,7 @@ def test_what_is_too_much_is_lowered_and_said(tmp_path: Path) -> None:
         def total_bytes(self, folder: Path) -> int:
             return 1 << 35
 
-    asked = ask_caps(CPU, disk_bytes="2MiB", cache_dir=tmp_path / "x")
+    asked = Memory(disk="2MiB", dir=tmp_path / "x").caps(CPU)
     caps = lower_caps(asked, CPU, io=NearlyFull())
 
     assert caps.disk_bytes == 1 << 20
@@ -48,7 +48,7 @@ def test_what_is_too_much_is_lowered_and_said(tmp_path: Path) -> None:
 
 
 def test_a_share_is_of_all_memory_and_limited_by_what_is_free() -> None:
-    caps = lower_caps(ask_caps(CPU, device_bytes="100%", host_bytes="100%"), CPU)
+    caps = lower_caps(Memory(device="100%", host="100%").caps(CPU), CPU)
 
     assert caps.device_bytes is not None
     assert caps.host_bytes is not None

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ditcache_rl.cache import SystemIO, TieredCache, ask_caps
+from ditcache_rl.cache import Memory, SystemIO, TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.io import Buffer
 from ditcache_rl.errors import ConfigError
@@ -39,10 +39,10 @@ def in_child(work: Callable[[], bool]) -> bool:
 def test_a_name_that_no_directory_can_have_is_refused_clearly(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
 
-    with pytest.raises(ConfigError, match="cache_dir"):
+    with pytest.raises(ConfigError, match="cache directory"):
         TieredCache(None, None, 4096, cache_dir=folder)
-    with pytest.raises(ConfigError, match="cache_dir"):
-        ask_caps(torch.device("cpu"), disk_bytes=4096, cache_dir=folder)
+    with pytest.raises(ConfigError, match="cache directory"):
+        Memory(disk=4096, dir=folder).caps(torch.device("cpu"))
 
 
 def test_a_child_that_writes_to_what_it_inherited_harms_no_entry() -> None:

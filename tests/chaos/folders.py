@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ditcache_rl.cache import TieredCache, ask_caps
+from ditcache_rl.cache import Memory, TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
@@ -139,14 +139,14 @@ def _open(path: Path) -> None:
 
 
 def _resolve(path: Path) -> None:
-    ask_caps(torch.device("cpu"), disk_bytes=_MIB, cache_dir=path)
+    Memory(disk=_MIB, dir=path).caps(torch.device("cpu"))
 
 
 def _must_refuse(found: Findings, name: str, offer: Callable[[], None]) -> None:
     try:
         offer()
     except ConfigError as error:
-        found.expect("cache_dir" in str(error), WRONG, f"{name}: an unclear error, {error}")
+        found.expect("cache directory" in str(error), WRONG, f"{name}: an unclear error, {error}")
     except Exception as error:
         found.add(CRASH, f"{name}: {error!r}")
     else:

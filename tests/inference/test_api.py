@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 import ditcache_rl as dc
+from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Wish
@@ -221,8 +223,9 @@ def test_a_floor_is_refused_where_none_was_measured(
         ({"budget": 2.0}, "budget must be"),
         ({"sites": 2}, "a policy knows its sites"),
         ({"blocks": "transformer"}, "a policy knows its sites and blocks"),
-        ({"device_bytes": "lots"}, "received 'lots'"),
-        ({"device_bytes": 0}, "above zero"),
+        ({"speedpu": 2.0}, "received 'speedpu'. Did you mean 'speedup'?"),
+        ({"memory": "70%"}, r"must be as Memory\(device='70%'\), received '70%'"),
+        ({"record": "requests.jsonl"}, r"must be as Recorder\(.*, received 'requests.jsonl'"),
     ],
 )
 def test_arguments_that_contradict_are_refused(
@@ -230,6 +233,24 @@ def test_arguments_that_contradict_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         dc.attach(pipe, policy, **options)
+
+
+def test_cached_takes_what_attach_takes() -> None:
+    cached, attach = inspect.signature(dc.cached), inspect.signature(dc.attach)
+
+    assert cached.parameters == attach.parameters
+
+
+def test_a_run_that_cannot_begin_leaves_no_cache_behind(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[TieredCache] = []
+    monkeypatch.setattr(TieredCache, "close", lambda cache: closed.append(cache))
+
+    with pytest.raises(ConfigError):
+        dc.attach(pipe, EveryK(2), sites=10**6)
+
+    assert len(closed) == 1
 
 
 def test_a_controller_takes_no_wish(pipe: Any) -> None:
@@ -243,14 +264,14 @@ def test_a_controller_takes_no_wish(pipe: Any) -> None:
 def test_a_cap_in_bytes_is_the_cap_of_the_device_tier(
     given: int | str | None, expected: int | None, pipe: Any, policy: Policy
 ) -> None:
-    with dc.cached(pipe, policy, device_bytes=given) as run:
+    with dc.cached(pipe, policy, memory=dc.Memory(device=given)) as run:
         assert run.cache.device.cap_bytes == expected
 
 
 def test_a_cap_in_percent_is_a_share_of_the_memory(pipe: Any, policy: Policy) -> None:
-    with dc.cached(pipe, policy, device_bytes="10%") as tenth:
+    with dc.cached(pipe, policy, memory=dc.Memory(device="10%")) as tenth:
         pass
-    with dc.cached(pipe, policy, device_bytes="20%") as fifth:
+    with dc.cached(pipe, policy, memory=dc.Memory(device="20%")) as fifth:
         pass
 
     caps = np.array([run.cache.device.cap_bytes for run in (tenth, fifth)])
@@ -262,7 +283,7 @@ def test_a_cap_in_percent_is_a_share_of_the_memory(pipe: Any, policy: Policy) ->
 def test_no_cap_is_ever_exceeded(
     cap: str, pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
-    with dc.cached(pipe, policy, budget=0.5, device_bytes=cap) as run:
+    with dc.cached(pipe, policy, budget=0.5, memory=dc.Memory(device=cap)) as run:
         image = draw(pipe, tiny_call)
 
     # A residual has 64 image and 12 text tokens of 32 float32 numbers: 9.5 KiB.

@@ -195,9 +195,8 @@ def test_tiers_are_tried_where_only_a_forward_pass_tells_the_blocks(
     monkeypatch.setattr(blocks, "STACK_NAMES", ())
     expected, _ = draw_under(tiny_pipe, EveryK(2))
 
-    with dc.cached(
-        tiny_pipe, EveryK(2), host_bytes="1MiB", disk_bytes="1MiB", cache_dir=folder
-    ) as run:
+    memory = dc.Memory(host="1MiB", disk="1MiB", dir=folder)
+    with dc.cached(tiny_pipe, EveryK(2), memory=memory) as run:
         latents = draw(tiny_pipe)
 
     assert torch.equal(latents, expected)
@@ -215,14 +214,8 @@ def test_only_what_a_mode_needs_is_fetched_and_once(tiny_pipe: Any) -> None:
 
 
 def test_the_summary_names_tiers_and_what_was_lowered(tiny_pipe: Any, folder: Path) -> None:
-    with dc.cached(
-        tiny_pipe,
-        EveryK(2),
-        device_bytes="1MiB",
-        host_bytes="1.5 mb",
-        disk_bytes="8MiB",
-        cache_dir=str(folder),
-    ) as run:
+    memory = dc.Memory(device="1MiB", host="1.5 mb", disk="8MiB", dir=str(folder))
+    with dc.cached(tiny_pipe, EveryK(2), memory=memory) as run:
         draw(tiny_pipe)
         text = run.summary()
 
@@ -293,48 +286,18 @@ def bad_folders(tmp_path: Path) -> dict[str, Path]:
 def test_an_unfit_directory_is_refused_when_attaching(
     tiny_pipe: Any, bad_folders: dict[str, Path], kind: str
 ) -> None:
-    with pytest.raises(ConfigError, match=r"cache_dir .*: expected a directory of this user"):
-        dc.attach(tiny_pipe, EveryK(2), disk_bytes="1MiB", cache_dir=bad_folders[kind])
+    memory = dc.Memory(disk="1MiB", dir=bad_folders[kind])
+    with pytest.raises(ConfigError, match=r".*: expected a cache directory of this user"):
+        dc.attach(tiny_pipe, EveryK(2), memory=memory)
 
     draw(tiny_pipe)
-
-
-@pytest.mark.parametrize("option", ["device_bytes", "host_bytes", "disk_bytes"])
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        (-1, "above zero"),
-        (0, "above zero"),
-        ("0%", "above zero"),
-        ("-1GiB", "expected bytes as"),
-        ("9" * 400 + "gb", "expected bytes as"),
-        ("lots", "expected bytes as"),
-        ("101%", "more than all of it"),
-        ("900TiB", "that this machine has"),
-        (1.5, "expected bytes as"),
-        (True, "expected bytes as"),
-    ],
-)
-def test_a_cap_that_makes_no_sense_is_refused_when_attaching(
-    tiny_pipe: Any, folder: Path, option: str, size: Any, message: str
-) -> None:
-    where: dict[str, Any] = {"cache_dir": folder} if option == "disk_bytes" else {}
-    with pytest.raises(ConfigError, match=f"{option}: .*{message}"):
-        dc.attach(tiny_pipe, EveryK(2), **{option: size}, **where)
-
-
-def test_a_disk_tier_needs_size_and_directory(tiny_pipe: Any, folder: Path) -> None:
-    alone: list[dict[str, Any]] = [{"disk_bytes": "1MiB"}, {"cache_dir": folder}]
-    for options in alone:
-        with pytest.raises(ConfigError, match="disk_bytes and cache_dir together"):
-            dc.attach(tiny_pipe, EveryK(2), **options)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no tmpfs at /dev/shm")
 def test_a_directory_in_memory_is_said_and_counted_as_memory(tiny_pipe: Any) -> None:
     folder = Path("/dev/shm") / f"ditcache-test-{os.getpid()}"
     try:
-        with dc.cached(tiny_pipe, EveryK(2), disk_bytes="1MiB", cache_dir=folder) as run:
+        with dc.cached(tiny_pipe, EveryK(2), memory=dc.Memory(disk="1MiB", dir=folder)) as run:
             draw(tiny_pipe)
             assert "lies in main memory (tmpfs)" in run.summary()
     finally:

@@ -8,7 +8,7 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules import nominal_cost
 from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import spaced_plan
-from ditcache_rl.serve import Arm, Bandit, arms_of
+from ditcache_rl.serve import Arm, Bandit
 
 FLOOR = 35.0
 
@@ -19,7 +19,7 @@ def arms(*, known: bool = False) -> list[Arm]:
     if known:
         plan.quality[:, 0] = [np.nan, 30, 50, 55, 60]
         plan.floors[:, 0] = [np.nan, 25, 45, 50, 60]
-    return arms_of(plan, nominal_cost(4, 1), FLOOR)
+    return Arm.all_of(plan, nominal_cost(4, 1), min_psnr=FLOOR)
 
 
 def serve(bandit: Bandit, psnr: list[float], requests: int, *, spread: float = 1.0) -> list[int]:
@@ -108,7 +108,7 @@ def test_what_was_learned_of_other_schedules_does_not_count(tmp_path: Path) -> N
     serve(Bandit(min_psnr=FLOOR, audit=0.5, state=file), [42, 50, 55], 100)
     plan = Plan.empty(4, 4)
     plan.patterns[1] = [0, 2, 2, 2]
-    others = arms_of(plan, nominal_cost(4, 1), FLOOR)
+    others = Arm.all_of(plan, nominal_cost(4, 1), min_psnr=FLOOR)
 
     assert Bandit(min_psnr=FLOOR, audit=1e-9, state=file).turn("kind", others).arm is None
 

@@ -9,7 +9,7 @@ import ditcache_rl as dc
 from ditcache_rl.control import EveryK
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.instrument import RequestLog
-from ditcache_rl.serve import Recorder, read_histories
+from ditcache_rl.serve import Recorder, read_requests
 from ditcache_rl.serve.record import aside
 from ditcache_rl.types import RunInfo
 
@@ -22,11 +22,11 @@ def log(seconds: float = 1.0) -> RequestLog:
 
 
 def test_what_a_request_did_is_read_back(tmp_path: Path) -> None:
-    file = tmp_path / "deep" / "history.jsonl"
-    Recorder(file).note(log())
-    Recorder(file).note(log(2.0))
+    file = tmp_path / "deep" / "requests.jsonl"
+    Recorder(file)(log())
+    Recorder(file)(log(2.0))
 
-    (first, second), damaged = read_histories(file)
+    (first, second), damaged = read_requests(file)
 
     assert first.modes[0].tolist() == [[[0, 0, 0]], [[1, 0, 2]]]
     assert (first.sigmas, first.seconds, first.peak_bytes) == ([1.0, 0.5, 0.0], 1.0, 12)
@@ -36,38 +36,38 @@ def test_what_a_request_did_is_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [1, 20, -1])
 def test_a_torn_last_line_costs_itself_alone(tmp_path: Path, kept: int) -> None:
-    file = tmp_path / "history.jsonl"
-    Recorder(file).note(log(1.0))
+    file = tmp_path / "requests.jsonl"
+    Recorder(file)(log(1.0))
     whole = file.read_bytes()
     file.write_bytes(whole + whole[:kept])
 
-    Recorder(file).note(log(2.0))
-    found, damaged = read_histories(file)
+    Recorder(file)(log(2.0))
+    found, damaged = read_requests(file)
 
     # Cut before its newline alone, the line is complete.
-    assert [history.seconds for history in found] == [1.0, *([1.0] if kept == -1 else []), 2.0]
+    assert [request.seconds for request in found] == [1.0, *([1.0] if kept == -1 else []), 2.0]
     assert damaged == (kept != -1)
 
 
 def test_the_file_stays_bounded_and_keeps_the_newest(tmp_path: Path) -> None:
-    file = tmp_path / "history.jsonl"
+    file = tmp_path / "requests.jsonl"
     recorder = Recorder(file, most_bytes=400)
     for number in range(50):
-        recorder.note(log(float(number)))
+        recorder(log(float(number)))
 
-    found, _ = read_histories(file)
+    found, _ = read_requests(file)
 
     assert file.stat().st_size <= 400
     assert aside(file).stat().st_size <= 400
-    assert [history.seconds for history in found] == list(range(50))[-len(found) :]
+    assert [request.seconds for request in found] == list(range(50))[-len(found) :]
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "history.jsonl"
+    file = tmp_path / "requests.jsonl"
     file.write_text('hello\n{"modes": {"0": [[5]]}}\n')
 
     with pytest.raises(ArtifactError, match="2 damaged lines"):
-        read_histories(file)
+        read_requests(file)
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_touched(
@@ -75,20 +75,20 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_touched(
 ) -> None:
     kind = type(tiny_pipe)
     with pytest.raises(ConfigError, match="can be written"):
-        dc.attach(tiny_pipe, EveryK(2), record=tmp_path)
+        dc.attach(tiny_pipe, EveryK(2), record=dc.Recorder(tmp_path))
     assert type(tiny_pipe) is kind
 
 
 def test_a_pipeline_records_its_requests(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
 ) -> None:
-    file = tmp_path / "history.jsonl"
-    with dc.cached(tiny_pipe, EveryK(2), record=file):
+    file = tmp_path / "requests.jsonl"
+    with dc.cached(tiny_pipe, EveryK(2), record=dc.Recorder(file)):
         generator = torch.Generator().manual_seed(0)
         tiny_pipe("a star", num_inference_steps=4, generator=generator, **tiny_call)
 
-    (history,), _ = read_histories(file)
+    (request,), _ = read_requests(file)
 
-    assert history.modes[0][:, 0, 0].tolist() == [0, 1, 0, 1]
-    assert history.seconds > 0
-    assert history.peak_bytes > 0
+    assert request.modes[0][:, 0, 0].tolist() == [0, 1, 0, 1]
+    assert request.seconds > 0
+    assert request.peak_bytes > 0

@@ -1,0 +1,152 @@
+"""What comes of attaching: a pipeline under a controller until `detach`, and a summary."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import Controller
+from ditcache_rl.inference.cache import CacheHandle
+from ditcache_rl.inference.targets import KnownPlans, PolicyController, ScheduleController
+from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.policy import Policy, ScheduleFile, modes_text
+from ditcache_rl.types import Mode, Tier
+
+_REMEMBERED_REQUESTS = 1000
+#: What hears of every finished request, as a `Recorder` does.
+Listener: TypeAlias = Callable[[RequestLog], None]
+
+
+class Adapter(Protocol):
+    """What chooses a schedule for each request and learns from some, as a `Bandit` does."""
+
+    def runner(
+        self,
+        policy: Policy | ScheduleFile,
+        pipe: Any,
+        controller: Controller,
+        cache: TieredCache,
+        **options: Any,
+    ) -> BlockRunner:
+        """Make a runner that follows it.
+
+        Args:
+            policy: Whose schedules may be chosen.
+            pipe: See `BlockRunner`, and so the next two.
+            controller: Serves what there is nothing to choose for.
+            cache: Where residuals are kept.
+            options: Those of `BlockRunner`.
+        """
+
+    def summary(self) -> list[str]:
+        """Describe what was learned, in lines."""
+
+
+class Run:
+    """A pipeline under a policy, until `detach`; collects what the requests did.
+
+    Attributes:
+        logs: One `RequestLog` per finished request, the last thousand.
+        cache: The store of the requests.
+
+    Args:
+        pipe: The pipeline.
+        controller: Decides.
+        opened: The cache, which the run closes.
+        make: Makes the runner.
+        adapt: What the runner learns with, if it does.
+        record: Hears of every finished request.
+        options: Those of `BlockRunner`.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        controller: Controller,
+        opened: CacheHandle,
+        *,
+        make: Callable[..., BlockRunner] = BlockRunner,
+        adapt: Adapter | None = None,
+        record: Listener | None = None,
+        **options: Any,
+    ) -> None:
+        self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
+        self.cache = opened.cache
+        self._opened = opened
+        self._adapt, self._record = adapt, record
+        self._plans: KnownPlans | None = None
+        if isinstance(controller, PolicyController | ScheduleController):
+            self._plans = controller.plans
+        try:
+            self._runner = make(pipe, controller, opened.cache, on_finish=self._finished, **options)
+            self._runner.__enter__()
+        except BaseException:
+            opened.cache.close()
+            raise
+
+    def detach(self) -> None:
+        """Give the pipeline back as it was, and memory and disk; twice is harmless."""
+        self._runner.__exit__(None, None, None)
+        self.cache.close()
+
+    def _finished(self, log: RequestLog) -> None:
+        self.logs.append(log)
+        if self._record is not None:
+            self._record(log)
+        self._opened.refresh()
+
+    def _notes(self) -> list[str]:
+        return [*self._opened.notes, *(self._plans.notes() if self._plans else [])]
+
+    def summary(self) -> str:
+        """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""
+        if not self.logs:
+            return "no request has finished yet"
+        counts = {mode: sum(int((log.modes == mode).sum()) for log in self.logs) for mode in Mode}
+        total = max(1, sum(counts.values()))
+        stats, learned = self.cache.stats, self._adapt.summary() if self._adapt else []
+        shares = ", ".join(f"{counts[mode] / total:.0%} {mode.name.lower()}" for mode in Mode)
+        seconds = float(np.median([log.seconds for log in self.logs]))
+        peak = max(log.peak_bytes for log in self.logs)
+        return "\n".join(
+            [
+                f"requests      {len(self.logs)}, median {seconds:.3f} s",
+                f"site steps    {total}: {shares}",
+                f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
+                f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",
+                *tier_lines(self.cache),
+                *(f"note          {note}" for note in self._notes()),
+                *(f"audited       {line}" for line in learned),
+                f"last mask     {mask_text(self.logs[-1])}",
+            ]
+        )
+
+
+def tier_lines(cache: TieredCache) -> list[str]:
+    """Describe the slower tiers, as far as there are any."""
+    stats, hits = cache.stats, {Tier.HOST: "host_hits", Tier.DISK: "disk_hits"}
+    lines = [
+        f"{f'{level.name.lower()} tier':13} {getattr(stats, hits[level])} hits, "
+        f"cap {tier.cap_bytes / 2**20:.2f} MiB"
+        for level, tier in cache.slower.items()
+    ]
+    if cache.slower:
+        lines.append(
+            f"transfers     {stats.bytes_written / 2**20:.2f} MiB written, "
+            f"{stats.bytes_read / 2**20:.2f} MiB read, {stats.hidden_share:.0%} of load time hidden"
+        )
+    troubles = {
+        name: getattr(stats, name)
+        for name in ("evicted", "not_finite", "corrupt", "errors", "given_up", "emptied")
+    }
+    shown = ", ".join(f"{count} {name}" for name, count in troubles.items() if count)
+    return [*lines, f"troubles      {shown}"] if shown else lines
+
+
+def mask_text(log: RequestLog) -> str:
+    """Write the effective mask of the first row: a letter per step, sites side by side."""
+    return modes_text(log.modes[:, 0])
