@@ -1,14 +1,16 @@
 """Open, compress, copy and identify diffusers pipelines."""
 
+from ditcache_rl.pipelines.copies import session, twin
 from ditcache_rl.pipelines.identity import check_identity, model_identity, scheduler_identity
-from ditcache_rl.pipelines.open import open_configured, open_pipeline
-from ditcache_rl.pipelines.session import session
+from ditcache_rl.pipelines.open import open_configured, open_pipeline, open_shared
 
 __all__ = [
     "check_identity",
     "model_identity",
     "open_configured",
     "open_pipeline",
+    "open_shared",
     "scheduler_identity",
     "session",
+    "twin",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,24 @@ BUILTIN = "builtin:shapes"
 
 def open_configured(config: PipelineConfig) -> Any:
     """Open the pipeline that an environment file names; errors are those of `open_pipeline`."""
-    return open_pipeline(
-        config.source,
-        dtype=config.dtype,
-        device=config.device,
-        quantize=config.quantize,
-        prune=config.prune,
-    )
+    return open_pipeline(config.source, **_options(config))
+
+
+def open_shared(config: PipelineConfig) -> Any:
+    """Do what `open_configured` does, and return the same pipeline as long as the same is named.
+
+    Nobody may change it: whoever attaches takes a `twin`.
+    """
+    return _open_once(config.source, **_options(config))
+
+
+def _options(config: PipelineConfig) -> dict[str, Any]:
+    return {
+        "dtype": config.dtype,
+        "device": config.device,
+        "quantize": config.quantize,
+        "prune": tuple(config.prune),
+    }
 
 
 def open_pipeline(
@@ -75,3 +87,6 @@ def open_pipeline(
         for denoiser in denoisers_of(pipe).values():
             quantize_weights(denoiser, quantize)
     return pipe
+
+
+_open_once = lru_cache(maxsize=1)(open_pipeline)

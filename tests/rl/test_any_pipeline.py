@@ -12,8 +12,8 @@ from ditcache_rl.bench import Case, board_of
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.pipelines import open_pipeline, twin
 from ditcache_rl.policy import load_policy
-from ditcache_rl.rl.scenario import shared_pipeline, twin_of
 from tests.kit.environment import write_env
 from tests.kit.pipelines import PROMPTS, build_tiny_pipe
 from tests.zoo.pipelines import kl, model
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_of_a_guided_batch_are_those_of_the_call(folder: Path, tmp_path: Path) -> None:
     config = load_env(write_env(tmp_path, CALL, source=str(folder)))
-    pipe = twin_of(shared_pipeline(str(folder), "float32", "cpu"))
+    pipe = twin(open_pipeline(str(folder), device="cpu"))
     board = board_of(config, pipe, steps=4)
     cases = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
     table = np.array([[0, 0], [0, 1], [0, 0], [0, 1]], np.int8)[:, :, None]

@@ -1,9 +1,12 @@
-"""A pipeline of one's own for a request, at the price of a scheduler."""
+"""Copies of a pipeline that share its weights: for a request of its own, or a runner of its own."""
 
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any
+
+from ditcache_rl.instrument.blocks import denoisers_of
 
 
 def session(pipe: Any) -> Any:
@@ -23,4 +26,19 @@ def session(pipe: Any) -> Any:
         # A fast tokenizer changes its truncation at every call, and refuses to in two threads.
         if name.startswith("tokenizer") and hasattr(getattr(pipe, name), "encode"):
             setattr(own, name, copy.deepcopy(getattr(pipe, name)))
+    return own
+
+
+def twin(pipe: Any) -> Any:
+    """Return a session whose denoisers are modules of its own, over the same weights.
+
+    It can be attached while the original, or another twin, is in the middle of a call.
+
+    Args:
+        pipe: A diffusers pipeline.
+    """
+    own = session(pipe)
+    for name, denoiser in denoisers_of(pipe).items():
+        shared = {id(tensor): tensor for tensor in chain(denoiser.parameters(), denoiser.buffers())}
+        setattr(own, name, copy.deepcopy(denoiser, shared))
     return own

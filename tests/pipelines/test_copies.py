@@ -1,0 +1,33 @@
+from pathlib import Path
+from typing import Any
+
+import ditcache_rl as dc
+from ditcache_rl.config import PipelineConfig
+from ditcache_rl.control import EveryK
+from ditcache_rl.instrument import is_attached
+from ditcache_rl.pipelines import open_shared, session, twin
+
+
+def pointers(pipe: Any) -> list[int]:
+    return [parameter.data_ptr() for parameter in pipe.transformer.parameters()]
+
+
+def test_a_copy_takes_no_weights_of_its_own(tiny_pipe: Any) -> None:
+    assert pointers(session(tiny_pipe)) == pointers(twin(tiny_pipe)) == pointers(tiny_pipe)
+
+
+def test_a_session_runs_under_the_policy_of_the_original_and_a_twin_does_not(
+    tiny_pipe: Any,
+) -> None:
+    apart = twin(tiny_pipe)
+
+    with dc.cached(tiny_pipe, EveryK(2)):
+        assert is_attached(session(tiny_pipe))
+        assert not is_attached(apart)
+        assert "forward" not in vars(apart.transformer)
+
+
+def test_the_same_pipeline_is_opened_once(tiny_folder: Path) -> None:
+    config = PipelineConfig(str(tiny_folder), device="cpu")
+
+    assert open_shared(config) is open_shared(config)
