@@ -123,12 +123,6 @@ class Allocator:
         self._join()
         return list(self._gaps)
 
-    @property
-    def largest_free_bytes(self) -> int:
-        """Size of the largest extent that could be taken."""
-        self._join()
-        return max((size for _, size in self._gaps), default=0)
-
     def _first_fit(self, size: int) -> int | None:
         for index, (start, room) in enumerate(self._gaps):
             if room >= size:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Never, ParamSpec, TypeVar
 
@@ -112,7 +111,7 @@ def attach(
         controller, sites, blocks = _controller_of(
             pipe, policy, Wish(**(asked or {"speedup": 2.0}))
         )
-        make = BlockRunner if adapt is None else partial(adapt.runner, policy)
+        make = BlockRunner if adapt is None else adapt.runner(policy)
     else:
         if adapt is not None:
             raise ConfigError(

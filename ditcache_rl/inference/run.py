@@ -24,23 +24,8 @@ Listener: TypeAlias = Callable[[RequestLog], None]
 class Adapter(Protocol):
     """What chooses a schedule for each request and learns from some, as a `Bandit` does."""
 
-    def runner(
-        self,
-        policy: Policy | ScheduleFile,
-        pipe: Any,
-        controller: Controller,
-        cache: TieredCache,
-        **options: Any,
-    ) -> BlockRunner:
-        """Make a runner that follows it.
-
-        Args:
-            policy: Whose schedules may be chosen.
-            pipe: See `BlockRunner`, and so the next two.
-            controller: Serves what there is nothing to choose for.
-            cache: Where residuals are kept.
-            options: Those of `BlockRunner`.
-        """
+    def runner(self, policy: Policy | ScheduleFile) -> Callable[..., BlockRunner]:
+        """Return what makes runners that follow it, from the arguments of `BlockRunner`."""
 
     def summary(self) -> list[str]:
         """Describe what was learned, in lines."""
@@ -52,15 +37,6 @@ class Run:
     Attributes:
         logs: One `RequestLog` per finished request, the last thousand.
         cache: The store of the requests.
-
-    Args:
-        pipe: The pipeline.
-        controller: Decides.
-        opened: The cache, which the run closes.
-        make: Makes the runner.
-        adapt: What the runner learns with, if it does.
-        record: Hears of every finished request.
-        options: Those of `BlockRunner`.
     """
 
     def __init__(

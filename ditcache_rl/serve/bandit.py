@@ -12,14 +12,12 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy, ScheduleFile
@@ -87,16 +85,9 @@ class Bandit:
                 self.note = f"{error}; the policy's own figures are used instead"
                 _LOG.warning("%s", self.note)
 
-    def runner(
-        self,
-        policy: Policy | ScheduleFile,
-        pipe: Any,
-        controller: Controller,
-        cache: TieredCache,
-        **options: Any,
-    ) -> AdaptiveRunner:
-        """Make the runner of `cached(pipe, policy, adapt=bandit)`."""
-        return AdaptiveRunner(self, policy, pipe, controller, cache, **options)
+    def runner(self, policy: Policy | ScheduleFile) -> Callable[..., AdaptiveRunner]:
+        """Return what makes the runner of `cached(pipe, policy, adapt=bandit)`."""
+        return partial(AdaptiveRunner, self, policy)
 
     def turn(self, kind: str, arms: Sequence[Arm]) -> Turn:
         """Decide about a request of a kind."""
