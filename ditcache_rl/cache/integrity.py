@@ -131,7 +131,7 @@ class Doubt:
     @classmethod
     def about(cls, tensor: Tensor) -> Self | None:
         """Ask about a GPU tensor; None where there is nothing to ask."""
-        if not tensor.is_cuda or tensor.dtype not in _BITS or not tensor.numel():
+        if tensor.dtype not in _BITS or not tensor.numel():
             return None
         return cls(tensor)
 

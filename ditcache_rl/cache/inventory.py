@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -90,13 +90,10 @@ class Inventory:
         """Whether there is anything that could be loaded ahead of its use."""
         return Tier.DISK in self.slower or (bool(self.slower) and not self.copier.in_place)
 
-    def route(self, tier: Tier) -> Iterator[Tier]:
-        """Yield the tiers for an entry: the wished one, slower ones, then faster ones."""
-        if tier is Tier.DEVICE or tier in self.slower:
-            yield tier  # in the common case there is nothing to choose
+    def others(self, tier: Tier) -> list[Tier]:
+        """Order the tiers for an entry that another has no room for: slower ones, faster ones."""
         there = [Tier.DEVICE, *self.slower]
-        yield from [t for t in there if t > tier]
-        yield from [t for t in reversed(there) if t < tier]
+        return [t for t in there if t > tier] + [t for t in reversed(there) if t < tier]
 
     def level_of(self, key: EntryKey) -> Tier | None:
         """Return the slower tier that holds an entry."""

@@ -108,13 +108,7 @@ class TieredCache:
             ConfigError: If there is no room for them, or the directory is not fit.
         """
         try:
-            return cls(
-                caps.device_bytes,
-                caps.host_bytes,
-                caps.disk_bytes,
-                cache_dir=caps.cache_dir,
-                **options,
-            )
+            return cls(*caps[:3], cache_dir=caps.cache_dir, **options)
         except (OSError, MemoryError) as error:
             raise ConfigError(
                 f"expected room for a host tier of {caps.host_bytes} bytes and a disk tier of "
@@ -135,15 +129,6 @@ class TieredCache:
     def stats(self) -> CacheStats:
         """What happened so far."""
         return self._inventory.stats
-
-    @property
-    def codec(self) -> Codec:
-        """Format of what is stored from now on in slower tiers."""
-        return self._moves.codec
-
-    @codec.setter
-    def codec(self, codec: Codec) -> None:
-        self._moves.codec = codec
 
     @property
     def used_bytes(self) -> int:
@@ -179,10 +164,14 @@ class TieredCache:
         inventory = self._inventory
         if tier is Tier.DROP or inventory.closed:
             return False
-        doubt = Doubt.about(tensor)
+        doubt = Doubt.about(tensor) if tensor.is_cuda else None
         try:
-            levels = inventory.route(tier)
-            kept = any(self._moves.put(level, key, tensor, outlook) for level in levels)
+            # In the common case there is nothing to choose.
+            kept = (tier is Tier.DEVICE or tier in inventory.slower) and self._moves.put(
+                tier, key, tensor, outlook
+            )
+            others = [] if kept else inventory.others(tier)
+            kept = kept or any(self._moves.put(other, key, tensor, outlook) for other in others)
         except NotFiniteError:
             with self._lock:
                 inventory.stats.not_finite += 1
@@ -256,6 +245,10 @@ class TieredCache:
     def retire(self, level: Tier) -> None:
         """Give up a slower tier with everything in it; from then on it costs nothing."""
         self._resizer.retire(level)
+
+    def keep_every_bit(self) -> None:
+        """Store without loss of precision from now on."""
+        self._moves.codec = LOSSLESS
 
     def skip_dead_writes(self, count: int = 1) -> None:
         """Count entries that are not put because nothing would read them."""

@@ -105,7 +105,7 @@ def open_cache(pipe: Any, memory: Memory, *, sites: int) -> CacheHandle:
     if codec is not LOSSLESS and cache.slower:
         sample = torch.ones(_SAMPLE, dtype=dtype, device=device)
         if not codec_pays(codec, sample, slowest):
-            cache.codec = LOSSLESS
+            cache.keep_every_bit()
             handle.notes.append(
                 f"storage {codec.name} sleeps: encoding costs more than bytes do here"
             )
