@@ -1,4 +1,4 @@
-"""Facts of the machine and of the software on it, for whoever compares two reports."""
+"""Facts of the machine and of the software on it, for whoever measures and compares."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from ditcache_rl._version import __version__
 
 #: Packages whose version can change a time or an image.
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scikit-image", "scipy", "lpips")
+
+
+def synchronize(device: torch.device | None = None) -> None:
+    """Wait until a GPU has done what it was given: that device, if it is one, or the present."""
+    if torch.cuda.is_available() if device is None else device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def machine_facts() -> dict[str, str | int | None]:

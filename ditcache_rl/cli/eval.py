@@ -19,8 +19,8 @@ from ditcache_rl.evaluate import (
     plot_frontier,
     plot_grid,
     render_table,
-    write_report,
 )
+from ditcache_rl.files import write_json
 from ditcache_rl.inference import PolicyController, Wish, open_policy
 from ditcache_rl.pipelines import check_identity, open_configured
 from ditcache_rl.policy import Policy, ScheduleFile
@@ -93,9 +93,8 @@ def evaluate_policy(
     )
     report = build_report(results, env=config.id, command=command)
     console.print(render_table(report))
-    out.mkdir(parents=True, exist_ok=True)
     for file in {out / "report.json", json_file or out / "report.json"}:
-        write_report(report, file)
+        write_json(file, report)
     plot_frontier(results, out / "frontier.png")
     plot_grid(results, out / "grid.png")
     console.print(f"report, plot and pictures: {out}", soft_wrap=True)

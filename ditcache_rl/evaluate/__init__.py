@@ -2,7 +2,7 @@
 
 from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
 from ditcache_rl.evaluate.methods import FAMILIES, Family, Method, default_baselines
-from ditcache_rl.evaluate.report import Report, build_report, render_table, write_report
+from ditcache_rl.evaluate.report import Report, build_report, render_table
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.run import Bench, Shot, evaluate, silent
 from ditcache_rl.evaluate.stats import (
@@ -35,5 +35,4 @@ __all__ = [
     "render_table",
     "silent",
     "spread_of",
-    "write_report",
 ]

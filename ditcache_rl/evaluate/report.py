@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -128,13 +126,6 @@ def build_report(
         "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
         "notes": list(results.notes),
     }
-
-
-def write_report(report: Report, path: Path) -> None:
-    """Write a report as JSON, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def render_table(report: Report) -> Table:

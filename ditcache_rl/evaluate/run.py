@@ -22,6 +22,7 @@ from ditcache_rl.evaluate.results import Picture, Results, Round, gather
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import Lpips, load_lpips, psnr_db, ssim
 from ditcache_rl.types import Floats
 
@@ -248,8 +249,7 @@ def _picture(image: Tensor) -> Picture:
 
 def _clock() -> float:
     """Read the clock once the GPU has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import replacing
 from ditcache_rl.policy import (
     Policy,
     Schedule,
@@ -121,6 +122,5 @@ def export_onnx(policy: Policy, file: Path) -> None:
         tiers=json.dumps(policy.manifest.tiers),
         model=json.dumps(policy.manifest.model),
     )
-    partial = file.with_name(f".partial-{file.name}")
-    program.save(partial, external_data=False)
-    partial.replace(file)
+    with replacing(file) as partial:
+        program.save(partial, external_data=False)

@@ -7,7 +7,6 @@ and for no others.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from ditcache_rl.bench import measure_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, scheduler_identity
 from ditcache_rl.policy import Policy, load_policy, save_policy
@@ -74,10 +74,6 @@ def retarget_folder(
     if out.exists() and not force:
         raise ConfigError(f"expected a new folder for the policy, {out} exists; use --force")
     fresh = retarget(load_policy(source), pipe, config)
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_policy(fresh, partial, card=write_card(fresh))
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+    with replacing_folder(out) as partial:
+        save_policy(fresh, partial, card=write_card(fresh))
     return out

@@ -6,7 +6,6 @@ Every stage leaves a file in the run folder, so an interrupted run goes on where
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
@@ -193,12 +193,8 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
     policy = _policy(config, options, pipe, network, plans, safe, sigmas, cost, comparisons)
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
-    partial = options.out.with_name(f".partial-{options.out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_policy(policy, partial, card=write_card(policy))
-    if options.out.exists():
-        shutil.rmtree(options.out)
-    partial.rename(options.out)
+    with replacing_folder(options.out) as partial:
+        save_policy(policy, partial, card=write_card(policy))
     return options.out
 
 

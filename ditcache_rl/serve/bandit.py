@@ -10,10 +10,8 @@ Nothing here runs a pipeline: `adaptive.py` does.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr  # scipy.stats takes 0.6 s to import
 
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import fits, read_json
+from ditcache_rl.files import fits, read_json, write_json
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.schedules.plan import Plan, PlanRow
@@ -267,11 +265,8 @@ class Bandit:
                 for kind, records in self._records.items()
             },
         }
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
-            partial.replace(file)
+            write_json(file, state)
         except OSError as error:  # a request must not fail for it
             _LOG.warning("the bandit's state is not saved: %s", error)
 

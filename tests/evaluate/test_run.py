@@ -20,8 +20,8 @@ from ditcache_rl.evaluate import (
     build_report,
     default_baselines,
     evaluate,
-    write_report,
 )
+from ditcache_rl.files import write_json
 from ditcache_rl.shapes import CALL
 from ditcache_rl.shapes.recipe.components import (
     build_autoencoder,
@@ -177,7 +177,7 @@ def test_the_pipeline_is_left_as_it_was(pipe: FluxPipeline, results: Results) ->
 def test_the_report_holds_every_key_of_the_format(results: Results, tmp_path: Path) -> None:
     report = build_report(results, env="shapes")
 
-    write_report(report, tmp_path / "new" / "report.json")
+    write_json(tmp_path / "new" / "report.json", report)
 
     read = json.loads((tmp_path / "new" / "report.json").read_text())
     assert read == report
