@@ -44,8 +44,8 @@ class Shot(NamedTuple):
     compute_share: float
 
 
-class Bench:
-    """Runs one method at a time on a pipeline.
+class Stopwatch:
+    """Draws one image at a time under a method, and times it.
 
     Args:
         pipe: Used as it is and left as it was.
@@ -146,14 +146,14 @@ def evaluate(
         silent(pipe),
         closing(TieredCache.under(caps, device=torch.device(pipe.device))) as cache,
     ):
-        bench = Bench(pipe, cache, steps=steps, call=call or {})
+        watch = Stopwatch(pipe, cache, steps=steps, call=call or {})
         jobs = list(zip(prompts, seeds, strict=True))
         task = bar.add_task("warm-up", total=(len(methods) + 1) * (len(jobs) + 1))
         runnable = [REFERENCE]
         try:
             for method in (REFERENCE, *methods):
                 bar.update(task, description=f"warm-up: {method.label}")
-                note = _warm_up(bench, method, prompts[0], seed=seeds[0])
+                note = _warm_up(watch, method, prompts[0], seed=seeds[0])
                 if note:
                     notes.append(note)
                 elif method is not REFERENCE:
@@ -164,7 +164,7 @@ def evaluate(
                 shots: dict[int, Shot] = {}
                 for index in _rotated(len(runnable), number):
                     bar.update(task, description=runnable[index].label)
-                    shots[index] = bench.shoot(runnable[index], prompt, seed=seed)
+                    shots[index] = watch.shoot(runnable[index], prompt, seed=seed)
                     bar.advance(task)
                 kept = number < KEPT_PROMPTS
                 rounds.append(_compare(runnable, shots, lpips=lpips, kept=kept))
@@ -205,10 +205,10 @@ def _rotated(count: int, number: int) -> list[int]:
     return [(number + place) % count for place in range(count)]
 
 
-def _warm_up(bench: Bench, method: Method, prompt: str, *, seed: int) -> str:
+def _warm_up(watch: Stopwatch, method: Method, prompt: str, *, seed: int) -> str:
     """Run once uncounted; return why the method cannot run here, or nothing."""
     try:
-        bench.shoot(method, prompt, seed=seed)
+        watch.shoot(method, prompt, seed=seed)
     except UnsupportedModelError as error:
         if method is REFERENCE:
             raise
