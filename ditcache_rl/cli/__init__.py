@@ -17,6 +17,8 @@ from ditcache_rl.config import EnvConfig, find_policy, load_env, shipped_envs, s
 from ditcache_rl.errors import ConfigError, DitcacheError
 
 _RUNS = Path("runs")
+#: Columns of a report where no terminal says how many there are, and of the longest line of all.
+_FILE_WIDTH, _WIDE = 112, 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,6 +186,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.retarget is not None:
         return _retarget(options, config, out)
 
+    from ditcache_rl.cli.progress import Bar
     from ditcache_rl.rl.train import TrainOptions, train
 
     command = shlex.join(["python", "train.py", *sys.argv[1:]])
@@ -197,7 +200,7 @@ def _train(options: argparse.Namespace) -> int:
 
     say(f"run folder {run}; curves: tensorboard --logdir {run}")
     try:
-        train(config, settings, console=console)
+        train(config, settings, bar=Bar("train", console))
     except KeyboardInterrupt:
         again = shlex.join(_resuming(options, run))
         say(f"\ninterrupted; what is finished is kept in {run}. Go on with: {again}")
@@ -241,10 +244,11 @@ def _search(options: argparse.Namespace) -> int:
         config = replace(config, steps=[options.steps])
     run = _run_folder(_RUNS / "search" / config.name, options.resume)
 
-    from ditcache_rl.cli.search import SearchOptions, search_schedules
-    from ditcache_rl.cli.search_view import render_schedules
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.tables import render_schedules
     from ditcache_rl.policy import load_schedules
     from ditcache_rl.search import METHODS
+    from ditcache_rl.search.run import SearchOptions, search_schedules
 
     settings = SearchOptions(
         run=run,
@@ -257,7 +261,7 @@ def _search(options: argparse.Namespace) -> int:
         command=shlex.join(["ditcache-rl", *sys.argv[1:]]),
     )
     try:
-        out = search_schedules(config, settings, console=Console(stderr=True))
+        out = search_schedules(config, settings, progress=Bar("search"))
     except KeyboardInterrupt:
         print(f"\ninterrupted; go on with the same command and --resume {run}", file=sys.stderr)
         return 130
@@ -272,10 +276,13 @@ def _analyze(options: argparse.Namespace) -> int:
     config = load_env(options.env)
     out = options.out or _run_folder(_RUNS / "analyze" / config.name, None)
 
-    from ditcache_rl.cli.analyze import AnalyzeOptions, agreement, analyze, render_map
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.tables import agreement, render_map
+    from ditcache_rl.evaluate import plot_sensitivity
+    from ditcache_rl.sensitivity import save_map
+    from ditcache_rl.sensitivity.run import AnalyzeOptions, analyze
 
     settings = AnalyzeOptions(
-        out=out,
         sites=options.sites,
         sublayers=options.sublayers,
         steps=options.steps,
@@ -284,7 +291,9 @@ def _analyze(options: argparse.Namespace) -> int:
         images=options.images,
         probes=options.probes,
     )
-    found = analyze(config, settings, console=Console(stderr=True))
+    found = analyze(config, settings, progress=Bar("analyze"))
+    save_map(found, out / "sensitivity.json")
+    plot_sensitivity(found, out / "sensitivity.png")
     Console().print(render_map(found))
     print(
         f"{agreement(found)}\nmap: {out / 'sensitivity.json'}\npicture: {out / 'sensitivity.png'}"
@@ -332,24 +341,41 @@ def _eval(options: argparse.Namespace) -> int:
     config = load_env(options.env)
     out = options.out or _RUNS / "eval" / datetime.now().strftime("%Y%m%d-%H%M%S")
 
-    from ditcache_rl.cli.eval import evaluate_policy
+    from rich.console import Console
 
-    return evaluate_policy(
-        policy,
-        config,
-        prompts=options.prompts,
-        steps=options.steps,
-        json_file=options.json,
-        out=out,
-        command=shlex.join(["python", "eval.py", *sys.argv[1:]]),
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.evaluate import build_report, plot_frontier, plot_grid, render_table
+    from ditcache_rl.evaluate.policy import evaluate_policy
+    from ditcache_rl.files import write_json
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    results = evaluate_policy(
+        policy, config, prompts=options.prompts, steps=options.steps, progress=Bar("eval")
     )
+    command = shlex.join(["python", "eval.py", *sys.argv[1:]])
+    report = build_report(results, env=config.id, command=command)
+    console.print(render_table(report))
+    for file in {out / "report.json", options.json or out / "report.json"}:
+        write_json(file, report)
+    plot_frontier(results, out / "frontier.png")
+    plot_grid(results, out / "grid.png")
+    console.print(f"report, plot and pictures: {out}", soft_wrap=True)
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     if options.what == "pipelines":
-        from ditcache_rl.pipelines.supported import print_pipelines
+        from rich.console import Console
 
-        print_pipelines()
+        from ditcache_rl.cli.tables import render_pipelines
+
+        console = Console()
+        if not console.is_terminal:  # a file or a pipe has no width to keep to
+            console = Console(width=_WIDE)
+        console.print(render_pipelines())
+        console.print("Others are looked at when they are attached: see docs/pipelines.md.")
         return 0
     if options.what == "envs":
         for name in shipped_envs():

@@ -1,6 +1,6 @@
 """Measure methods against the reference on one machine, in one run, and report what came out."""
 
-from ditcache_rl.evaluate.figures import plot_frontier, plot_grid
+from ditcache_rl.evaluate.figures import plot_frontier, plot_grid, plot_sensitivity
 from ditcache_rl.evaluate.methods import FAMILIES, Family, Method, default_baselines
 from ditcache_rl.evaluate.report import Report, build_report, render_table
 from ditcache_rl.evaluate.results import Results
@@ -31,6 +31,7 @@ __all__ = [
     "interpolate_frontier",
     "plot_frontier",
     "plot_grid",
+    "plot_sensitivity",
     "render_table",
     "silent",
 ]

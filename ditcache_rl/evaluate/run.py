@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ditcache_rl.cache import Caps, TieredCache
@@ -24,7 +23,7 @@ from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import Lpips, load_lpips, psnr_db, ssim
-from ditcache_rl.types import Floats
+from ditcache_rl.types import UNSEEN, Floats, Progress
 
 #: Prompts whose images are kept for the picture grid.
 KEPT_PROMPTS = 6
@@ -109,7 +108,7 @@ def evaluate(
     seeds: Sequence[int],
     steps: int,
     call: Mapping[str, object] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = UNSEEN,
     caps: Caps = _NO_CAPS,
 ) -> Results:
     """Measure methods against the reference, one image at a time.
@@ -127,7 +126,7 @@ def evaluate(
         steps: `num_inference_steps` of the reference, and of every method that does not set its
             own.
         call: Further arguments of the pipeline call.
-        progress: Where to show a bar; a new display by default.
+        progress: Hears how many images are drawn.
         caps: Bytes per tier under every controller.
 
     Returns:
@@ -142,30 +141,30 @@ def evaluate(
     rounds: list[Round] = []
     notes: list[str] = []
     with (
-        _shown(progress) as bar,
+        progress as bar,
         silent(pipe),
         closing(TieredCache.under(caps, device=torch.device(pipe.device))) as cache,
     ):
         watch = Stopwatch(pipe, cache, steps=steps, call=call or {})
         jobs = list(zip(prompts, seeds, strict=True))
-        task = bar.add_task("warm-up", total=(len(methods) + 1) * (len(jobs) + 1))
+        bar.expect((len(methods) + 1) * (len(jobs) + 1))
         runnable = [REFERENCE]
         try:
             for method in (REFERENCE, *methods):
-                bar.update(task, description=f"warm-up: {method.label}")
+                bar.say(f"warm-up: {method.label}")
                 note = _warm_up(watch, method, prompts[0], seed=seeds[0])
                 if note:
                     notes.append(note)
                 elif method is not REFERENCE:
                     runnable.append(method)
-                bar.advance(task)
-            bar.update(task, total=len(methods) + 1 + len(runnable) * len(jobs))
+                bar.advance(1)
+            bar.expect(len(methods) + 1 + len(runnable) * len(jobs))
             for number, (prompt, seed) in enumerate(jobs):
                 shots: dict[int, Shot] = {}
                 for index in _rotated(len(runnable), number):
-                    bar.update(task, description=runnable[index].label)
+                    bar.say(runnable[index].label)
                     shots[index] = watch.shoot(runnable[index], prompt, seed=seed)
-                    bar.advance(task)
+                    bar.advance(1)
                 kept = number < KEPT_PROMPTS
                 rounds.append(_compare(runnable, shots, lpips=lpips, kept=kept))
         except KeyboardInterrupt:
@@ -251,17 +250,6 @@ def _clock() -> float:
     """Read the clock once the GPU has done what it was given."""
     synchronize()
     return time.perf_counter()
-
-
-@contextmanager
-def _shown(progress: Progress | None) -> Iterator[Progress]:
-    """Use the caller's display, or a new one for as long as this lasts."""
-    if progress is not None:
-        yield progress
-        return
-    text = TextColumn("{task.description}")
-    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as new:
-        yield new
 
 
 @contextmanager

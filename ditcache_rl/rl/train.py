@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ditcache_rl.bench import board_of
 from ditcache_rl.config import EnvConfig
@@ -41,10 +39,9 @@ from ditcache_rl.rl.stages import (
 )
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.types import Floats
+from ditcache_rl.types import UNSEEN, Floats, Progress
 
-#: Share of the whole time that each stage takes on the default environment; only the bar looks at
-#: it.
+#: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
     "profile": 0.05,
     "references": 0.08,
@@ -98,8 +95,8 @@ class TrainOptions:
             raise ConfigError(f"--force replaces policies only; {self.out} has no {MANIFEST}")
 
 
-def train(config: EnvConfig, options: TrainOptions, *, console: Console | None = None) -> Path:
-    """Train a policy and write its folder.
+def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -> Path:
+    """Train a policy and write its folder; `bar` hears how far it is.
 
     Raises:
         ConfigError: If the policy folder exists already.
@@ -109,7 +106,8 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
     started = time.perf_counter()
     options.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
-    with _StageProgress(console) as progress:
+    with bar:
+        progress = _Stages(bar)
         source = config.pipeline
         pipe = open_configured(source)
         cases = cases_of(config, "train")
@@ -247,40 +245,23 @@ def _with_schema(manifest: Manifest) -> Manifest:
     return Manifest(**fields)
 
 
-class _StageProgress:
-    """One bar over all stages, with the name of the present one and the time left."""
+class _Stages:
+    """Counts shares of stages as shares of the whole."""
 
-    def __init__(self, console: Console | None) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[stage]:<10}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console or Console(stderr=True),
-        )
-        self._task = self._progress.add_task("", total=1.0, stage="open", note="")
-        self._done, self._stage = 0.0, ""
-
-    def __enter__(self) -> _StageProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._done, self._stage = bar, 0.0, ""
+        bar.expect(sum(_STAGES.values()))
 
     def enter(self, stage: str) -> None:
         """Begin a stage; the one before counts as done."""
         self._done += _STAGES.get(self._stage, 0.0)
         self._stage = stage
-        self._progress.update(self._task, completed=self._done, stage=stage, note="")
+        self.tick(0.0, "")
 
     def tick(self, share: float, note: str) -> None:
         """Move within the stage."""
-        completed = self._done + _STAGES[self._stage] * min(1.0, share)
-        self._progress.update(self._task, completed=completed, note=note)
+        self._bar.reach(self._done + _STAGES[self._stage] * min(1.0, share))
+        self._bar.say(f"{self._stage} {note}".rstrip())
 
     def part(self, index: int, parts: int) -> Any:
         """Return a `tick` for one of several equal parts of the stage."""

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
-from rich.progress import Progress
 
 from ditcache_rl.cache import Caps
 from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule
@@ -31,6 +30,7 @@ from ditcache_rl.shapes.recipe.components import (
     build_tokenizer,
     build_transformer,
 )
+from tests.kit.progress import Heard
 
 PROMPTS = (
     "a small plain red disc at left on a white background",
@@ -246,13 +246,14 @@ def test_a_method_that_cannot_run_on_the_pipeline_is_left_out_with_a_note() -> N
     assert note.startswith("all left out: expected a diffusers pipeline with a scheduler")
 
 
-def test_progress_is_shown_on_the_bar_of_the_caller() -> None:
-    bar = Progress(disable=True)
+def test_whoever_watches_hears_of_every_image() -> None:
+    heard = Heard()
 
-    evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4, progress=bar)
+    evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4, progress=heard)
 
-    (task,) = bar.tasks
-    assert (task.completed, task.total) == (9, 9)
+    assert (heard.done, heard.total) == (9, 9)
+    assert heard.doing[:3] == ["warm-up: reference", *(f"warm-up: {m.label}" for m in STUB_METHODS)]
+    assert heard.doing[3:6] == ["reference", *(m.label for m in STUB_METHODS)]
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from ditcache_rl.cli import eval as evaluation
 from ditcache_rl.cli import main
 from ditcache_rl.config import shipped as layout
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.evaluate import policy as evaluation
 from ditcache_rl.search import METHODS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

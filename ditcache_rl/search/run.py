@@ -1,8 +1,7 @@
-"""What `ditcache-rl search` does: search static schedules by several methods into one file."""
+"""Search static schedules of an environment by several methods into one file."""
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of, measure_profile
-from ditcache_rl.cli.search_view import SearchBar
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
+from ditcache_rl.files import read_json, write_json
+from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Schedule, ScheduleFile, modes_text, save_schedules, weights_lists
@@ -38,7 +37,7 @@ from ditcache_rl.search import (
     rescale_plan,
     search_fitted_plan,
 )
-from ditcache_rl.types import Floats
+from ditcache_rl.types import UNSEEN, Floats, Progress
 
 #: Names the search that a run folder belongs to.
 _ABOUT = "search.json"
@@ -97,7 +96,7 @@ class SearchOptions:
                 f"received {self.prompts}"
             )
         about = self.run / _ABOUT
-        if about.exists() and json.loads(about.read_text()) != self._about(config):
+        if about.exists() and read_json(about) != self._about(config):
             raise ConfigError(
                 f"--resume: {about} belongs to a search of another environment or other prompts; "
                 "leave it out to start a new one"
@@ -109,11 +108,12 @@ class SearchOptions:
 
     def open_run(self, config: EnvConfig) -> None:
         """Make the run folder and say whose it is."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        (self.run / _ABOUT).write_text(json.dumps(self._about(config)))
+        write_json(self.run / _ABOUT, self._about(config))
 
 
-def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Console) -> Path:
+def search_schedules(
+    config: EnvConfig, options: SearchOptions, *, progress: Progress = UNSEEN
+) -> Path:
     """Search, and write the schedule file.
 
     The first step count of the environment is searched, the others get its schedules by noise level
@@ -127,10 +127,10 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     """
     options.check(config)
     options.open_run(config)
-    source = config.pipeline
-    pipe = open_configured(source)
+    pipe = open_configured(config.pipeline)
+    model, scheduler = model_identity(denoiser_of(pipe)), scheduler_identity(pipe.scheduler)
     cases = cases_of(config, "train")[: options.prompts]
-    with SearchBar(console) as bar:
+    with progress as bar:
         cost = _profile(config, pipe, cases[0].prompt, options.run, bar)
         first, *others = config.steps
         boards = {steps: board_of(config, pipe, steps=steps) for steps in config.steps}
@@ -146,8 +146,8 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
         env_sha256=config.sha256,
         sites=config.cache.sites,
         blocks=config.cache.blocks,
-        model=model_identity(pipe.transformer),
-        scheduler=scheduler_identity(pipe.scheduler),
+        model=model,
+        scheduler=scheduler,
         call=config.pipeline.call,
         sigmas={str(steps): levels.tolist() for steps, levels in sigmas.items()},
         profile=cost.to_dict(),
@@ -164,12 +164,12 @@ def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Cons
     return options.out
 
 
-def _profile(config: EnvConfig, pipe: Any, prompt: str, run: Path, bar: SearchBar) -> CostModel:
+def _profile(config: EnvConfig, pipe: Any, prompt: str, run: Path, bar: Progress) -> CostModel:
     """Measure what schedules cost here, or read what was measured."""
     steps = config.steps[0]
     file = run / f"profile-{steps}.json"
     if file.exists():
-        return CostModel.from_dict(json.loads(file.read_text()))
+        return CostModel.from_dict(read_json(file))
     bar.say("profile")
     cost = measure_profile(
         pipe,
@@ -179,7 +179,7 @@ def _profile(config: EnvConfig, pipe: Any, prompt: str, run: Path, bar: SearchBa
         call=config.pipeline.call,
         blocks=config.cache.blocks,
     )
-    file.write_text(json.dumps(cost.to_dict()))
+    write_json(file, cost.to_dict())
     return cost
 
 
@@ -188,7 +188,7 @@ def _search(
     options: SearchOptions,
     board: Board,
     cases: Sequence[Case],
-    bar: SearchBar,
+    bar: Progress,
 ) -> dict[str, Found]:
     """Search with every method at one step count."""
     bar.say("references")
@@ -227,7 +227,7 @@ def _carried(
     cases: Sequence[Case],
     found: Mapping[str, Found],
     sigmas: Mapping[int, Floats],
-    bar: SearchBar,
+    bar: Progress,
 ) -> list[Schedule]:
     """Carry what was found over to another step count, and score it there.
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from ditcache_rl.cli import eval as evaluation
 from ditcache_rl.cli import main
-from ditcache_rl.cli.eval import policy_methods
 from ditcache_rl.config import load_env
 from ditcache_rl.evaluate import Method
+from ditcache_rl.evaluate import policy as evaluation
+from ditcache_rl.evaluate.policy import policy_methods
 from ditcache_rl.policy import save_policy
 from tests.kit.environment import PROMPTS, levels_of, untrained_policy
 

@@ -1,33 +1,20 @@
-"""What `eval.py` does: measure a policy and its opponents on test prompts, and show the result."""
+"""Measure a policy, or a schedule file, and its opponents on test prompts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from ditcache_rl.bench import board_of, caps_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.evaluate import (
-    Family,
-    Method,
-    build_report,
-    default_baselines,
-    evaluate,
-    plot_frontier,
-    plot_grid,
-    render_table,
-)
-from ditcache_rl.files import write_json
+from ditcache_rl.evaluate.methods import Family, Method, default_baselines
+from ditcache_rl.evaluate.results import Results
+from ditcache_rl.evaluate.run import evaluate
 from ditcache_rl.inference import PolicyController, Wish, open_policy
 from ditcache_rl.pipelines import check_identity, open_configured
 from ditcache_rl.policy import Policy, ScheduleFile
-from ditcache_rl.types import Floats, Mode
-
-#: Columns of the table where no terminal says how many there are.
-_FILE_WIDTH = 112
+from ditcache_rl.types import UNSEEN, Floats, Mode, Progress
 
 
 def evaluate_policy(
@@ -36,32 +23,22 @@ def evaluate_policy(
     *,
     prompts: int,
     steps: int | None,
-    json_file: Path | None,
-    out: Path,
-    command: str,
-) -> int:
-    """Measure a policy at every budget of the environment, and print, write and plot the result.
+    progress: Progress = UNSEEN,
+) -> Results:
+    """Measure a policy at every budget of the environment.
 
     Args:
         source: The policy's folder, or a schedule file, all of whose schedules are measured.
         config: The environment whose test prompts are drawn.
         prompts: How many of them.
         steps: Denoising steps; None for those that the policy was trained at.
-        json_file: Where to write the report, besides `out/report.json`.
-        out: Folder of report, plot and picture grid.
-        command: What was typed, for the report.
-
-    Returns:
-        The exit status.
+        progress: Hears how far it is.
 
     Raises:
         ConfigError: If there are fewer test prompts, or the file has no schedule for the steps.
         BudgetError: If the policy has none for a budget.
         ArtifactError: If the policy is damaged or made for another model.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
     policy = open_policy(source)
     texts = config.read_prompts("test")
     if not 1 <= prompts <= len(texts):
@@ -82,23 +59,16 @@ def evaluate_policy(
     if isinstance(policy, Policy):
         ours = policy_methods(policy, config, board_of(config, pipe, steps=chosen).sigmas())
     methods = [*ours, *default_baselines(chosen, blocks)]
-    results = evaluate(
+    return evaluate(
         pipe,
         methods,
         texts[:prompts],
         seeds=[config.seeds.test + index for index in range(prompts)],
         steps=chosen,
         call=config.pipeline.call,
+        progress=progress,
         caps=caps_of(config, pipe),
     )
-    report = build_report(results, env=config.id, command=command)
-    console.print(render_table(report))
-    for file in {out / "report.json", json_file or out / "report.json"}:
-        write_json(file, report)
-    plot_frontier(results, out / "frontier.png")
-    plot_grid(results, out / "grid.png")
-    console.print(f"report, plot and pictures: {out}", soft_wrap=True)
-    return 0
 
 
 def policy_methods(policy: Policy, config: EnvConfig, sigmas: Floats) -> list[Method]:

@@ -1,45 +1,35 @@
-"""What `ditcache-rl analyze` does: measure the sensitivity of every site, grade it, draw it."""
+"""Measure the sensitivity of every site of an environment by several measures."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from typing import NamedTuple
 
 from ditcache_rl.bench import Board, cases_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.evaluate.figures import plot_sensitivity
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured
 from ditcache_rl.sensitivity import (
     SUBLAYERS,
-    Grade,
     SensitivityMap,
     attention_sensitivity,
     count_sites,
     gradient_sensitivity,
     injection_sensitivity,
-    rank_correlation,
-    save_map,
     typical,
 )
-from ditcache_rl.types import Floats
+from ditcache_rl.types import UNSEEN, Floats, Progress
 
 
 @dataclass(frozen=True, slots=True)
 class AnalyzeOptions:
-    """What to measure, and where to put it.
+    """What to measure.
 
     Attributes:
-        out: Folder of the map and its picture.
         sites: Parts of the block stack; None for one per block.
         sublayers: Measure the attention and the feed-forward of every block in place of sites.
         steps: Denoising steps; None for the first of the environment.
@@ -50,7 +40,6 @@ class AnalyzeOptions:
         probes: Random images per image for the gradient.
     """
 
-    out: Path
     sites: int | None
     sublayers: bool
     steps: int | None
@@ -71,10 +60,10 @@ class AnalyzeOptions:
             ("injection-prompts", self.injection_prompts, 0, available),
             ("images", self.images, 1, 99),
             ("probes", self.probes, 1, 1024),
-            ("steps", self.steps or config.steps[0], 2, 1000),
-            ("sites", self.sites or 1, 1, 1000),
+            ("steps", self.steps, 2, 1000),
+            ("sites", self.sites, 1, 1000),
         ):
-            if not least <= value <= most:
+            if value is not None and not least <= value <= most:
                 raise ConfigError(f"--{name} must lie in [{least}, {most}], received {value}")
         if self.sublayers and self.sites is not None:
             raise ConfigError(
@@ -82,8 +71,10 @@ class AnalyzeOptions:
             )
 
 
-def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> SensitivityMap:
-    """Measure, and write `sensitivity.json` and `sensitivity.png`.
+def analyze(
+    config: EnvConfig, options: AnalyzeOptions, *, progress: Progress = UNSEEN
+) -> SensitivityMap:
+    """Measure what can be measured.
 
     A measure that the pipeline does not allow is left out with a note.
 
@@ -92,52 +83,43 @@ def analyze(config: EnvConfig, options: AnalyzeOptions, *, console: Console) -> 
         UnsupportedModelError: If no measure is possible.
     """
     options.check(config)
-    source = config.pipeline
-    pipe = open_configured(source)
+    pipe = open_configured(config.pipeline)
+    denoiser = denoiser_of(pipe)
+    identity = model_identity(denoiser)
     steps = options.steps or config.steps[0]
     board = Board(
         pipe,
         steps,
-        sites=options.sites or len(find_blocks(denoiser_of(pipe))),
+        sites=options.sites or len(find_blocks(denoiser)),
         call=config.pipeline.call,
         rows=config.ppo.rows,
     )
     measures: dict[str, Floats] = {}
     prompts: dict[str, int] = {}
     seconds: dict[str, float] = {}
-    with Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} images"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
-        for name, count, images, measure in _measures(config, board, options):
-            if not count:
-                continue
-            task = bar.add_task(name, total=images)
+    asked = [measure for measure in _measures(config, board, options) if measure.prompts]
+    with progress as bar:
+        bar.expect(sum(measure.images for measure in asked))
+        drawn = 0
+        for name, count, images, measure in asked:
+            bar.say(name)
             started = time.perf_counter()
+            drawn += images
             try:
-                found = measure(lambda done, task=task: bar.advance(task, done))  # type: ignore[misc]
+                found = measure(bar.advance)
             except UnsupportedModelError as error:
-                bar.remove_task(task)
-                bar.console.print(f"left out {name}: {error}", markup=False)
-                continue
-            measures[name], prompts[name] = typical(found), count
-            seconds[name] = time.perf_counter() - started
+                bar.note(f"left out {name}: {error}")
+            else:
+                measures[name], prompts[name] = typical(found), count
+                seconds[name] = time.perf_counter() - started
+            bar.reach(drawn)
     if not measures:
         raise UnsupportedModelError(
             "expected at least one measure that works here, received none; see the notes above, or "
             "ask for injection with --injection-prompts 2"
         )
     names = _site_names(count_sites(board, sublayers=options.sublayers), options.sublayers)
-    identity = model_identity(pipe.transformer)
-    result = SensitivityMap(config.id, identity, names, measures, prompts, seconds)
-    save_map(result, options.out / "sensitivity.json")
-    plot_sensitivity(result, options.out / "sensitivity.png")
-    return result
+    return SensitivityMap(config.id, identity, names, measures, prompts, seconds)
 
 
 def _site_names(count: int, sublayers: bool) -> list[str]:
@@ -145,17 +127,25 @@ def _site_names(count: int, sublayers: bool) -> list[str]:
     return [f"{i // len(kinds)} {kinds[i % len(kinds)]}".strip() for i in range(count)]
 
 
-def _measures(
-    config: EnvConfig, board: Board, options: AnalyzeOptions
-) -> list[tuple[str, int, int, Callable[[Callable[[int], None]], Floats]]]:
-    """List name, prompts, images and function of every measure."""
+class _Measure(NamedTuple):
+    """One way to tell how much a site matters at a step."""
+
+    name: str
+    prompts: int
+    images: int
+    run: Callable[[Callable[[int], None]], Floats]
+    """Hears how many images were drawn."""
+
+
+def _measures(config: EnvConfig, board: Board, options: AnalyzeOptions) -> list[_Measure]:
+    """List what can be asked for; without prompts it is not."""
     cases = cases_of(config, "train")
     few, fewer = cases[: options.prompts], cases[: options.injection_prompts]
     many = cases_of(config, "train", images=options.images)[: options.prompts * options.images]
     sublayers = options.sublayers
     cells = (board.steps - 1) * count_sites(board, sublayers=sublayers)
     return [
-        (
+        _Measure(
             "gradient",
             len(few),
             len(many) * options.probes,
@@ -163,13 +153,13 @@ def _measures(
                 board, many, sublayers=sublayers, probes=options.probes, on_rows=tell
             ),
         ),
-        (
+        _Measure(
             "attention",
             0 if sublayers else len(few),  # a feed-forward has none
             len(few),
             lambda tell: attention_sensitivity(board, few, on_rows=tell).drift,
         ),
-        (
+        _Measure(
             "injection",
             len(fewer),
             len(fewer) * cells,
@@ -178,30 +168,3 @@ def _measures(
             ),
         ),
     ]
-
-
-def render_map(found: SensitivityMap) -> Table:
-    """Lay a map out for the terminal: a line per site, with the steps at which it matters most."""
-    table = Table(title=f"{found.env_id}: sensitivity per site, by {found.measure}")
-    table.add_column("site")
-    table.add_column("grade")
-    for name in found.measures:
-        table.add_column(f"{name}, mean", justify="right")
-    table.add_column("largest at step", justify="right")
-    worst = np.nanargmax(found.measures[found.measure], axis=0)
-    for site, (label, grade) in enumerate(zip(found.names, found.grades(), strict=True)):
-        values = [f"{found.sites(name)[site]:.3g}" for name in found.measures]
-        table.add_row(label, Grade(int(grade)).name.lower(), *values, str(worst[site]))
-    return table
-
-
-def agreement(found: SensitivityMap) -> str:
-    """Say how well the measures agree on the order of all sites and steps."""
-    names = list(found.measures)
-    pairs = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
-    if not pairs:
-        return "one measure only; ask for injection with --injection-prompts 2 to check it"
-    return "Spearman over sites and steps: " + ", ".join(
-        f"{a} with {b} {rank_correlation(found.measures[a], found.measures[b]):.2f}"
-        for a, b in pairs
-    )
