@@ -46,6 +46,8 @@ def evaluate_policy(
             f"--prompts must lie between 1 and the {len(texts)} of {config.prompts.test}, "
             f"received {prompts}"
         )
+    if steps is not None and steps < 1:
+        raise ConfigError(f"--steps must be >= 1, received {steps}")
     if isinstance(policy, ScheduleFile):
         chosen = steps or policy.steps[0]
         ours = schedule_methods(policy, steps=chosen)

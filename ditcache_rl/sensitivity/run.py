@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch import nn
+
 from ditcache_rl.bench import Board, cases_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.instrument.blocks import find_blocks, find_stack
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured
 from ditcache_rl.sensitivity import (
@@ -30,7 +32,7 @@ class AnalyzeOptions:
     """What to measure.
 
     Attributes:
-        sites: Parts of the block stack; None for one per block.
+        sites: Parts of the block stack; None for as many as it can have.
         sublayers: Measure the attention and the feed-forward of every block in place of sites.
         steps: Denoising steps; None for the first of the environment.
         prompts: Train prompts for gradient and attention.
@@ -90,7 +92,7 @@ def analyze(
     board = Board(
         pipe,
         steps,
-        sites=options.sites or len(find_blocks(denoiser)),
+        sites=options.sites or _most_sites(denoiser),
         call=config.pipeline.call,
         rows=config.ppo.rows,
     )
@@ -120,6 +122,12 @@ def analyze(
         )
     names = _site_names(count_sites(board, sublayers=options.sublayers), options.sublayers)
     return SensitivityMap(config.id, identity, names, measures, prompts, seconds)
+
+
+def _most_sites(denoiser: nn.Module) -> int:
+    """Count the blocks; the deep branch of a U-Net is one site, however many it has."""
+    stack = find_stack(denoiser)
+    return 1 if stack is not None and stack.deep else len(find_blocks(denoiser))
 
 
 def _site_names(count: int, sublayers: bool) -> list[str]:

@@ -59,7 +59,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
                 "--resume",
             ),
         ),
-        (["list"], ("envs", "policies")),
+        (["analyze"], ("--sites", "--steps", "--prompts", "--injection-prompts", "(default: 0)")),
+        (["export"], ("--schedules", "--onnx", "(default: shapes-ppo)")),
+        (["list"], ("envs", "policies", "pipelines")),
     ],
 )
 def test_help_names_every_option_and_default(
@@ -77,6 +79,8 @@ def test_help_names_every_option_and_default(
     assert ended.value.code == 0
     assert out.startswith("usage: ditcache-rl")
     assert all(name in out for name in named)
+    assert "None" not in out
+    assert "False" not in out
 
 
 def test_what_is_shipped_is_listed(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:

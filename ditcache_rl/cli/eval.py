@@ -1,0 +1,65 @@
+"""`ditcache-rl eval`, or `eval.py`: measure a policy and its opponents, and show the result."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ditcache_rl.cli.options import RUNS, add_out, add_steps, require, run_folder
+from ditcache_rl.config import find_policy, load_env
+
+HELP = "measure a policy"
+
+#: Columns of the table where no terminal says how many there are.
+_FILE_WIDTH = 112
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "policy",
+        nargs="?",
+        default="shapes-ppo",
+        help="policy folder, name of a shipped one, or schedule file",
+    )
+    parser.add_argument("--env", default="shapes", help="environment whose test prompts are drawn")
+    parser.add_argument("--prompts", type=int, default=32, help="test prompts to draw")
+    add_steps(parser, "the policy's first")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
+    add_out(parser, "folder of report, plot and picture grid", "runs/eval/TIME")
+
+
+def run(options: Namespace) -> int:
+    """Measure, print, write and plot."""
+    given = Path(options.policy)
+    policy = given if given.is_file() else find_policy(options.policy)
+    config = load_env(options.env)
+    out = options.out or run_folder(RUNS / "eval")
+    require("train", "matplotlib")
+
+    from rich.console import Console
+
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.evaluate import build_report, plot_frontier, plot_grid, render_table
+    from ditcache_rl.evaluate.policy import evaluate_policy
+    from ditcache_rl.files import check_writable, write_json
+
+    files = {out / "report.json", options.json or out / "report.json"}
+    check_writable(out, folders=True)
+    check_writable(*files)
+    results = evaluate_policy(
+        policy, config, prompts=options.prompts, steps=options.steps, progress=Bar("eval")
+    )
+    command = shlex.join(["python", "eval.py", *options.typed])
+    report = build_report(results, env=config.id, command=command)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    console.print(render_table(report))
+    for file in files:
+        write_json(file, report)
+    plot_frontier(results, out / "frontier.png")
+    plot_grid(results, out / "grid.png")
+    console.print(f"report, plot and pictures: {out}", soft_wrap=True)
+    return 0
