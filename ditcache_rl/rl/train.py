@@ -24,11 +24,11 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Manifest, Policy, save_policy
-from ditcache_rl.policy.folder import MANIFEST
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.episodes import Setting, cases_of
 from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.stages import (
     floors_stage,
     profile_stage,
@@ -84,15 +84,7 @@ class TrainOptions:
                 f"expected a folder of its own for the policy, received {self.out}, in which the "
                 f"run folder {self.run} lies; choose another --out"
             )
-        if not self.out.exists():
-            return
-        if not self.replace:
-            raise ConfigError(
-                f"expected a new folder for the policy, {self.out} exists; use --force or "
-                "another --out"
-            )
-        if not (self.out / MANIFEST).exists():
-            raise ConfigError(f"--force replaces policies only; {self.out} has no {MANIFEST}")
+        check_place(self.out, force=self.replace)
 
 
 def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -> Path:

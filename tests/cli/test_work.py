@@ -123,6 +123,25 @@ def test_what_is_not_installed_is_named_before_work(
     assert said.endswith(f"pip install 'ditcache-rl[{extra}]'\n")
 
 
+def test_what_is_no_policy_is_never_replaced_by_one(
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+
+    for asked in ([], ["--retarget", str(tmp_path / "policy")]):
+        assert main(["train", str(tiny_env), *asked, "--out", str(precious), "--force"]) == 2
+        assert "--force replaces policies only" in capsys.readouterr().err
+
+    assert (precious / "thesis.txt").exists()
+
+
 def test_a_report_says_what_was_typed_through_any_door(
     tiny_pipe: Any,
     tiny_call: dict[str, Any],
