@@ -14,7 +14,7 @@ import numpy as np
 from ditcache_rl.bench import Board, Case, budgets_of, measure_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.files import read_json, write_json
+from ditcache_rl.files import read_json, replacing, write_json
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.rl.episodes import Setting
 from ditcache_rl.schedules import CostModel
@@ -232,7 +232,8 @@ def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: T
     most = budgets_of(setting.config, site_steps)[-1]
     measured = known[(known <= most) | (known == site_steps // 2)]
     plan = _with_floors(setting, measured.tolist(), cases, tick)
-    np.save(file, plan.floors)
+    with replacing(file) as part:
+        np.save(part, plan.floors)
     return plan
 
 
@@ -290,7 +291,8 @@ def _with_floors(
 
 
 def _write_plan(file: Path, plan: Plan) -> None:
-    np.savez(file, **plan._asdict())
+    with replacing(file) as part:
+        np.savez(part, **plan._asdict())
 
 
 def _read_plan(file: Path) -> Plan:
