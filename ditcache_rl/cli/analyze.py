@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ditcache_rl.cli.options import RUNS, add_env, add_out, add_steps, require, run_folder
+from ditcache_rl.cli.options import RUNS, add_env, add_out, add_steps, run_folder
 from ditcache_rl.config import load_env
 
 HELP = "measure and grade the sensitivity of every site"
@@ -36,7 +36,6 @@ def run(options: Namespace) -> int:
     """Measure, and leave `sensitivity.json` and `sensitivity.png`."""
     config = load_env(options.env)
     out = options.out or run_folder(RUNS / "analyze" / config.name)
-    require("train", "matplotlib")
 
     from rich.console import Console
 
@@ -44,9 +43,11 @@ def run(options: Namespace) -> int:
     from ditcache_rl.cli.tables import agreement, render_map
     from ditcache_rl.evaluate import plot_sensitivity
     from ditcache_rl.files import check_writable
+    from ditcache_rl.machine import require
     from ditcache_rl.sensitivity import save_map
     from ditcache_rl.sensitivity.run import AnalyzeOptions, analyze
 
+    require("train", "matplotlib")
     check_writable(out, folders=True)
     settings = AnalyzeOptions(
         sites=options.sites,

@@ -6,7 +6,7 @@ import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ditcache_rl.cli.options import RUNS, add_out, add_steps, require, run_folder
+from ditcache_rl.cli.options import RUNS, add_out, add_steps, run_folder
 from ditcache_rl.config import find_policy, load_env
 
 HELP = "measure a policy"
@@ -36,7 +36,6 @@ def run(options: Namespace) -> int:
     policy = given if given.is_file() else find_policy(options.policy)
     config = load_env(options.env)
     out = options.out or run_folder(RUNS / "eval")
-    require("train", "matplotlib")
 
     from rich.console import Console
 
@@ -44,8 +43,10 @@ def run(options: Namespace) -> int:
     from ditcache_rl.evaluate import build_report, plot_frontier, plot_grid, render_table
     from ditcache_rl.evaluate.policy import evaluate_policy
     from ditcache_rl.files import check_writable, write_json
+    from ditcache_rl.machine import require
 
     files = {out / "report.json", options.json or out / "report.json"}
+    require("train", "matplotlib")
     check_writable(out, folders=True)
     check_writable(*files)
     results = evaluate_policy(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ditcache_rl.cli.options import LEARNING, require
 from ditcache_rl.config import find_policy
 from ditcache_rl.errors import ConfigError
 
@@ -26,6 +25,9 @@ def run(options: Namespace) -> int:
     if not (options.schedules or options.onnx):
         raise ConfigError("expected --schedules FILE, --onnx FILE or both, received neither")
     folder = find_policy(options.policy)
+
+    from ditcache_rl.machine import LEARNING, require
+
     require("train", *LEARNING)
     if options.onnx:
         require("onnx", "onnx", "onnxscript")

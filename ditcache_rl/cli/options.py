@@ -1,19 +1,16 @@
-"""What several commands share: options, run folders, and what they refuse before they work."""
+"""What several commands share: options, and the folders of their runs."""
 
 from __future__ import annotations
 
 import argparse
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 from ditcache_rl.errors import ConfigError
 
 #: Where commands leave what they find, unless they are told otherwise.
 RUNS = Path("runs")
-#: What the `train` extra installs for learning.
-LEARNING = ("gymnasium", "stable_baselines3", "sb3_contrib", "tensorboard")
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter):
@@ -70,17 +67,3 @@ def run_folder(home: Path, resume: str | None = None) -> Path:
     if not runs:
         raise ConfigError(f"--resume found no run in {home}; leave it out to start one")
     return runs[-1]
-
-
-def require(extra: str, *packages: str) -> None:
-    """Refuse what needs packages that are not installed.
-
-    Raises:
-        ConfigError: Naming them, and the extra of this package that brings them.
-    """
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise ConfigError(
-            f"expected {', '.join(missing)} to be installed, found none; "
-            f"pip install 'ditcache-rl[{extra}]'"
-        )

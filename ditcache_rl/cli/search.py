@@ -14,7 +14,6 @@ from ditcache_rl.cli.options import (
     add_resume,
     add_seed,
     add_steps,
-    require,
     run_folder,
 )
 from ditcache_rl.config import load_env
@@ -65,6 +64,7 @@ def run(options: Namespace) -> int:
     from ditcache_rl.cli.progress import Bar
     from ditcache_rl.cli.tables import render_schedules
     from ditcache_rl.files import check_writable
+    from ditcache_rl.machine import require
     from ditcache_rl.policy import load_schedules
     from ditcache_rl.search import METHODS
     from ditcache_rl.search.run import SearchOptions, search_schedules

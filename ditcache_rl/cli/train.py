@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ditcache_rl.cli.options import (
-    LEARNING,
     RUNS,
     add_env,
     add_out,
     add_resume,
     add_seed,
-    require,
     run_folder,
 )
 from ditcache_rl.config import find_policy, load_env
@@ -49,9 +47,12 @@ def run(options: Namespace) -> int:
         config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
     old = None if options.retarget is None else find_policy(options.retarget)
     folder = run_folder(RUNS / config.name, options.resume)
-    require("train", *LEARNING)
 
     from rich.console import Console
+
+    from ditcache_rl.machine import LEARNING, require
+
+    require("train", *LEARNING)
 
     from ditcache_rl.cli.progress import Bar
     from ditcache_rl.files import check_writable

@@ -5,16 +5,16 @@ matplotlib comes with the `train` extra and is imported here only when something
 
 from __future__ import annotations
 
-import importlib
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ditcache_rl.errors import ConfigError, StateError
+from ditcache_rl.errors import StateError
 from ditcache_rl.evaluate.methods import Family, Method
 from ditcache_rl.evaluate.results import Picture, Results
+from ditcache_rl.machine import require
 from ditcache_rl.sensitivity import Grade, SensitivityMap
 
 #: Speed-ups at which the picture grid shows the policy, as near as there are settings.
@@ -160,14 +160,10 @@ def _difference(image: Picture, reference: Picture) -> Picture:
 
 def _figure(width: float, height: float) -> Any:
     """Make a figure that belongs to no window and to no global list."""
-    try:
-        module = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ConfigError(
-            "expected matplotlib for drawing, but it is not installed: "
-            "pip install 'ditcache-rl[train]'"
-        ) from error
-    return module.Figure(figsize=(width, height), dpi=150, layout="constrained")
+    require("train", "matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> None:

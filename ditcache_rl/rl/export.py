@@ -12,6 +12,7 @@ import torch
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing
+from ditcache_rl.machine import require
 from ditcache_rl.policy import (
     Policy,
     Schedule,
@@ -90,6 +91,7 @@ def export_onnx(policy: Policy, file: Path) -> None:
     Raises:
         ConfigError: If `onnx` or `onnxscript` is not installed.
     """
+    require("onnx", "onnx", "onnxscript")
     actions = policy.manifest.actions
     names = actions.schema()
     logger = logging.getLogger("torch.onnx")
@@ -108,11 +110,6 @@ def export_onnx(policy: Policy, file: Path) -> None:
                 dynamic_shapes=({0: torch.export.Dim("rows")},),
                 verbose=False,
             )
-    except ImportError as error:
-        raise ConfigError(
-            f"expected the packages onnx and onnxscript to write {file.name}, received: {error}; "
-            'pip install "ditcache-rl[onnx]"'
-        ) from error
     finally:
         logger.setLevel(level)
     assert program is not None, "dynamo=True returns it"
