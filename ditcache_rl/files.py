@@ -25,8 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write a file to, which then takes the place of another as a whole.
 
     Whoever reads sees the old file or the new one. After an exception the old one stays; folders
-    that are missing are made.
+    that are missing are made. What is there and is no file, as `/dev/null`, is written to.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()  # of a link, what it leads to is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of the same suffix, by which libraries choose a format; several processes may write at once.
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -68,17 +72,12 @@ def check_writable(*paths: Path, folders: bool = False) -> None:
         ConfigError: If one is of the other kind, or its folder is none or is not writable.
     """
     for path in paths:
-        if path.exists() and path.is_dir() != folders:
-            kinds = ("a folder", "a file") if folders else ("a file", "a folder")
-            raise ConfigError(f"expected {kinds[0]} to write to, received {path}, {kinds[1]}")
-        there = path
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        if not os.access(there, os.W_OK) or not (there.is_dir() or there == path):
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if there.is_dir() != (folders or there != path) or not os.access(there, os.W_OK):
             raise ConfigError(
-                f"expected a place that can be written to, received {path}: {there} is "
-                f"{'not writable' if there.is_dir() or there == path else 'no folder'}; "
-                "choose another"
+                f"expected a {'folder' if folders else 'file'} that can be written, received "
+                f"{path}: {there} is {'a folder' if there.is_dir() else 'a file'}"
+                f"{'' if os.access(there, os.W_OK) else ' without permission'}; choose another"
             )
 
 

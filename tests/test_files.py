@@ -38,6 +38,23 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert (file.read_text(), names(tmp_path)) == ("old", {"notes.txt"})
 
 
+def test_of_a_link_the_target_is_replaced_and_a_pipe_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "target.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("target.txt")
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+    for name in ("link.txt", "pipe"):
+        with replacing(tmp_path / name) as partial:
+            partial.write_text("new")
+    heard = os.read(reading, 10)
+    os.close(reading)
+
+    assert (heard, (tmp_path / "target.txt").read_text()) == (b"new", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"gain": 1.0})
 
@@ -89,11 +106,11 @@ def test_what_cannot_be_written_is_refused_and_what_can_is_not_touched(tmp_path:
 
     check_writable(tmp_path / "file", tmp_path / "not" / "yet" / "there.json")
     check_writable(tmp_path / "folder", tmp_path / "not" / "yet", folders=True)
-    with pytest.raises(ConfigError, match=r"expected a file .*folder, a folder"):
+    with pytest.raises(ConfigError, match=r"expected a file .*folder is a folder; choose another"):
         check_writable(tmp_path / "folder")
-    with pytest.raises(ConfigError, match=r"expected a folder .*file, a file"):
+    with pytest.raises(ConfigError, match=r"expected a folder .*file is a file"):
         check_writable(tmp_path / "file", folders=True)
-    with pytest.raises(ConfigError, match=r"file/new.json: .*file is no folder"):
+    with pytest.raises(ConfigError, match=r"file/new.json: .*file is a file"):
         check_writable(tmp_path / "file" / "new.json")
 
     assert names(tmp_path) == {"file", "folder"}
@@ -104,5 +121,5 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
 
-    with pytest.raises(ConfigError, match="closed is not writable"):
+    with pytest.raises(ConfigError, match="closed is a folder without permission"):
         check_writable(closed / "new" / "report.json")

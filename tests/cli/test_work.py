@@ -91,7 +91,7 @@ def test_where_nothing_can_be_written_no_work_begins(
 
     assert main([command, *asked, "--out", str(tmp_path / "file" / "below")]) == 2
 
-    assert f"{tmp_path}/file is no folder; choose another" in capsys.readouterr().err
+    assert f"{tmp_path}/file is a file; choose another" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_work")
