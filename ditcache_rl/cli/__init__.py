@@ -19,6 +19,8 @@ from ditcache_rl.cli import list as listing
 from ditcache_rl.cli.options import HelpFormatter
 from ditcache_rl.errors import DitcacheError
 
+# A submodule is an attribute of its package: here `eval` and `list` are no longer the builtins.
+
 
 class Command(Protocol):
     """What the module of a command has."""
