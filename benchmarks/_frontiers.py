@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks._host import Setting
 from benchmarks._measure import Log
-from ditcache_rl.evaluate import bootstrap_mean, interpolate_frontier, spread_of
+from ditcache_rl.evaluate import Spread, bootstrap_mean, interpolate_frontier
 
 #: Speed-ups and qualities at which frontiers are compared; the names are those of the figures.
 SPEEDUPS = {"2x": 2.0, "3x": 3.0, "4_5x": 4.5}
@@ -86,7 +86,7 @@ def _row(setting: Setting, log: Log) -> Row:
 
 def _spread(points: Any, name: str) -> dict[str, Any]:
     values = np.array([point[name] for point in points])
-    spread = spread_of(values)
+    spread = Spread.of(values)
     interval = bootstrap_mean(values, np.random.default_rng(0))
     return {"mean": spread.mean, "p5": spread.p5, "ci95": [interval.low, interval.high]}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks._contenders import CONTENDERS, Contender, Setup, Value
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.evaluate import Bench, Method, silent
+from ditcache_rl.evaluate import Method, Stopwatch, silent
 from ditcache_rl.evaluate.methods import REFERENCE
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
@@ -70,7 +70,7 @@ class LocalHost:
 
     def __init__(self, setup: Setup, call: dict[str, Any]) -> None:
         self._setup = setup
-        self._bench = Bench(setup.pipe, TieredCache(), steps=setup.steps, call=call)
+        self._watch = Stopwatch(setup.pipe, TieredCache(), steps=setup.steps, call=call)
         self._methods: dict[str, Method] = {}
         self._work = 0
         for layer in _linear_layers(setup.pipe):
@@ -80,14 +80,14 @@ class LocalHost:
         """Draw and time one image."""
         self._work = 0
         with silent(self._setup.pipe):
-            shot = self._bench.shoot(self._method(setting), prompt, seed=seed)
+            shot = self._watch.shoot(self._method(setting), prompt, seed=seed)
         return Drawn(shot.image, shot.seconds, self._work)
 
     def warm_up(self, setting: Setting, prompt: str, seed: int) -> int:
         """Draw one image uncounted."""
         method = self._method(setting)
         with _watched(self._setup.pipe) as peak, silent(self._setup.pipe):
-            self._bench.shoot(method, prompt, seed=seed)
+            self._watch.shoot(method, prompt, seed=seed)
         return peak[0]
 
     def _method(self, setting: Setting) -> Method:

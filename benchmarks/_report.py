@@ -7,7 +7,6 @@ A script asks `parser` for its options, starts a `Run`, measures, and hands its 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ditcache_rl.files import write_json
 from ditcache_rl.machine import machine_facts, version_facts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,8 +87,7 @@ class Run:
             "figures": dict(figures),
             "details": details,
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_json(file, result)
 
 
 def machine() -> dict[str, str | int | float | None]:

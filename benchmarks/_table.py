@@ -25,6 +25,7 @@ from torch import Tensor
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.files import replacing
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.pipelines import model_identity, open_pipeline
 from ditcache_rl.search import grow_tree, tree_schedules
@@ -164,9 +165,8 @@ def work(
             return False
         row = _score(board, case, KINDS[kind])
         file = _piece(pieces, kind, case)
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, row.astype(np.float16))
-        partial.rename(file)
+        with replacing(file) as partial:
+            np.save(partial, row.astype(np.float16))
     return True
 
 

@@ -35,6 +35,7 @@ from benchmarks._seeds import iqm, stratified  # noqa: E402
 from ditcache_rl.bench import Board, Case, board_of, cases_of  # noqa: E402
 from ditcache_rl.config import EnvConfig, PPOConfig, load_env  # noqa: E402
 from ditcache_rl.control import PolicyNetwork, best_actions  # noqa: E402
+from ditcache_rl.files import write_json  # noqa: E402
 from ditcache_rl.pipelines import open_configured  # noqa: E402
 from ditcache_rl.rl import DenoiseVecEnv, Episodes, Setting, Task  # noqa: E402
 from ditcache_rl.rl.episodes import Outcome  # noqa: E402
@@ -175,10 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
         piece = pieces / f"{name}-{seed}.json"
         if not piece.exists():
             made = train(setting, seen, judged, VARIANTS[name], options.episodes, seed=seed)
-            pieces.mkdir(parents=True, exist_ok=True)
-            partial = piece.with_suffix(".partial")
-            partial.write_text(json.dumps(made._asdict()))
-            partial.rename(piece)
+            write_json(piece, made._asdict())
         found[name].append(Training(**json.loads(piece.read_text())))
 
     figures, details = summary(found, np.random.default_rng(0))

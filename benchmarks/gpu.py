@@ -35,6 +35,7 @@ from ditcache_rl.cache import TieredCache  # noqa: E402
 from ditcache_rl.control import AllCompute, Controller, EasyCache, EveryK  # noqa: E402
 from ditcache_rl.instrument import BlockRunner  # noqa: E402
 from ditcache_rl.instrument.blocks import find_blocks  # noqa: E402
+from ditcache_rl.machine import synchronize  # noqa: E402
 from ditcache_rl.types import EntryKey, Tier  # noqa: E402
 
 #: Share of the free memory of the card that weights may take; the rest is for what is computed.
@@ -259,10 +260,10 @@ def _step_s(pipe: Loop, controller: Controller | None = None, **options: Any) ->
     """Time calls, after one that warms up: median seconds per step."""
 
     def timed() -> float:
-        _synchronize(pipe.device)
+        synchronize(pipe.device)
         started = time.perf_counter()
         pipe(num_inference_steps=STEPS)
-        _synchronize(pipe.device)
+        synchronize(pipe.device)
         return (time.perf_counter() - started) / STEPS
 
     def all_calls() -> float:
@@ -309,10 +310,10 @@ def _pays(entry_bytes: int, site_s: float, sites: int, device: str) -> dict[str,
 def _median_s(call: Callable[[], object], device: torch.device) -> float:
     seconds = []
     for _ in range(5):
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         call()
-        _synchronize(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 
@@ -324,21 +325,16 @@ def _peak(pipe: Loop, sites: int, device_bytes: int | None, host_bytes: int) -> 
     cuda = pipe.device.type == "cuda"
     try:
         with BlockRunner(pipe, EveryK(PERIOD), cache, sites=sites):
-            _synchronize(pipe.device)
+            synchronize(pipe.device)
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() if cuda else 0
             pipe(num_inference_steps=STEPS)
-            _synchronize(pipe.device)
+            synchronize(pipe.device)
             peak = torch.cuda.max_memory_allocated() - before if cuda else cache.stats.peak_bytes
         return peak, cache.stats.hidden_share
     finally:
         cache.close()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

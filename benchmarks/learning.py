@@ -35,6 +35,7 @@ from benchmarks._headroom import Played, play, swept  # noqa: E402
 from benchmarks._report import Run, console, parser  # noqa: E402
 from benchmarks._seeds import iqm, stratified  # noqa: E402
 from ditcache_rl.bench import Board, Case, board_of, budgets_of, cases_of  # noqa: E402
+from ditcache_rl.cli.progress import Bar  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
 from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache  # noqa: E402
 from ditcache_rl.evaluate import Method, bootstrap_mean, evaluate  # noqa: E402
@@ -275,6 +276,7 @@ def _promises(
         seeds=[case.seed for case in test],
         steps=board.steps,
         call=config.pipeline.call,
+        progress=Bar("methods", console),
     )
     rows = [
         {

@@ -40,7 +40,7 @@ from ditcache_rl.bench import (  # noqa: E402
     budget_of,
     measure_profile,
 )
-from ditcache_rl.bench.profile import synchronize, timed_call  # noqa: E402
+from ditcache_rl.bench.profile import timed_call  # noqa: E402
 from ditcache_rl.cache import TieredCache  # noqa: E402
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
 from ditcache_rl.control import (  # noqa: E402
@@ -52,6 +52,7 @@ from ditcache_rl.control import (  # noqa: E402
 )
 from ditcache_rl.errors import ConfigError  # noqa: E402
 from ditcache_rl.instrument import BlockRunner, RequestLog  # noqa: E402
+from ditcache_rl.machine import synchronize  # noqa: E402
 from ditcache_rl.pipelines import open_pipeline  # noqa: E402
 from ditcache_rl.policy import load_policy  # noqa: E402
 from ditcache_rl.rl import DenoiseVecEnv, Setting, Task  # noqa: E402

@@ -1,16 +1,84 @@
-"""Read JSON from strangers: bounded in size, without duplicate keys, infinities or nan."""
+"""Files that are whole: written beside their place and put there at once, read with suspicion.
+
+JSON from strangers is bounded in size, without duplicate keys, infinities or nan.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ditcache_rl.errors import ArtifactError
+from ditcache_rl.errors import ArtifactError, ConfigError
 
 _MOST_JSON_BYTES = 1 << 18
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write a file to, which then takes the place of another as a whole.
+
+    Whoever reads sees the old file or the new one. After an exception the old one stays; folders
+    that are missing are made. What is there and is no file, as `/dev/null`, is written to.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()  # of a link, what it leads to is replaced
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of the same suffix, by which libraries choose a format; several processes may write at once.
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Give a path to make a folder at, which then takes the place of another as a whole.
+
+    After an exception inside, the old one stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    # From here on the new one is complete, and must survive if the old one cannot be removed.
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def check_writable(*paths: Path, folders: bool = False) -> None:
+    """Refuse, before any work, what could not be written after it; nothing is made.
+
+    Args:
+        *paths: What will be written, with all folders that are missing.
+        folders: Whether they are folders.
+
+    Raises:
+        ConfigError: If one is of the other kind, or its folder is none or is not writable.
+    """
+    for path in paths:
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if there.is_dir() != (folders or there != path) or not os.access(there, os.W_OK):
+            raise ConfigError(
+                f"expected a {'folder' if folders else 'file'} that can be written, received "
+                f"{path}: {there} is {'a folder' if there.is_dir() else 'a file'}"
+                f"{'' if os.access(there, os.W_OK) else ' without permission'}; choose another"
+            )
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
@@ -48,8 +116,10 @@ def read_json(path: Path, *, most_bytes: int = _MOST_JSON_BYTES) -> dict[str, An
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write what `read_json` reads."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Write what `read_json` reads, in place of a file that is there."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

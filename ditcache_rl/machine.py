@@ -1,18 +1,42 @@
-"""Facts of the machine and of the software on it, for whoever compares two reports."""
+"""Facts of the machine and of the software on it, for whoever measures and compares."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from ditcache_rl._version import __version__
+from ditcache_rl.errors import ConfigError
 
 #: Packages whose version can change a time or an image.
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scikit-image", "scipy", "lpips")
+#: What learning needs, of the `train` extra.
+LEARNING = ("gymnasium", "stable_baselines3", "sb3_contrib", "tensorboard")
+
+
+def synchronize(device: torch.device | None = None) -> None:
+    """Wait until a GPU has done what it was given: that device, if it is one, or the present."""
+    if torch.cuda.is_available() if device is None else device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def require(extra: str, *packages: str) -> None:
+    """Refuse what needs packages that are not installed.
+
+    Raises:
+        ConfigError: Naming them, and the extra of this package that brings them.
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ConfigError(
+            f"expected {', '.join(missing)} to be installed, found none; "
+            f"pip install 'ditcache-rl[{extra}]'"
+        )
 
 
 def machine_facts() -> dict[str, str | int | None]:

@@ -1,4 +1,4 @@
-"""The words that every module shares: modes, tiers, what flows between runner and controller.
+"""The words that every module shares: modes, tiers, what flows between the layers.
 
 Nothing here computes; arrays are numpy on the host, tensors stay on the pipeline's device.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,3 +121,35 @@ class EntryKey(NamedTuple):
     branch: int
     site: int
     generation: int
+
+
+class Progress:
+    """Hears how far long work has come, and shows nothing; the command line has one that does.
+
+    Who works enters it for as long as the work takes.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        """Tell what is being done."""
+
+    def note(self, text: str) -> None:
+        """Leave a line that stays."""
+
+    def expect(self, total: float) -> None:
+        """Tell how much there is to do in all."""
+
+    def advance(self, count: float) -> None:
+        """Count what was done since the last call."""
+
+    def reach(self, count: float) -> None:
+        """Tell how much is done in all."""
+
+
+#: For work that nobody watches.
+UNSEEN = Progress()

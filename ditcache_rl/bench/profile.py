@@ -13,6 +13,7 @@ import torch
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.machine import synchronize
 from ditcache_rl.schedules import CostModel, fit_cost
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
@@ -101,9 +102,3 @@ def _any_weights(modes: Modes) -> Floats:
     known = (modes == Mode.COMPUTE).cumsum()[:, None]
     weights = np.where(np.arange(HISTORY) < known, 0.5, 0.0)
     return np.where(modes >= Mode.FORECAST1, weights, np.nan)
-
-
-def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.errors import ConfigError, closest
+from ditcache_rl.machine import synchronize
 
 #: Values that share a scale: short enough that one outlier spoils few, and 3 % more bytes.
 _GROUP = 128
@@ -140,8 +141,7 @@ def codec_pays(codec: Codec, sample: Tensor, bytes_per_s: float) -> bool:
         started = time.perf_counter()
         payload = codec.encode(sample)
         codec.decode(payload, sample.shape, sample.dtype)
-        if sample.is_cuda:
-            torch.cuda.synchronize(sample.device)
+        synchronize(sample.device)
         times.append(time.perf_counter() - started)
     saved = 2 * (sample.nbytes - payload.nbytes) / bytes_per_s  # written once, read once
     return saved > sorted(times)[1]

@@ -18,6 +18,7 @@ from torch import nn
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.host import HostTier
 from ditcache_rl.cache.store import TieredCache
+from ditcache_rl.machine import synchronize
 from ditcache_rl.types import EntryKey, Tier
 
 #: Above this ratio of load to compute time a tier sleeps: what it saves is lost in the noise.
@@ -81,12 +82,12 @@ def try_tier(
             except OSError as error:
                 cache.discard(_TRIAL_KEY)
                 return Verdict(False, 0.0, f"it cannot be written out: {error}")
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         found = cache.get(_TRIAL_KEY)
         if isinstance(tier, HostTier) and found is not None and not found.is_cuda:
             found = found.clone()  # reading in place moves nothing; the model will
-        _synchronize(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
         cache.discard(_TRIAL_KEY)
     bytes_per_s = nbytes / max(median(seconds), 1e-9)
@@ -98,14 +99,9 @@ def try_tier(
 def _timed(call: Callable[[], object], device: torch.device) -> float:
     seconds = []
     for _ in range(_TRIALS):
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         call()
-        _synchronize(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
     return median(seconds)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,152 +1,66 @@
-"""What `eval.py` does: measure a policy and its opponents on test prompts, and show the result."""
+"""`ditcache-rl eval`, or `eval.py`: measure a policy and its opponents, and show the result."""
 
 from __future__ import annotations
 
+import shlex
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from rich.console import Console
+from ditcache_rl.cli.options import RUNS, add_out, add_steps, run_folder
+from ditcache_rl.config import find_policy, load_env
 
-from ditcache_rl.bench import board_of, caps_of
-from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import StaticSchedule
-from ditcache_rl.errors import ConfigError
-from ditcache_rl.evaluate import (
-    Family,
-    Method,
-    build_report,
-    default_baselines,
-    evaluate,
-    plot_frontier,
-    plot_grid,
-    render_table,
-    write_report,
-)
-from ditcache_rl.inference import PolicyController, Wish, open_policy
-from ditcache_rl.pipelines import check_identity, open_configured
-from ditcache_rl.policy import Policy, ScheduleFile
-from ditcache_rl.types import Floats, Mode
+HELP = "measure a policy"
 
 #: Columns of the table where no terminal says how many there are.
 _FILE_WIDTH = 112
 
 
-def evaluate_policy(
-    source: Path,
-    config: EnvConfig,
-    *,
-    prompts: int,
-    steps: int | None,
-    json_file: Path | None,
-    out: Path,
-    command: str,
-) -> int:
-    """Measure a policy at every budget of the environment, and print, write and plot the result.
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "policy",
+        nargs="?",
+        default="shapes-ppo",
+        help="policy folder, name of a shipped one, or schedule file",
+    )
+    parser.add_argument("--env", default="shapes", help="environment whose test prompts are drawn")
+    parser.add_argument("--prompts", type=int, default=32, help="test prompts to draw")
+    add_steps(parser, "the policy's first")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
+    add_out(parser, "folder of report, plot and picture grid", "runs/eval/TIME")
 
-    Args:
-        source: The policy's folder, or a schedule file, all of whose schedules are measured.
-        config: The environment whose test prompts are drawn.
-        prompts: How many of them.
-        steps: Denoising steps; None for those that the policy was trained at.
-        json_file: Where to write the report, besides `out/report.json`.
-        out: Folder of report, plot and picture grid.
-        command: What was typed, for the report.
 
-    Returns:
-        The exit status.
+def run(options: Namespace) -> int:
+    """Measure, print, write and plot."""
+    given = Path(options.policy)
+    policy = given if given.is_file() else find_policy(options.policy)
+    config = load_env(options.env)
+    out = options.out or run_folder(RUNS / "eval")
 
-    Raises:
-        ConfigError: If there are fewer test prompts, or the file has no schedule for the steps.
-        BudgetError: If the policy has none for a budget.
-        ArtifactError: If the policy is damaged or made for another model.
-    """
+    from rich.console import Console
+
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.evaluate import build_report, plot_frontier, plot_grid, render_table
+    from ditcache_rl.evaluate.policy import evaluate_policy
+    from ditcache_rl.files import check_writable, write_json
+    from ditcache_rl.machine import require
+
+    files = {out / "report.json", options.json or out / "report.json"}
+    require("train", "matplotlib")
+    check_writable(out, folders=True)
+    check_writable(*files)
+    results = evaluate_policy(
+        policy, config, prompts=options.prompts, steps=options.steps, progress=Bar("eval")
+    )
+    command = shlex.join(["python", "eval.py", *options.typed])
+    report = build_report(results, env=config.id, command=command)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
-    policy = open_policy(source)
-    texts = config.read_prompts("test")
-    if not 1 <= prompts <= len(texts):
-        raise ConfigError(
-            f"--prompts must lie between 1 and the {len(texts)} of {config.prompts.test}, "
-            f"received {prompts}"
-        )
-    if isinstance(policy, ScheduleFile):
-        chosen = steps or policy.steps[0]
-        ours = schedule_methods(policy, steps=chosen)
-        model, scheduler, blocks = policy.model, policy.scheduler, policy.blocks
-    else:
-        chosen = steps or policy.manifest.steps[0]
-        model, scheduler = policy.manifest.model, policy.manifest.scheduler
-        blocks = policy.manifest.blocks
-    pipe = open_configured(config.pipeline)
-    check_identity(model, scheduler, pipe)
-    if isinstance(policy, Policy):
-        ours = policy_methods(policy, config, board_of(config, pipe, steps=chosen).sigmas())
-    methods = [*ours, *default_baselines(chosen, blocks)]
-    results = evaluate(
-        pipe,
-        methods,
-        texts[:prompts],
-        seeds=[config.seeds.test + index for index in range(prompts)],
-        steps=chosen,
-        call=config.pipeline.call,
-        caps=caps_of(config, pipe),
-    )
-    report = build_report(results, env=config.id, command=command)
     console.print(render_table(report))
-    out.mkdir(parents=True, exist_ok=True)
-    for file in {out / "report.json", json_file or out / "report.json"}:
-        write_report(report, file)
+    for file in files:
+        write_json(file, report)
     plot_frontier(results, out / "frontier.png")
     plot_grid(results, out / "grid.png")
     console.print(f"report, plot and pictures: {out}", soft_wrap=True)
     return 0
-
-
-def policy_methods(policy: Policy, config: EnvConfig, sigmas: Floats) -> list[Method]:
-    """List the policy at every budget, and its static schedule beside it where a network decides.
-
-    Args:
-        policy: What is evaluated.
-        config: Names the budgets.
-        sigmas: (steps + 1,) noise levels of the run.
-
-    Raises:
-        BudgetError: If the policy has no schedule for one of them.
-    """
-    methods: list[Method] = []
-    steps = len(sigmas) - 1
-    used = policy.manifest.adaptive.get(str(steps), [])
-    sites, blocks = policy.manifest.sites, policy.manifest.blocks
-    for share in config.targets.budgets:
-        wish, target = Wish(budget=share), f"budget {share:g}"
-        learned = int(share * steps * sites + 1e-9) in used
-        shipped = PolicyController(policy, wish)
-        shipped.choose(sigmas)
-        family: Family = "learned" if learned else "static"
-        methods.append(Method("policy", family, target, shipped, sites, blocks))
-        if learned:
-            schedule = PolicyController(policy, wish, adaptive=False)
-            methods.append(Method("its schedule", "static", target, schedule, sites, blocks))
-    return methods
-
-
-def schedule_methods(file: ScheduleFile, *, steps: int) -> list[Method]:
-    """List the schedules of a file for a step count.
-
-    Raises:
-        ConfigError: If it has none.
-    """
-    found = [schedule for schedule in file.schedules if schedule.steps == steps]
-    if not found:
-        raise ConfigError(
-            f"expected --steps among {file.steps} as in the schedule file, received {steps}"
-        )
-    methods = []
-    for schedule in found:
-        computed = int((schedule.table == Mode.COMPUTE).sum())
-        target = f"{computed}/{steps * file.sites} computed"
-        controller = StaticSchedule(schedule.table, schedule.fitted)
-        methods.append(
-            Method(schedule.method, "static", target, controller, file.sites, file.blocks)
-        )
-    return methods

@@ -1,286 +1,95 @@
-"""What `ditcache-rl search` does: search static schedules by several methods into one file."""
+"""`ditcache-rl search`: search static schedules by one method or by all."""
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from operator import itemgetter
-from pathlib import Path
-from typing import Any
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 
-import numpy as np
-from rich.console import Console
-
-from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of, measure_profile
-from ditcache_rl.cli.search_view import SearchBar
-from ditcache_rl.config import EnvConfig
-from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
-from ditcache_rl.machine import machine_facts, version_facts
-from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
-from ditcache_rl.policy import Schedule, ScheduleFile, modes_text, save_schedules, weights_lists
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.search import (
-    METHODS,
-    Calibration,
-    Entry,
-    Found,
-    Problem,
-    Rollouts,
-    Space,
-    Trials,
-    Weights,
-    found_in,
-    planned_rows,
-    rescale_plan,
-    search_fitted_plan,
+from ditcache_rl.cli.options import (
+    RUNS,
+    add_env,
+    add_out,
+    add_resume,
+    add_seed,
+    add_steps,
+    run_folder,
 )
-from ditcache_rl.types import Floats
+from ditcache_rl.config import load_env
+from ditcache_rl.errors import ConfigError
 
-#: Names the search that a run folder belongs to.
-_ABOUT = "search.json"
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """What to search, and where to.
-
-    Attributes:
-        run: Folder of what an interrupted search goes on from.
-        out: The schedule file.
-        methods: Names of `METHODS`.
-        budgets: Shares of full compute.
-        evaluations: Candidates per budget and method.
-        prompts: Train prompts that candidates are scored on.
-        seed: Of the searches.
-        command: What was typed, for the file.
-    """
-
-    run: Path
-    out: Path
-    methods: Sequence[str]
-    budgets: Sequence[float]
-    evaluations: int
-    prompts: int
-    seed: int
-    command: str
-
-    def check(self, config: EnvConfig) -> None:
-        """Refuse what cannot be searched.
-
-        Raises:
-            ConfigError: If a method is unknown, a number is out of range, or the run folder belongs
-                to another search.
-        """
-        for name in self.methods:
-            if name not in METHODS:
-                raise ConfigError(
-                    f"--method must be all or among {', '.join(METHODS)}, received {name!r}."
-                    f"{closest(name, METHODS)}"
-                )
-        site_steps = config.steps[0] * config.cache.sites
-        for share in self.budgets:
-            if not config.cache.sites / site_steps <= share <= 1:
-                raise ConfigError(
-                    f"--budgets must lie in [{config.cache.sites / site_steps:.3g}, 1], which is "
-                    f"from one computed step to all, received {share:g}"
-                )
-        if self.evaluations < 1:
-            raise ConfigError(f"--evaluations must be >= 1, received {self.evaluations}")
-        available = len(config.read_prompts("train"))
-        if not 1 <= self.prompts <= available:
-            raise ConfigError(
-                f"--prompts must lie between 1 and the {available} of {config.prompts.train}, "
-                f"received {self.prompts}"
-            )
-        about = self.run / _ABOUT
-        if about.exists() and json.loads(about.read_text()) != self._about(config):
-            raise ConfigError(
-                f"--resume: {about} belongs to a search of another environment or other prompts; "
-                "leave it out to start a new one"
-            )
-
-    def _about(self, config: EnvConfig) -> dict[str, Any]:
-        """Tell what the scores in the run folder depend on."""
-        return {"env_sha256": config.sha256, "prompts": self.prompts}
-
-    def open_run(self, config: EnvConfig) -> None:
-        """Make the run folder and say whose it is."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        (self.run / _ABOUT).write_text(json.dumps(self._about(config)))
+HELP = "search static schedules"
 
 
-def search_schedules(config: EnvConfig, options: SearchOptions, *, console: Console) -> Path:
-    """Search, and write the schedule file.
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    add_env(parser)
+    parser.add_argument(
+        "--method",
+        default="polish",
+        metavar="NAME",
+        help="uniform, table, dp, minimax, climb, anneal, nsga2, polish, fitted, or all",
+    )
+    parser.add_argument(
+        "--budgets",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="shares of full compute, in place of the environment's",
+    )
+    parser.add_argument(
+        "--evaluations", type=int, help="candidates per budget, in place of the environment's"
+    )
+    parser.add_argument(
+        "--prompts", type=int, help="train prompts to score on, in place of the environment's"
+    )
+    add_steps(parser, "all of the environment's")
+    add_seed(parser, "the search")
+    add_out(parser, "schedule file", "runs/search/ENV/TIME/schedules.json")
+    add_resume(parser)
 
-    The first step count of the environment is searched, the others get its schedules by noise level
-    and a score.
 
-    Raises:
-        ConfigError: As `SearchOptions.check`.
-        UnsupportedModelError: If the only method cannot measure this pipeline; one of several is
-            left out with a note.
-        KeyboardInterrupt: On Ctrl-C; every candidate that was drawn is kept in the run folder.
-    """
-    options.check(config)
-    options.open_run(config)
-    source = config.pipeline
-    pipe = open_configured(source)
-    cases = cases_of(config, "train")[: options.prompts]
-    with SearchBar(console) as bar:
-        cost = _profile(config, pipe, cases[0].prompt, options.run, bar)
-        first, *others = config.steps
-        boards = {steps: board_of(config, pipe, steps=steps) for steps in config.steps}
-        found = _search(config, options, boards[first], cases, bar)
-        sigmas = {steps: board.sigmas() for steps, board in boards.items()}
-        schedules = [
-            entry for name in found for entry in _entries(name, found[name], config, first)
-        ]
-        for steps in others:
-            schedules += _carried(config, options, boards[steps], cases, found, sigmas, bar)
-    file = ScheduleFile(
-        env_id=config.id,
-        env_sha256=config.sha256,
-        sites=config.cache.sites,
-        blocks=config.cache.blocks,
-        model=model_identity(pipe.transformer),
-        scheduler=scheduler_identity(pipe.scheduler),
-        call=config.pipeline.call,
-        sigmas={str(steps): levels.tolist() for steps, levels in sigmas.items()},
-        profile=cost.to_dict(),
-        reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
-        prompts=options.prompts,
-        evaluations=options.evaluations,
+def run(options: Namespace) -> int:
+    """Search, and print what was found."""
+    config = load_env(options.env)
+    if options.steps is not None:
+        if options.steps < 3:
+            raise ConfigError(f"--steps must be >= 3, received {options.steps}")
+        config = replace(config, steps=[options.steps])
+    folder = run_folder(RUNS / "search" / config.name, options.resume)
+
+    from rich.console import Console
+
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.tables import render_schedules
+    from ditcache_rl.files import check_writable
+    from ditcache_rl.machine import require
+    from ditcache_rl.policy import load_schedules
+    from ditcache_rl.search import METHODS
+    from ditcache_rl.search.run import SearchOptions, search_schedules
+
+    search = config.search
+    settings = SearchOptions(
+        run=folder,
+        out=options.out or folder / "schedules.json",
+        methods=[*METHODS] if options.method == "all" else [options.method],
+        budgets=options.budgets or config.targets.budgets,
+        evaluations=search.evaluations if options.evaluations is None else options.evaluations,
+        prompts=search.prompts if options.prompts is None else options.prompts,
         seed=options.seed,
-        command=options.command,
-        machine=dict(machine_facts()),
-        versions={name: text for name, text in version_facts().items() if text is not None},
-        schedules=schedules,
+        command=shlex.join(["ditcache-rl", "search", *options.typed]),
     )
-    save_schedules(file, options.out)
-    return options.out
-
-
-def _profile(config: EnvConfig, pipe: Any, prompt: str, run: Path, bar: SearchBar) -> CostModel:
-    """Measure what schedules cost here, or read what was measured."""
-    steps = config.steps[0]
-    file = run / f"profile-{steps}.json"
-    if file.exists():
-        return CostModel.from_dict(json.loads(file.read_text()))
-    bar.say("profile")
-    cost = measure_profile(
-        pipe,
-        steps=steps,
-        sites=config.cache.sites,
-        prompt=prompt,
-        call=config.pipeline.call,
-        blocks=config.cache.blocks,
-    )
-    file.write_text(json.dumps(cost.to_dict()))
-    return cost
-
-
-def _search(
-    config: EnvConfig,
-    options: SearchOptions,
-    board: Board,
-    cases: Sequence[Case],
-    bar: SearchBar,
-) -> dict[str, Found]:
-    """Search with every method at one step count."""
-    bar.say("references")
-    board.prepare(cases)
-    budgets = _budgets(options, board.steps, config.cache.sites)
-    bar.expect(len(options.methods) * len(budgets) * options.evaluations)
-    weights = Weights(config.reward.psnr, config.reward.ssim)
-    trials = Trials(
-        board,
-        cases,
-        weights,
-        file=options.run / f"trials-{board.steps}.jsonl",
-        on_candidates=bar.advance,
-    )
-    calibration = Calibration(board, cases, bar.say)
-    found = {}
-    for index, name in enumerate(options.methods):
-        bar.say(name)
-        # A method finds the same whatever other methods run beside it.
-        rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
-        problem = Problem(trials, budgets, options.evaluations, rng, calibration)
-        try:
-            found[name] = METHODS[name](problem)
-        except UnsupportedModelError as error:
-            if len(options.methods) == 1:
-                raise
-            bar.note(f"left out {name}: {error}")
-        bar.reach((index + 1) * len(budgets) * options.evaluations)
-    return found
-
-
-def _carried(
-    config: EnvConfig,
-    options: SearchOptions,
-    board: Board,
-    cases: Sequence[Case],
-    found: Mapping[str, Found],
-    sigmas: Mapping[int, Floats],
-    bar: SearchBar,
-) -> list[Schedule]:
-    """Carry what was found over to another step count, and score it there.
-
-    Fitted schedules may give way to one that is planned there.
-    """
-    steps, sites, first = board.steps, board.sites, config.steps[0]
-    bar.say(f"references of {steps} steps")
-    board.prepare(cases)
-    file = options.run / f"trials-{steps}.jsonl"
-    trials = Trials(board, cases, Weights(config.reward.psnr, config.reward.ssim), file=file)
-    entries = []
-    for name, rows in found.items():
-        bar.say(f"{name} at {steps} steps")
-        plan = Plan.empty(first * sites, first)
-        for budget, entry in rows.items():
-            plan.patterns[budget], plan.quality[budget] = entry.row, entry.score
-        budgets = _budgets(options, steps, sites)
-        carried = rescale_plan(plan, sigmas[first], sigmas[steps], sites=sites, budgets=budgets)
-        if any(entry.weights is not None for entry in rows.values()):
-            fitted = search_fitted_plan(
-                Rollouts(board, cases),
-                cases,
-                budgets=budgets,
-                evaluations=0,
-                together=False,
-                rng=np.random.default_rng(options.seed),
-                start=carried,
-                propose=partial(planned_rows, Calibration(board, cases, bar.say)),
-            )
-            entries += _entries(name, found_in(fitted, budgets), config, steps)
-            continue
-        scores = trials.look_up([carried.patterns[budget] for budget in budgets])
-        pairs = {
-            budget: Entry(carried.patterns[budget], score)
-            for budget, score in zip(budgets, scores, strict=True)
-        }
-        entries += _entries(name, Found(pairs), config, steps)
-    return entries
-
-
-def _entries(method: str, found: Found, config: EnvConfig, steps: int) -> list[Schedule]:
-    space = Space(steps, config.cache.sites)
-    return [
-        Schedule(
-            method,
-            steps,
-            modes_text(space.modes(entry.row)),
-            *entry.score,
-            [[]] * steps if entry.weights is None else weights_lists(entry.weights),
-        )
-        for _, entry in sorted(found.items(), key=itemgetter(0))
-    ]
-
-
-def _budgets(options: SearchOptions, steps: int, sites: int) -> list[int]:
-    return sorted({max(sites, budget_of(share, steps * sites)) for share in options.budgets})
+    settings.check(config)
+    check_writable(folder, folders=True)
+    check_writable(settings.out)
+    if "nsga2" in settings.methods:
+        require("train", "pymoo")
+    try:
+        out = search_schedules(config, settings, progress=Bar("search"))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with the same command and --resume {folder}", file=sys.stderr)
+        return 130
+    Console().print(render_schedules(load_schedules(out)))
+    print(f"schedules: {out}\nmeasure them: python eval.py {out}")
+    return 0

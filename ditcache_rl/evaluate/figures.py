@@ -5,16 +5,16 @@ matplotlib comes with the `train` extra and is imported here only when something
 
 from __future__ import annotations
 
-import importlib
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ditcache_rl.errors import ConfigError, StateError
+from ditcache_rl.errors import StateError
 from ditcache_rl.evaluate.methods import Family, Method
 from ditcache_rl.evaluate.results import Picture, Results
+from ditcache_rl.machine import require
 from ditcache_rl.sensitivity import Grade, SensitivityMap
 
 #: Speed-ups at which the picture grid shows the policy, as near as there are settings.
@@ -25,7 +25,7 @@ AMPLIFIED = 8
 _BASELINE_COLORS = ("#7f7f7f", "#8da0cb", "#d9a441", "#66a182", "#b07aa1", "#9c755f", "#5f8fb4")
 _OWN_COLORS: dict[Family, str] = {"learned": "#c8102e", "static": "#1f3f94"}
 _MARKERS = "osD^vP*X"
-_PROMPT_WIDTH = 100  # characters that fit above a row of the grid
+_PROMPT_WIDTH = 100  # characters that fit above a line of the grid
 
 
 def plot_frontier(results: Results, path: Path) -> None:
@@ -75,25 +75,25 @@ def plot_grid(results: Results, path: Path) -> None:
     columns = 1 + 2 * len(shown)
     figure = _figure(1.9 * columns, 2.25 * len(references) + 0.4)
     grid = figure.subplots(len(references), columns, squeeze=False)
-    for row, (reference, prompt) in enumerate(zip(references, results.prompts, strict=False)):
+    for line, (reference, prompt) in enumerate(zip(references, results.prompts, strict=False)):
         cells: list[tuple[Picture, str, str]] = [(reference, "", "reference")]
         for index in shown:
-            image = results.pictures[index][row]
-            psnr = results.psnr_db[index, row]
+            image = results.pictures[index][line]
+            psnr = results.psnr_db[index, line]
             title = f"{results.methods[index].label}\nmeasured {results.speedup[index]:.2f}x"
             cells.append((image, f"{psnr:.1f} dB", title))
             cells.append((_difference(image, reference), "", f"difference x {AMPLIFIED}"))
-        for axes, (image, caption, title) in zip(grid[row], cells, strict=True):
+        for axes, (image, caption, title) in zip(grid[line], cells, strict=True):
             axes.imshow(image, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_xlabel(caption, fontsize=9)
-            if row == 0:
+            if line == 0:
                 axes.set_title(title, fontsize=9, pad=20)
         text = textwrap.shorten(prompt, _PROMPT_WIDTH, placeholder=" ...")
-        # Outside of the layout, so that a long prompt runs over its row instead of widening a
+        # Outside of the layout, so that a long prompt runs over its line instead of widening a
         # column.
-        note = grid[row][0].annotate(
+        note = grid[line][0].annotate(
             text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=9
         )
         note.set_in_layout(False)
@@ -107,19 +107,19 @@ def plot_sensitivity(found: SensitivityMap, path: Path) -> None:
         ConfigError: If matplotlib is not installed.
     """
     figure = _figure(8.0, 1.2 + 2.4 * len(found.measures))
-    rows = figure.subplots(len(found.measures), squeeze=False)[:, 0]
+    panels = figure.subplots(len(found.measures), squeeze=False)[:, 0]
     labels = [
         f"{name} {Grade(int(grade)).name.lower()}"
         for name, grade in zip(found.names, found.grades(), strict=True)
     ]
-    for axes, (name, table) in zip(rows, found.measures.items(), strict=True):
+    for axes, (name, table) in zip(panels, found.measures.items(), strict=True):
         shown = np.log10(np.where(table > 0, table, np.nan)).T
         drawn = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="viridis")
         figure.colorbar(drawn, ax=axes, label="log10")
         axes.set_title(f"{name}, {found.prompts[name]} prompts", fontsize=9)
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         axes.set_ylabel("site and grade")
-    rows[-1].set_xlabel("denoising step")
+    panels[-1].set_xlabel("denoising step")
     _save(figure, path)
 
 
@@ -160,14 +160,10 @@ def _difference(image: Picture, reference: Picture) -> Picture:
 
 def _figure(width: float, height: float) -> Any:
     """Make a figure that belongs to no window and to no global list."""
-    try:
-        module = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ConfigError(
-            "expected matplotlib for drawing, but it is not installed: "
-            "pip install 'ditcache-rl[train]'"
-        ) from error
-    return module.Figure(figsize=(width, height), dpi=150, layout="constrained")
+    require("train", "matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -12,7 +10,7 @@ from rich.table import Table
 
 from ditcache_rl.evaluate.methods import FAMILIES, Family
 from ditcache_rl.evaluate.results import Results
-from ditcache_rl.evaluate.stats import bootstrap_mean, interpolation_weights, spread_of
+from ditcache_rl.evaluate.stats import Spread, bootstrap_mean, frontier_mix
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.types import Floats
 
@@ -41,7 +39,7 @@ class ReferenceEntry(TypedDict):
     seconds_per_image: Number
 
 
-class Row(TypedDict):
+class ReportLine(TypedDict):
     """A method at one setting; times are medians, `compute_share` is a mean."""
 
     method: str
@@ -83,7 +81,7 @@ class Report(TypedDict):
     seeds: list[int]
     num_inference_steps: int
     reference: ReferenceEntry
-    rows: list[Row]
+    rows: list[ReportLine]
     paired: list[Pair]
     notes: list[str]
 
@@ -100,7 +98,7 @@ def build_report(
         bootstrap_seed: Of the confidence intervals.
     """
     medians = np.median(results.seconds, axis=1)
-    rows: list[Row] = [
+    lines: list[ReportLine] = [
         {
             "method": method.name,
             "family": method.family,
@@ -124,17 +122,10 @@ def build_report(
         "seeds": list(results.seeds),
         "num_inference_steps": results.num_inference_steps,
         "reference": {"seconds_per_image": _number(medians[0])},
-        "rows": rows,
+        "rows": lines,
         "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
         "notes": list(results.notes),
     }
-
-
-def write_report(report: Report, path: Path) -> None:
-    """Write a report as JSON, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def render_table(report: Report) -> Table:
@@ -148,22 +139,22 @@ def render_table(report: Report) -> Table:
     for title in [*numeric, "LPIPS"] if with_lpips else numeric:
         table.add_column(title, justify="right")
     previous = ""
-    for row in sorted(report["rows"], key=_place):
-        if previous and row["family"] != previous:
+    for line in sorted(report["rows"], key=_place):
+        if previous and line["family"] != previous:
             table.add_section()
-        previous = row["family"]
-        lpips = [_shown(row["lpips"]["mean"], ".3f")] if row["lpips"] is not None else []
+        previous = line["family"]
+        lpips = [_shown(line["lpips"]["mean"], ".3f")] if line["lpips"] is not None else []
         table.add_row(
-            row["method"],
-            row["target"],
-            _shown(row["compute_share"], ".0%"),
-            _shown(row["seconds_per_image"], ".3f"),
-            _shown(row["speedup"], ".2f"),
-            _shown(row["psnr_db"]["mean"], ".2f"),
-            _shown(row["psnr_db"]["p5"], ".2f"),
-            _shown(row["ssim"]["mean"], ".4f"),
+            line["method"],
+            line["target"],
+            _shown(line["compute_share"], ".0%"),
+            _shown(line["seconds_per_image"], ".3f"),
+            _shown(line["speedup"], ".2f"),
+            _shown(line["psnr_db"]["mean"], ".2f"),
+            _shown(line["psnr_db"]["p5"], ".2f"),
+            _shown(line["ssim"]["mean"], ".4f"),
             *lpips,
-            style=_STYLES.get(row["family"]),
+            style=_STYLES.get(line["family"]),
         )
     if report["notes"]:
         table.caption = "\n".join(report["notes"])
@@ -181,8 +172,8 @@ def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:
             # The mix is chosen by means, then held for every image: choosing per image would let
             # the baseline pick with the reference in hand.
             points = [(float(seconds[i]), float(psnr[i])) for i in rivals]
-            weights = interpolation_weights(points, float(seconds[index]))
-            used = np.flatnonzero(weights)
+            mix = frontier_mix(points, float(seconds[index]))
+            used = np.flatnonzero(mix)
             pair: Pair = {
                 "method": method.name,
                 "target": method.target,
@@ -192,8 +183,8 @@ def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:
                 "ci95": None,
                 "n": 0,
             }
-            if not np.isnan(weights).any():
-                baseline = weights[used] @ results.psnr_db[np.array(rivals)[used]]
+            if not np.isnan(mix).any():
+                baseline = mix[used] @ results.psnr_db[np.array(rivals)[used]]
                 gain = bootstrap_mean(results.psnr_db[index] - baseline, generator)
                 pair["gain_db"] = _number(gain.mean)
                 pair["ci95"] = [_number(gain.low), _number(gain.high)]
@@ -202,13 +193,13 @@ def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:
     return pairs
 
 
-def _place(row: Row) -> tuple[int, str, float]:
-    family = [str(name) for name in FAMILIES].index(row["family"])
-    return family, row["method"], row["speedup"] or 0.0
+def _place(line: ReportLine) -> tuple[int, str, float]:
+    family = [str(name) for name in FAMILIES].index(line["family"])
+    return family, line["method"], line["speedup"] or 0.0
 
 
 def _spread(values: Floats) -> SpreadEntry:
-    spread = spread_of(values)
+    spread = Spread.of(values)
     return {"mean": _number(spread.mean), "p5": _number(spread.p5), "p95": _number(spread.p95)}
 
 

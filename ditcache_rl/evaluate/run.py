@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ditcache_rl.cache import Caps, TieredCache
@@ -22,8 +21,9 @@ from ditcache_rl.evaluate.results import Picture, Results, Round, gather
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import Lpips, load_lpips, psnr_db, ssim
-from ditcache_rl.types import Floats
+from ditcache_rl.types import UNSEEN, Floats, Progress
 
 #: Prompts whose images are kept for the picture grid.
 KEPT_PROMPTS = 6
@@ -43,8 +43,8 @@ class Shot(NamedTuple):
     compute_share: float
 
 
-class Bench:
-    """Runs one method at a time on a pipeline.
+class Stopwatch:
+    """Draws one image at a time under a method, and times it.
 
     Args:
         pipe: Used as it is and left as it was.
@@ -108,7 +108,7 @@ def evaluate(
     seeds: Sequence[int],
     steps: int,
     call: Mapping[str, object] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = UNSEEN,
     caps: Caps = _NO_CAPS,
 ) -> Results:
     """Measure methods against the reference, one image at a time.
@@ -126,7 +126,7 @@ def evaluate(
         steps: `num_inference_steps` of the reference, and of every method that does not set its
             own.
         call: Further arguments of the pipeline call.
-        progress: Where to show a bar; a new display by default.
+        progress: Hears how many images are drawn.
         caps: Bytes per tier under every controller.
 
     Returns:
@@ -141,30 +141,30 @@ def evaluate(
     rounds: list[Round] = []
     notes: list[str] = []
     with (
-        _shown(progress) as bar,
+        progress as bar,
         silent(pipe),
         closing(TieredCache.under(caps, device=torch.device(pipe.device))) as cache,
     ):
-        bench = Bench(pipe, cache, steps=steps, call=call or {})
+        watch = Stopwatch(pipe, cache, steps=steps, call=call or {})
         jobs = list(zip(prompts, seeds, strict=True))
-        task = bar.add_task("warm-up", total=(len(methods) + 1) * (len(jobs) + 1))
+        bar.expect((len(methods) + 1) * (len(jobs) + 1))
         runnable = [REFERENCE]
         try:
             for method in (REFERENCE, *methods):
-                bar.update(task, description=f"warm-up: {method.label}")
-                note = _warm_up(bench, method, prompts[0], seed=seeds[0])
+                bar.say(f"warm-up: {method.label}")
+                note = _warm_up(watch, method, prompts[0], seed=seeds[0])
                 if note:
                     notes.append(note)
                 elif method is not REFERENCE:
                     runnable.append(method)
-                bar.advance(task)
-            bar.update(task, total=len(methods) + 1 + len(runnable) * len(jobs))
+                bar.advance(1)
+            bar.expect(len(methods) + 1 + len(runnable) * len(jobs))
             for number, (prompt, seed) in enumerate(jobs):
                 shots: dict[int, Shot] = {}
                 for index in _rotated(len(runnable), number):
-                    bar.update(task, description=runnable[index].label)
-                    shots[index] = bench.shoot(runnable[index], prompt, seed=seed)
-                    bar.advance(task)
+                    bar.say(runnable[index].label)
+                    shots[index] = watch.shoot(runnable[index], prompt, seed=seed)
+                    bar.advance(1)
                 kept = number < KEPT_PROMPTS
                 rounds.append(_compare(runnable, shots, lpips=lpips, kept=kept))
         except KeyboardInterrupt:
@@ -204,10 +204,10 @@ def _rotated(count: int, number: int) -> list[int]:
     return [(number + place) % count for place in range(count)]
 
 
-def _warm_up(bench: Bench, method: Method, prompt: str, *, seed: int) -> str:
+def _warm_up(watch: Stopwatch, method: Method, prompt: str, *, seed: int) -> str:
     """Run once uncounted; return why the method cannot run here, or nothing."""
     try:
-        bench.shoot(method, prompt, seed=seed)
+        watch.shoot(method, prompt, seed=seed)
     except UnsupportedModelError as error:
         if method is REFERENCE:
             raise
@@ -248,20 +248,8 @@ def _picture(image: Tensor) -> Picture:
 
 def _clock() -> float:
     """Read the clock once the GPU has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter()
-
-
-@contextmanager
-def _shown(progress: Progress | None) -> Iterator[Progress]:
-    """Use the caller's display, or a new one for as long as this lasts."""
-    if progress is not None:
-        yield progress
-        return
-    text = TextColumn("{task.description}")
-    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as new:
-        yield new
 
 
 @contextmanager

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from ditcache_rl.types import Floats
 
 #: Resamples of a bootstrap: the ends of a 95 % interval then move by about 1 % of its width.
 RESAMPLES = 10_000
-#: Resampled indices that are held at a time: 32 MiB of them.
-_CHUNK = 4 * 1024 * 1024
 
 
 class Spread(NamedTuple):
@@ -21,6 +20,12 @@ class Spread(NamedTuple):
     mean: float
     p5: float
     p95: float
+
+    @classmethod
+    def of(cls, values: Floats) -> Spread:
+        """Summarise a sample; percentiles are interpolated linearly."""
+        p5, p95 = np.percentile(values, [5, 95])
+        return cls(float(np.mean(values)), float(p5), float(p95))
 
 
 class Interval(NamedTuple):
@@ -32,39 +37,24 @@ class Interval(NamedTuple):
     n: int
 
 
-def spread_of(values: Floats) -> Spread:
-    """Summarise a sample; percentiles are interpolated linearly."""
-    p5, p95 = np.percentile(values, [5, 95])
-    return Spread(float(np.mean(values)), float(p5), float(p95))
-
-
-def bootstrap_mean(
-    differences: Floats,
-    generator: np.random.Generator,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
-) -> Interval:
-    """Bound the mean of paired differences by the percentile bootstrap.
+def bootstrap_mean(differences: Floats, generator: np.random.Generator) -> Interval:
+    """Bound the mean of paired differences: a 95 % interval by the percentile bootstrap.
 
     Args:
-        differences: (n,) one per pair, method minus baseline; n >= 1.
+        differences: (n,) one per pair, method minus baseline; n >= 1. A single one bounds itself.
         generator: Draws the resamples.
-        resamples: How many; more makes the ends steadier and takes longer.
-        level: Share of the resampled means inside the interval.
     """
-    n = len(differences)
-    rows = max(1, _CHUNK // n)
-    means = [
-        differences[generator.integers(n, size=(min(rows, resamples - start), n))].mean(axis=1)
-        for start in range(0, resamples, rows)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean(differences)), float(low), float(high), n)
+    mean, n = float(np.mean(differences)), len(differences)
+    if n == 1:
+        return Interval(mean, mean, mean, n)
+    low, high = stats.bootstrap(
+        (differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=generator
+    ).confidence_interval
+    return Interval(mean, float(low), float(high), n)
 
 
-def interpolation_weights(points: Sequence[tuple[float, float]], at_seconds: float) -> Floats:
-    """Weigh the points of a baseline so that their mix takes a given time.
+def frontier_mix(points: Sequence[tuple[float, float]], at_seconds: float) -> Floats:
+    """Mix the points of a baseline so that together they take a given time.
 
     The mix is of the two neighbours on the upper envelope (the points than which none is both
     faster and better), linear in the logarithm of the time. Slower than the slowest of them, it is
@@ -75,7 +65,7 @@ def interpolation_weights(points: Sequence[tuple[float, float]], at_seconds: flo
         at_seconds: Time to take, > 0.
 
     Returns:
-        (len(points),) weights that sum to 1; all nan below the fastest point, where the baseline
+        (len(points),) shares that sum to 1; all nan below the fastest point, where the baseline
         has nothing to offer.
     """
     envelope: list[int] = []
@@ -89,19 +79,19 @@ def interpolation_weights(points: Sequence[tuple[float, float]], at_seconds: flo
     times = np.log([points[index][0] for index in envelope])
     place = float(np.interp(np.log(at_seconds), times, np.arange(len(envelope))))
     left = int(place)
-    weights = np.zeros(len(points))
-    weights[envelope[left]] = 1 - (place - left)
+    mix = np.zeros(len(points))
+    mix[envelope[left]] = 1 - (place - left)
     if place > left:
-        weights[envelope[left + 1]] = place - left
-    return weights
+        mix[envelope[left + 1]] = place - left
+    return mix
 
 
 def interpolate_frontier(points: Sequence[tuple[float, float]], at_seconds: float) -> float:
     """Tell the PSNR of a baseline at a given time, nan below its fastest point.
 
-    Arguments as in `interpolation_weights`.
+    Arguments as in `frontier_mix`.
     """
-    weights = interpolation_weights(points, at_seconds)
-    # A point without weight has no say, not even where its own value is nan.
-    parts = [w * psnr for w, (_, psnr) in zip(weights.tolist(), points, strict=True) if w]
+    mix = frontier_mix(points, at_seconds)
+    # A point without a share has no say, not even where its own value is nan.
+    parts = [s * psnr for s, (_, psnr) in zip(mix.tolist(), points, strict=True) if s]
     return float(sum(parts)) if parts else float("nan")

@@ -174,10 +174,7 @@ class ScheduleFile:
 def save_schedules(file: ScheduleFile, path: Path) -> None:
     """Write a schedule file, replacing one that is there."""
     raw = asdict(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    write_json(partial, raw | {"sha256": _digest(raw)})
-    partial.replace(path)
+    write_json(path, raw | {"sha256": _digest(raw)})
 
 
 def load_schedules(path: Path) -> ScheduleFile:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ditcache_rl.files import replacing
 from ditcache_rl.rl.episodes import Outcome, Setting
 
 _SHOWN_IMAGES = 4
@@ -86,6 +87,5 @@ class TrainingCallback(BaseCallback):
 
 def save_checkpoint(model: BaseAlgorithm, path: Path) -> None:
     """Write a checkpoint as a whole or not at all."""
-    partial = path.with_name(f"partial-{path.name}")
-    model.save(partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        model.save(partial)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import replacing
+from ditcache_rl.machine import require
 from ditcache_rl.policy import (
     Policy,
     Schedule,
@@ -89,6 +91,7 @@ def export_onnx(policy: Policy, file: Path) -> None:
     Raises:
         ConfigError: If `onnx` or `onnxscript` is not installed.
     """
+    require("onnx", "onnx", "onnxscript")
     actions = policy.manifest.actions
     names = actions.schema()
     logger = logging.getLogger("torch.onnx")
@@ -107,11 +110,6 @@ def export_onnx(policy: Policy, file: Path) -> None:
                 dynamic_shapes=({0: torch.export.Dim("rows")},),
                 verbose=False,
             )
-    except ImportError as error:
-        raise ConfigError(
-            f"expected the packages onnx and onnxscript to write {file.name}, received: {error}; "
-            'pip install "ditcache-rl[onnx]"'
-        ) from error
     finally:
         logger.setLevel(level)
     assert program is not None, "dynamo=True returns it"
@@ -121,6 +119,5 @@ def export_onnx(policy: Policy, file: Path) -> None:
         tiers=json.dumps(policy.manifest.tiers),
         model=json.dumps(policy.manifest.model),
     )
-    partial = file.with_name(f".partial-{file.name}")
-    program.save(partial, external_data=False)
-    partial.replace(file)
+    with replacing(file) as partial:
+        program.save(partial, external_data=False)

@@ -7,7 +7,6 @@ and for no others.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ import numpy as np
 from ditcache_rl.bench import measure_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, scheduler_identity
 from ditcache_rl.policy import Policy, load_policy, save_policy
+from ditcache_rl.policy.folder import MANIFEST
 from ditcache_rl.rl.card import write_card
 
 
@@ -62,22 +63,33 @@ def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
     return replace(policy, manifest=fresh, plans=plans, safe=safe)
 
 
+def check_place(out: Path, *, force: bool) -> None:
+    """Refuse to replace what is not wanted replaced, or is no policy.
+
+    Raises:
+        ConfigError: If the folder exists, unless it is a policy that may be replaced.
+    """
+    if not out.exists():
+        return
+    if not force:
+        raise ConfigError(
+            f"expected a new folder for the policy, {out} exists; use --force or another --out"
+        )
+    if not (out / MANIFEST).exists():
+        raise ConfigError(f"--force replaces policies only; {out} has no {MANIFEST}")
+
+
 def retarget_folder(
     source: Path, out: Path, pipe: Any, config: EnvConfig, *, force: bool = False
 ) -> Path:
     """Recalibrate a policy folder into another one.
 
     Raises:
-        ConfigError: If the folder to write exists and is not to be replaced.
+        ConfigError: As `check_place`.
         ArtifactError: As `retarget`.
     """
-    if out.exists() and not force:
-        raise ConfigError(f"expected a new folder for the policy, {out} exists; use --force")
+    check_place(out, force=force)
     fresh = retarget(load_policy(source), pipe, config)
-    partial = out.with_name(f".partial-{out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_policy(fresh, partial, card=write_card(fresh))
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+    with replacing_folder(out) as partial:
+        save_policy(fresh, partial, card=write_card(fresh))
     return out

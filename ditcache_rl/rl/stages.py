@@ -14,6 +14,7 @@ import numpy as np
 from ditcache_rl.bench import Board, Case, budgets_of, measure_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.files import read_json, replacing, write_json
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.rl.episodes import Setting
 from ditcache_rl.schedules import CostModel
@@ -45,7 +46,7 @@ def profile_stage(
 ) -> CostModel:
     """Measure what schedules cost on this machine."""
     if file.exists():
-        return CostModel.from_dict(json.loads(file.read_text()))
+        return CostModel.from_dict(read_json(file))
     cost = measure_profile(
         pipe,
         steps=steps,
@@ -55,7 +56,7 @@ def profile_stage(
         blocks=config.cache.blocks,
         on_run=lambda share: tick(share, f"{steps} steps"),
     )
-    file.write_text(json.dumps(cost.to_dict(), indent=2))
+    write_json(file, cost.to_dict())
     return cost
 
 
@@ -65,7 +66,7 @@ def sample_stage(board: Board, cases: Sequence[Case], count: int, *, file: Path)
         parts = json.loads(file.read_text())
         return Sample(*([Case(prompt, seed) for prompt, seed in part] for part in parts))
     sample = sample_cases(board, cases, count)
-    file.write_text(json.dumps(sample))
+    write_json(file, sample)
     return sample
 
 
@@ -231,7 +232,8 @@ def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: T
     most = budgets_of(setting.config, site_steps)[-1]
     measured = known[(known <= most) | (known == site_steps // 2)]
     plan = _with_floors(setting, measured.tolist(), cases, tick)
-    np.save(file, plan.floors)
+    with replacing(file) as part:
+        np.save(part, plan.floors)
     return plan
 
 
@@ -289,7 +291,8 @@ def _with_floors(
 
 
 def _write_plan(file: Path, plan: Plan) -> None:
-    np.savez(file, **plan._asdict())
+    with replacing(file) as part:
+        np.savez(part, **plan._asdict())
 
 
 def _read_plan(file: Path) -> Plan:

@@ -6,7 +6,6 @@ Every stage leaves a file in the run folder, so an interrupted run goes on where
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,23 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ditcache_rl.bench import board_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Manifest, Policy, save_policy
-from ditcache_rl.policy.folder import MANIFEST
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.episodes import Setting, cases_of
 from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.stages import (
     floors_stage,
     profile_stage,
@@ -41,10 +39,9 @@ from ditcache_rl.rl.stages import (
 )
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.types import Floats
+from ditcache_rl.types import UNSEEN, Floats, Progress
 
-#: Share of the whole time that each stage takes on the default environment; only the bar looks at
-#: it.
+#: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
     "profile": 0.05,
     "references": 0.08,
@@ -87,19 +84,11 @@ class TrainOptions:
                 f"expected a folder of its own for the policy, received {self.out}, in which the "
                 f"run folder {self.run} lies; choose another --out"
             )
-        if not self.out.exists():
-            return
-        if not self.replace:
-            raise ConfigError(
-                f"expected a new folder for the policy, {self.out} exists; use --force or "
-                "another --out"
-            )
-        if not (self.out / MANIFEST).exists():
-            raise ConfigError(f"--force replaces policies only; {self.out} has no {MANIFEST}")
+        check_place(self.out, force=self.replace)
 
 
-def train(config: EnvConfig, options: TrainOptions, *, console: Console | None = None) -> Path:
-    """Train a policy and write its folder.
+def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -> Path:
+    """Train a policy and write its folder; `bar` hears how far it is.
 
     Raises:
         ConfigError: If the policy folder exists already.
@@ -109,7 +98,8 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
     started = time.perf_counter()
     options.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
-    with _StageProgress(console) as progress:
+    with bar:
+        progress = _Stages(bar)
         source = config.pipeline
         pipe = open_configured(source)
         cases = cases_of(config, "train")
@@ -193,12 +183,8 @@ def train(config: EnvConfig, options: TrainOptions, *, console: Console | None =
     policy = _policy(config, options, pipe, network, plans, safe, sigmas, cost, comparisons)
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
-    partial = options.out.with_name(f".partial-{options.out.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_policy(policy, partial, card=write_card(policy))
-    if options.out.exists():
-        shutil.rmtree(options.out)
-    partial.rename(options.out)
+    with replacing_folder(options.out) as partial:
+        save_policy(policy, partial, card=write_card(policy))
     return options.out
 
 
@@ -251,40 +237,23 @@ def _with_schema(manifest: Manifest) -> Manifest:
     return Manifest(**fields)
 
 
-class _StageProgress:
-    """One bar over all stages, with the name of the present one and the time left."""
+class _Stages:
+    """Counts shares of stages as shares of the whole."""
 
-    def __init__(self, console: Console | None) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[stage]:<10}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console or Console(stderr=True),
-        )
-        self._task = self._progress.add_task("", total=1.0, stage="open", note="")
-        self._done, self._stage = 0.0, ""
-
-    def __enter__(self) -> _StageProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._done, self._stage = bar, 0.0, ""
+        bar.expect(sum(_STAGES.values()))
 
     def enter(self, stage: str) -> None:
         """Begin a stage; the one before counts as done."""
         self._done += _STAGES.get(self._stage, 0.0)
         self._stage = stage
-        self._progress.update(self._task, completed=self._done, stage=stage, note="")
+        self.tick(0.0, "")
 
     def tick(self, share: float, note: str) -> None:
         """Move within the stage."""
-        completed = self._done + _STAGES[self._stage] * min(1.0, share)
-        self._progress.update(self._task, completed=completed, note=note)
+        self._bar.reach(self._done + _STAGES[self._stage] * min(1.0, share))
+        self._bar.say(f"{self._stage} {note}".rstrip())
 
     def part(self, index: int, parts: int) -> Any:
         """Return a `tick` for one of several equal parts of the stage."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.machine import require
 from ditcache_rl.search.space import Row, Space, move, pay_up
 from ditcache_rl.search.trials import Attempt
 
@@ -64,17 +64,12 @@ def _algorithm(
     rng: np.random.Generator,
 ) -> Any:
     """Set NSGA-II up; pymoo is imported here, because nothing else needs it."""
-    try:
-        from pymoo.algorithms.moo.nsga2 import NSGA2
-        from pymoo.core.crossover import Crossover
-        from pymoo.core.mutation import Mutation
-        from pymoo.core.population import Population
-        from pymoo.core.problem import Problem
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "expected pymoo for an evolutionary search, found none; "
-            "pip install 'ditcache-rl[train]'"
-        ) from error
+    require("train", "pymoo")
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.crossover import Crossover
+    from pymoo.core.mutation import Mutation
+    from pymoo.core.population import Population
+    from pymoo.core.problem import Problem
 
     class _Schedules(Problem):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.files import replacing
 from ditcache_rl.search.space import Row, Space
 
 
@@ -156,7 +157,8 @@ def _read(file: Path, steps: int) -> dict[bytes, Score]:
     known: dict[bytes, Score] = {}
     lines = file.read_text(encoding="utf-8").split("\n")
     if lines[-1]:  # nothing ended this line: the program was killed while writing it
-        file.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
+        with replacing(file) as part:
+            part.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
     for number, line in enumerate(lines[:-1], 1):
         try:
             patterns, psnr, ssim = json.loads(line)

@@ -94,14 +94,12 @@ def rank_correlation(one: Floats, other: Floats) -> float:
 
 def save_map(found: SensitivityMap, path: Path) -> None:
     """Write a map as JSON, replacing one that is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
     tables = {
         name: [[None if np.isnan(cell) else cell for cell in row] for row in table.tolist()]
         for name, table in found.measures.items()
     }
     write_json(
-        partial,
+        path,
         {
             "schema_version": SCHEMA_VERSION,
             "env_id": found.env_id,
@@ -112,7 +110,6 @@ def save_map(found: SensitivityMap, path: Path) -> None:
             "measures": tables,
         },
     )
-    partial.replace(path)
 
 
 def load_map(path: Path) -> SensitivityMap:

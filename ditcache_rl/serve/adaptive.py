@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.bench.profile import synchronize
 from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.runner import plain_call
+from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.policy import Policy, ScheduleFile
 from ditcache_rl.schedules import CostModel

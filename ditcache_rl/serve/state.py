@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.files import fits, read_json
+from ditcache_rl.files import fits, read_json, write_json
 from ditcache_rl.serve.arms import ArmRecord
 
 _VERSION = 1
@@ -32,10 +30,7 @@ def write_state(file: Path, kinds: Kinds, *, min_psnr: float) -> None:
             for kind, records in kinds.items()
         },
     }
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
-    partial.replace(file)
+    write_json(file, state)
 
 
 def read_state(file: Path, *, min_psnr: float) -> Kinds:

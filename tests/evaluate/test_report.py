@@ -176,7 +176,7 @@ def test_a_grid_of_the_reference_alone_is_refused(tmp_path: Path) -> None:
 def test_without_matplotlib_the_extra_is_named(
     plot: Callable[[Results, Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'ditcache-rl\[train\]'"):
         plot(RESULTS, tmp_path / "out.png")

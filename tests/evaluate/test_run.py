@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
-from rich.progress import Progress
 
 from ditcache_rl.cache import Caps
 from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule
@@ -20,8 +19,8 @@ from ditcache_rl.evaluate import (
     build_report,
     default_baselines,
     evaluate,
-    write_report,
 )
+from ditcache_rl.files import write_json
 from ditcache_rl.shapes import CALL
 from ditcache_rl.shapes.recipe.components import (
     build_autoencoder,
@@ -31,6 +30,7 @@ from ditcache_rl.shapes.recipe.components import (
     build_tokenizer,
     build_transformer,
 )
+from tests.kit.progress import Heard
 
 PROMPTS = (
     "a small plain red disc at left on a white background",
@@ -177,7 +177,7 @@ def test_the_pipeline_is_left_as_it_was(pipe: FluxPipeline, results: Results) ->
 def test_the_report_holds_every_key_of_the_format(results: Results, tmp_path: Path) -> None:
     report = build_report(results, env="shapes")
 
-    write_report(report, tmp_path / "new" / "report.json")
+    write_json(tmp_path / "new" / "report.json", report)
 
     read = json.loads((tmp_path / "new" / "report.json").read_text())
     assert read == report
@@ -246,13 +246,14 @@ def test_a_method_that_cannot_run_on_the_pipeline_is_left_out_with_a_note() -> N
     assert note.startswith("all left out: expected a diffusers pipeline with a scheduler")
 
 
-def test_progress_is_shown_on_the_bar_of_the_caller() -> None:
-    bar = Progress(disable=True)
+def test_whoever_watches_hears_of_every_image() -> None:
+    heard = Heard()
 
-    evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4, progress=bar)
+    evaluate(Stub(), STUB_METHODS, PROMPTS, seeds=[5, 6], steps=4, progress=heard)
 
-    (task,) = bar.tasks
-    assert (task.completed, task.total) == (9, 9)
+    assert (heard.done, heard.total) == (9, 9)
+    assert heard.doing[:3] == ["warm-up: reference", *(f"warm-up: {m.label}" for m in STUB_METHODS)]
+    assert heard.doing[3:6] == ["reference", *(m.label for m in STUB_METHODS)]
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditcache_rl.evaluate import (
+    Spread,
     bootstrap_mean,
+    frontier_mix,
     interpolate_frontier,
-    interpolation_weights,
-    spread_of,
 )
 
 points = st.lists(st.tuples(st.floats(0.1, 10), st.floats(10, 60)), min_size=1, max_size=6)
 
 
 def test_a_spread_is_mean_and_tails() -> None:
-    spread = spread_of(np.arange(101.0))
+    spread = Spread.of(np.arange(101.0))
 
     assert spread == (50.0, 5.0, 95.0)
 
@@ -66,7 +66,7 @@ def test_a_point_that_another_one_beats_has_no_say() -> None:
     line = [(1.0, 20.0), (2.0, 10.0), (4.0, 30.0)]
 
     assert interpolate_frontier(line, 2.0) == pytest.approx(25.0)
-    np.testing.assert_allclose(interpolation_weights(line, 2.0), [0.5, 0.0, 0.5])
+    np.testing.assert_allclose(frontier_mix(line, 2.0), [0.5, 0.0, 0.5])
 
 
 def test_a_point_without_quality_has_no_say() -> None:
@@ -85,4 +85,18 @@ def test_the_frontier_is_never_below_a_point_that_is_as_fast(
     else:
         assert value >= max(reachable) - 1e-9
         assert value <= max(psnr for _, psnr in line) + 1e-9
-        assert interpolation_weights(line, at_seconds).sum() == pytest.approx(1)
+        assert frontier_mix(line, at_seconds).sum() == pytest.approx(1)
+
+
+def test_a_single_difference_bounds_itself() -> None:
+    assert bootstrap_mean(np.array([0.5]), np.random.default_rng(0)) == (0.5, 0.5, 0.5, 1)
+
+
+def test_the_interval_holds_the_middle_of_resampled_means() -> None:
+    differences = np.random.default_rng(1).normal(size=20)
+
+    interval = bootstrap_mean(differences, np.random.default_rng(3))
+
+    drawn = np.random.default_rng(3).integers(20, size=(10_000, 20))
+    expected = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
+    assert (interval.low, interval.high) == pytest.approx(tuple(expected))

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from ditcache_rl.bench import Case, board_of
 from ditcache_rl.cli import main
@@ -15,31 +14,13 @@ from ditcache_rl.control import StaticSchedule
 from ditcache_rl.pipelines import open_pipeline, twin
 from ditcache_rl.policy import load_policy
 from tests.kit.environment import write_env
-from tests.kit.pipelines import PROMPTS, build_tiny_pipe
-from tests.zoo.pipelines import kl, model
-
-CALL = {"height": 16, "width": 16, "guidance_scale": 3.0}
+from tests.kit.pipelines import PROMPTS
+from tests.kit.unet import CALL, save_unet_pipe
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved StableDiffusionPipeline with the text encoder of the tiny FLUX."""
-    flux = build_tiny_pipe()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        pipe = StableDiffusionPipeline(
-            vae=kl(shift_factor=None),
-            text_encoder=flux.text_encoder,
-            tokenizer=flux.tokenizer,
-            unet=model("UNet2DConditionModel"),
-            scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    path = tmp_path_factory.mktemp("unet") / "pipeline"
-    pipe.save_pretrained(path)
-    return path
+    return save_unet_pipe(tmp_path_factory.mktemp("unet"))
 
 
 def test_rows_of_a_guided_batch_are_those_of_the_call(folder: Path, tmp_path: Path) -> None:

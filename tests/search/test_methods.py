@@ -145,7 +145,7 @@ def test_one_evaluation_is_enough_to_answer(trials: Trials) -> None:
 
 
 def test_without_pymoo_the_evolution_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pymoo.algorithms.moo.nsga2", None)
+    monkeypatch.setitem(sys.modules, "pymoo", None)
     trials = Trials(Puzzle(hidden_schedule(5, 1, 0)), CASES, Weights())
 
     with pytest.raises(ConfigError, match="ditcache-rl\\[train\\]"):

@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ditcache_rl.files import replacing
+
 _CHECKPOINT_SECONDS = 120.0
 
 
@@ -162,13 +164,12 @@ def fit(
         _restore(saved, module, optimizer, averaged)
 
     def save(step: int) -> None:
-        partial = checkpoint.with_suffix(".partial")
         spent = {
             "step": torch.tensor(step),
             "seconds": torch.tensor(seconds, dtype=torch.float64),
         }
-        save_file(_state_of(module, optimizer, averaged) | spent, partial)
-        partial.replace(checkpoint)
+        with replacing(checkpoint) as partial:
+            save_file(_state_of(module, optimizer, averaged) | spent, partial)
 
     recent: list[dict[str, float]] = []
     saved_at = clock = time.perf_counter()

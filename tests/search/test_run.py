@@ -1,4 +1,3 @@
-import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -6,21 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import ditcache_rl as dc
 from ditcache_rl.bench import Board
-from ditcache_rl.cli.eval import schedule_methods
-from ditcache_rl.cli.search import SearchOptions, search_schedules
-from ditcache_rl.cli.search_view import render_schedules
+from ditcache_rl.cli.tables import render_schedules
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
+from ditcache_rl.evaluate.policy import schedule_methods
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import ScheduleFile, load_schedules
+from ditcache_rl.search.run import SearchOptions, search_schedules
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import GUIDANCE, PROMPTS, build_tiny_pipe
-
-SILENT = Console(file=io.StringIO(), width=200)
+from tests.kit.progress import Heard
 
 
 def options(folder: Path, **changes: Any) -> SearchOptions:
@@ -40,7 +37,7 @@ def options(folder: Path, **changes: Any) -> SearchOptions:
 @pytest.fixture(scope="module")
 def run(tiny_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
-    search_schedules(load_env(tiny_env), options(folder), console=SILENT)
+    search_schedules(load_env(tiny_env), options(folder))
     return folder
 
 
@@ -68,7 +65,7 @@ def test_forecasts_are_fitted_at_every_step_count(tiny_env: Path, tmp_path: Path
     config = load_env(tiny_env)
     whole = replace(config, cache=replace(config.cache, sites=1, blocks="transformer"))
 
-    search_schedules(whole, options(tmp_path, methods=["fitted"]), console=SILENT)
+    search_schedules(whole, options(tmp_path, methods=["fitted"]))
 
     found = load_schedules(tmp_path / "schedules.json")
     assert found.steps == [4, 6]
@@ -97,10 +94,10 @@ def test_an_interrupted_search_ends_as_one_that_was_not(
         shutil.copy(file, tmp_path)
     monkeypatch.setattr(Board, "score", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        search_schedules(config, options(tmp_path), console=SILENT)
-    search_schedules(config, options(tmp_path), console=SILENT)
+        search_schedules(config, options(tmp_path))
+    search_schedules(config, options(tmp_path))
     drawn = calls
-    search_schedules(config, options(tmp_path), console=SILENT)
+    search_schedules(config, options(tmp_path))
 
     assert calls == drawn
     once, again = (load_schedules(f / "schedules.json") for f in (run, tmp_path))
@@ -191,12 +188,13 @@ def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
         pipeline=replace(config.pipeline, call=call),
         ppo=replace(config.ppo, rows=1),  # a negative prompt is for one row
     )
-    heard = Console(file=io.StringIO(), width=200)
+    heard = Heard()
     settings = options(tmp_path, methods=["uniform", "dp"], budgets=[0.5], prompts=1)
 
-    search_schedules(config, settings, console=heard)
+    search_schedules(config, settings, progress=heard)
 
     assert load_schedules(settings.out).methods == ["uniform"]
-    assert "left out dp: expected one call of the transformer per step" in heard.file.getvalue()  # type: ignore[attr-defined]
+    (note,) = heard.notes
+    assert note.startswith("left out dp: expected one call of the transformer per step")
     with pytest.raises(UnsupportedModelError):
-        search_schedules(config, replace(settings, methods=["dp"]), console=SILENT)
+        search_schedules(config, replace(settings, methods=["dp"]))

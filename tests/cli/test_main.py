@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from ditcache_rl.cli import eval as evaluation
 from ditcache_rl.cli import main
 from ditcache_rl.config import shipped as layout
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.evaluate import policy as evaluation
 from ditcache_rl.search import METHODS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
                 "--resume",
             ),
         ),
-        (["list"], ("envs", "policies")),
+        (["analyze"], ("--sites", "--steps", "--prompts", "--injection-prompts", "(default: 0)")),
+        (["export"], ("--schedules", "--onnx", "(default: shapes-ppo)")),
+        (["list"], ("envs", "policies", "pipelines")),
     ],
 )
 def test_help_names_every_option_and_default(
@@ -77,6 +79,8 @@ def test_help_names_every_option_and_default(
     assert ended.value.code == 0
     assert out.startswith("usage: ditcache-rl")
     assert all(name in out for name in named)
+    assert "None" not in out
+    assert "False" not in out
 
 
 def test_what_is_shipped_is_listed(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from ditcache_rl.cli import eval as evaluation
 from ditcache_rl.cli import main
-from ditcache_rl.cli.eval import policy_methods
 from ditcache_rl.config import load_env
 from ditcache_rl.evaluate import Method
+from ditcache_rl.evaluate import policy as evaluation
+from ditcache_rl.evaluate.policy import policy_methods
 from ditcache_rl.policy import save_policy
 from tests.kit.environment import PROMPTS, levels_of, untrained_policy
 
@@ -105,6 +105,7 @@ def test_another_step_count_is_evaluated_on_request(
     [
         (["--prompts", "0"], "--prompts must lie between 1 and the 2 of test.txt, received 0"),
         (["--prompts", "3"], "received 3"),
+        (["--prompts", "1", "--steps", "0"], "--steps must be >= 1, received 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(

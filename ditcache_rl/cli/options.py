@@ -1,0 +1,69 @@
+"""What several commands share: options, and the folders of their runs."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from datetime import datetime
+from pathlib import Path
+
+from ditcache_rl.errors import ConfigError
+
+#: Where commands leave what they find, unless they are told otherwise.
+RUNS = Path("runs")
+
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """Shows defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_env(parser: ArgumentParser) -> None:
+    """Declare the environment."""
+    parser.add_argument(
+        "env", nargs="?", default="shapes", help="environment file, or name of a shipped one"
+    )
+
+
+def add_out(parser: ArgumentParser, what: str, default: str) -> None:
+    """Declare where the result goes."""
+    parser.add_argument("--out", type=Path, help=f"{what} (default: {default})")
+
+
+def add_steps(parser: ArgumentParser, default: str = "the environment's first") -> None:
+    """Declare the step count."""
+    parser.add_argument("--steps", type=int, help=f"denoising steps (default: {default})")
+
+
+def add_seed(parser: ArgumentParser, what: str) -> None:
+    """Declare the seed."""
+    parser.add_argument("--seed", type=int, default=1, help=f"seed of {what}")
+
+
+def add_resume(parser: ArgumentParser) -> None:
+    """Declare how an interrupted run is gone on with."""
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="go on with an interrupted run: its folder, or the latest of the environment",
+    )
+
+
+def run_folder(home: Path, resume: str | None = None) -> Path:
+    """Return a new run folder, or the one to go on with."""
+    if resume is None:
+        return home / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if resume != "latest":
+        if not Path(resume).is_dir():
+            raise ConfigError(f"--resume must name a run folder, received {resume!r}")
+        return Path(resume)
+    runs = sorted(path for path in home.glob("*") if path.is_dir())
+    if not runs:
+        raise ConfigError(f"--resume found no run in {home}; leave it out to start one")
+    return runs[-1]

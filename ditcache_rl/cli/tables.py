@@ -1,0 +1,73 @@
+"""What commands print when they are done. Heavy to import: commands do so when they run."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.table import Table
+
+from ditcache_rl.pipelines.supported import supported_pipelines
+from ditcache_rl.policy import Schedule, ScheduleFile
+from ditcache_rl.sensitivity import Grade, SensitivityMap, rank_correlation
+
+
+def render_schedules(file: ScheduleFile) -> Table:
+    """Lay a schedule file out for the terminal: a line per budget, a column per method."""
+    table = Table(
+        title=f"{file.env_id}: mean PSNR in dB on the {file.prompts} prompts that were searched on"
+    )
+    for title in ("steps", "computed", *file.methods):
+        table.add_column(title, justify="right")
+    scores = {(s.steps, _computes(s), s.method): s.psnr_db for s in file.schedules}
+    for steps in file.steps:
+        for computed in sorted({count for at, count, _ in scores if at == steps}):
+            own = [scores.get((steps, computed, method)) for method in file.methods]
+            shown = ["-" if psnr is None else f"{psnr:.2f}" for psnr in own]
+            table.add_row(str(steps), f"{computed / (steps * file.sites):.0%}", *shown)
+        table.add_section()
+    return table
+
+
+def _computes(schedule: Schedule) -> int:
+    return schedule.modes.count("C")
+
+
+def render_map(found: SensitivityMap) -> Table:
+    """Lay a map out for the terminal: a line per site, with the steps at which it matters most."""
+    table = Table(title=f"{found.env_id}: sensitivity per site, by {found.measure}")
+    table.add_column("site")
+    table.add_column("grade")
+    for name in found.measures:
+        table.add_column(f"{name}, mean", justify="right")
+    table.add_column("largest at step", justify="right")
+    worst = np.nanargmax(found.measures[found.measure], axis=0)
+    for site, (label, grade) in enumerate(zip(found.names, found.grades(), strict=True)):
+        values = [f"{found.sites(name)[site]:.3g}" for name in found.measures]
+        table.add_row(label, Grade(int(grade)).name.lower(), *values, str(worst[site]))
+    return table
+
+
+def agreement(found: SensitivityMap) -> str:
+    """Say how well the measures agree on the order of all sites and steps."""
+    names = list(found.measures)
+    pairs = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
+    if not pairs:
+        return "one measure only; ask for injection with --injection-prompts 2 to check it"
+    return "Spearman over sites and steps: " + ", ".join(
+        f"{a} with {b} {rank_correlation(found.measures[a], found.measures[b]):.2f}"
+        for a, b in pairs
+    )
+
+
+def render_pipelines() -> Table:
+    """Lay the pipelines that were examined out for the terminal: a line per denoiser."""
+    table = Table("denoiser", "pipelines", "block stacks", "entries", "branches", "tested")
+    for known in supported_pipelines():
+        table.add_row(
+            known["denoiser"],
+            "\n".join(known["pipelines"]),
+            known["stacks"],
+            str(known["spans"]),
+            str(known["branches"]),
+            "all checks" if known["tested"] else "fails some",
+        )
+    return table

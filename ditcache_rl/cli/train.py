@@ -1,0 +1,96 @@
+"""`ditcache-rl train`, or `train.py`: learn a policy, or bring one to other weights."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from pathlib import Path
+
+from ditcache_rl.cli.options import (
+    RUNS,
+    add_env,
+    add_out,
+    add_resume,
+    add_seed,
+    run_folder,
+)
+from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.errors import ConfigError
+
+HELP = "learn a policy"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    add_env(parser)
+    add_out(parser, "folder of the policy", "runs/ENV/TIME/policy")
+    add_seed(parser, "search, actions and weights")
+    parser.add_argument(
+        "--episodes", type=int, help="episodes of PPO, in place of the environment's"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing policy")
+    add_resume(parser)
+    parser.add_argument(
+        "--retarget",
+        metavar="POLICY",
+        help="keep the schedules of a policy and recalibrate it for this environment's weights",
+    )
+
+
+def run(options: Namespace) -> int:
+    """Train, or recalibrate."""
+    config = load_env(options.env)
+    if options.episodes is not None:
+        if options.episodes < 1:
+            raise ConfigError(f"--episodes must be >= 1, received {options.episodes}")
+        config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
+    old = None if options.retarget is None else find_policy(options.retarget)
+    folder = run_folder(RUNS / config.name, options.resume)
+
+    from rich.console import Console
+
+    from ditcache_rl.machine import LEARNING, require
+
+    require("train", *LEARNING)
+
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.files import check_writable
+    from ditcache_rl.pipelines import open_configured
+    from ditcache_rl.rl.retarget import retarget_folder
+    from ditcache_rl.rl.train import TrainOptions, train
+
+    out = options.out or folder / "policy"
+    command = shlex.join(["python", "train.py", *options.typed])
+    settings = TrainOptions(folder, out, options.force, options.seed, command)
+    settings.check()
+    check_writable(folder, out, folders=True)
+    if old is not None:
+        retarget_folder(old, out, open_configured(config.pipeline), config, force=options.force)
+        print(f"policy: {out}\nmeasure it: python eval.py {out} --env {options.env}")
+        return 0
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        # Neither wrapped nor styled: the commands in it are there to be copied.
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    say(f"run folder {folder}; curves: tensorboard --logdir {folder}")
+    try:
+        train(config, settings, bar=Bar("train", console))
+    except KeyboardInterrupt:
+        again = shlex.join(_resuming(options, folder))
+        say(f"\ninterrupted; what is finished is kept in {folder}. Go on with: {again}")
+        return 130
+    print((out / "README.md").read_text())
+    print(f"policy: {out}\nmeasure it: python eval.py {out}")
+    return 0
+
+
+def _resuming(options: Namespace, folder: Path) -> list[str]:
+    """Return the command that goes on with an interrupted training."""
+    command = ["python", "train.py", options.env, "--resume", str(folder)]
+    command += ["--seed", str(options.seed)]
+    if options.episodes is not None:
+        command += ["--episodes", str(options.episodes)]
+    return command if options.out is None else [*command, "--out", str(options.out)]

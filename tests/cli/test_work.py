@@ -1,0 +1,161 @@
+"""Commands from their arguments to what they leave, and what they refuse before they work."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ditcache_rl.cli import main
+from ditcache_rl.evaluate import policy as evaluation
+from ditcache_rl.policy import load_schedules, save_policy
+from ditcache_rl.search import run as searching
+from ditcache_rl.sensitivity import load_map
+from ditcache_rl.sensitivity import run as analyzing
+from tests.kit.environment import untrained_policy, write_env
+from tests.kit.unet import CALL, save_unet_pipe
+
+QUICK = ["--prompts", "1", "--images", "1", "--probes", "1"]
+
+
+@pytest.fixture(scope="module")
+def unet_env(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an environment whose pipeline has no `transformer`."""
+    home = tmp_path_factory.mktemp("unet")
+    return write_env(home, CALL, source=str(save_unet_pipe(home)), steps=[4], budgets=[0.5])
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every command fail, with a traceback, that opens a pipeline."""
+    for module in (evaluation, searching, analyzing):
+        monkeypatch.setattr(module, "open_configured", None)
+
+
+def test_an_analysis_leaves_a_map_and_a_picture(
+    tiny_env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", str(tiny_env), "--out", str(tmp_path / "new"), *QUICK]) == 0
+
+    found = load_map(tmp_path / "new" / "sensitivity.json")
+    assert list(found.measures) == ["gradient", "attention"]
+    assert (tmp_path / "new" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert "sensitivity per site, by gradient" in out
+    assert f"picture: {tmp_path}/new/sensitivity.png\n" in out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pipeline_without_a_transformer_is_searched(unet_env: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "schedules.json"
+    asked = ["--method", "uniform", "--evaluations", "1", "--prompts", "1", "--out", str(out)]
+
+    # The run folder is the test's own.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["search", str(unet_env), *asked]) == 0
+
+    found = load_schedules(out)
+    assert found.model["class"] == "UNet2DConditionModel"
+    assert found.command.startswith(f"ditcache-rl search {unet_env}")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pipeline_without_a_transformer_is_analyzed(unet_env: Path, tmp_path: Path) -> None:
+    asked = ["--injection-prompts", "1", "--out", str(tmp_path), *QUICK]
+
+    assert main(["analyze", str(unet_env), *asked]) == 0
+
+    found = load_map(tmp_path / "sensitivity.json")
+    assert found.model["class"] == "UNet2DConditionModel"
+    assert np.isfinite(found.measures["injection"][1:]).all()
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("command", ["search", "analyze", "eval", "train"])
+def test_where_nothing_can_be_written_no_work_begins(
+    command: str,
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    asked = [str(tiny_env)]
+    if command == "eval":
+        save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
+        asked = [str(tmp_path / "policy"), "--env", str(tiny_env)]
+
+    assert main([command, *asked, "--out", str(tmp_path / "file" / "below")]) == 2
+
+    assert f"{tmp_path}/file is a file; choose another" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("asked", "package", "extra"),
+    [
+        (["train"], "gymnasium", "train"),
+        (["train", "--retarget", "shapes-ppo"], "stable_baselines3", "train"),
+        (["analyze"], "matplotlib", "train"),
+        (["eval"], "matplotlib", "train"),
+        (["search", "--method", "nsga2"], "pymoo", "train"),
+        (["search", "--method", "all"], "pymoo", "train"),
+        (["export", "--onnx", "network.onnx"], "onnxscript", "onnx"),
+    ],
+)
+def test_what_is_not_installed_is_named_before_work(
+    asked: list[str],
+    package: str,
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+
+    assert main(asked) == 2
+
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: expected {package} to be installed")
+    assert said.endswith(f"pip install 'ditcache-rl[{extra}]'\n")
+
+
+def test_what_is_no_policy_is_never_replaced_by_one(
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+
+    for asked in ([], ["--retarget", str(tmp_path / "policy")]):
+        assert main(["train", str(tiny_env), *asked, "--out", str(precious), "--force"]) == 2
+        assert "--force replaces policies only" in capsys.readouterr().err
+
+    assert (precious / "thesis.txt").exists()
+
+
+def test_a_report_says_what_was_typed_through_any_door(
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
+    typed = [str(tmp_path / "policy"), "--env", str(tiny_env), "--prompts", "1"]
+    typed += ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr(evaluation, "default_baselines", lambda steps, blocks: [])
+    monkeypatch.setattr(sys, "argv", ["ditcache-rl", "eval", *typed])
+
+    assert main() == 0
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["command"] == " ".join(["python eval.py", *typed])
