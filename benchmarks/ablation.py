@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,24 +26,21 @@ from rich.table import Table
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/ablation.py` finds its neighbours
-
-from benchmarks._report import Run, console, parser  # noqa: E402
-from benchmarks._seeds import iqm, stratified  # noqa: E402
-from ditcache_rl.bench import Board, Case, board_of, cases_of  # noqa: E402
-from ditcache_rl.config import EnvConfig, PPOConfig, load_env  # noqa: E402
-from ditcache_rl.control import PolicyNetwork, best_actions  # noqa: E402
-from ditcache_rl.pipelines import open_configured  # noqa: E402
-from ditcache_rl.rl import DenoiseVecEnv, Episodes, Setting, Task  # noqa: E402
-from ditcache_rl.rl.episodes import Outcome  # noqa: E402
-from ditcache_rl.rl.learn import make_ppo  # noqa: E402
-from ditcache_rl.rl.policy import PriorPolicy, exported  # noqa: E402
-from ditcache_rl.schedules import nominal_cost  # noqa: E402
-from ditcache_rl.schedules.plan import Plan  # noqa: E402
-from ditcache_rl.search import Space, spaced_plan  # noqa: E402
-from ditcache_rl.search.space import spaced  # noqa: E402
-from ditcache_rl.types import Floats, Mode  # noqa: E402
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness.seeds import iqm, stratified
+from ditcache_rl.bench import Board, Case, board_of, cases_of
+from ditcache_rl.config import EnvConfig, PPOConfig, load_env
+from ditcache_rl.control import PolicyNetwork, best_actions
+from ditcache_rl.pipelines import open_configured
+from ditcache_rl.rl import DenoiseVecEnv, Episodes, Setting, Task
+from ditcache_rl.rl.episodes import Outcome
+from ditcache_rl.rl.learn import make_ppo
+from ditcache_rl.rl.policy import PriorPolicy, exported
+from ditcache_rl.schedules import nominal_cost
+from ditcache_rl.schedules.plan import Plan
+from ditcache_rl.search import Space, spaced_plan
+from ditcache_rl.search.space import spaced
+from ditcache_rl.types import Floats, Mode
 
 ENV = ROOT / "benchmarks" / "shapes-12.toml"
 PIECES = ROOT / "runs" / "ablation"
@@ -154,7 +150,7 @@ class Training(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Train every variant from every seed, and report."""
     options = _options().parse_args(arguments)
-    run = Run(arguments)
+    run = Benchmark(arguments)
     if options.quick:
         options.episodes, options.seeds = 32, 2
     pieces = options.pieces / str(options.episodes)

@@ -1,6 +1,6 @@
 """What happens to a cache when everything around it goes wrong?
 
-Every figure counts what must not happen; the cases are those of `tests/chaos`, in full. Each runs
+Every figure counts what must not happen; the cases are those of `mishaps/`, in full. Each runs
 in a process of its own: one that dies is a crash, one that stands still for 30 s a hang.
 
 `model_mismatch_count`: entries that are not what was put last, tiers above their cap, bytes that do
@@ -24,19 +24,15 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.progress import Progress
 
-from tests.chaos import damage, faults, folders, late, machine, processes, requests, threads
-from tests.chaos.children import Child
-from tests.chaos.outcome import COUNTS, CRASH, HANG, Case, Findings, Outcome
-
-if TYPE_CHECKING:
-    from benchmarks._report import Run, console, parser
-else:
-    from _report import Run, console, parser
+from benchmarks.harness import Benchmark, console, parser
+from benchmarks.mishaps import damage, faults, folders, late, machine, processes, requests, threads
+from benchmarks.mishaps.children import Child
+from benchmarks.mishaps.outcome import COUNTS, CRASH, HANG, Case, Findings, Outcome
 
 SOAK = "soak_bytes_per_request"
 
@@ -88,7 +84,7 @@ def main() -> None:
     unknown = set(options.only or ()) - set(names)
     if unknown:
         build.error(f"expected cases among {names}, received {sorted(unknown)}")
-    run = Run()
+    run = Benchmark()
     torch.set_num_threads(1)  # before anybody forks, and for all who are forked
     logging.disable()  # every fault that is survived is logged
     tasks = [task for task in TASKS if task.case.__name__ in (options.only or names)]

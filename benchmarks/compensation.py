@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.harness import Benchmark, console, parser
 from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, find_policy, load_env
@@ -40,11 +41,6 @@ from ditcache_rl.schedules.patterns import step_patterns
 from ditcache_rl.search import Rollouts, Space
 from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
-
-if TYPE_CHECKING:
-    from benchmarks._report import Run, console, parser
-else:
-    from _report import Run, console, parser
 
 STEPS = 28
 #: Share of the steps that the schedule computes: measured 3.3x on two cores.
@@ -67,7 +63,7 @@ def main() -> None:
     built = parser(__doc__)
     built.add_argument("--picture", type=Path, metavar="FILE", help="draw coarse steps to this PNG")
     options = built.parse_args()
-    run = Run()
+    run = Benchmark()
     config = load_env("shapes")
     pipe = open_pipeline(config.pipeline.source, device=config.pipeline.device)
     board = board_of(config, pipe, steps=STEPS)

@@ -2,7 +2,7 @@
 
 Every denoiser class of diffusers that can be built small is driven by a generic denoising loop, and
 whole pipelines with tiny random components by themselves; each must pass all of the checks in
-`tests/zoo/checks.py`. `--docs` writes the table that `ditcache-rl list pipelines` prints.
+`benchmarks/zoo/checks.py`. `--docs` writes the table that `ditcache-rl list pipelines` prints.
 
 `buildable_count`, `pipelines_count`: denoiser classes and pipelines that were built and examined.
 `passed_count`, `passed_share`: how many of both pass all checks.
@@ -32,38 +32,31 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.progress import track
 from torch.multiprocessing.spawn import start_processes
 
-if TYPE_CHECKING:
-    from benchmarks._report import ROOT, Run, parser
-else:
-    from _report import ROOT, Run, parser
-
-sys.path.insert(0, str(ROOT))  # the zoo of tiny models belongs to the tests
-
+from benchmarks.harness import ROOT, Benchmark, parser
+from benchmarks.zoo.checks import denoiser_unit, examine
+from benchmarks.zoo.denoisers import DENOISERS
+from benchmarks.zoo.docs import NOT_BUILT, table_of, write_docs
+from benchmarks.zoo.loop import DenoiserLoop
+from benchmarks.zoo.pipelines import PIPELINES, build, pipeline_unit
+from benchmarks.zoo.ranks import rank_disagreements
+from benchmarks.zoo.requests import cancel_identical, eight_rows, threads_identical
+from benchmarks.zoo.rows import Unit
+from benchmarks.zoo.stack import compile_figures, int8_figures
+from benchmarks.zoo.tiny import build_tiny_pipe
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
-from tests.kit.pipelines import build_tiny_pipe
-from tests.zoo.checks import denoiser_unit, examine
-from tests.zoo.denoisers import DENOISERS
-from tests.zoo.docs import NOT_BUILT, table_of, write_docs
-from tests.zoo.loop import DenoiserLoop
-from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
-from tests.zoo.ranks import rank_disagreements
-from tests.zoo.requests import cancel_identical, eight_rows, threads_identical
-from tests.zoo.rows import Unit
-from tests.zoo.stack import compile_figures, int8_figures
 
 THREADS, EACH = 8, 25
 RANK_STEPS = 1000
@@ -77,7 +70,7 @@ def main() -> int:
     built.add_argument("--docs", action="store_true", help="write docs/pipelines.md and its table")
     options = built.parse_args()
     torch.set_num_threads(1)
-    run = Run()
+    run = Benchmark()
     every = 3 if options.quick else 1
     rows = [
         *_sweep("denoiser", list(DENOISERS)[::every], lambda n: denoiser_unit(DenoiserLoop(n))),

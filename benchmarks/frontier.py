@@ -17,29 +17,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/frontier.py` finds its neighbours
-
-from benchmarks._contenders import CONTENDERS, Setup  # noqa: E402
-from benchmarks._frontiers import figures_of, rows_of, standings  # noqa: E402
-from benchmarks._host import Host, LocalHost, RemoteHost, Setting  # noqa: E402
-from benchmarks._measure import PICTURED, Job, Log, measure  # noqa: E402
-from benchmarks._page import show, write_page, write_png  # noqa: E402
-from benchmarks._report import Run, console, parser  # noqa: E402
-from benchmarks._schedules import schedules_for, with_schedules  # noqa: E402
-from ditcache_rl.bench import Case  # noqa: E402
-from ditcache_rl.config import load_env  # noqa: E402
-from ditcache_rl.errors import ConfigError  # noqa: E402
-from ditcache_rl.metrics import load_lpips  # noqa: E402
-from ditcache_rl.pipelines import open_pipeline  # noqa: E402
-from ditcache_rl.pipelines.open import BUILTIN  # noqa: E402
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.peers.contenders import CONTENDERS, Setup
+from benchmarks.peers.searched import schedules_for, with_schedules
+from benchmarks.race.frontiers import figures_of, rows_of, standings
+from benchmarks.race.host import Host, LocalHost, RemoteHost, Setting
+from benchmarks.race.measure import PICTURED, Job, Log, measure
+from benchmarks.race.page import show, write_page, write_png
+from ditcache_rl.bench import Case
+from ditcache_rl.config import load_env
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.metrics import load_lpips
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.pipelines.open import BUILTIN
 
 PROMPTS, QUICK_PROMPTS = 128, 32
 #: Prompts of a search, and candidates that it draws per budget; in a short run fewer.
@@ -52,7 +48,7 @@ RUNS = ROOT / "runs" / "frontier"
 def main(arguments: list[str] | None = None) -> int:
     """Measure and report."""
     options = _options().parse_args(arguments)
-    run = Run(arguments)
+    run = Benchmark(arguments)
     config = load_env("shapes")
     call = config.pipeline.call if options.call is None else json.loads(options.call)
     if options.pipeline != BUILTIN and options.call is None:

@@ -17,25 +17,20 @@ from __future__ import annotations
 
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/gpu.py` finds its neighbours
-
-from benchmarks._report import Run, console, parser  # noqa: E402
-from ditcache_rl.cache import TieredCache  # noqa: E402
-from ditcache_rl.control import AllCompute, Controller, EasyCache, EveryK  # noqa: E402
-from ditcache_rl.instrument import BlockRunner  # noqa: E402
-from ditcache_rl.instrument.blocks import find_blocks  # noqa: E402
-from ditcache_rl.types import EntryKey, Tier  # noqa: E402
+from benchmarks.harness import Benchmark, console, parser
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import AllCompute, Controller, EasyCache, EveryK
+from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.types import EntryKey, Tier
 
 #: Share of the free memory of the card that weights may take; the rest is for what is computed.
 WEIGHTS_SHARE = 0.6
@@ -171,7 +166,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         console.print("no GPU here: nothing was measured")
         return 0
-    run, started = Run(), time.perf_counter()
+    run, started = Benchmark(), time.perf_counter()
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
     for name in options.only or SHAPES:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table as Sheet
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/headroom.py` finds its neighbours
-
-from benchmarks._headroom import (  # noqa: E402
-    BUDGETS,
-    DIFFERENT_DB,
-    TableBoard,
-    Yardstick,
-    percent,
-    play,
-    predictors,
-    swept,
-)
-from benchmarks._report import Run, console, parser  # noqa: E402
-from benchmarks._table import (  # noqa: E402
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.trees.table import (
     HALF,
     KINDS,
     STEPS,
@@ -45,14 +31,25 @@ from benchmarks._table import (  # noqa: E402
     read_tables,
     table_board,
 )
-from ditcache_rl.bench import Board  # noqa: E402
-from ditcache_rl.config import find_policy, load_env  # noqa: E402
-from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache  # noqa: E402
-from ditcache_rl.inference import PolicyController, Wish  # noqa: E402
-from ditcache_rl.metrics import PSNR_CAP_DB, psnr_db  # noqa: E402
-from ditcache_rl.pipelines import check_identity  # noqa: E402
-from ditcache_rl.policy import load_policy  # noqa: E402
-from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, Weights, tree_index  # noqa: E402
+from benchmarks.trees.tree import tree_index
+from benchmarks.trees.yardstick import (
+    BUDGETS,
+    DIFFERENT_DB,
+    TableBoard,
+    Yardstick,
+    percent,
+    play,
+    predictors,
+    swept,
+)
+from ditcache_rl.bench import Board
+from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache
+from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.metrics import PSNR_CAP_DB, psnr_db
+from ditcache_rl.pipelines import check_identity
+from ditcache_rl.policy import load_policy
+from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, Weights
 
 TABLE = ROOT / "benchmarks" / "results" / "headroom-shapes-12.safetensors"
 PIECES = ROOT / "runs" / "headroom"
@@ -74,7 +71,7 @@ Rows = list[dict[str, Any]]
 def main(arguments: list[str] | None = None) -> None:
     """Read or build the table, compare everything with it, and report."""
     options = _options().parse_args(arguments)
-    run = Run(arguments)
+    run = Benchmark(arguments)
     config = load_env("shapes")
     if options.rebuild and not options.resume:
         shutil.rmtree(PIECES, ignore_errors=True)

@@ -18,7 +18,6 @@ probability of improvement, with intervals from a bootstrap stratified by budget
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,24 +27,21 @@ import numpy as np
 from rich.progress import track
 from scipy.stats import bootstrap
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/learning.py` finds its neighbours
-
-from benchmarks._headroom import Played, play, swept  # noqa: E402
-from benchmarks._report import Run, console, parser  # noqa: E402
-from benchmarks._seeds import iqm, stratified  # noqa: E402
-from ditcache_rl.bench import Board, Case, board_of, budgets_of, cases_of  # noqa: E402
-from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
-from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache  # noqa: E402
-from ditcache_rl.evaluate import Method, bootstrap_mean, evaluate  # noqa: E402
-from ditcache_rl.inference import PolicyController, ScheduleController, Wish  # noqa: E402
-from ditcache_rl.metrics import PSNR_CAP_DB  # noqa: E402
-from ditcache_rl.pipelines import open_configured  # noqa: E402
-from ditcache_rl.policy import Policy, load_policy, load_schedules  # noqa: E402
-from ditcache_rl.rl import Setting  # noqa: E402
-from ditcache_rl.rl.learn import learn  # noqa: E402
-from ditcache_rl.schedules import CostModel  # noqa: E402
-from ditcache_rl.types import Floats  # noqa: E402
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness.seeds import iqm, stratified
+from benchmarks.trees.yardstick import Played, play, swept
+from ditcache_rl.bench import Board, Case, board_of, budgets_of, cases_of
+from ditcache_rl.config import EnvConfig, find_policy, load_env
+from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache
+from ditcache_rl.evaluate import Method, bootstrap_mean, evaluate
+from ditcache_rl.inference import PolicyController, ScheduleController, Wish
+from ditcache_rl.metrics import PSNR_CAP_DB
+from ditcache_rl.pipelines import open_configured
+from ditcache_rl.policy import Policy, load_policy, load_schedules
+from ditcache_rl.rl import Setting
+from ditcache_rl.rl.learn import learn
+from ditcache_rl.schedules import CostModel
+from ditcache_rl.types import Floats
 
 RESULTS = ROOT / "benchmarks" / "results"
 #: Made by `ditcache-rl search shapes --method polish`; see `docs/learning.md`.
@@ -70,7 +66,7 @@ Rows = list[dict[str, Any]]
 def main(arguments: list[str] | None = None) -> None:
     """Measure all of it, and report."""
     options = _options().parse_args(arguments)
-    run = Run(arguments)
+    run = Benchmark(arguments)
     config = load_env("shapes")
     policy = load_policy(find_policy(options.policy))
     pipe = open_configured(config.pipeline)

@@ -9,17 +9,15 @@ keeps the floor as often as promised over the whole trace, which only hindsight 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/online.py` finds its neighbours
-
-from benchmarks._online import (  # noqa: E402
+from benchmarks.harness import Benchmark, console, parser
+from benchmarks.traces.guesses import hit_rates
+from benchmarks.traces.served import (
     Kind,
     Replay,
     fixed,
@@ -29,9 +27,7 @@ from benchmarks._online import (  # noqa: E402
     trace,
     write_table,
 )
-from benchmarks._predictors import hit_rates  # noqa: E402
-from benchmarks._report import Run, console, parser  # noqa: E402
-from ditcache_rl.serve import Bandit  # noqa: E402
+from ditcache_rl.serve import Bandit
 
 FLOOR_DB, KEEP, AUDIT = 38.0, 0.95, 0.1
 #: Step counts of the requests.
@@ -50,7 +46,7 @@ def main() -> None:
     options.add_argument("--policy", default="policies/shapes-ppo", help="policy folder")
     options.add_argument("--table", type=Path, default=Path("runs/bench/online-table.json"))
     given = options.parse_args()
-    run = Run()
+    run = Benchmark()
     torch.set_num_threads(1)
     if given.table.exists():
         kinds = read_table(given.table, given.policy, FLOOR_DB)

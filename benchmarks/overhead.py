@@ -19,10 +19,8 @@ from __future__ import annotations
 import copy
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,35 +28,32 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/overhead.py` finds its neighbours
-
-from benchmarks._report import Run, console, parser  # noqa: E402
-from ditcache_rl.bench import (  # noqa: E402
+from benchmarks.harness import Benchmark, console, parser
+from ditcache_rl.bench import (
     Board,
     Case,
     budget_of,
     measure_profile,
 )
-from ditcache_rl.bench.profile import synchronize, timed_call  # noqa: E402
-from ditcache_rl.cache import TieredCache  # noqa: E402
-from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
-from ditcache_rl.control import (  # noqa: E402
+from ditcache_rl.bench.profile import synchronize, timed_call
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.config import EnvConfig, find_policy, load_env
+from ditcache_rl.control import (
     ActionSpace,
     AllCompute,
     Controller,
     NetworkController,
     PolicyNetwork,
 )
-from ditcache_rl.errors import ConfigError  # noqa: E402
-from ditcache_rl.instrument import BlockRunner, RequestLog  # noqa: E402
-from ditcache_rl.pipelines import open_pipeline  # noqa: E402
-from ditcache_rl.policy import load_policy  # noqa: E402
-from ditcache_rl.rl import DenoiseVecEnv, Setting, Task  # noqa: E402
-from ditcache_rl.rl.episodes import cases_of  # noqa: E402
-from ditcache_rl.schedules import nominal_cost  # noqa: E402
-from ditcache_rl.search import spaced_plan  # noqa: E402
-from ditcache_rl.types import HISTORY, Decision, Mode, Modes, RunInfo, StepInfo, Tier  # noqa: E402
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.policy import load_policy
+from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
+from ditcache_rl.rl.episodes import cases_of
+from ditcache_rl.schedules import nominal_cost
+from ditcache_rl.search import spaced_plan
+from ditcache_rl.types import HISTORY, Decision, Mode, Modes, RunInfo, StepInfo, Tier
 
 STEPS = 28
 BUDGET_SHARE = 0.25
@@ -131,7 +126,7 @@ def main() -> None:
     """Measure all four, and report."""
     less = f"{QUICK.pairs} pairs of calls instead of {FULL.pairs}, and fewer of everything else"
     options = parser(__doc__, quick=less).parse_args()
-    run = Run()
+    run = Benchmark()
     amounts = QUICK if options.quick else FULL
 
     config = load_env("shapes")

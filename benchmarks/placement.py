@@ -19,10 +19,8 @@ with the 95 % interval of a bootstrap (rliable, arXiv 2108.13264).
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,10 +31,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/placement.py` finds its neighbours
-
-from benchmarks._placing import (  # noqa: E402
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness.seeds import iqm, stratified
+from benchmarks.traces.placing import (
     CLASSIC,
     FACTS,
     PLACERS,
@@ -52,12 +49,10 @@ from benchmarks._placing import (  # noqa: E402
     requests,
     tally_of,
 )
-from benchmarks._report import Run, console, parser  # noqa: E402
-from benchmarks._seeds import iqm, stratified  # noqa: E402
-from ditcache_rl.cache import compute_s_per_byte  # noqa: E402
-from ditcache_rl.instrument.blocks import find_blocks  # noqa: E402
-from ditcache_rl.shapes import load_pipeline  # noqa: E402
-from ditcache_rl.types import Modes  # noqa: E402
+from ditcache_rl.cache import compute_s_per_byte
+from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.shapes import load_pipeline
+from ditcache_rl.types import Modes
 
 DEVICE_SHARES = (0.25, 0.5)
 MEASURED = ROOT / "benchmarks" / "results" / "tiers-2cores.json"
@@ -101,7 +96,7 @@ def main() -> None:
     given = options.parse_args()
     full = Amounts(given.seeds, given.visits, len(TEST))
     amounts = QUICK if given.quick else full
-    run = Run()
+    run = Benchmark()
     torch.set_num_threads(1)
     figures, details = measure(amounts)
     run.finish(figures, details, given.json, title="placement")

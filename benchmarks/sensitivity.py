@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.harness import Benchmark, console, parser
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, load_env
@@ -47,11 +48,6 @@ from ditcache_rl.sensitivity import (
     typical,
 )
 from ditcache_rl.types import Floats, Mode
-
-if TYPE_CHECKING:
-    from benchmarks._report import Run, console, parser
-else:
-    from _report import Run, console, parser
 
 Measured = TypeVar("Measured")
 
@@ -96,7 +92,7 @@ def main() -> None:
     """Measure all, and report."""
     less = f"{QUICK.injection} prompt for injection instead of {FULL.injection}, fewer images"
     options = parser(__doc__, quick=less).parse_args()
-    run = Run()
+    run = Benchmark()
     amounts = QUICK if options.quick else FULL
 
     config = load_env("shapes")

@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ import xxhash
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.costs.throughput import small_operations, throughput
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.traces.loops import adaptive_schedule, per_block_schedule, rule_rates, store_rate
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.integrity import is_finite
@@ -49,15 +52,6 @@ from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.fingerprint import ModelWatch
 from ditcache_rl.shapes import CALL, load_pipeline
 from ditcache_rl.types import Mode, Modes, Tier
-
-if TYPE_CHECKING:
-    from benchmarks._report import ROOT, Run, console, parser
-    from benchmarks._throughput import small_operations, throughput
-    from benchmarks._traces import adaptive_schedule, per_block_schedule, rule_rates, store_rate
-else:
-    from _report import ROOT, Run, console, parser
-    from _throughput import small_operations, throughput
-    from _traces import adaptive_schedule, per_block_schedule, rule_rates, store_rate
 
 PROMPT = "a large plain red star at left on a white background"
 SIDE = 256
@@ -84,7 +78,7 @@ def main() -> None:
     """Measure, and report."""
     less = f"{QUICK.steps} steps instead of {FULL.steps}, no {FULL.sides[-1]} px, fewer rounds"
     options = parser(__doc__, quick=less).parse_args()
-    run = Run()
+    run = Benchmark()
     amounts = QUICK if options.quick else FULL
     (ROOT / "runs").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="tiers-", dir=ROOT / "runs"))

@@ -11,10 +11,8 @@ count too.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
@@ -22,24 +20,21 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/transfer.py` finds its neighbours
-
-from benchmarks._report import Run, console, parser  # noqa: E402
-from ditcache_rl.bench import Board, Case, board_of, cases_of  # noqa: E402
-from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
-from ditcache_rl.inference import KnownPlans, open_policy  # noqa: E402
-from ditcache_rl.instrument.runner import denoiser_of  # noqa: E402
-from ditcache_rl.pipelines import open_pipeline  # noqa: E402
-from ditcache_rl.policy import Policy  # noqa: E402
-from ditcache_rl.schedules import carry_plans  # noqa: E402
-from ditcache_rl.schedules.forecast import Nodes, nodes_of, row_of  # noqa: E402
-from ditcache_rl.schedules.patterns import step_patterns  # noqa: E402
-from ditcache_rl.search import Calibration, Rollouts, Space, pay_up, planned_rows, proposals  # noqa: E402
-from ditcache_rl.search.climb import first_rows  # noqa: E402
-from ditcache_rl.search.fit import climb_nodes  # noqa: E402
-from ditcache_rl.search.space import spaced  # noqa: E402
-from ditcache_rl.types import Floats, Mode  # noqa: E402
+from benchmarks.harness import Benchmark, console, parser
+from ditcache_rl.bench import Board, Case, board_of, cases_of
+from ditcache_rl.config import EnvConfig, find_policy, load_env
+from ditcache_rl.inference import KnownPlans, open_policy
+from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import carry_plans
+from ditcache_rl.schedules.forecast import Nodes, nodes_of, row_of
+from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.search import Calibration, Rollouts, Space, pay_up, planned_rows, proposals
+from ditcache_rl.search.climb import first_rows
+from ditcache_rl.search.fit import climb_nodes
+from ditcache_rl.search.space import spaced
+from ditcache_rl.types import Floats, Mode
 
 #: Train prompts of a search, and test prompts.
 TRAIN, TEST = 16, 24
@@ -119,7 +114,7 @@ class Meter:
 def main() -> None:
     """Adapt to every environment, and report."""
     options = parser(__doc__).parse_args()
-    run = Run()
+    run = Benchmark()
     config = load_env("shapes")
     policy = open_policy(find_policy("shapes-ppo"))
     assert isinstance(policy, Policy)

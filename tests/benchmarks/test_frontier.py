@@ -8,11 +8,11 @@ import torch
 from diffusers import FirstBlockCacheConfig
 
 from benchmarks import gpu
-from benchmarks._contenders import CONTENDERS, PLAIN, Contender, Setup
-from benchmarks._frontiers import at_quality, at_speedup, curves, figures_of, rows_of
-from benchmarks._host import LocalHost, Setting
-from benchmarks._measure import TRIED_PROMPTS, Job, Log, measure, worth_more
-from benchmarks._page import write_page
+from benchmarks.peers.contenders import CONTENDERS, PLAIN, Contender, Setup
+from benchmarks.race.frontiers import at_quality, at_speedup, curves, figures_of, rows_of
+from benchmarks.race.host import LocalHost, Setting
+from benchmarks.race.measure import TRIED_PROMPTS, Job, Log, measure, worth_more
+from benchmarks.race.page import write_page
 from ditcache_rl.control import FBCache
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.policy import modes_text

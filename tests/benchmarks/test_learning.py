@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks import learning
-from benchmarks._headroom import Played
+from benchmarks.trees.yardstick import Played
 from ditcache_rl.bench import budgets_of
 from ditcache_rl.config import load_env
 from ditcache_rl.policy import load_schedules

@@ -3,7 +3,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from benchmarks import placement
-from benchmarks._placing import (
+from benchmarks.placement import DEVICE_SHARES, STARTS, by_agent, by_rule, figures_of, learn
+from benchmarks.traces.loops import SITES
+from benchmarks.traces.placing import (
     CLASSIC,
     FACTS,
     PLACERS,
@@ -19,9 +21,7 @@ from benchmarks._placing import (
     requests,
     tally_of,
 )
-from benchmarks._traces import SITES
-from benchmarks.placement import DEVICE_SHARES, STARTS, by_agent, by_rule, figures_of, learn
-from ditcache_rl.cache.placement import schedule_trace, simulate
+from benchmarks.traces.simulator import schedule_trace, simulate
 from ditcache_rl.types import Mode, Modes
 
 PRICES = Prices(1.0, 20.0)

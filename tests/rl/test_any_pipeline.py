@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from benchmarks.zoo.pipelines import kl, model
 from ditcache_rl.bench import Case, board_of
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
@@ -16,7 +17,6 @@ from ditcache_rl.policy import load_policy
 from ditcache_rl.rl.scenario import shared_pipeline, twin_of
 from tests.kit.environment import write_env
 from tests.kit.pipelines import PROMPTS, build_tiny_pipe
-from tests.zoo.pipelines import kl, model
 
 CALL = {"height": 16, "width": 16, "guidance_scale": 3.0}
 
