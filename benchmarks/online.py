@@ -19,7 +19,7 @@ from benchmarks.harness import Benchmark, console, parser
 from benchmarks.traces.guesses import hit_rates
 from benchmarks.traces.served import (
     Kind,
-    Replay,
+    Served,
     fixed,
     measure,
     read_table,
@@ -103,7 +103,7 @@ def judge(kinds: list[Kind], *, changes: bool) -> dict[str, float]:
 
 
 def _figures(
-    kinds: list[Kind], requests: list[tuple[int, int]], served: Replay, *, all_requests: bool
+    kinds: list[Kind], requests: list[tuple[int, int]], served: Served, *, all_requests: bool
 ) -> dict[str, float]:
     """Judge one replay; on a changing trace all requests count, else those after learning."""
     first = 0 if all_requests else LEARN

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from safetensors.torch import save_file
 
 from ditcache_rl.cache import TieredCache
@@ -122,3 +123,21 @@ def small_operations(folder: Path, count: int) -> dict[str, float]:
         found[f"{level.name.lower()}_put"] = median(puts)
         found[f"{level.name.lower()}_get"] = median(gets)
     return found
+
+
+def worst(speeds: dict[str, dict[str, float]], base: str, ours: str) -> float:
+    """Return the smallest ratio of two speeds over all sizes."""
+    return min(row[base] / row[ours] for row in speeds.values())
+
+
+def speed_table(speeds: dict[str, dict[str, float]]) -> Table:
+    """Lay out GB/s by operation and size."""
+    built = Table(title="GB/s", title_justify="left")
+    built.add_column("operation")
+    for mib in speeds:
+        built.add_column(f"{mib} MiB", justify="right")
+    for name in next(iter(speeds.values())):
+        if name not in ("rounds", "entries"):
+            cells = [(int(mib) << 20) / row[name] / 1e9 for mib, row in speeds.items()]
+            built.add_row(name, *(f"{cell:.2f}" for cell in cells))
+    return built

@@ -15,11 +15,15 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ditcache_rl.machine import machine_facts, version_facts
+
+Lines = list[dict[str, Any]]
+"""Lines of a table, by column, as JSON takes them."""
 
 ROOT = Path(__file__).resolve().parents[2]
 console = Console()

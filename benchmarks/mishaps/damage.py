@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.mishaps.outcome import BITFLIP, SWAP, Beat, Findings, Outcome, numbers
+from benchmarks.mishaps.outcome import BITFLIP, SWAP, Beat, CaseOutcome, Findings, numbers
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.slab import Slot
@@ -54,7 +54,7 @@ class _Slab:
         return found is None and self.cache.stats.corrupt == before + 1
 
 
-def flipped_bits(amount: int, folder: Path, beat: Beat) -> Outcome:
+def flipped_bits(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Flip one bit of an entry, so many times, and read it directly or ahead."""
     rng, found, slab = random.Random(1), Findings(), _Slab(folder)
     for flip in range(amount):
@@ -71,7 +71,7 @@ def flipped_bits(amount: int, folder: Path, beat: Beat) -> Outcome:
     return found.outcome(flips=amount)
 
 
-def swapped_blocks(amount: int, folder: Path, beat: Beat) -> Outcome:
+def swapped_blocks(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Lay a whole block where another one should be, so many times.
 
     In turn: that of another entry, that of the same entry before it was replaced, and that of the

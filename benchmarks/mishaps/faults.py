@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.mishaps.children import Child, private_disk
 from benchmarks.mishaps.faulty import FAULTS, FaultyIO
-from benchmarks.mishaps.machine import Pair
-from benchmarks.mishaps.outcome import CRASH, HANG, WRONG, Beat, Findings, Outcome, same_bits
+from benchmarks.mishaps.machine import Twins
+from benchmarks.mishaps.outcome import CRASH, HANG, WRONG, Beat, CaseOutcome, Findings, same_bits
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
@@ -48,7 +48,7 @@ class FailingIO(FaultyIO):
             raise OSError(code, os.strerror(code))
 
 
-class FaultyPair(Pair):
+class FaultyTwins(Twins):
     """A store whose disk changes its size, and whose system calls may fail then too."""
 
     def __init__(self, rng: random.Random, found: Findings, cache: TieredCache) -> None:
@@ -67,7 +67,7 @@ class FaultyPair(Pair):
             self._expect(disk.cap_bytes == before, "the cap changed though resizing failed")
 
 
-def failing_calls(amount: int, folder: Path, beat: Beat) -> Outcome:
+def failing_calls(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Do so many operations while 1 % of the system calls fail or are slow, and again at 20 %.
 
     Then with transfers that are only cut short or interrupted, of which nobody may notice anything.
@@ -87,41 +87,41 @@ def _fail(
     rng = random.Random(3)
     io = FailingIO(rng, rate=0.0, kinds=kinds, slow_s=0.05)
     cache = TieredCache(_MIB // 16, None, 16 * _MIB, cache_dir=folder, io=io)
-    pair = FaultyPair(rng, found, cache)
+    twins = FaultyTwins(rng, found, cache)
     io.rate = rate
     for _ in range(amount):
-        _guarded(found, pair.step)
+        _guarded(found, twins.step)
         beat()
     io.rate = 0.0
-    pair.end()
+    twins.end()
     return {
         "rate": rate,
         "injected": io.injected,
-        "reads_served": pair.served,
+        "reads_served": twins.served,
         "disk_hits": cache.stats.disk_hits,
         "errors": cache.stats.errors,
-        "resizes_refused": pair.refused,
+        "resizes_refused": twins.refused,
     }
 
 
-def cut_files(amount: int, folder: Path, beat: Beat) -> Outcome:
+def cut_files(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Do so many operations while all files of the store are cut short again and again."""
     rng, found, cuts = random.Random(4), Findings(), 0
     cache = TieredCache(4 * _MIB, 4 * _MIB, 16 * _MIB, cache_dir=folder)
-    pair = Pair(rng, found, WRONG, cache, shapes=_SHAPES)
+    twins = Twins(rng, found, WRONG, cache, shapes=_SHAPES)
     for operation in range(amount):
         if operation % 20 == 0:
             for fd in writable(files_in(folder)):
                 os.ftruncate(fd, rng.choice((0, rng.randrange(16 * _MIB))))
                 cuts += 1
-        _guarded(found, pair.step)
+        _guarded(found, twins.step)
         beat()
-    pair.end()
+    twins.end()
     found.expect(cuts > 0, WRONG, "no file to cut was found")
     return found.outcome(operations=amount, cuts=cuts, errors=cache.stats.errors)
 
 
-def full_disk(amount: int, folder: Path, beat: Beat) -> Outcome:
+def full_disk(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Fill a disk of 8 MiB under a store: before it is made, while it grows, while it is used."""
     found = Findings()
     child = Child(partial(_on_small_disk, amount, folder))
@@ -132,10 +132,10 @@ def full_disk(amount: int, folder: Path, beat: Beat) -> Outcome:
         return found.outcome()
     if isinstance(ended.result, str):
         return found.outcome(skipped=ended.result)
-    return Outcome(found.counts + ended.result.counts, ended.result.details)
+    return CaseOutcome(found.counts + ended.result.counts, ended.result.details)
 
 
-def _on_small_disk(amount: int, folder: Path, beat: Beat) -> Outcome | str:
+def _on_small_disk(amount: int, folder: Path, beat: Beat) -> CaseOutcome | str:
     """Return what was found, or why it could not be tried."""
     folder.mkdir(exist_ok=True)
     try:
@@ -145,7 +145,7 @@ def _on_small_disk(amount: int, folder: Path, beat: Beat) -> Outcome | str:
         return str(error)
 
 
-def _fill(amount: int, folder: Path, beat: Beat) -> Outcome:
+def _fill(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     found, rng = Findings(), random.Random(5)
     empty = free_bytes(folder)
     _refused(found, OSError, lambda: TieredCache(0, None, 9 * _MIB, cache_dir=folder))
@@ -155,10 +155,10 @@ def _fill(amount: int, folder: Path, beat: Beat) -> Outcome:
     tensor = torch.arange(1000)
     cache.put(_KEY, tensor, Tier.DISK)
     with ballast(folder):
-        pair = Pair(rng, found, WRONG, cache, requests=range(1, 4), shapes=_SHAPES[:-1])
-        pair.model[_KEY] = tensor
+        twins = Twins(rng, found, WRONG, cache, requests=range(1, 4), shapes=_SHAPES[:-1])
+        twins.model[_KEY] = tensor
         for _ in range(amount):
-            _guarded(found, pair.step)
+            _guarded(found, twins.step)
             beat()
         errors = cache.stats.errors
         found.expect(not errors, WRONG, "a preallocated slab met a full disk")
@@ -167,41 +167,41 @@ def _fill(amount: int, folder: Path, beat: Beat) -> Outcome:
         whole = kept is not None and same_bits(kept, tensor)
         found.expect(whole, WRONG, "an entry was lost in a resize that failed")
         cache.discard(_KEY)
-    pair.end()
+    twins.end()
     found.expect(free_bytes(folder) == empty, WRONG, "bytes left after closing")
 
     cache = TieredCache(0, None, 4 * _MIB, cache_dir=folder)
     for fd in writable(files_in(folder)):
         os.ftruncate(fd, 0)  # now the slab has to take its blocks again, from a full disk
     with ballast(folder):
-        pair = Pair(rng, found, WRONG, cache, shapes=_SHAPES[:-1])
+        twins = Twins(rng, found, WRONG, cache, shapes=_SHAPES[:-1])
         for _ in range(amount):
-            _guarded(found, pair.step)
+            _guarded(found, twins.step)
             beat()
         errors = cache.stats.errors
         found.expect(errors > 0, WRONG, "the disk was not full")
-    pair.end()
+    twins.end()
     found.expect(free_bytes(folder) == empty, WRONG, "bytes left after a full disk")
     return found.outcome(operations=2 * amount, errors=errors)
 
 
-def no_descriptors(amount: int, folder: Path, beat: Beat) -> Outcome:
+def no_descriptors(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Open stores, and use one, while the process may open no further file."""
     found, rng = Findings(), random.Random(6)
     cache = TieredCache(4 * _MIB, 4 * _MIB, 16 * _MIB, cache_dir=folder)
-    pair = Pair(rng, found, WRONG, cache, shapes=_SHAPES)
+    twins = Twins(rng, found, WRONG, cache, shapes=_SHAPES)
     for _ in range(100):  # torch opens files of its own the first time
-        _guarded(found, pair.step)
+        _guarded(found, twins.step)
     before = files_in(folder)
     with no_more_files():
         refused = (OSError, ConfigError)
         _refused(found, refused, lambda: TieredCache(0, None, _MIB, cache_dir=folder))
         for _ in range(amount):
-            _guarded(found, pair.step)
+            _guarded(found, twins.step)
             beat()
     found.expect(files_in(folder) == before, WRONG, "a store that failed to open left a file open")
-    pair.end()
-    return found.outcome(operations=amount, reads_served=pair.served)
+    twins.end()
+    return found.outcome(operations=amount, reads_served=twins.served)
 
 
 def _refused(

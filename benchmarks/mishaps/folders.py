@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.mishaps.outcome import CRASH, LEAKED, WRONG, Beat, Findings, Outcome
+from benchmarks.mishaps.outcome import CRASH, LEAKED, WRONG, Beat, CaseOutcome, Findings
 from ditcache_rl.cache import TieredCache, ask_caps
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.errors import ConfigError
@@ -101,7 +101,7 @@ TRAPS: dict[str, Callable[[_Site], Path]] = {
 }
 
 
-def refused(amount: int, folder: Path, beat: Beat) -> Outcome:
+def refused(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Offer prepared directories, so many of them; each must be refused with a clear error."""
     found, skipped = Findings(), []
     root = folder / "traps"

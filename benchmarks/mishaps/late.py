@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.mishaps.faulty import LateCopier
-from benchmarks.mishaps.outcome import STALE, Beat, Findings, Outcome
+from benchmarks.mishaps.outcome import STALE, Beat, CaseOutcome, Findings
 from ditcache_rl.cache import Outlook, TieredCache
 from ditcache_rl.cache.transfer import Copier
 from ditcache_rl.types import EntryKey, Tier
@@ -95,7 +95,7 @@ def schedule(
     return reads
 
 
-def late_copies(amount: int, folder: Path, beat: Beat) -> Outcome:
+def late_copies(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Run so many schedules on simulated streams, every fourth one with a disk below."""
     found, reads = Findings(), 0
     for seed in range(amount):

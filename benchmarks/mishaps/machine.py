@@ -9,7 +9,15 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmarks.mishaps.faulty import FaultyIO, LateCopier
-from benchmarks.mishaps.outcome import DTYPES, MISMATCH, Beat, Findings, Outcome, numbers, same_bits
+from benchmarks.mishaps.outcome import (
+    DTYPES,
+    MISMATCH,
+    Beat,
+    CaseOutcome,
+    Findings,
+    numbers,
+    same_bits,
+)
 from ditcache_rl.cache import Outlook, TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.types import EntryKey, Tier
@@ -20,7 +28,7 @@ _SHAPES: tuple[tuple[int, ...], ...] = ((), (0,), (7,), (2, 3, 5), (1300,), (40,
 _LIFE = 2000
 
 
-class Pair:
+class Twins:
     """A store, and the dict that says what it may hold.
 
     The law: an entry is what was put last or missing, is in exactly one tier, and no cap is
@@ -182,7 +190,7 @@ class Pair:
         self.found.expect(holds, self.figure, note)
 
 
-class ResizedPair(Pair):
+class ResizedTwins(Twins):
     """The same while the caps change and, where copies are late, time passes."""
 
     def __init__(
@@ -215,7 +223,7 @@ class ResizedPair(Pair):
         self.model.clear()
 
 
-def against_dict(amount: int, folder: Path, beat: Beat) -> Outcome:
+def against_dict(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Run so many operations for each combination of faults and late copies."""
     found, served = Findings(), 0
     variants = [(rate, late) for rate in (0.0, 0.2) for late in (False, True)]
@@ -225,13 +233,13 @@ def against_dict(amount: int, folder: Path, beat: Beat) -> Outcome:
             copier = LateCopier(rng) if late else None
             io = FaultyIO(rng, rate=rate, slow_s=0.0)
             cache = TieredCache(6000, 8192, 5 * _PAGE, cache_dir=folder, io=io, copier=copier)
-            pair = ResizedPair(rng, found, cache, copier)
+            twins = ResizedTwins(rng, found, cache, copier)
             for operation in range(min(_LIFE, amount - start)):
-                pair.step()
+                twins.step()
                 if operation % 100 == 0:
                     beat()
-            pair.end()
-            served += pair.served
+            twins.end()
+            served += twins.served
     left = sorted(path.name for path in folder.iterdir())
     found.expect(not left, MISMATCH, f"files left: {left}")
     return found.outcome(operations=amount, variants=len(variants), reads_served=served)

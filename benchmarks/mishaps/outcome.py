@@ -30,7 +30,7 @@ COUNTS = (MISMATCH, KILL_CORRUPT, LEAKED, BITFLIP, SWAP, WRONG, HANG, CRASH, STA
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.float64, torch.bool)
 
 
-class Outcome(NamedTuple):
+class CaseOutcome(NamedTuple):
     """What a case found."""
 
     counts: Counter[str]
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     """How much was tried, and the first things that went wrong."""
 
 
-Case = Callable[[int, Path, Beat], Outcome]
+Mishap = Callable[[int, Path, Beat], CaseOutcome]
 
 
 class Findings:
@@ -60,10 +60,10 @@ class Findings:
         if not holds:
             self.add(figure, note)
 
-    def outcome(self, **details: object) -> Outcome:
+    def outcome(self, **details: object) -> CaseOutcome:
         """Hand over what was found."""
         found: dict[str, object] = {"wrong": self.notes} if self.notes else {}
-        return Outcome(self.counts, {**details, **found})
+        return CaseOutcome(self.counts, {**details, **found})
 
 
 def no_beat() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.mishaps.children import Child, private_disk
 from benchmarks.mishaps.faults import files_in, free_bytes
-from benchmarks.mishaps.machine import Pair
+from benchmarks.mishaps.machine import Twins
 from benchmarks.mishaps.outcome import (
     CRASH,
     HANG,
@@ -24,8 +24,8 @@ from benchmarks.mishaps.outcome import (
     LEAKED,
     MISMATCH,
     Beat,
+    CaseOutcome,
     Findings,
-    Outcome,
     same_bits,
 )
 from ditcache_rl.cache import Outlook, TieredCache
@@ -38,21 +38,21 @@ _LIFETIME_S = 0.1
 _KILLED = -9
 
 
-def killed(amount: int, folder: Path, beat: Beat) -> Outcome:
+def killed(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Kill so many children at random moments.
 
     What a child reads back before is compared in the child; afterwards the directory is empty and
     the file system, where this process may mount one of its own, as free as before.
     """
     ended = Child(partial(_kill_on_a_disk, amount, folder)).wait(beat)
-    if isinstance(ended.result, Outcome):
+    if isinstance(ended.result, CaseOutcome):
         return ended.result
     found = Findings()
     found.add(HANG if ended.hung else CRASH, f"the one who kills: {ended.status}")
     return found.outcome()
 
 
-def _kill_on_a_disk(amount: int, folder: Path, beat: Beat) -> Outcome:
+def _kill_on_a_disk(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     folder.mkdir(exist_ok=True)
     try:
         with private_disk(folder, 64 * _MIB):
@@ -62,7 +62,7 @@ def _kill_on_a_disk(amount: int, folder: Path, beat: Beat) -> Outcome:
         return outcome._replace(details={**outcome.details, "free_bytes_skipped": str(error)})
 
 
-def _kill(amount: int, folder: Path, beat: Beat, *, own_disk: bool) -> Outcome:
+def _kill(amount: int, folder: Path, beat: Beat, *, own_disk: bool) -> CaseOutcome:
     found, rng = Findings(), random.Random(7)
     free = free_bytes(folder)
     verified = 0
@@ -92,15 +92,15 @@ def _write_and_read_back(folder: Path, seed: int, tell: int, beat: Beat) -> None
     found = Findings()
     while True:
         cache = TieredCache(_MIB, None, 16 * _MIB, cache_dir=folder)
-        pair = Pair(random.Random(seed), found, KILL_CORRUPT, cache, shapes=_SHAPES)
+        twins = Twins(random.Random(seed), found, KILL_CORRUPT, cache, shapes=_SHAPES)
         for _ in range(40):
-            pair.step()
-            os.write(tell, b"X" if found.counts[KILL_CORRUPT] else b"." * pair.served)
-            pair.served = 0
-        pair.end()
+            twins.step()
+            os.write(tell, b"X" if found.counts[KILL_CORRUPT] else b"." * twins.served)
+            twins.served = 0
+        twins.end()
 
 
-def side_by_side(amount: int, folder: Path, beat: Beat) -> Outcome:
+def side_by_side(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Let two and then four processes do so many operations each in one directory; kill one."""
     found = Findings()
     for count in (2, 4):
@@ -124,15 +124,15 @@ def side_by_side(amount: int, folder: Path, beat: Beat) -> Outcome:
 def _operate(amount: int, folder: Path, seed: int, beat: Beat) -> object:
     found = Findings()
     cache = TieredCache(_MIB, _MIB, 16 * _MIB, cache_dir=folder)
-    pair = Pair(random.Random(seed), found, MISMATCH, cache, shapes=_SHAPES)
+    twins = Twins(random.Random(seed), found, MISMATCH, cache, shapes=_SHAPES)
     for _ in range(amount):
-        pair.step()
+        twins.step()
         beat()
-    pair.end()
+    twins.end()
     return found.counts
 
 
-def forked(amount: int, folder: Path, beat: Beat) -> Outcome:
+def forked(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Fork so many children while threads use the stores, and let the children write.
 
     A child writes to the stores and to the tensors that it inherited. Its parent's entries stay as

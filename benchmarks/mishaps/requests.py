@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.mishaps.faulty import FaultyIO
-from benchmarks.mishaps.outcome import CRASH, LEAKED, MISMATCH, WRONG, Beat, Findings, Outcome
+from benchmarks.mishaps.outcome import CRASH, LEAKED, MISMATCH, WRONG, Beat, CaseOutcome, Findings
+from benchmarks.zoo.requests import Cancelled
 from benchmarks.zoo.tiny import CALL, PROMPTS, build_tiny_pipe
 from ditcache_rl.cache import SystemIO, TieredCache
 from ditcache_rl.cache.disk import DiskTier
@@ -35,10 +36,6 @@ _KINDS = 8
 #: Share of the soak in which allocators find their size.
 _WARM_UP = 0.2
 _SAMPLE_EVERY = 10
-
-
-class Cancelled(Exception):
-    """What a server raises into a request whose client has gone."""
 
 
 class InterruptedIO(SystemIO):
@@ -110,7 +107,7 @@ def mixed(seed: int, steps: int, *shape: int) -> Modes:
     return modes
 
 
-def cancelled(amount: int, folder: Path, beat: Beat) -> Outcome:
+def cancelled(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Cancel requests of so many steps, at every step and at as many system calls.
 
     Nothing of a cancelled request may be left, and the next one is as in a fresh process.
@@ -152,7 +149,7 @@ def cancelled(amount: int, folder: Path, beat: Beat) -> Outcome:
     return found.outcome(steps=amount, interrupted=interrupted)
 
 
-def replayed(amount: int, folder: Path, beat: Beat) -> Outcome:
+def replayed(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Run so many requests of two rows on a failing disk; each is the replay of its mask."""
     found, requests, failed = Findings(), Requests(), 0
     for seed in range(amount):
@@ -188,7 +185,7 @@ def replayed(amount: int, folder: Path, beat: Beat) -> Outcome:
     return found.outcome(requests=amount, with_failures=failed)
 
 
-def soak(amount: int, folder: Path, beat: Beat) -> Outcome:
+def soak(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Run so many requests on one cache with a failing disk, every tenth one cancelled.
 
     `details["bytes_per_request"]` is the slope of the resident memory after the warm-up.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.mishaps.machine import Pair
-from benchmarks.mishaps.outcome import CRASH, MISMATCH, STALE, Beat, Findings, Outcome
+from benchmarks.mishaps.machine import Twins
+from benchmarks.mishaps.outcome import CRASH, MISMATCH, STALE, Beat, CaseOutcome, Findings
 from ditcache_rl.cache import Outlook, TieredCache
 from ditcache_rl.types import EntryKey, Tier
 
@@ -23,7 +23,7 @@ _SHAPES: tuple[tuple[int, ...], ...] = ((5,), (30, 40), (700,), (40, 60))
 _INTERVALS_S = (0.005, 1e-6)
 
 
-def distinct_keys(amount: int, folder: Path, beat: Beat) -> Outcome:
+def distinct_keys(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Let each thread do so many operations on entries of its own."""
     found = Findings()
     for interval in _INTERVALS_S:
@@ -35,7 +35,7 @@ def distinct_keys(amount: int, folder: Path, beat: Beat) -> Outcome:
 
 
 def _own(cache: TieredCache, found: Findings, request: int, amount: int, beat: Beat) -> None:
-    pair = _Alone(
+    twins = _Alone(
         random.Random(request),
         found,
         MISMATCH,
@@ -44,13 +44,13 @@ def _own(cache: TieredCache, found: Findings, request: int, amount: int, beat: B
         shapes=_SHAPES,
     )
     for _ in range(amount):
-        pair.step()
+        twins.step()
         beat()
-    pair.held.clear()
+    twins.held.clear()
     cache.discard_request(request)
 
 
-class _Alone(Pair):
+class _Alone(Twins):
     """A dict beside a part of a store; what counts the whole store is not this thread's."""
 
     def check(self) -> None:
@@ -60,7 +60,7 @@ class _Alone(Pair):
             self._expect(len(where) <= 2, f"{key} is in {where}")  # it may just be moving
 
 
-def same_keys(amount: int, folder: Path, beat: Beat) -> Outcome:
+def same_keys(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Let each thread do so many operations on entries of all of them.
 
     A key has one writer, who counts up, so that every reader knows what is too old.
@@ -106,7 +106,7 @@ def _write_own_read_all(
         beat()
 
 
-def closed_meanwhile(amount: int, folder: Path, beat: Beat) -> Outcome:
+def closed_meanwhile(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Close a store under eight threads, so many times; nothing may be left in it."""
     found, rng = Findings(), random.Random(11)
     for life in range(amount):

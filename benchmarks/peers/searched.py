@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES, Setup, denoiser_name
+from benchmarks.peers.contender import Setup, denoiser_name
+from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks

@@ -1,4 +1,4 @@
-"""Turn measurements into rows and frontiers into figures; pure functions of numbers."""
+"""Turn measurements into lines and frontiers into figures; pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from benchmarks.race.host import Setting
+from benchmarks.race.host import Entrant
 from benchmarks.race.measure import Log
 from ditcache_rl.evaluate import bootstrap_mean, interpolate_frontier, spread_of
 
@@ -20,8 +20,8 @@ OURS = ("static", "learned")
 Number = float | None
 
 
-class Row(TypedDict):
-    """A setting: times are medians, the rest means; `speedup` is against its own process."""
+class FrontierLine(TypedDict):
+    """An entrant: times are medians, the rest means; `speedup` is against its own process."""
 
     contender: str
     family: str
@@ -39,20 +39,20 @@ class Row(TypedDict):
     error: str | None
 
 
-def rows_of(settings: Sequence[Setting], log: Log) -> list[Row]:
-    """Summarise every setting, those that failed too."""
-    return [_row(setting, log) for setting in settings]
+def lines_of(entrants: Sequence[Entrant], log: Log) -> list[FrontierLine]:
+    """Summarise every entrant, those that failed too."""
+    return [_line(entrant, log) for entrant in entrants]
 
 
-def _row(setting: Setting, log: Log) -> Row:
-    contender, label = setting.contender, setting.label
-    reference = Setting(setting.process).label
-    row: Row = {
+def _line(entrant: Entrant, log: Log) -> FrontierLine:
+    contender, label = entrant.contender, entrant.label
+    reference = Entrant(entrant.process).label
+    line: FrontierLine = {
         "contender": "reference" if contender is None else contender.name,
         "family": "reference" if contender is None else contender.family,
-        "process": setting.process,
+        "process": entrant.process,
         "knob": "" if contender is None else contender.knob,
-        "value": setting.value,
+        "value": entrant.value,
         "n": 0,
         "seconds_per_image": None,
         "speedup": None,
@@ -64,13 +64,13 @@ def _row(setting: Setting, log: Log) -> Row:
         "error": log.errors.get(label),
     }
     points = log.points.get(label, {})
-    if row["error"] is not None or not points:
-        return row
+    if line["error"] is not None or not points:
+        return line
     # Against the reference of the same prompts, as the machine may change its pace meanwhile.
     base = [log.points[reference][number]["seconds"] for number in points]
     seconds = float(np.median([point["seconds"] for point in points.values()]))
     share = float(np.mean([point["share"] for point in points.values()]))
-    row |= {
+    line |= {
         "n": len(points),
         "seconds_per_image": seconds,
         "speedup": float(np.median(base)) / seconds,
@@ -80,8 +80,8 @@ def _row(setting: Setting, log: Log) -> Row:
         "cache_bytes": max(0, log.peak_bytes[label] - log.peak_bytes[reference]),
     }
     if "lpips" in next(iter(points.values())):
-        row["lpips"] = _spread(points.values(), "lpips")
-    return row
+        line["lpips"] = _spread(points.values(), "lpips")
+    return line
 
 
 def _spread(points: Any, name: str) -> dict[str, Any]:
@@ -91,30 +91,30 @@ def _spread(points: Any, name: str) -> dict[str, Any]:
     return {"mean": spread.mean, "p5": spread.p5, "ci95": [interval.low, interval.high]}
 
 
-def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group the rows that were measured by contender, by rising speed-up."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["error"] is None and row["n"] and row["family"] != "reference":
-            found.setdefault(row["contender"], []).append(row)
-    return {name: sorted(own, key=lambda row: row["speedup"] or 0) for name, own in found.items()}
+def curves(lines: Sequence[FrontierLine]) -> dict[str, list[FrontierLine]]:
+    """Group the lines that were measured by contender, by rising speed-up."""
+    found: dict[str, list[FrontierLine]] = {}
+    for line in lines:
+        if line["error"] is None and line["n"] and line["family"] != "reference":
+            found.setdefault(line["contender"], []).append(line)
+    return {name: sorted(own, key=lambda line: line["speedup"] or 0) for name, own in found.items()}
 
 
 def at_speedup(
-    curve: Sequence[Row], speedup: float, metric: str = "psnr_db", part: str = "mean"
+    curve: Sequence[FrontierLine], speedup: float, metric: str = "psnr_db", part: str = "mean"
 ) -> float:
-    """Interpolate a contender at a speed-up; nan beyond its fastest setting."""
-    points = [(1 / (row["speedup"] or 1), (row[metric] or {})[part]) for row in curve]  # type: ignore[literal-required]
+    """Interpolate a contender at a speed-up; nan beyond its fastest entrant."""
+    points = [(1 / (line["speedup"] or 1), (line[metric] or {})[part]) for line in curve]  # type: ignore[literal-required]
     return interpolate_frontier(points, 1 / speedup)
 
 
-def at_quality(curve: Sequence[Row], least_db: float) -> float:
-    """Interpolate the highest speed-up that keeps a mean PSNR; nan if no setting does.
+def at_quality(curve: Sequence[FrontierLine], least_db: float) -> float:
+    """Interpolate the highest speed-up that keeps a mean PSNR; nan if no entrant does.
 
-    Where even the fastest setting keeps it, that one's speed-up.
+    Where even the fastest entrant keeps it, that one's speed-up.
     """
     best = float("nan")
-    points = [(row["speedup"] or 1.0, (row["psnr_db"] or {})["mean"]) for row in curve]
+    points = [(line["speedup"] or 1.0, (line["psnr_db"] or {})["mean"]) for line in curve]
     for index, (speedup, quality) in enumerate(points):
         if quality >= least_db:
             best = np.nanmax([best, speedup])
@@ -126,13 +126,13 @@ def at_quality(curve: Sequence[Row], least_db: float) -> float:
     return float(best)
 
 
-def figures_of(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, Any]]:
+def figures_of(lines: Sequence[FrontierLine]) -> tuple[dict[str, float], dict[str, Any]]:
     """Compare our best contender with the best of all others, at equal speed and equal quality.
 
     Returns:
         The figures, and who they belong to.
     """
-    named = curves(rows)
+    named = curves(lines)
     ours = {n: c for n, c in named.items() if c[0]["family"] in OURS}
     theirs = {n: c for n, c in named.items() if n not in ours}
     figures: dict[str, float] = {}
@@ -160,13 +160,13 @@ def figures_of(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, Any]]:
             figures[f"ours_x_{quality}db"] = mine[1]
         if other:
             figures[f"peer_x_{quality}db"] = other[1]
-    peers = {row["contender"] for row in rows if row["family"] not in (*OURS, "reference")}
+    peers = {line["contender"] for line in lines if line["family"] not in (*OURS, "reference")}
     figures["peers_failed_count"] = len(peers - set(theirs))
     figures["peers_count"] = len(peers)
     return figures, who
 
 
-def standings(rows: Sequence[Row]) -> dict[str, dict[str, Number]]:
+def standings(lines: Sequence[FrontierLine]) -> dict[str, dict[str, Number]]:
     """Interpolate every contender at the speed-ups and qualities; None where it has nothing."""
 
     def known(value: float) -> Number:
@@ -175,7 +175,7 @@ def standings(rows: Sequence[Row]) -> dict[str, dict[str, Number]]:
     return {
         name: {f"db_{tag}": known(at_speedup(curve, x)) for tag, x in SPEEDUPS.items()}
         | {f"x_{quality}db": known(at_quality(curve, quality)) for quality in QUALITIES_DB}
-        for name, curve in curves(rows).items()
+        for name, curve in curves(lines).items()
     }
 
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.contenders import CONTENDERS, Contender, Setup, Value
+from benchmarks.peers.contender import Contender, Setup, Value
+from benchmarks.peers.contenders import CONTENDERS
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.evaluate import Bench, Method, silent
@@ -24,7 +25,7 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import open_pipeline
 
 
-class Setting(NamedTuple):
+class Entrant(NamedTuple):
     """A contender at one value of its knob; the plain pipeline has no contender."""
 
     process: str
@@ -33,7 +34,7 @@ class Setting(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Name of the setting, unique in a run."""
+        """Name of the entrant, unique in a run."""
         if self.contender is None:
             return f"reference, {self.process}"
         return f"{self.contender.name}, {self.contender.knob} {self.value}"
@@ -49,19 +50,19 @@ class Drawn(NamedTuple):
 
 
 class Host(Protocol):
-    """Draws images under settings."""
+    """Draws images under entrants."""
 
-    def shoot(self, setting: Setting, prompt: str, seed: int) -> Drawn:
+    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> Drawn:
         """Draw and time one image."""
         ...
 
-    def warm_up(self, setting: Setting, prompt: str, seed: int) -> int:
+    def warm_up(self, entrant: Entrant, prompt: str, seed: int) -> int:
         """Draw one image uncounted; returns the most bytes of tensors that were alive at a step."""
         ...
 
 
 class LocalHost:
-    """Runs settings on a pipeline of this process.
+    """Runs entrants on a pipeline of this process.
 
     Args:
         setup: What contenders are made for.
@@ -76,26 +77,26 @@ class LocalHost:
         for layer in _linear_layers(setup.pipe):
             self._count(layer)
 
-    def shoot(self, setting: Setting, prompt: str, seed: int) -> Drawn:
+    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> Drawn:
         """Draw and time one image."""
         self._work = 0
         with silent(self._setup.pipe):
-            shot = self._bench.shoot(self._method(setting), prompt, seed=seed)
+            shot = self._bench.shoot(self._method(entrant), prompt, seed=seed)
         return Drawn(shot.image, shot.seconds, self._work)
 
-    def warm_up(self, setting: Setting, prompt: str, seed: int) -> int:
+    def warm_up(self, entrant: Entrant, prompt: str, seed: int) -> int:
         """Draw one image uncounted."""
-        method = self._method(setting)
+        method = self._method(entrant)
         with _watched(self._setup.pipe) as peak, silent(self._setup.pipe):
             self._bench.shoot(method, prompt, seed=seed)
         return peak[0]
 
-    def _method(self, setting: Setting) -> Method:
-        if setting.contender is None:
+    def _method(self, entrant: Entrant) -> Method:
+        if entrant.contender is None:
             return REFERENCE
-        if setting.label not in self._methods:
-            self._methods[setting.label] = setting.contender.method(self._setup, setting.value)
-        return self._methods[setting.label]
+        if entrant.label not in self._methods:
+            self._methods[entrant.label] = entrant.contender.method(self._setup, entrant.value)
+        return self._methods[entrant.label]
 
     def _count(self, layer: nn.Linear) -> None:
         plain, width = layer.forward, layer.out_features
@@ -108,7 +109,7 @@ class LocalHost:
 
 
 class RemoteHost:
-    """Runs settings in a process of its own.
+    """Runs entrants in a process of its own.
 
     Args:
         source: Pipeline to open there.
@@ -126,14 +127,14 @@ class RemoteHost:
         self._process.start()
         other.close()
 
-    def shoot(self, setting: Setting, prompt: str, seed: int) -> Drawn:
+    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> Drawn:
         """Draw and time one image."""
-        image, seconds, work = self._ask("shoot", setting, prompt, seed)
+        image, seconds, work = self._ask("shoot", entrant, prompt, seed)
         return Drawn(torch.from_numpy(image), seconds, work)
 
-    def warm_up(self, setting: Setting, prompt: str, seed: int) -> int:
+    def warm_up(self, entrant: Entrant, prompt: str, seed: int) -> int:
         """Draw one image uncounted."""
-        peak: int = self._ask("warm_up", setting, prompt, seed)
+        peak: int = self._ask("warm_up", entrant, prompt, seed)
         return peak
 
     def close(self) -> None:
@@ -141,13 +142,13 @@ class RemoteHost:
         self._connection.close()
         self._process.join(timeout=10)
 
-    def _ask(self, task: str, setting: Setting, prompt: str, seed: int) -> Any:
-        name = None if setting.contender is None else setting.contender.name
+    def _ask(self, task: str, entrant: Entrant, prompt: str, seed: int) -> Any:
+        name = None if entrant.contender is None else entrant.contender.name
         try:
-            self._connection.send((task, name, setting.value, prompt, seed))
+            self._connection.send((task, name, entrant.value, prompt, seed))
             error, answer = self._connection.recv()
         except (EOFError, OSError) as lost:
-            raise UnsupportedModelError(f"the process of {setting.label} ended") from lost
+            raise UnsupportedModelError(f"the process of {entrant.label} ended") from lost
         if error is not None:
             raise UnsupportedModelError(error)
         return answer
@@ -164,12 +165,12 @@ def _serve(connection: Any, source: str, steps: int, call: dict[str, Any], threa
             task, name, value, prompt, seed = connection.recv()
         except EOFError:
             return
-        setting = Setting("", None if name is None else known[name], value)
+        entrant = Entrant("", None if name is None else known[name], value)
         try:
             if task == "warm_up":
-                connection.send((None, host.warm_up(setting, prompt, seed)))
+                connection.send((None, host.warm_up(entrant, prompt, seed)))
             else:
-                drawn = host.shoot(setting, prompt, seed)
+                drawn = host.shoot(entrant, prompt, seed)
                 connection.send((None, (drawn.image.numpy(), drawn.seconds, drawn.work)))
         except Exception as error:
             connection.send((f"{type(error).__name__}: {error}", None))

@@ -1,4 +1,4 @@
-"""Measure settings side by side, and keep every measurement at once, so that a run can go on."""
+"""Measure entrants side by side, and keep every measurement at once, so that a run can go on."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.race.host import Drawn, Host, Setting
+from benchmarks.race.host import Drawn, Entrant, Host
+from ditcache_rl.bench import Case
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import interpolate_frontier
 from ditcache_rl.metrics import Lpips, psnr_db, ssim
 
 #: Prompts whose images are kept for the page.
 PICTURED = 3
-#: In a short run a setting is drawn on so many prompts, and then only if it may matter: faster than
+#: In a short run an entrant is drawn on so many prompts, and then only if it may matter: faster than
 #: 1.6x and within 7 dB of the best at its speed. The others rarely count.
 TRIED_PROMPTS, LEAST_SPEEDUP, MOST_BEHIND_DB = 4, 1.6, 7.0
 
@@ -53,7 +54,7 @@ class Log:
                 old.unlink()
 
     def note(self, label: str, **entry: Any) -> None:
-        """Keep a measurement, an error or the bytes of a setting."""
+        """Keep a measurement, an error or the bytes of an entrant."""
         with self._file.open("a") as lines:
             lines.write(json.dumps({"setting": label, **entry}) + "\n")
         self._take(label, entry)
@@ -89,45 +90,38 @@ class Log:
             self.points.setdefault(label, {})[entry.pop("prompt")] = entry
 
 
-class Job(NamedTuple):
-    """An image to draw under every setting."""
-
-    prompt: str
-    seed: int
-
-
 def measure(
     hosts: Mapping[str, Host],
-    settings: Sequence[Setting],
-    jobs: Sequence[Job],
+    entrants: Sequence[Entrant],
+    cases: Sequence[Case],
     log: Log,
     *,
     race: bool,
     lpips: Lpips | None,
     on_image: Callable[[str], None],
 ) -> None:
-    """Draw every job under every setting in turn, the order rotated by one from job to job.
+    """Draw every case under every entrant in turn, the order rotated by one from case to case.
 
     Args:
         hosts: By process; every process draws a reference of its own.
-        settings: What to measure; a setting that fails is noted and left out.
-        jobs: What to draw.
+        entrants: What to measure; an entrant that fails is noted and left out.
+        cases: What to draw.
         log: Takes the measurements; what it has is not drawn again.
-        race: Draw settings that can't matter on the first jobs only.
+        race: Draw entrants that can't matter on the first cases only.
         lpips: Judges too, where it is at hand.
         on_image: Hears what comes next.
     """
-    references = {process: Setting(process) for process in hosts}
-    running = [*references.values(), *settings]
-    for setting in running:
-        if setting.label in log.errors or len(log.points.get(setting.label, ())) == len(jobs):
+    references = {process: Entrant(process) for process in hosts}
+    running = [*references.values(), *entrants]
+    for entrant in running:
+        if entrant.label in log.errors or len(log.points.get(entrant.label, ())) == len(cases):
             continue
-        on_image(f"warm-up: {setting.label}")
-        peak = _attempt(setting, log, partial(hosts[setting.process].warm_up, setting, *jobs[0]))
+        on_image(f"warm-up: {entrant.label}")
+        peak = _attempt(entrant, log, partial(hosts[entrant.process].warm_up, entrant, *cases[0]))
         if peak is not None:
-            log.note(setting.label, peak_bytes=peak)
-    for number, job in enumerate(jobs):
-        running = [setting for setting in running if setting.label not in log.errors]
+            log.note(entrant.label, peak_bytes=peak)
+    for number, case in enumerate(cases):
+        running = [entrant for entrant in running if entrant.label not in log.errors]
         if race and number == TRIED_PROMPTS:
             running = worth_more(running, log)
         left = [s for s in running if number not in log.points.get(s.label, ())]
@@ -135,70 +129,70 @@ def measure(
             continue
         needed = [references[process] for process in {s.process for s in left}]
         turn = [s for s in running if s in left or s in needed]
-        drawn = _turn(turn, number, job, hosts, log, on_image)
-        for setting in left:
-            if setting.label in drawn:
-                reference = drawn[references[setting.process].label]
-                judged = _judged(drawn[setting.label], reference, lpips)
-                log.note(setting.label, prompt=number, **judged)
+        drawn = _turn(turn, number, case, hosts, log, on_image)
+        for entrant in left:
+            if entrant.label in drawn:
+                reference = drawn[references[entrant.process].label]
+                judged = _judged(drawn[entrant.label], reference, lpips)
+                log.note(entrant.label, prompt=number, **judged)
         if number < PICTURED:
             kept = {label: _picture(one) for label, one in drawn.items()}
             log.keep_pictures(number, log.pictures(number) | kept)
 
 
 def _turn(
-    turn: Sequence[Setting],
+    turn: Sequence[Entrant],
     number: int,
-    job: Job,
+    case: Case,
     hosts: Mapping[str, Host],
     log: Log,
     on_image: Callable[[str], None],
 ) -> dict[str, Drawn]:
-    """Draw one job under every setting, beginning with another one at each job."""
+    """Draw one case under every entrant, beginning with another one at each case."""
     drawn: dict[str, Drawn] = {}
     shift = number % len(turn)
-    for setting in [*turn[shift:], *turn[:shift]]:
-        on_image(setting.label)
-        one = _attempt(setting, log, partial(hosts[setting.process].shoot, setting, *job))
+    for entrant in [*turn[shift:], *turn[:shift]]:
+        on_image(entrant.label)
+        one = _attempt(entrant, log, partial(hosts[entrant.process].shoot, entrant, *case))
         if one is not None:
-            drawn[setting.label] = one
+            drawn[entrant.label] = one
     return drawn
 
 
-def _attempt(setting: Setting, log: Log, run: Callable[[], T]) -> T | None:
-    """Return what a setting does, None if it fails: what a peer raises is its result."""
+def _attempt(entrant: Entrant, log: Log, run: Callable[[], T]) -> T | None:
+    """Return what an entrant does, None if it fails: what a peer raises is its result."""
     try:
         return run()
     except Exception as error:
-        if setting.contender is None:
+        if entrant.contender is None:
             raise
-        log.note(setting.label, error=f"{type(error).__name__}: {error}"[:300])
+        log.note(entrant.label, error=f"{type(error).__name__}: {error}"[:300])
         return None
 
 
-def worth_more(running: Sequence[Setting], log: Log) -> list[Setting]:
-    """Choose the settings that may matter to the frontier, from the first prompts."""
+def worth_more(running: Sequence[Entrant], log: Log) -> list[Entrant]:
+    """Choose the entrants that may matter to the frontier, from the first prompts."""
 
-    def first(setting: Setting, name: str) -> list[float]:
-        return [log.points[setting.label][number][name] for number in range(TRIED_PROMPTS)]
+    def first(entrant: Entrant, name: str) -> list[float]:
+        return [log.points[entrant.label][number][name] for number in range(TRIED_PROMPTS)]
 
-    contenders = [setting for setting in running if setting.contender is not None]
+    contenders = [entrant for entrant in running if entrant.contender is not None]
     seconds = {
         s.label: float(
-            np.median(first(s, "seconds")) / np.median(first(Setting(s.process), "seconds"))
+            np.median(first(s, "seconds")) / np.median(first(Entrant(s.process), "seconds"))
         )
         for s in contenders
     }
     quality = {s.label: float(np.mean(first(s, "psnr_db"))) for s in contenders}
     points = [(seconds[s.label], quality[s.label]) for s in contenders]
     kept = [
-        setting
-        for setting in contenders
-        if 1 / seconds[setting.label] > LEAST_SPEEDUP
-        and quality[setting.label]
-        > interpolate_frontier(points, seconds[setting.label]) - MOST_BEHIND_DB
+        entrant
+        for entrant in contenders
+        if 1 / seconds[entrant.label] > LEAST_SPEEDUP
+        and quality[entrant.label]
+        > interpolate_frontier(points, seconds[entrant.label]) - MOST_BEHIND_DB
     ]
-    processes = {setting.process for setting in kept}
+    processes = {entrant.process for entrant in kept}
     return [s for s in running if s in kept or (s.contender is None and s.process in processes)]
 
 

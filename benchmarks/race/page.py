@@ -1,4 +1,4 @@
-"""Show the frontier: a table for the terminal, a picture, and a page that works offline."""
+"""Show the frontier as a page that works offline."""
 
 from __future__ import annotations
 
@@ -11,26 +11,17 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.race.frontiers import OURS, Row, curves
+from benchmarks.race.frontiers import OURS, FrontierLine, curves
+from benchmarks.race.sheet import COLORS, cells_of
 from ditcache_rl.errors import ConfigError
 
-#: Speed-ups at which images are shown, as near as there are settings.
+#: Speed-ups at which images are shown, as near as there are entrants.
 SHOWN_SPEEDUPS = (2.0, 3.0)
 #: How much stronger differences are drawn than they are.
 AMPLIFIED = 8
 #: Sides of the images on the page.
 _MOST_PX = 192
-#: One hue per kind of contender, ours strong; lines of a kind differ by marker and dash.
-_COLORS = {
-    "fewer-steps": "#5c5c5c",
-    "peer": "#b5651d",
-    "heuristic": "#7a9cc6",
-    "static": "#c8102e",
-    "learned": "#7b1fa2",
-}
 _KINDS = {
     "fewer-steps": "fewer steps, other solvers",
     "peer": "packages",
@@ -39,9 +30,7 @@ _KINDS = {
     "learned": "ours, learned",
 }
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "pentagon")
-_PNG_MARKERS = "osD^vX*p"
 _DASHES = ("solid", "dash", "dot", "dashdot")
-
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1180px; padding: 1.5rem;
@@ -58,77 +47,9 @@ table.strips img { image-rendering: pixelated; width: 96px; height: auto; displa
 """
 
 
-def show(rows: Sequence[Row], console: Console) -> None:
-    """Print a line per setting."""
-    sheet = Table(title="speed-up and quality against the reference")
-    for title in ("contender", "setting"):
-        sheet.add_column(title)
-    for title in ("n", "executed", "speed-up", "PSNR dB", "p5", "SSIM", "cache MiB"):
-        sheet.add_column(title, justify="right")
-    for row in rows:
-        if row["error"] is not None:
-            sheet.add_row(row["contender"], f"{row['value']}", "0", row["error"][:60], style="dim")
-        else:
-            sheet.add_row(*_cells(row), style="bold" if row["family"] in OURS else None)
-    console.print(sheet)
-
-
-def _cells(row: Row) -> list[str]:
-    psnr, ssim = row["psnr_db"] or {}, row["ssim"] or {}
-    return [
-        row["contender"],
-        f"{row['knob']} {row['value']}".strip(),
-        str(row["n"]),
-        _form(row["executed_share"], ".0%"),
-        _form(row["speedup"], ".2f"),
-        _form(psnr.get("mean"), ".2f"),
-        _form(psnr.get("p5"), ".2f"),
-        _form(ssim.get("mean"), ".4f"),
-        _form((row["cache_bytes"] or 0) / 2**20, ".2f"),
-    ]
-
-
-def _form(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def write_png(path: Path, rows: Sequence[Row], images: int, steps: int) -> None:
-    """Draw mean PSNR against measured speed-up, one line per contender, into a PNG file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 5.6), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for place, (name, curve) in enumerate(curves(rows).items()):
-        family = curve[0]["family"]
-        own = family in OURS
-        axes.plot(
-            np.array([row["speedup"] for row in curve], dtype=float),
-            [(row["psnr_db"] or {})["mean"] for row in curve],
-            color=_COLORS[family],
-            marker=_PNG_MARKERS[place % len(_PNG_MARKERS)],
-            markersize=6 if own else 3.5,
-            linewidth=2.6 if own else 0.9,
-            linestyle=("-", "--", ":", "-.")[place // len(_PNG_MARKERS) % 4],
-            zorder=3 if own else 2,
-            label=name,
-        )
-    axes.set_xscale("log")
-    ticks = [1, 1.5, 2, 3, 4.5, 6, 8]
-    axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("measured speed-up of the pipeline call")
-    axes.set_ylabel("mean PSNR against the reference (dB)")
-    axes.set_title(f"{images} images, {steps} steps, batch 1", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
-
-
 def write_page(
     path: Path,
-    rows: Sequence[Row],
+    lines: Sequence[FrontierLine],
     figures: Mapping[str, float],
     details: Mapping[str, Any],
     pictures: Sequence[Mapping[str, Any]],
@@ -151,14 +72,14 @@ def write_page(
         f"<title>Frontier: {html.escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>Quality against measured speed-up</h1><p class='facts'>{html.escape(title)}. {facts}",
         "</p>",
-        _plot(rows),
+        _plot(lines),
         "<h2>Figures</h2>",
         _figures(figures),
         "<h2>All settings</h2>",
-        _table(rows),
+        _table(lines),
         f"<h2>Images: nearest to 2x and 3x, differences x {AMPLIFIED}</h2>",
         *(
-            _strips(rows, kept, prompt)
+            _strips(lines, kept, prompt)
             for kept, prompt in zip(pictures, details["prompts"], strict=False)
         ),
         "</body></html>",
@@ -167,7 +88,7 @@ def write_page(
     path.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _plot(rows: Sequence[Row]) -> str:
+def _plot(lines: Sequence[FrontierLine]) -> str:
     try:
         import plotly.graph_objects as go
     except ImportError as error:
@@ -177,14 +98,14 @@ def _plot(rows: Sequence[Row]) -> str:
         ) from error
     figure = go.Figure()
     seen: set[str] = set()
-    for place, (name, curve) in enumerate(curves(rows).items()):
+    for place, (name, curve) in enumerate(curves(lines).items()):
         family = curve[0]["family"]
         own = family in OURS
-        means = [(row["psnr_db"] or {})["mean"] for row in curve]
-        ends = [(row["psnr_db"] or {})["ci95"] for row in curve]
+        means = [(line["psnr_db"] or {})["mean"] for line in curve]
+        ends = [(line["psnr_db"] or {})["ci95"] for line in curve]
         figure.add_trace(
             go.Scatter(
-                x=[row["speedup"] for row in curve],
+                x=[line["speedup"] for line in curve],
                 y=means,
                 error_y={
                     "type": "data",
@@ -199,12 +120,12 @@ def _plot(rows: Sequence[Row]) -> str:
                 legendgroup=family,
                 legendgrouptitle_text=None if family in seen else _KINDS[family],
                 line={
-                    "color": _COLORS[family],
+                    "color": COLORS[family],
                     "width": 3.5 if own else 1.3,
                     "dash": _DASHES[place // len(_MARKERS) % 4],
                 },
                 marker={"symbol": _MARKERS[place % len(_MARKERS)], "size": 9 if own else 6},
-                customdata=[_cells(row) for row in curve],
+                customdata=[cells_of(line) for line in curve],
                 hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{x:.2f}x, %{y:.2f} dB"
                 "<br>p5 %{customdata[6]} dB, SSIM %{customdata[7]}<br>executed %{customdata[3]}, "
                 "cache %{customdata[8]} MiB, n = %{customdata[2]}<extra></extra>",
@@ -246,55 +167,55 @@ def _figures(figures: Mapping[str, float]) -> str:
     return f"<div class='scroll'><table style='width:auto'>{cells}</table></div>"
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(lines: Sequence[FrontierLine]) -> str:
     titles = ("contender", "setting", "n", "executed", "speed-up", "PSNR dB", "p5", "SSIM", "MiB")
-    lines = [
+    markup = [
         "".join(f"<th class='{'left' if n < 2 else ''}'>{t}</th>" for n, t in enumerate(titles))
     ]
-    for row in rows:
-        if row["error"] is not None:
-            lines.append(
-                f"<td>{html.escape(row['contender'])}</td><td class='left'>{row['value']}</td>"
-                f"<td class='error' colspan='7'>{html.escape(row['error'])}</td>"
+    for line in lines:
+        if line["error"] is not None:
+            markup.append(
+                f"<td>{html.escape(line['contender'])}</td><td class='left'>{line['value']}</td>"
+                f"<td class='error' colspan='7'>{html.escape(line['error'])}</td>"
             )
             continue
-        cells = [html.escape(cell) for cell in _cells(row)]
+        cells = [html.escape(cell) for cell in cells_of(line)]
         left = f"<td>{cells[0]}</td><td class='left'>{cells[1]}</td>"
-        lines.append(left + "".join(f"<td>{cell}</td>" for cell in cells[2:]))
-    kinds = [False, *(row["family"] in OURS for row in rows)]
+        markup.append(left + "".join(f"<td>{cell}</td>" for cell in cells[2:]))
+    kinds = [False, *(line["family"] in OURS for line in lines)]
     body = "".join(
-        f"<tr class='{'ours' if own else ''}'>{line}</tr>"
-        for own, line in zip(kinds, lines, strict=True)
+        f"<tr class='{'ours' if own else ''}'>{piece}</tr>"
+        for own, piece in zip(kinds, markup, strict=True)
     )
     return f"<div class='scroll'><table>{body}</table></div>"
 
 
-def _strips(rows: Sequence[Row], pictures: Mapping[str, Any], prompt: str) -> str:
-    """Lay out one prompt: a line per contender with two images and their differences."""
-    lines = []
-    for name, curve in curves(rows).items():
+def _strips(lines: Sequence[FrontierLine], pictures: Mapping[str, Any], prompt: str) -> str:
+    """Lay out one prompt: a piece per contender with two images and their differences."""
+    markup = []
+    for name, curve in curves(lines).items():
         reference = pictures.get(f"reference, {curve[0]['process']}")
         if reference is None:
             continue
         cells = [f"<td class='left'>{html.escape(name)}</td>", _cell(reference, "reference")]
         for wanted in SHOWN_SPEEDUPS:
-            row = min(curve, key=lambda one: abs((one["speedup"] or 0) - wanted))
-            image = pictures.get(label_of(row))
+            line = min(curve, key=lambda one: abs((one["speedup"] or 0) - wanted))
+            image = pictures.get(label_of(line))
             if image is None:
                 continue
             distance = np.abs(image.astype(int) - reference.astype(int)) * AMPLIFIED
-            cells.append(_cell(image, f"{row['value']}: {row['speedup']:.2f}x"))
+            cells.append(_cell(image, f"{line['value']}: {line['speedup']:.2f}x"))
             cells.append(_cell(distance.clip(0, 255).astype(np.uint8), "difference"))
-        lines.append("<tr>" + "".join(cells) + "</tr>")
+        markup.append("<tr>" + "".join(cells) + "</tr>")
     return (
         f"<p>{html.escape(prompt)}</p><div class='scroll'><table class='strips' "
-        f"style='width:auto'>{''.join(lines)}</table></div>"
+        f"style='width:auto'>{''.join(markup)}</table></div>"
     )
 
 
-def label_of(row: Row) -> str:
-    """Return the label of a row's setting."""
-    return f"{row['contender']}, {row['knob']} {row['value']}"
+def label_of(line: FrontierLine) -> str:
+    """Return the label of a line's entrant."""
+    return f"{line['contender']}, {line['knob']} {line['value']}"
 
 
 def _cell(image: Any, caption: str) -> str:

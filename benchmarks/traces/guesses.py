@@ -17,7 +17,7 @@ _TOGETHER = 2
 _RATE = 0.05
 
 
-class Visit(NamedTuple):
+class SiteVisit(NamedTuple):
     """A visit of a site by a request."""
 
     request: int
@@ -46,7 +46,7 @@ def kind_schedule(kind: int, seed: int) -> Modes:
     return modes
 
 
-def mixed_trace(requests: int, seed: int) -> list[Visit]:
+def mixed_trace(requests: int, seed: int) -> list[SiteVisit]:
     """Interleave requests of three kinds, step by step."""
     kinds = np.random.default_rng(seed).integers(3, size=requests)
     visits = []
@@ -54,7 +54,7 @@ def mixed_trace(requests: int, seed: int) -> list[Visit]:
         group = range(first, min(first + _TOGETHER, requests))
         tables = {r: kind_schedule(int(kinds[r]), seed * requests + r) for r in group}
         visits += [
-            Visit(r, int(kinds[r]), step, site, bool(tables[r][step, site] != Mode.COMPUTE))
+            SiteVisit(r, int(kinds[r]), step, site, bool(tables[r][step, site] != Mode.COMPUTE))
             for step in range(STEPS)
             for r in group
             for site in range(SITES)
@@ -62,7 +62,7 @@ def mixed_trace(requests: int, seed: int) -> list[Visit]:
     return visits
 
 
-def habit_chances(visits: list[Visit]) -> list[float]:
+def habit_chances(visits: list[SiteVisit]) -> list[float]:
     """Guess as the store does: from this request alone."""
     habits: dict[tuple[int, int], Habit] = defaultdict(Habit)
     found = []
@@ -73,7 +73,7 @@ def habit_chances(visits: list[Visit]) -> list[float]:
     return found
 
 
-def counted_chances(visits: list[Visit], own: list[float]) -> list[float]:
+def counted_chances(visits: list[SiteVisit], own: list[float]) -> list[float]:
     """Count reads by kind, site and age over all requests; where little is known, `own` counts."""
     counts: dict[tuple[int, int, int], tuple[int, int]] = {}
     ages: dict[tuple[int, int], int] = {}
@@ -90,7 +90,7 @@ def counted_chances(visits: list[Visit], own: list[float]) -> list[float]:
     return found
 
 
-def regressed_chances(visits: list[Visit], own: list[float]) -> list[float]:
+def regressed_chances(visits: list[SiteVisit], own: list[float]) -> list[float]:
     """Learn a logistic regression, one gradient step per visit."""
     weights = np.zeros((3, SITES, 5))
     weights[..., 1] = 1.0  # begins with `own`
@@ -114,7 +114,9 @@ def _sigmoid(value: float) -> float:
     return float(1 / (1 + np.exp(-np.clip(value, -30, 30))))
 
 
-def hit_rate(visits: list[Visit], chances: list[float], ahead: list[int], share: float) -> float:
+def hit_rate(
+    visits: list[SiteVisit], chances: list[float], ahead: list[int], share: float
+) -> float:
     """Replay visits on one tier whose entries are worth their chance per distance.
 
     What a request leaves behind is freed when it ends, as the store does.
@@ -159,7 +161,7 @@ def hit_rates(requests: int, seed: int, share: float) -> dict[str, float]:
     }
 
 
-def _ahead(visits: list[Visit]) -> tuple[list[int], list[int]]:
+def _ahead(visits: list[SiteVisit]) -> tuple[list[int], list[int]]:
     """Return where each entry is visited next, and where it is read before it is written."""
     visited, read = [-1] * len(visits), [-1] * len(visits)
     coming: dict[tuple[int, int], int] = {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from benchmarks.traces.simulator import RULES, Access, schedule_trace, simulate
@@ -96,3 +97,19 @@ def store_rate(modes: Modes, *, known: bool) -> float:
     stats = cache.stats
     cache.close()
     return stats.device_hits / stats.hits
+
+
+def mean_rates(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Average hit rates name by name."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def rates_table(rates: dict[str, dict[str, float]]) -> Table:
+    """Lay out hit rates by rule and trace."""
+    built = Table(title="hits of a device tier for half of the entries", title_justify="left")
+    built.add_column("rule")
+    for trace in rates:
+        built.add_column(trace, justify="right")
+    for rule in next(iter(rates.values())):
+        built.add_row(rule, *(f"{100 * row[rule]:.1f} %" for row in rates.values()))
+    return built

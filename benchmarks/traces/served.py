@@ -38,7 +38,7 @@ class Kind(NamedTuple):
     """(arms + 1, repeats) of a pipeline call; the last row is full compute."""
 
 
-class Replay(NamedTuple):
+class Served(NamedTuple):
     """What became of a trace."""
 
     arm: NDArray[np.int64]
@@ -97,7 +97,7 @@ def trace(kinds: list[Kind], shares: list[float], length: int, seed: int) -> lis
     return [(int(kind), int(rng.integers(kinds[kind].psnr_db.shape[1]))) for kind in chosen]
 
 
-def replay(kinds: list[Kind], requests: list[tuple[int, int]], bandit: Bandit, seed: int) -> Replay:
+def replay(kinds: list[Kind], requests: list[tuple[int, int]], bandit: Bandit, seed: int) -> Served:
     """Serve a trace under a bandit."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -115,7 +115,7 @@ def replay(kinds: list[Kind], requests: list[tuple[int, int]], bandit: Bandit, s
         extra = sum(times[a] for a in {*turn.audited, full} - {arm}) if turn.audited else 0.0
         quality = 60.0 if turn.arm is None else kind.psnr_db[arm, prompt]
         rows.append((arm, quality, times[arm], extra, bool(turn.audited)))
-    return Replay(*(np.array(column) for column in zip(*rows, strict=True)))
+    return Served(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def fixed(

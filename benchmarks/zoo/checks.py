@@ -26,7 +26,7 @@ class Interrupted(Exception):
     """Comes from outside in the middle of a call."""
 
 
-class Findings(NamedTuple):
+class Examined(NamedTuple):
     """What a unit is made of, and which checks it passed."""
 
     denoisers: str
@@ -46,7 +46,7 @@ class Findings(NamedTuple):
         return all(self.checks.values())
 
 
-def examine(unit: Unit, *, seed: int = 0) -> Findings:
+def examine(unit: Unit, *, seed: int = 0) -> Examined:
     """Run all checks on a unit; what goes wrong inside of one is its exception."""
     pipe, seeds = unit.pipe, [1]
     with counted(pipe) as plain_calls:
@@ -89,7 +89,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Findings:
         gaps, share = row_gaps(unit), rounding(unit)
         checks["rows_as_alone"] = share <= ROUNDING and gaps.mean <= NOISE
         checks["rows_see_no_others"] = blind(unit)
-    return Findings(*findings, log.branches, gaps, share, checks)
+    return Examined(*findings, log.branches, gaps, share, checks)
 
 
 def scheduled(logs: list[RequestLog], unit: Unit) -> Any:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from benchmarks.harness.play import play, swept
+from benchmarks.trees.predictors import auc, predictors
 from benchmarks.trees.table import SCHEMA_VERSION, STEPS, Half, Table, decode, read_tables
 from benchmarks.trees.tree import tree_schedules
-from benchmarks.trees.yardstick import TableBoard, Yardstick, _auc, play, predictors, swept
+from benchmarks.trees.yardstick import TableBoard, Yardstick
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import EveryK, TeaCache
 from ditcache_rl.errors import ArtifactError
@@ -108,8 +110,8 @@ def test_features_are_ranked_on_one_half_and_judged_on_the_other(
 def test_the_area_under_the_curve_is_the_chance_of_the_right_order() -> None:
     values = np.array([0.1, 0.4, 0.35, 0.8], dtype=np.float32)
 
-    assert _auc(values, np.array([False, False, True, True])) == 0.75
-    assert _auc(values, np.array([True] * 4)) == 0.5
+    assert auc(values, np.array([False, False, True, True])) == 0.75
+    assert auc(values, np.array([True] * 4)) == 0.5
 
 
 def test_latents_are_decoded_as_the_pipeline_does(board: Board) -> None:

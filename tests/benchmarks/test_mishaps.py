@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.mishaps import damage, faults, folders, late, machine, processes, requests, threads
 from benchmarks.mishaps.children import Child
-from benchmarks.mishaps.outcome import CRASH, STALE, Beat, Case, Findings, no_beat
+from benchmarks.mishaps.outcome import CRASH, STALE, Beat, Findings, Mishap, no_beat
 
-AMOUNTS: dict[Case, int] = {
+AMOUNTS: dict[Mishap, int] = {
     machine.against_dict: 500,
     damage.flipped_bits: 40,
     damage.swapped_blocks: 12,
@@ -32,7 +32,7 @@ AMOUNTS: dict[Case, int] = {
 
 
 @pytest.mark.parametrize("case", AMOUNTS, ids=lambda case: case.__name__)
-def test_nothing_goes_wrong(case: Case, tmp_path: Path) -> None:
+def test_nothing_goes_wrong(case: Mishap, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o700)
 

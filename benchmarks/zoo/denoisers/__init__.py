@@ -20,18 +20,20 @@ from benchmarks.zoo.denoisers import (
     unet,
     video_cross,
     video_joint,
+    video_wan,
 )
-from benchmarks.zoo.denoisers.row import TEXT, WIDTH, Denoiser
+from benchmarks.zoo.denoisers.row import TEXT, WIDTH, Specimen
 
-__all__ = ["DENOISERS", "TEXT", "WIDTH", "Denoiser", "build", "enliven", "fit"]
+__all__ = ["DENOISERS", "TEXT", "WIDTH", "Specimen", "build", "enliven", "fit"]
 
-DENOISERS: dict[str, Denoiser] = {
+DENOISERS: dict[str, Specimen] = {
     **flux.ROWS,
     **image_double.ROWS,
     **image_single.ROWS,
     **image_cross.ROWS,
     **video_joint.ROWS,
     **video_cross.ROWS,
+    **video_wan.ROWS,
     **audio.ROWS,
     **unet.ROWS,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.zoo.denoisers.row import TEXT, WIDTH, Denoiser, masked
+from benchmarks.zoo.denoisers.row import TEXT, WIDTH, Specimen, masked
 from benchmarks.zoo.draws import Draw
 
 
@@ -36,8 +36,8 @@ def _ace(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     }
 
 
-ROWS: dict[str, Denoiser] = {
-    "StableAudioDiTModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "StableAudioDiTModel": Specimen(
         {
             "sample_size": 4,
             "in_channels": 4,
@@ -55,7 +55,7 @@ ROWS: dict[str, Denoiser] = {
         _stable_audio,
         scale=1e-3,
     ),
-    "StableAudio3DiTModel": Denoiser(
+    "StableAudio3DiTModel": Specimen(
         {
             "io_channels": 4,
             "embed_dim": 32,
@@ -73,7 +73,7 @@ ROWS: dict[str, Denoiser] = {
         _stable_audio3,
         scale=1e-3,
     ),
-    "LongCatAudioDiTTransformer": Denoiser(
+    "LongCatAudioDiTTransformer": Specimen(
         {
             "dit_dim": 64,
             "dit_depth": 2,
@@ -86,7 +86,7 @@ ROWS: dict[str, Denoiser] = {
         _longcat_audio,
         scale=1e-3,
     ),
-    "MiniMaxMusic3Transformer1DModel": Denoiser(
+    "MiniMaxMusic3Transformer1DModel": Specimen(
         {
             "in_channels": 4,
             "condition_dim": WIDTH,
@@ -101,7 +101,7 @@ ROWS: dict[str, Denoiser] = {
         lambda d, n, m: {"encoder_hidden_states": d.normal(n, WIDTH)},
         scale=1e-3,
     ),
-    "AceStepTransformer1DModel": Denoiser(
+    "AceStepTransformer1DModel": Specimen(
         {
             "hidden_size": 32,
             "intermediate_size": 64,

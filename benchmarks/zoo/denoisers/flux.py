@@ -12,8 +12,8 @@ from benchmarks.zoo.denoisers.row import (
     TEXT,
     TOKENS,
     WIDTH,
-    Denoiser,
     Inputs,
+    Specimen,
     guidance,
     pooled,
 )
@@ -49,20 +49,20 @@ _FLUX: dict[str, Any] = {
     "axes_dims_rope": (4, 6, 6),
 }
 
-ROWS: dict[str, Denoiser] = {
-    "FluxTransformer2DModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "FluxTransformer2DModel": Specimen(
         {**_FLUX, "pooled_projection_dim": 32},
         TOKENS,
         _with_ids(32, pooled=pooled(32)),
         scale=1e-3,
     ),
-    "Flux2Transformer2DModel": Denoiser(
+    "Flux2Transformer2DModel": Specimen(
         {**_FLUX, "axes_dims_rope": (4, 4, 4, 4)},
         TOKENS,
         _with_ids(32, 4, guidance=guidance(4.0)),
         scale=1e-3,
     ),
-    "ChromaTransformer2DModel": Denoiser(
+    "ChromaTransformer2DModel": Specimen(
         {
             **_FLUX,
             "axes_dims_rope": (4, 4, 8),
@@ -74,13 +74,13 @@ ROWS: dict[str, Denoiser] = {
         _with_ids(32),
         scale=1e-3,
     ),
-    "BriaTransformer2DModel": Denoiser(
+    "BriaTransformer2DModel": Specimen(
         {**_FLUX, "attention_head_dim": 8, "axes_dims_rope": [0, 4, 4]},
         TOKENS,
         _with_ids(32),
         scale=1e-3,
     ),
-    "BriaFiboTransformer2DModel": Denoiser(
+    "BriaFiboTransformer2DModel": Specimen(
         {
             **_FLUX,
             "attention_head_dim": 8,
@@ -91,7 +91,7 @@ ROWS: dict[str, Denoiser] = {
         _with_ids(32, layers=_fibo),
         scale=1e-3,
     ),
-    "BriaFibo2Transformer2DModel": Denoiser(
+    "BriaFibo2Transformer2DModel": Specimen(
         {
             "in_channels": 4,
             "patch_size": 2,
@@ -114,7 +114,7 @@ ROWS: dict[str, Denoiser] = {
         lambda d, n, m: {"encoder_hidden_states": d.normal(2, TEXT, 24)},
         scale=1e-3,
     ),
-    "Flux3Transformer2DModel": Denoiser(
+    "Flux3Transformer2DModel": Specimen(
         {
             "in_channels": 4,
             "cond_in_channels": 4,
@@ -130,13 +130,13 @@ ROWS: dict[str, Denoiser] = {
         _with_ids(WIDTH, 4),
         scale=1e-3,
     ),
-    "OvisImageTransformer2DModel": Denoiser(
+    "OvisImageTransformer2DModel": Specimen(
         {**_FLUX, "axes_dims_rope": (4, 4, 8), "out_channels": 4},
         TOKENS,
         _with_ids(32),
         scale=1e-3,
     ),
-    "LongCatImageTransformer2DModel": Denoiser(
+    "LongCatImageTransformer2DModel": Specimen(
         {**_FLUX, "pooled_projection_dim": 32, "axes_dims_rope": [4, 6, 6]},
         TOKENS,
         _with_ids(32),

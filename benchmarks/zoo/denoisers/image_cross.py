@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.zoo.denoisers.row import IMAGE, TEXT, WIDTH, Denoiser, masked, qwen, text
+from benchmarks.zoo.denoisers.row import IMAGE, TEXT, WIDTH, Specimen, masked, qwen, text
 from benchmarks.zoo.draws import Draw
 
 
@@ -42,8 +42,8 @@ def _class_labels(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     return {"class_labels": d.integers(8)}
 
 
-ROWS: dict[str, Denoiser] = {
-    "DiTTransformer2DModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "DiTTransformer2DModel": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 8,
@@ -57,7 +57,7 @@ ROWS: dict[str, Denoiser] = {
         _class_labels,
         integers=True,
     ),
-    "HunyuanDiT2DModel": Denoiser(
+    "HunyuanDiT2DModel": Specimen(
         {
             "sample_size": 8,
             "patch_size": 2,
@@ -75,7 +75,7 @@ ROWS: dict[str, Denoiser] = {
         IMAGE,
         _hunyuan_dit,
     ),
-    "LuminaNextDiT2DModel": Denoiser(
+    "LuminaNextDiT2DModel": Specimen(
         {
             "sample_size": 16,
             "patch_size": 2,
@@ -92,7 +92,7 @@ ROWS: dict[str, Denoiser] = {
         _lumina_next,
         scale=1e-3,
     ),
-    "PRXTransformer2DModel": Denoiser(
+    "PRXTransformer2DModel": Specimen(
         {
             "in_channels": 4,
             "patch_size": 2,
@@ -106,7 +106,7 @@ ROWS: dict[str, Denoiser] = {
         text(),
         scale=1e-3,
     ),
-    "PixArtTransformer2DModel": Denoiser(
+    "PixArtTransformer2DModel": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 8,
@@ -121,7 +121,7 @@ ROWS: dict[str, Denoiser] = {
             masked(8)(d, n, m) | {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
         ),
     ),
-    "PriorTransformer": Denoiser(
+    "PriorTransformer": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 4,
@@ -133,7 +133,7 @@ ROWS: dict[str, Denoiser] = {
         lambda n: (8,),
         _prior,
     ),
-    "SanaTransformer2DModel": Denoiser(
+    "SanaTransformer2DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,
@@ -149,7 +149,7 @@ ROWS: dict[str, Denoiser] = {
         IMAGE,
         masked(8),
     ),
-    "Transformer2DModel": Denoiser(
+    "Transformer2DModel": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 8,
@@ -161,7 +161,7 @@ ROWS: dict[str, Denoiser] = {
         IMAGE,
         text(),
     ),
-    "DreamLiteTransformer2DModel": Denoiser(
+    "DreamLiteTransformer2DModel": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 8,
@@ -173,7 +173,7 @@ ROWS: dict[str, Denoiser] = {
         IMAGE,
         text(),
     ),
-    "NucleusMoEImageTransformer2DModel": Denoiser(
+    "NucleusMoEImageTransformer2DModel": Specimen(
         {
             "patch_size": 2,
             "in_channels": 16,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.zoo.denoisers.row import IMAGE, TEXT, WIDTH, Denoiser, masked, pooled, qwen, text
+from benchmarks.zoo.denoisers.row import IMAGE, TEXT, WIDTH, Specimen, masked, pooled, qwen, text
 from benchmarks.zoo.draws import Draw
 
 
@@ -69,8 +69,8 @@ _COGVIEW: dict[str, Any] = {
     "condition_dim": 4,
 }
 
-ROWS: dict[str, Denoiser] = {
-    "AuraFlowTransformer2DModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "AuraFlowTransformer2DModel": Specimen(
         {
             "sample_size": 32,
             "patch_size": 2,
@@ -87,11 +87,11 @@ ROWS: dict[str, Denoiser] = {
         text(),
         scale=1e-3,
     ),
-    "CogView3PlusTransformer2DModel": Denoiser(
+    "CogView3PlusTransformer2DModel": Specimen(
         {**_COGVIEW, "pos_embed_max_size": 16, "sample_size": 8}, IMAGE, _sizes
     ),
-    "CogView4Transformer2DModel": Denoiser(_COGVIEW, IMAGE, _sizes),
-    "GlmImageTransformer2DModel": Denoiser(
+    "CogView4Transformer2DModel": Specimen(_COGVIEW, IMAGE, _sizes),
+    "GlmImageTransformer2DModel": Specimen(
         {
             "patch_size": 2,
             "in_channels": 4,
@@ -107,7 +107,7 @@ ROWS: dict[str, Denoiser] = {
         IMAGE,
         _glm,
     ),
-    "HiDreamImageTransformer2DModel": Denoiser(
+    "HiDreamImageTransformer2DModel": Specimen(
         {
             "patch_size": 2,
             "in_channels": 4,
@@ -129,7 +129,7 @@ ROWS: dict[str, Denoiser] = {
         _hidream,
         timestep="timesteps",
     ),
-    "HunyuanImageTransformer2DModel": Denoiser(
+    "HunyuanImageTransformer2DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,
@@ -144,9 +144,9 @@ ROWS: dict[str, Denoiser] = {
         IMAGE,
         masked(boolean=False),
     ),
-    "JoyImageEditTransformer3DModel": Denoiser(_JOY, lambda n: (4, 1, n, n), text()),
-    "JoyImageEditPlusTransformer3DModel": Denoiser(_JOY, lambda n: (n * n, 4, 1, 2, 2), _joy_plus),
-    "QwenImageTransformer2DModel": Denoiser(
+    "JoyImageEditTransformer3DModel": Specimen(_JOY, lambda n: (4, 1, n, n), text()),
+    "JoyImageEditPlusTransformer3DModel": Specimen(_JOY, lambda n: (n * n, 4, 1, 2, 2), _joy_plus),
+    "QwenImageTransformer2DModel": Specimen(
         {
             "patch_size": 2,
             "in_channels": 16,
@@ -161,7 +161,7 @@ ROWS: dict[str, Denoiser] = {
         qwen,
         scale=1e-3,
     ),
-    "SD3Transformer2DModel": Denoiser(
+    "SD3Transformer2DModel": Specimen(
         {
             "sample_size": 32,
             "patch_size": 2,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.zoo.denoisers.row import IMAGE, TEXT, TOKENS, WIDTH, Denoiser, masked
+from benchmarks.zoo.denoisers.row import IMAGE, TEXT, TOKENS, WIDTH, Specimen, masked
 from benchmarks.zoo.draws import Draw, grid
 
 
@@ -60,8 +60,8 @@ def _z_image(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     return {"cap_feats": list(d.normal(TEXT, WIDTH))}
 
 
-ROWS: dict[str, Denoiser] = {
-    "ErnieImageTransformer2DModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "ErnieImageTransformer2DModel": Specimen(
         {
             "hidden_size": 16,
             "num_attention_heads": 1,
@@ -78,7 +78,7 @@ ROWS: dict[str, Denoiser] = {
             "text_lens": d.full(float(TEXT)).long(),
         },
     ),
-    "Ideogram4Transformer2DModel": Denoiser(
+    "Ideogram4Transformer2DModel": Specimen(
         {
             "in_channels": 4,
             "num_layers": 2,
@@ -94,7 +94,7 @@ ROWS: dict[str, Denoiser] = {
         _ideogram,
         scale=1e-3,
     ),
-    "Krea2Transformer2DModel": Denoiser(
+    "Krea2Transformer2DModel": Specimen(
         {
             "in_channels": 4,
             "num_layers": 2,
@@ -116,7 +116,7 @@ ROWS: dict[str, Denoiser] = {
         _krea,
         scale=1e-3,
     ),
-    "Lumina2Transformer2DModel": Denoiser(
+    "Lumina2Transformer2DModel": Specimen(
         {
             "sample_size": 16,
             "patch_size": 2,
@@ -135,7 +135,7 @@ ROWS: dict[str, Denoiser] = {
         masked(32),
         scale=1e-3,
     ),
-    "OmniGenTransformer2DModel": Denoiser(
+    "OmniGenTransformer2DModel": Specimen(
         {
             "hidden_size": 16,
             "num_attention_heads": 4,
@@ -152,7 +152,7 @@ ROWS: dict[str, Denoiser] = {
         _omnigen,
         scale=1e-3,
     ),
-    "QwenImage21Transformer2DModel": Denoiser(
+    "QwenImage21Transformer2DModel": Specimen(
         {
             "patch_size": 1,
             "in_channels": 4,
@@ -169,7 +169,7 @@ ROWS: dict[str, Denoiser] = {
         scale=1e-3,
         tail=True,
     ),
-    "ZImageTransformer2DModel": Denoiser(
+    "ZImageTransformer2DModel": Specimen(
         {
             "in_channels": 4,
             "dim": 32,

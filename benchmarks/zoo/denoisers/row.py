@@ -18,7 +18,7 @@ TEXT, WIDTH = 6, 16
 
 
 @dataclass(frozen=True, slots=True)
-class Denoiser:
+class Specimen:
     """How to build and call one class.
 
     Attributes:

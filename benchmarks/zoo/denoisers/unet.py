@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.zoo.denoisers.row import IMAGE, TEXT, VIDEO, Denoiser, text
+from benchmarks.zoo.denoisers.row import IMAGE, TEXT, VIDEO, Specimen, text
 from benchmarks.zoo.draws import Draw
 
 
@@ -36,8 +36,8 @@ _UNET: dict[str, Any] = {
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
 }
 
-ROWS: dict[str, Denoiser] = {
-    "UNetMotionModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "UNetMotionModel": Specimen(
         {
             "block_out_channels": (16, 32, 32),
             "down_block_types": (
@@ -61,8 +61,8 @@ ROWS: dict[str, Denoiser] = {
         _per_frame,
         latents="sample",
     ),
-    "UNet2DConditionModel": Denoiser(_UNET, IMAGE, text(32), latents="sample"),
-    "UNet2DConditionModel (SDXL)": Denoiser(
+    "UNet2DConditionModel": Specimen(_UNET, IMAGE, text(32), latents="sample"),
+    "UNet2DConditionModel (SDXL)": Specimen(
         {
             **_UNET,
             "transformer_layers_per_block": (1, 1, 2),
@@ -74,7 +74,7 @@ ROWS: dict[str, Denoiser] = {
         _sdxl,
         latents="sample",
     ),
-    "UNetSpatioTemporalConditionModel": Denoiser(
+    "UNetSpatioTemporalConditionModel": Specimen(
         {
             **{
                 k: v for k, v in _UNET.items() if k not in ("norm_num_groups", "attention_head_dim")

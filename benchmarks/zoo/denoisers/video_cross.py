@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.zoo.denoisers.row import TEXT, VIDEO, WIDTH, Denoiser, masked, text
+from benchmarks.zoo.denoisers.row import TEXT, VIDEO, WIDTH, Specimen, masked, text
+from benchmarks.zoo.denoisers.video_wan import _WAN
 from benchmarks.zoo.draws import Draw
 
 
@@ -73,23 +74,6 @@ def _allegro(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     }
 
 
-def _animate(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
-    return {
-        "encoder_hidden_states": d.normal(TEXT, WIDTH),
-        "encoder_hidden_states_image": d.normal(TEXT, WIDTH),
-        "pose_hidden_states": d.normal(4, 20, n, n),
-        "face_pixel_values": d.normal(3, 77, 16, 16),
-    }
-
-
-def _vace(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
-    return text()(d, n, m) | {"control_hidden_states": d.normal(12, 2, n, n)}
-
-
-def _anyflow(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
-    return text()(d, n, m) | {"r_timestep": d.full(250.0, 2)}
-
-
 def _camera(d: Draw, n: int, m: nn.Module) -> dict[str, Any]:
     poses = torch.eye(4).repeat(2, 1, 1)
     poses[1, 0, 3] = 0.1  # the second frame is seen from a step to the side
@@ -110,20 +94,6 @@ def _refiner(d: Draw, n: int, m: Any) -> dict[str, Any]:
     return masked(boolean=False)(d, n, m) | {"video_rotary_emb": rope}
 
 
-_WAN: dict[str, Any] = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": WIDTH,
-    "freq_dim": 256,
-    "ffn_dim": 32,
-    "num_layers": 3,
-    "rope_max_seq_len": 32,
-}
-
-
 _LTX: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
@@ -133,8 +103,6 @@ _LTX: dict[str, Any] = {
     "num_layers": 2,
     "caption_channels": 16,
 }
-
-
 _LTX2: dict[str, Any] = {
     **_LTX,
     "audio_in_channels": 4,
@@ -144,9 +112,8 @@ _LTX2: dict[str, Any] = {
     "audio_cross_attention_dim": 8,
     "rope_double_precision": False,
 }
-
-ROWS: dict[str, Denoiser] = {
-    "CosmosTransformer3DModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "CosmosTransformer3DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,
@@ -163,7 +130,7 @@ ROWS: dict[str, Denoiser] = {
         lambda n: (4, 1, n, n),
         lambda d, n, m: text()(d, n, m) | {"fps": 30},
     ),
-    "HeliosTransformer3DModel": Denoiser(
+    "HeliosTransformer3DModel": Specimen(
         {
             **{k: v for k, v in _WAN.items() if k != "rope_max_seq_len"},
             "rope_dim": (4, 4, 4),
@@ -175,7 +142,7 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         _helios,
     ),
-    "AllegroTransformer3DModel": Denoiser(
+    "AllegroTransformer3DModel": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 12,
@@ -189,7 +156,7 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         _allegro,
     ),
-    "Kandinsky5Transformer3DModel": Denoiser(
+    "Kandinsky5Transformer3DModel": Specimen(
         {
             "in_visual_dim": 4,
             "in_text_dim": WIDTH,
@@ -206,7 +173,7 @@ ROWS: dict[str, Denoiser] = {
         _kandinsky,
         rows=False,
     ),
-    "Kandinsky6Transformer3DModel": Denoiser(
+    "Kandinsky6Transformer3DModel": Specimen(
         {
             "in_visual_dim": 4,
             "out_visual_dim": 4,
@@ -225,7 +192,7 @@ ROWS: dict[str, Denoiser] = {
         lambda n: (2, n, n, 4),
         _kandinsky6,
     ),
-    "Kandinsky6SRTransformer3DModel": Denoiser(
+    "Kandinsky6SRTransformer3DModel": Specimen(
         {
             "in_visual_dim": 4,
             "out_visual_dim": 8,
@@ -240,7 +207,7 @@ ROWS: dict[str, Denoiser] = {
         lambda d, n, m: {},
         guided=False,
     ),
-    "LatteTransformer3DModel": Denoiser(
+    "LatteTransformer3DModel": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 8,
@@ -261,9 +228,9 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         text(8),
     ),
-    "LTXVideoTransformer3DModel": Denoiser(_LTX, lambda n: (2 * n * n, 4), _ltx),
-    "LTX2VideoTransformer3DModel": Denoiser(_LTX2, lambda n: (2 * n * n, 4), _ltx2),
-    "SanaVideoTransformer3DModel": Denoiser(
+    "LTXVideoTransformer3DModel": Specimen(_LTX, lambda n: (2 * n * n, 4), _ltx),
+    "LTX2VideoTransformer3DModel": Specimen(_LTX2, lambda n: (2 * n * n, 4), _ltx2),
+    "SanaVideoTransformer3DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,
@@ -280,38 +247,7 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         text(),
     ),
-    "SkyReelsV2Transformer3DModel": Denoiser(_WAN, VIDEO, text()),
-    "WanTransformer3DModel": Denoiser(_WAN, VIDEO, text()),
-    "ChronoEditTransformer3DModel": Denoiser(_WAN, VIDEO, text()),
-    "WanVACETransformer3DModel": Denoiser(
-        {**_WAN, "vace_layers": [0, 2], "vace_in_channels": 12}, VIDEO, _vace
-    ),
-    "WanAnimateTransformer3DModel": Denoiser(
-        {
-            **_WAN,
-            "num_layers": 4,
-            "in_channels": 12,
-            "latent_channels": 4,
-            "image_dim": WIDTH,
-            "motion_encoder_channel_sizes": {"4": 16, "8": 16, "16": 16},
-            "motion_encoder_size": 16,
-            "motion_style_dim": 8,
-            "motion_dim": 4,
-            "motion_encoder_dim": 16,
-            "face_encoder_hidden_dim": 16,
-            "face_encoder_num_heads": 2,
-            "inject_face_latents_blocks": 2,
-        },
-        lambda n: (12, 21, n, n),
-        _animate,
-    ),
-    "AnyFlowTransformer3DModel": Denoiser(
-        {**_WAN, "gate_value": 0.25, "deltatime_type": "r"},
-        lambda n: (2, 4, n, n),
-        _anyflow,
-        clock=lambda n: (2,),
-    ),
-    "SanaWMTransformer3DModel": Denoiser(
+    "SanaWMTransformer3DModel": Specimen(
         {
             "in_channels": 4,
             "num_layers": 4,
@@ -327,7 +263,7 @@ ROWS: dict[str, Denoiser] = {
         _camera,
         clock=lambda n: (1, 2),
     ),
-    "SanaWMLTX2RefinerTransformer3DModel": Denoiser(
+    "SanaWMLTX2RefinerTransformer3DModel": Specimen(
         _LTX2, lambda n: (2 * n * n, 4), _refiner, clock=lambda n: (2 * n * n,)
     ),
 }

@@ -11,7 +11,7 @@ from benchmarks.zoo.denoisers.row import (
     TEXT,
     VIDEO,
     WIDTH,
-    Denoiser,
+    Specimen,
     guidance,
     masked,
     pooled,
@@ -87,9 +87,9 @@ _COGVIDEO: dict[str, Any] = {
     "max_text_seq_length": 8,
 }
 
-ROWS: dict[str, Denoiser] = {
-    "CogVideoXTransformer3DModel": Denoiser(_COGVIDEO, lambda n: (2, 4, n, n), text(8, 8)),
-    "ConsisIDTransformer3DModel": Denoiser(
+ROWS: dict[str, Specimen] = {
+    "CogVideoXTransformer3DModel": Specimen(_COGVIDEO, lambda n: (2, 4, n, n), text(8, 8)),
+    "ConsisIDTransformer3DModel": Specimen(
         {
             **_COGVIDEO,
             "cross_attn_interval": 1,
@@ -110,7 +110,7 @@ ROWS: dict[str, Denoiser] = {
         lambda n: (2, 4, n, n),
         _consisid,
     ),
-    "EasyAnimateTransformer3DModel": Denoiser(
+    "EasyAnimateTransformer3DModel": Specimen(
         {
             "attention_head_dim": 16,
             "num_attention_heads": 2,
@@ -125,7 +125,7 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         text(),
     ),
-    "HunyuanVideoTransformer3DModel": Denoiser(
+    "HunyuanVideoTransformer3DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,
@@ -142,7 +142,7 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         _hunyuan_video,
     ),
-    "HunyuanVideo15Transformer3DModel": Denoiser(
+    "HunyuanVideo15Transformer3DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,
@@ -161,7 +161,7 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         _hunyuan_15,
     ),
-    "HunyuanVideoFramepackTransformer3DModel": Denoiser(
+    "HunyuanVideoFramepackTransformer3DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,
@@ -181,7 +181,7 @@ ROWS: dict[str, Denoiser] = {
         lambda n: (4, 3, n, n),
         _framepack,
     ),
-    "MochiTransformer3DModel": Denoiser(
+    "MochiTransformer3DModel": Specimen(
         {
             "patch_size": 2,
             "num_attention_heads": 2,
@@ -196,7 +196,7 @@ ROWS: dict[str, Denoiser] = {
         VIDEO,
         masked(tokens=16),
     ),
-    "MiniMaxH3Transformer3DModel": Denoiser(
+    "MiniMaxH3Transformer3DModel": Specimen(
         {
             "num_attention_heads": 2,
             "attention_head_dim": 16,
@@ -217,7 +217,7 @@ ROWS: dict[str, Denoiser] = {
         _minimax,
         scale=1e-3,
     ),
-    "MotifVideoTransformer3DModel": Denoiser(
+    "MotifVideoTransformer3DModel": Specimen(
         {
             "in_channels": 4,
             "out_channels": 4,

@@ -7,19 +7,15 @@ visit reads an entry or computes it anew nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from enum import IntEnum
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from benchmarks.traces.guesses import kind_schedule
 from benchmarks.traces.loops import ENTRY, SITES, STEPS, Beside
-from benchmarks.traces.simulator import schedule_trace, simulate
 from ditcache_rl.cache import NEVER, Habit, Outlook, TieredCache, next_uses
 from ditcache_rl.types import EntryKey, Floats, Mode, Modes, Tier
 
@@ -28,9 +24,6 @@ KIND = 1
 VISITS = STEPS * SITES
 #: Age, in visits, that reads as 1.
 _OLD = 8.0
-#: Loads that a recomputed site counts as when an agent learns. It costs hundreds: as the host has
-#: room for everything, more than one is enough to speak against it, and hundreds drown all else.
-_DEAR = 2.0
 FACTS = (
     "step_share",
     "site_share",
@@ -49,17 +42,6 @@ whether it reads now; the chance of reuse that the cache guesses from this reque
 reuse in earlier requests, of the site and of the site at this age; whether the entry is on the
 device, what is free there, the share of the entries there that the cache thinks less of; and the
 share of all entries that the device holds."""
-
-
-class Choice(IntEnum):
-    """What an agent may do with the entry of a visit."""
-
-    RULE = 0
-    """What the cache does by itself."""
-    DEVICE = 1
-    """Keep it as if it were sure to be read at the next visit."""
-    HOST = 2
-    DROP = 3
 
 
 class Placement(NamedTuple):
@@ -121,7 +103,7 @@ def past_of(schedules: Sequence[Modes]) -> Past:
     return Past((reads - 0.5).sum(1) / (seen - 1).sum(1), reads / seen)
 
 
-class Replay:
+class StoreReplay:
     """A request on a store of its own; the host has room for everything.
 
     Args:
@@ -235,134 +217,3 @@ class Replay:
         """Note what the next visit does."""
         self._habits[self.site].visit(self.reads)
         self._ages[self.site] = self._ages[self.site] + 1 if self.reads else 0
-
-
-def placed(replay: Replay, choice: Choice) -> Placement:
-    """Say what a choice means at the visit that is next."""
-    coming = replay.now + SITES
-    if choice is Choice.RULE:
-        return Placement(Tier.DEVICE, Outlook(replay.now, coming, replay.chance))
-    tier = Tier[choice.name]
-    return Placement(tier, Outlook(replay.now, coming, float(tier is Tier.DEVICE)))
-
-
-def rule(replay: Replay) -> Placement:
-    """Place as the cache does: the next visit weighed with its chance of reuse."""
-    return placed(replay, Choice.RULE)
-
-
-def counted(replay: Replay) -> Placement:
-    """Place as the cache does, with the chance that earlier requests had."""
-    coming = replay.now + SITES
-    return Placement(Tier.DEVICE, Outlook(replay.now, coming, replay.chance_in_past))
-
-
-def graded(replay: Replay) -> Placement:
-    """Write the third of the sites that change least to host memory; all else as the cache does."""
-    least = replay.past.share >= np.quantile(replay.past.share, 2 / 3)
-    low = least[replay.site] and not replay.reads
-    return placed(replay, Choice.HOST if low else Choice.RULE)
-
-
-def belady(replay: Replay) -> Placement:
-    """Keep what is read soonest, and drop what is not read again; only hindsight knows."""
-    tier = Tier.DROP if replay.next_read == NEVER else Tier.DEVICE
-    return Placement(tier, Outlook(replay.now, replay.next_read))
-
-
-#: Those who place by a rule of their own.
-PLACERS: dict[str, Callable[[Replay], Placement]] = {
-    "belady": belady,
-    "counted": counted,
-    "default": rule,
-    "graded": graded,
-}
-#: Classic rules, which always take a newcomer in; the store has none of them.
-CLASSIC = ("mru", "lru")
-
-
-def tally_of(name: str, modes: Modes, device_share: float, past: Past) -> Tally:
-    """Play a whole request by the rule of that name."""
-    if name in CLASSIC:
-        found = simulate(schedule_trace(modes), round(device_share * SITES), name)
-        return Tally(found.hits, found.reads - found.hits, 0)
-    replay = Replay(modes, device_share, past)
-    while not replay.done:
-        replay.play(PLACERS[name](replay))
-    return replay.tally
-
-
-def cost_of(found: Tally) -> float:
-    """Price a visit as an agent learns it, in loads from the host."""
-    return found.loads + _DEAR * found.recomputed
-
-
-class Course:
-    """Requests to learn on, each with what every visit costs under the cache's own rule.
-
-    Args:
-        schedules: Of the requests.
-        device_shares: Sizes of the device that an agent meets.
-        past: What earlier requests did.
-    """
-
-    def __init__(
-        self, schedules: Sequence[Modes], device_shares: Sequence[float], past: Past
-    ) -> None:
-        self.past = past
-        self._lots = [(modes, share) for modes in schedules for share in device_shares]
-        self._costs: dict[int, Floats] = {}
-
-    def draw(self, rng: np.random.Generator) -> tuple[Replay, Floats]:
-        """Open a request, with the cost of each visit by the rule: (VISITS,)."""
-        index = int(rng.integers(len(self._lots)))
-        if index not in self._costs:
-            replay = self._open(index)
-            self._costs[index] = np.array(
-                [cost_of(replay.play(rule(replay))) for _ in range(VISITS)]
-            )
-        return self._open(index), self._costs[index]
-
-    def _open(self, index: int) -> Replay:
-        modes, share = self._lots[index]
-        return Replay(modes, share, self.past)
-
-
-class PlacementEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """One episode is a request, one step a visit.
-
-    Observations are `FACTS`, actions a `Choice`. The reward is what the visit costs less than under
-    the cache's own rule in the same request, in loads from the host.
-    """
-
-    def __init__(self, course: Course) -> None:
-        self.observation_space = spaces.Box(0.0, 1.0, (len(FACTS),), np.float32)
-        self.action_space = spaces.Discrete(len(Choice))
-        self._course = course
-        self._replay: Replay | None = None
-        self._rule = np.zeros(VISITS)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin a request."""
-        super().reset(seed=seed)
-        self.close()
-        self._replay, self._rule = self._course.draw(self.np_random)
-        return self._replay.facts(), {}
-
-    def step(
-        self, action: np.int64
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Play a visit."""
-        replay = self._replay
-        assert replay is not None
-        usual = self._rule[replay.now]
-        cost = cost_of(replay.play(placed(replay, Choice(int(action)))))
-        obs = np.zeros(len(FACTS), np.float32) if replay.done else replay.facts()
-        return obs, float(usual - cost), replay.done, False, {}
-
-    def close(self) -> None:
-        """End the request."""
-        if self._replay is not None:
-            self._replay.close()
