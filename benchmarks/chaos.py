@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from rich.progress import Progress
 
-from benchmarks.harness import Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, console, parser
 from benchmarks.mishaps import damage, faults, folders, late, machine, processes, requests, threads
 from benchmarks.mishaps.children import Child
 from benchmarks.mishaps.outcome import COUNTS, CRASH, HANG, CaseOutcome, Findings, Mishap
@@ -88,10 +88,10 @@ def main() -> None:
     torch.set_num_threads(1)  # before anybody forks, and for all who are forked
     logging.disable()  # every fault that is survived is logged
     doses = [dose for dose in DOSES if dose.case.__name__ in (options.only or names)]
-    runs = Path("runs")  # ignored by git, so that nobody packs what lies there meanwhile
+    runs = ROOT / "runs"  # ignored by git, so that nobody packs what lies there meanwhile
     runs.mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="chaos-", dir=runs.absolute()) as root,
+        tempfile.TemporaryDirectory(prefix="chaos-", dir=runs) as root,
         # No thread that draws: whoever forks should have none.
         Progress(console=console, transient=True, auto_refresh=False) as progress,
     ):

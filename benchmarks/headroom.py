@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import ROOT, Benchmark, console, parser
-from benchmarks.trees.judged import searches, statics, table_error
+from benchmarks.trees.judged import searches, static_and_oracle, table_error
 from benchmarks.trees.predictors import predictors
 from benchmarks.trees.rivals import fewer_steps, heuristics, policy_plays
 from benchmarks.trees.sheets import show
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     board.prepare([*first.choose.cases, *first.held_out.cases])
     figures["table_error_db"] = max(table_error(table, board, rng) for table in tables)
     for table in tables:
-        details["tables"][table.kind] = statics(table, figures, rng)
+        details["tables"][table.kind] = static_and_oracle(table, figures, rng)
         details["tables"][table.kind]["searches"] = searches(table, board)
         details["tables"][table.kind]["predictors"] = {
             str(budget): [one._asdict() for one in predictors(board, Yardstick(table, budget))]

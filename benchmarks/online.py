@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, console, parser
 from benchmarks.traces.guesses import hit_rates
 from benchmarks.traces.served import (
     Kind,
@@ -29,6 +29,7 @@ from benchmarks.traces.served import (
 )
 from ditcache_rl.serve import Bandit
 
+TABLE = ROOT / "runs" / "bench" / "online-table.json"
 FLOOR_DB, KEEP, AUDIT = 38.0, 0.95, 0.1
 #: Step counts of the requests.
 STEPS = (28, 50)
@@ -42,9 +43,9 @@ SEEDS = range(10)
 def main() -> None:
     """Measure or read the table, replay, report."""
     options = parser(__doc__)
-    options.add_argument("--env", default="envs/shapes.toml", help="environment")
-    options.add_argument("--policy", default="policies/shapes-ppo", help="policy folder")
-    options.add_argument("--table", type=Path, default=Path("runs/bench/online-table.json"))
+    options.add_argument("--env", default="shapes", help="environment")
+    options.add_argument("--policy", default="shapes-ppo", help="policy folder, or name")
+    options.add_argument("--table", type=Path, default=TABLE)
     given = options.parse_args()
     run = Benchmark()
     torch.set_num_threads(1)

@@ -18,8 +18,8 @@ from ditcache_rl.metrics import Lpips, psnr_db, ssim
 
 #: Prompts whose images are kept for the page.
 PICTURED = 3
-#: In a short run an entrant is drawn on so many prompts, and then only if it may matter: faster than
-#: 1.6x and within 7 dB of the best at its speed. The others rarely count.
+#: In a short run, prompts after which only those entrants go on that may matter: faster than
+#: 1.6x and within 7 dB of the best at their speed. The others rarely count.
 TRIED_PROMPTS, LEAST_SPEEDUP, MOST_BEHIND_DB = 4, 1.6, 7.0
 
 Point = dict[str, float]

@@ -38,7 +38,9 @@ def table_error(table: Table, board: Board, rng: np.random.Generator) -> float:
     return worst
 
 
-def statics(table: Table, figures: dict[str, float], rng: np.random.Generator) -> dict[str, Any]:
+def static_and_oracle(
+    table: Table, figures: dict[str, float], rng: np.random.Generator
+) -> dict[str, Any]:
     """Compare static schedule and oracle at every budget."""
     tag = "" if table.kind == next(iter(KINDS)) else f"{table.kind}_"
     rows = []
