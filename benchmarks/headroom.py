@@ -66,11 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     contenders = [*fewer_steps(board, first), *heuristics(board, first)]
     for folder in options.policies:
         contenders += policy_plays(board, first, folder, figures, rng)
-    for row in contenders:
-        yardstick = Yardstick(first, row["budget"])
-        psnr = np.array(row.pop("held_out"))
+    for line in contenders:
+        yardstick = Yardstick(first, line["budget"])
+        psnr = np.array(line.pop("held_out"))
         gain, share = yardstick.gain(psnr, rng), yardstick.share(psnr, rng)
-        row |= {
+        line |= {
             "psnr_db": float(psnr.mean()),
             "p5_db": float(np.percentile(psnr, 5)),
             "minus_static_db": gain.mean,

@@ -93,14 +93,14 @@ def main() -> None:
 def judge(kinds: list[Kind], *, changes: bool) -> dict[str, float]:
     """Compare the bandit with the best fixed schedule, as means over seeds."""
     shares = ([0.9, 0.1], [0.1, 0.9]) if changes else ([1.0, 0.0], [1.0, 0.0])
-    rows = []
+    lines = []
     for seed in SEEDS:
         requests = trace(kinds, shares[0], LENGTH // 2, seed)
         requests += trace(kinds, shares[1], LENGTH // 2, 1000 + seed)
         bandit = Bandit(min_psnr=FLOOR_DB, keep=KEEP, audit=AUDIT, seed=seed)
         served = replay(kinds, requests, bandit, seed)
-        rows.append(_figures(kinds, requests, served, all_requests=changes))
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        lines.append(_figures(kinds, requests, served, all_requests=changes))
+    return {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
 
 
 def _figures(

@@ -159,7 +159,7 @@ def memory(pipe: Any, folder: Path, sides: Sequence[int]) -> list[dict[str, floa
         "per block, reuse": (blocks, Mode.REUSE),
         "per block, order 2": (blocks, Mode.FORECAST2),
     }
-    rows: list[dict[str, float | str]] = []
+    lines: list[dict[str, float | str]] = []
     for side in track(sides, "memory", console=console, transient=True):
         for kind, (sites, order) in kinds.items():
             modes = np.zeros((4, sites), dtype=np.int8)
@@ -169,7 +169,7 @@ def memory(pipe: Any, folder: Path, sides: Sequence[int]) -> list[dict[str, floa
             cache = capped_cache(folder, free.stats.peak_bytes)
             draw(pipe, modes, cache, side)
             cache.close()
-            rows.append(
+            lines.append(
                 {
                     "side": side,
                     "kind": kind,
@@ -182,8 +182,8 @@ def memory(pipe: Any, folder: Path, sides: Sequence[int]) -> list[dict[str, floa
     table = Table(title="most bytes held, MiB", title_justify="left")
     for name in ("side", "cached", "device alone", "device with tiers", "all tiers"):
         table.add_column(name, justify="left" if name == "cached" else "right")
-    for row in rows:
-        sizes = [f"{float(v) / 2**20:.2f}" for k, v in row.items() if k.endswith("_bytes")]
-        table.add_row(str(row["side"]), str(row["kind"]), *sizes)
+    for line in lines:
+        sizes = [f"{float(v) / 2**20:.2f}" for k, v in line.items() if k.endswith("_bytes")]
+        table.add_row(str(line["side"]), str(line["kind"]), *sizes)
     console.print(table)
-    return rows
+    return lines

@@ -127,7 +127,7 @@ def small_operations(folder: Path, count: int) -> dict[str, float]:
 
 def worst(speeds: dict[str, dict[str, float]], base: str, ours: str) -> float:
     """Return the smallest ratio of two speeds over all sizes."""
-    return min(row[base] / row[ours] for row in speeds.values())
+    return min(line[base] / line[ours] for line in speeds.values())
 
 
 def speed_table(speeds: dict[str, dict[str, float]]) -> Table:
@@ -138,6 +138,6 @@ def speed_table(speeds: dict[str, dict[str, float]]) -> Table:
         built.add_column(f"{mib} MiB", justify="right")
     for name in next(iter(speeds.values())):
         if name not in ("rounds", "entries"):
-            cells = [(int(mib) << 20) / row[name] / 1e9 for mib, row in speeds.items()]
+            cells = [(int(mib) << 20) / line[name] / 1e9 for mib, line in speeds.items()]
             built.add_row(name, *(f"{cell:.2f}" for cell in cells))
     return built

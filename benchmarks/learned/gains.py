@@ -32,7 +32,7 @@ def budget_gains(
     rng: np.random.Generator,
 ) -> Lines:
     """Compare network, schedule, that for floors and the best closed-form one at every budget."""
-    closed, rows = load_schedules(CLOSED_FORM), []
+    closed, lines = load_schedules(CLOSED_FORM), []
     careful = replace(policy, plans={**policy.plans, **policy.safe})
     for budget in track(budgets, "budgets", console=console):
         wish, tag = Wish(budget=budget / board.steps), round(100 * budget / board.steps)
@@ -61,7 +61,7 @@ def budget_gains(
             f"safe_gain_low_db_{tag}": for_floors.low,
             f"safe_p5_gain_db_{tag}": tails[1]["value"],
         }
-        rows.append(
+        lines.append(
             {
                 "budget": budget,
                 "n": len(test),
@@ -78,7 +78,7 @@ def budget_gains(
                 "p5_safe_minus_closed_form": tails[1],
             }
         )
-    return rows
+    return lines
 
 
 def p5(played: Played) -> float:

@@ -90,7 +90,7 @@ def promises(
         steps=board.steps,
         call=config.pipeline.call,
     )
-    rows = [
+    lines = [
         {
             "budget": budget,
             "promised_x": cost.reference_s / cost.with_computes(budget),
@@ -98,6 +98,6 @@ def promises(
         }
         for budget, seconds in zip(budgets, found.seconds[1:], strict=True)
     ]
-    errors = [abs(row["measured_x"] / row["promised_x"] - 1) for row in rows]
+    errors = [abs(line["measured_x"] / line["promised_x"] - 1) for line in lines]
     figures["promise_error_share"] = max(errors)
-    return rows
+    return lines

@@ -37,24 +37,24 @@ def over_rules(
     rng: np.random.Generator,
 ) -> Lines:
     """Compare the policy's schedules with rules at equal mean steps computed."""
-    rows: Lines = []
+    lines: Lines = []
     inside = copy.copy(board)
     inside.blocks = None  # rules that look into the blocks cache what the blocks add
     for name, (rule, thresholds) in track(RULES.items(), "rules", console=console):
         where = inside if rule in (TeaCache, FBCache) else board
         found = swept(where, rule, thresholds, halves, list(SPEEDUPS.values()))
-        rows += [
+        lines += [
             {"rule": name, "budget": budget, "setting": setting, "played": played}
             for budget, (setting, played) in found.items()
         ]
     for speedup, budget in SPEEDUPS.items():
         wish = Wish(budget=budget / board.steps)
         ours = play(board, PolicyController(policy, wish, adaptive=False), halves[1])
-        there = [row for row in rows if row["budget"] == budget]
-        for row in there:
-            played: Played = row.pop("played")
+        there = [line for line in lines if line["budget"] == budget]
+        for line in there:
+            played: Played = line.pop("played")
             gain = bootstrap_mean(ours.psnr_db - played.psnr_db, rng)
-            row |= {
+            line |= {
                 "psnr_db": float(played.psnr_db.mean()),
                 "computes": float(played.computes.mean()),
                 "ours_db": float(ours.psnr_db.mean()),
@@ -64,6 +64,6 @@ def over_rules(
                 ],
             }
         figures[f"search_over_heuristics_db_{speedup}x"] = min(
-            row["ours_minus_rule"]["mean"] for row in there
+            line["ours_minus_rule"]["mean"] for line in there
         )
-    return rows
+    return lines

@@ -1,4 +1,4 @@
-"""Images and times of a board, alone and under a runner."""
+"""Quality and times of a board, alone and under a runner."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from rich.progress import track
-from torch import Tensor
 
+from benchmarks.harness.play import play
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.instrument import BlockRunner
@@ -20,18 +19,9 @@ IMAGES = 32
 CALLS = 9
 
 
-def draw(board: Board, controller: StaticSchedule, cases: Sequence[Case]) -> Tensor:
-    """Draw cases under a controller, as many at a time as the board takes: (cases, 3, H, W)."""
-    images = [
-        board.draw_under(controller, cases[start : start + board.rows])[0]
-        for start in range(0, len(cases), board.rows)
-    ]
-    return torch.cat(images)
-
-
 def score(board: Board, controller: StaticSchedule, cases: Sequence[Case]) -> float:
     """Return the mean PSNR of cases under a controller, in dB."""
-    return float(board.judge(draw(board, controller, cases), cases).psnr_db.mean())
+    return float(play(board, controller, cases).psnr_db.mean())
 
 
 def timer(board: Board, runner: BlockRunner | None) -> Callable[[Case], float]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import track
+from torch import Tensor
 
 from benchmarks.harness import console
-from benchmarks.precision.drawn import STEPS, draw, timed
+from benchmarks.precision.drawn import STEPS, timed
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig
@@ -60,7 +62,7 @@ def graded_policies(
     found: dict[int, dict[str, Any]] = {}
     chosen: dict[int, StaticSchedule] = {}
     for every in EVERY:
-        rows: list[dict[str, Any]] = []
+        lines: list[dict[str, Any]] = []
         for share in track(SHARES, f"refresh {every}", console=console, transient=True):
             grades = grade_sites(sensitivity, low=0, high=share)
             modes = graded_modes(grades[:, None], STEPS, medium_every=every)
@@ -68,13 +70,13 @@ def graded_policies(
             filled = Space(STEPS, 1).modes(row_of(nodes, STEPS))
             schedule = StaticSchedule(filled, rollouts.weights(nodes))
             quality = _quality(board, finer, schedule, select[:CHOSEN])
-            rows.append({"medium_share": share, "computed": nodes} | quality)
-            if len(rows) == 1 or quality["loss_db"] <= min(row["loss_db"] for row in rows):
+            lines.append({"medium_share": share, "computed": nodes} | quality)
+            if len(lines) == 1 or quality["loss_db"] <= min(line["loss_db"] for line in lines):
                 chosen[every] = schedule
             if quality["loss_db"] <= MOST_LOSS_DB:
                 break
         found[every] = _quality(board, finer, chosen[every], test[:images]) | {
-            "candidates_on_select_prompts": rows
+            "candidates_on_select_prompts": lines
         }
 
     def call_s(schedule: StaticSchedule | None, case: Case) -> float:
@@ -104,7 +106,7 @@ def _quality(
     board: Board, finer: Board, schedule: StaticSchedule, cases: Sequence[Case]
 ) -> dict[str, Any]:
     truth, reference = finer.references(cases), board.references(cases)
-    cached = draw(board, schedule, cases)
+    cached = _draw(board, schedule, cases)
     plain, own = psnr_db(reference, truth), psnr_db(cached, truth)
     return {
         "loss_db": float((plain - own).mean()),
@@ -115,3 +117,12 @@ def _quality(
         "compute_share": float((schedule.modes == Mode.COMPUTE).mean()),
         "images": len(cases),
     }
+
+
+def _draw(board: Board, schedule: StaticSchedule, cases: Sequence[Case]) -> Tensor:
+    """Draw cases under a schedule, as many at a time as the board takes: (cases, 3, H, W)."""
+    images = [
+        board.draw_under(schedule, cases[start : start + board.rows])[0]
+        for start in range(0, len(cases), board.rows)
+    ]
+    return torch.cat(images)

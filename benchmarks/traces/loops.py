@@ -99,9 +99,9 @@ def store_rate(modes: Modes, *, known: bool) -> float:
     return stats.device_hits / stats.hits
 
 
-def mean_rates(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean_rates(lines: Sequence[dict[str, float]]) -> dict[str, float]:
     """Average hit rates name by name."""
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
 
 
 def rates_table(rates: dict[str, dict[str, float]]) -> Table:
@@ -111,5 +111,5 @@ def rates_table(rates: dict[str, dict[str, float]]) -> Table:
     for trace in rates:
         built.add_column(trace, justify="right")
     for rule in next(iter(rates.values())):
-        built.add_row(rule, *(f"{100 * row[rule]:.1f} %" for row in rates.values()))
+        built.add_row(rule, *(f"{100 * line[rule]:.1f} %" for line in rates.values()))
     return built

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.harness.play import play
 from ditcache_rl.bench import board_of, cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.control import StaticSchedule
@@ -66,19 +67,7 @@ def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> 
         arms = arms_of(plan, cost, floor)
         board = board_of(config, pipe, steps=steps)
         schedules = [StaticSchedule.of(arm.row, step_patterns(1)) for arm in arms]
-        psnr = np.stack(
-            [
-                np.concatenate(
-                    [
-                        board.judge(board.draw_under(schedule, part)[0], part).psnr_db
-                        for part in (
-                            cases[i : i + board.rows] for i in range(0, len(cases), board.rows)
-                        )
-                    ]
-                )
-                for schedule in schedules
-            ]
-        )
+        psnr = np.stack([play(board, schedule, cases).psnr_db for schedule in schedules])
         full = StaticSchedule(np.zeros((steps, 1), dtype=np.int8))
         seconds = np.empty((len(arms) + 1, _REPEATS + 1))
         for repeat in range(_REPEATS + 1):  # round 0 warms up
@@ -100,7 +89,7 @@ def trace(kinds: list[Kind], shares: list[float], length: int, seed: int) -> lis
 def replay(kinds: list[Kind], requests: list[tuple[int, int]], bandit: Bandit, seed: int) -> Served:
     """Serve a trace under a bandit."""
     rng = np.random.default_rng(seed)
-    rows = []
+    lines = []
     for number, prompt in requests:
         kind = kinds[number]
         name, full = f"{kind.steps} steps", len(kind.arms)
@@ -114,8 +103,8 @@ def replay(kinds: list[Kind], requests: list[tuple[int, int]], bandit: Bandit, s
         arm = full if turn.arm is None else turn.arm
         extra = sum(times[a] for a in {*turn.audited, full} - {arm}) if turn.audited else 0.0
         quality = 60.0 if turn.arm is None else kind.psnr_db[arm, prompt]
-        rows.append((arm, quality, times[arm], extra, bool(turn.audited)))
-    return Served(*(np.array(column) for column in zip(*rows, strict=True)))
+        lines.append((arm, quality, times[arm], extra, bool(turn.audited)))
+    return Served(*(np.array(column) for column in zip(*lines, strict=True)))
 
 
 def fixed(
@@ -128,21 +117,21 @@ def fixed(
     shares = sorted({arm.budget / kind.steps for kind in kinds for arm in kind.arms})
     found = {}
     for share in [*shares, 1.0]:
-        rows = []
+        lines = []
         for number, prompt in requests:
             kind = kinds[number]
             arms = [i for i, a in enumerate(kind.arms) if a.budget / kind.steps >= share - 1e-9]
             arm = arms[0] if arms else len(kind.arms)
             above = not arms or kind.psnr_db[arm, prompt] >= floor
-            rows.append((float(kind.seconds[arm].mean()), above))
-        seconds, kept = np.array(rows, dtype=float).T
+            lines.append((float(kind.seconds[arm].mean()), above))
+        seconds, kept = np.array(lines, dtype=float).T
         found[share] = float(seconds.mean()), float(kept.mean())
     return found
 
 
 def write_table(kinds: list[Kind], file: Path) -> None:
     """Keep what was measured."""
-    rows = [
+    lines = [
         {
             "steps": kind.steps,
             "budgets": [arm.budget for arm in kind.arms],
@@ -152,7 +141,7 @@ def write_table(kinds: list[Kind], file: Path) -> None:
         for kind in kinds
     ]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(rows) + "\n")
+    file.write_text(json.dumps(lines) + "\n")
 
 
 def read_table(file: Path, policy: str, floor: float) -> list[Kind]:
@@ -160,9 +149,9 @@ def read_table(file: Path, policy: str, floor: float) -> list[Kind]:
     opened = open_policy(policy)
     assert isinstance(opened, Policy)
     kinds = []
-    for row in json.loads(file.read_text()):
-        steps = row["steps"]
+    for line in json.loads(file.read_text()):
+        steps = line["steps"]
         cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
         arms = arms_of(opened.plans[steps], cost, floor)
-        kinds.append(Kind(steps, arms, np.array(row["psnr_db"]), np.array(row["seconds"])))
+        kinds.append(Kind(steps, arms, np.array(line["psnr_db"]), np.array(line["seconds"])))
     return kinds

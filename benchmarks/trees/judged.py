@@ -43,14 +43,14 @@ def static_and_oracle(
 ) -> dict[str, Any]:
     """Compare static schedule and oracle at every budget."""
     tag = "" if table.kind == next(iter(KINDS)) else f"{table.kind}_"
-    rows = []
+    lines = []
     for budget in BUDGETS:
         yard = Yardstick(table, budget)
         room = yard.headroom(rng)
         gaps = yard.oracle - yard.static
         bound = Yardstick(table, budget, ends=True)
         figures[f"oracle_minus_static_{tag}db_{percent(budget)}"] = room.mean
-        rows.append(
+        lines.append(
             {
                 "budget": budget,
                 "schedules": len(yard.index),
@@ -72,14 +72,14 @@ def static_and_oracle(
                 "within_half_db_share": float((gaps <= DIFFERENT_DB).mean()),
             }
         )
-    return {"prompts": [len(table.choose.cases), len(table.held_out.cases)], "static": rows}
+    return {"prompts": [len(table.choose.cases), len(table.held_out.cases)], "static": lines}
 
 
 def searches(table: Table, board: Board) -> Lines:
     """Run every search on the table itself, with few candidates and with many."""
     space = Space(STEPS, 1, between=(KINDS[table.kind],))
     calibration = Calibration(board, table.choose.cases)
-    rows: Lines = []
+    lines: Lines = []
     for name, method in METHODS.items():
         if name == "fitted":
             continue  # a table has no forecasts but Newton's
@@ -96,7 +96,7 @@ def searches(table: Table, board: Board) -> Lines:
                     found[budget].append(int(tree_index(space.modes(entry.row)[:, 0])))
             for budget, index in found.items():
                 yard = Yardstick(table, budget)
-                rows.append(
+                lines.append(
                     {
                         "method": name,
                         "evaluations": evaluations,
@@ -109,4 +109,4 @@ def searches(table: Table, board: Board) -> Lines:
                         ),
                     }
                 )
-    return rows
+    return lines

@@ -34,7 +34,7 @@ THRESHOLDS: dict[str, tuple[Callable[[float], Controller], tuple[float, ...]]] =
 def fewer_steps(board: Board, table: Table) -> Lines:
     """Draw with as many steps as the budget computes."""
     cases = table.held_out.cases
-    rows: Lines = []
+    lines: Lines = []
     for budget in BUDGETS:
         short = Board(board.pipe, budget, sites=1, call=board.call, rows=board.rows)
         images = [short.draw(cases[i : i + board.rows]) for i in range(0, len(cases), board.rows)]
@@ -44,10 +44,10 @@ def fewer_steps(board: Board, table: Table) -> Lines:
                 for i, part in enumerate(images)
             ]
         )
-        rows.append(
+        lines.append(
             {"method": "fewer steps", "budget": budget, "computes": budget, "held_out": psnr}
         )
-    return rows
+    return lines
 
 
 def heuristics(board: Board, table: Table) -> Lines:
@@ -58,11 +58,11 @@ def heuristics(board: Board, table: Table) -> Lines:
         "every-k forecast": (lambda k: EveryK(int(k), order=1), (2, 3, 4, 6)),
         **THRESHOLDS,
     }
-    rows: Lines = []
+    lines: Lines = []
     for name, (rule, thresholds) in rules.items():
         console.print(f"sweeping {name}")
         for budget, (chosen, played) in swept(board, rule, thresholds, halves, BUDGETS).items():
-            rows.append(
+            lines.append(
                 {
                     "method": name,
                     "setting": chosen,
@@ -71,7 +71,7 @@ def heuristics(board: Board, table: Table) -> Lines:
                     "held_out": played.psnr_db,
                 }
             )
-    return rows
+    return lines
 
 
 def policy_plays(
@@ -82,7 +82,7 @@ def policy_plays(
     check_identity(policy.manifest.model, policy.manifest.scheduler, board.pipe)
     board = copy.copy(board)
     board.blocks = policy.manifest.blocks  # the table's forecasts are of what the blocks add
-    rows: Lines = []
+    lines: Lines = []
     for budget in BUDGETS:
         controller = PolicyController(policy, Wish(budget=budget / STEPS), adaptive=True)
         played = play(board, controller, table.held_out.cases)
@@ -94,7 +94,7 @@ def policy_plays(
         if share is not None:
             figures[f"headroom_share_{percent(budget)}"] = share.value
             figures[f"headroom_share_low_{percent(budget)}"] = share.low
-        rows.append(
+        lines.append(
             {
                 "method": f"policy {Path(folder).name}",
                 "budget": budget,
@@ -102,4 +102,4 @@ def policy_plays(
                 "held_out": played.psnr_db,
             }
         )
-    return rows
+    return lines

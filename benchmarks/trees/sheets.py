@@ -33,26 +33,26 @@ def _sheet(title: str, *columns: str) -> Sheet:
 def _static_sheet(kind: str, found: dict[str, Any]) -> Sheet:
     columns = ("computed", "static", "oracle", "headroom dB", "95 %", "p95", "within .5 dB")
     sheet = _sheet(f"{kind}: every schedule, prompts {found['prompts']}", *columns)
-    for row in found["static"]:
+    for line in found["static"]:
         sheet.add_row(
-            f"{row['budget']} of {STEPS}",
-            f"{row['static_db']:.2f}",
-            f"{row['oracle_db']:.2f}",
-            f"{row['headroom_db']:.2f}",
-            "{:.2f} .. {:.2f}".format(*row["ci95"]),
-            f"{row['headroom_p95_db']:.2f}",
-            f"{row['within_half_db_share']:.0%}",
+            f"{line['budget']} of {STEPS}",
+            f"{line['static_db']:.2f}",
+            f"{line['oracle_db']:.2f}",
+            f"{line['headroom_db']:.2f}",
+            "{:.2f} .. {:.2f}".format(*line["ci95"]),
+            f"{line['headroom_p95_db']:.2f}",
+            f"{line['within_half_db_share']:.0%}",
         )
     return sheet
 
 
-def _search_sheet(kind: str, rows: Lines) -> Sheet:
+def _search_sheet(kind: str, lines: Lines) -> Sheet:
     title = f"{kind}: dB of searches against the best static schedule, held out"
     sheet = _sheet(title, "method", "candidates", *(f"{b} of {STEPS}" for b in BUDGETS))
     cells: dict[tuple[str, int], list[str]] = {}
-    for row in rows:
-        key = row["method"], row["evaluations"]
-        cells.setdefault(key, []).append(f"{row['held_out_minus_static_db']:+.2f}")
+    for line in lines:
+        key = line["method"], line["evaluations"]
+        cells.setdefault(key, []).append(f"{line['held_out_minus_static_db']:+.2f}")
     for (name, count), shown in cells.items():
         sheet.add_row(name, str(count), *shown)
     return sheet
@@ -74,17 +74,17 @@ def _predictor_sheet(kind: str, predictors: dict[str, Lines]) -> Sheet:
     return sheet
 
 
-def _contender_sheet(kind: str, rows: Lines) -> Sheet:
+def _contender_sheet(kind: str, lines: Lines) -> Sheet:
     columns = ("method", "budget", "computed", "PSNR dB", "minus static", "95 %", "share")
     sheet = _sheet(f"contenders against the best static {kind} schedule, held out", *columns)
-    for row in rows:
+    for line in lines:
         sheet.add_row(
-            row["method"],
-            str(row["budget"]),
-            f"{row['computes']:.2f}",
-            f"{row['psnr_db']:.2f}",
-            f"{row['minus_static_db']:+.2f}",
-            "{:+.2f} .. {:+.2f}".format(*row["ci95"]),
-            "-" if row["headroom_share"] is None else f"{row['headroom_share']:+.2f}",
+            line["method"],
+            str(line["budget"]),
+            f"{line['computes']:.2f}",
+            f"{line['psnr_db']:.2f}",
+            f"{line['minus_static_db']:+.2f}",
+            "{:+.2f} .. {:+.2f}".format(*line["ci95"]),
+            "-" if line["headroom_share"] is None else f"{line['headroom_share']:+.2f}",
         )
     return sheet

@@ -33,22 +33,22 @@ TABLE = Path("ditcache_rl/pipelines/pipelines.json")
 PAGE = Path("docs/pipelines.md")
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bring the rows of the benchmark into the form of the shipped table, by denoiser."""
+def table_of(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bring the lines of the benchmark into the form of the shipped table, by denoiser."""
     found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if "error" in row:
+    for line in lines:
+        if "error" in line:
             continue
         entry = found.setdefault(
-            row["denoisers"],
-            {"denoiser": row["denoisers"], "pipelines": [], "tested": True},
+            line["denoisers"],
+            {"denoiser": line["denoisers"], "pipelines": [], "tested": True},
         )
-        entry["tested"] = entry["tested"] and row["passed"]
-        if row["kind"] == "denoiser" or "stacks" not in entry:
-            entry |= {"stacks": row["stacks"], "spans": row["spans"]}
-        entry["branches"] = max(entry.get("branches", 0), row["branches"])
-        if row["kind"] == "pipeline":
-            entry["pipelines"].append(row["name"])
+        entry["tested"] = entry["tested"] and line["passed"]
+        if line["kind"] == "denoiser" or "stacks" not in entry:
+            entry |= {"stacks": line["stacks"], "spans": line["spans"]}
+        entry["branches"] = max(entry.get("branches", 0), line["branches"])
+        if line["kind"] == "pipeline":
+            entry["pipelines"].append(line["name"])
     return sorted(found.values(), key=lambda entry: str(entry["denoiser"]).lower())
 
 
@@ -68,12 +68,12 @@ def page_of(table: Sequence[dict[str, Any]]) -> str:
         "| denoiser | pipelines | block stacks | entries | branches | tested |",
         "|---|---|---|---|---|---|",
     ]
-    for row in table:
-        pipelines = ", ".join(row["pipelines"]) or "in a generic loop"
-        tested = "all checks" if row["tested"] else "fails some"
+    for line in table:
+        pipelines = ", ".join(line["pipelines"]) or "in a generic loop"
+        tested = "all checks" if line["tested"] else "fails some"
         lines.append(
-            f"| {row['denoiser']} | {pipelines} | {row['stacks']} | {row['spans']} "
-            f"| {row['branches']} | {tested} |"
+            f"| {line['denoiser']} | {pipelines} | {line['stacks']} | {line['spans']} "
+            f"| {line['branches']} | {tested} |"
         )
     families = ", ".join(dict.fromkeys(facts.family for facts in PIPELINES.values()))
     lines += ["", f"Families of the pipelines: {families}.", "", "## Not built", ""]
