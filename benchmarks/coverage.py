@@ -2,7 +2,7 @@
 
 Every denoiser class of diffusers that can be built small is driven by a generic denoising loop, and
 whole pipelines with tiny random components by themselves; each must pass all of the checks in
-`tests/zoo/checks.py`. `--docs` writes the table that `ditcache-rl list pipelines` prints.
+`benchmarks/zoo/checks.py`. `--docs` writes the table that `ditcache-rl list pipelines` prints.
 
 `buildable_count`, `pipelines_count`: denoiser classes and pipelines that were built and examined.
 `passed_count`, `passed_share`: how many of both pass all checks.
@@ -32,38 +32,31 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.progress import track
 from torch.multiprocessing.spawn import start_processes
 
-if TYPE_CHECKING:
-    from benchmarks._report import ROOT, Run, parser
-else:
-    from _report import ROOT, Run, parser
-
-sys.path.insert(0, str(ROOT))  # the zoo of tiny models belongs to the tests
-
+from benchmarks.harness import ROOT, Benchmark, parser
+from benchmarks.zoo.checks import denoiser_unit, examine
+from benchmarks.zoo.denoisers import DENOISERS
+from benchmarks.zoo.docs import NOT_BUILT, table_of, write_docs
+from benchmarks.zoo.loop import DenoiserLoop
+from benchmarks.zoo.pipelines import PIPELINES, build, pipeline_unit
+from benchmarks.zoo.ranks import rank_disagreements
+from benchmarks.zoo.requests import cancel_identical, eight_rows, threads_identical
+from benchmarks.zoo.rows import Unit
+from benchmarks.zoo.stack import compile_figures, int8_figures
+from benchmarks.zoo.tiny import build_tiny_pipe
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
-from tests.kit.pipelines import build_tiny_pipe
-from tests.zoo.checks import denoiser_unit, examine
-from tests.zoo.denoisers import DENOISERS
-from tests.zoo.docs import NOT_BUILT, table_of, write_docs
-from tests.zoo.loop import DenoiserLoop
-from tests.zoo.pipelines import PIPELINES, build, pipeline_unit
-from tests.zoo.ranks import rank_disagreements
-from tests.zoo.requests import cancel_identical, eight_rows, threads_identical
-from tests.zoo.rows import Unit
-from tests.zoo.stack import compile_figures, int8_figures
 
 THREADS, EACH = 8, 25
 RANK_STEPS = 1000
@@ -77,23 +70,23 @@ def main() -> int:
     built.add_argument("--docs", action="store_true", help="write docs/pipelines.md and its table")
     options = built.parse_args()
     torch.set_num_threads(1)
-    run = Run()
+    run = Benchmark()
     every = 3 if options.quick else 1
-    rows = [
+    lines = [
         *_sweep("denoiser", list(DENOISERS)[::every], lambda n: denoiser_unit(DenoiserLoop(n))),
         *_sweep("pipeline", list(PIPELINES)[::every], lambda n: pipeline_unit(n, build(n))),
     ]
-    passed = sum(row["passed"] for row in rows)
+    passed = sum(line["passed"] for line in lines)
     figures: dict[str, float] = {
-        "buildable_count": sum(row["kind"] == "denoiser" for row in rows),
-        "pipelines_count": sum(row["kind"] == "pipeline" for row in rows),
+        "buildable_count": sum(line["kind"] == "denoiser" for line in lines),
+        "pipelines_count": sum(line["kind"] == "pipeline" for line in lines),
         "passed_count": passed,
-        "passed_share": passed / len(rows),
+        "passed_share": passed / len(lines),
     }
-    gaps = [row["row_gaps"] for row in rows if row.get("row_gaps") is not None]
+    gaps = [line["row_gaps"] for line in lines if line.get("row_gaps") is not None]
     largest, means = zip(*gaps, strict=True)
     figures |= {
-        "row_rounding_share": max(row.get("row_rounding") or 0.0 for row in rows),
+        "row_rounding_share": max(line.get("row_rounding") or 0.0 for line in lines),
         "row_difference_x_plain": max(means),
         "row_difference_median_x_plain": statistics.median(means),
         "row_largest_x_plain": max(largest),
@@ -104,27 +97,27 @@ def main() -> int:
     figures |= _request_figures(each)
     figures |= compile_figures(pairs=5 if options.quick else 15)
     figures |= int8_figures(prompts=4 if options.quick else 32)
-    run.finish(figures, {"rows": rows, "not_built": NOT_BUILT}, options.json, title="coverage")
+    run.finish(figures, {"rows": lines, "not_built": NOT_BUILT}, options.json, title="coverage")
     if options.docs:
-        write_docs(table_of(rows), ROOT)
+        write_docs(table_of(lines), ROOT)
     return 0
 
 
 def _sweep(kind: str, names: list[str], make: Callable[[str], Unit]) -> list[dict[str, Any]]:
-    """Examine units; what goes wrong is a row that did not pass."""
-    rows = []
+    """Examine units; what goes wrong is a line that did not pass."""
+    lines = []
     for name in track(names, description=f"{kind}s"):
-        row: dict[str, Any] = {"kind": kind, "name": name, "passed": False}
+        line: dict[str, Any] = {"kind": kind, "name": name, "passed": False}
         try:
             found = examine(make(name), seed=len(name))
         except Exception as error:
-            row["error"] = "".join(traceback.format_exception_only(error))[:500].strip()
+            line["error"] = "".join(traceback.format_exception_only(error))[:500].strip()
         else:
-            row |= found._asdict() | {"passed": found.passed}
-        rows.append(row)
-        if not row["passed"]:
-            print(json.dumps(row))
-    return rows
+            line |= found._asdict() | {"passed": found.passed}
+        lines.append(line)
+        if not line["passed"]:
+            print(json.dumps(line))
+    return lines
 
 
 def _request_figures(each: int) -> dict[str, float]:

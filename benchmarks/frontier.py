@@ -1,9 +1,9 @@
 """Quality against measured speed-up: every peer and every way of ours, side by side in one run.
 
 All contenders draw the same prompts from the same seeds with the same pipeline, one image at a
-time, in turn; `_contenders.py` lists them. Frontiers are interpolated in measured speed-up of the
-whole pipeline call. A run that was interrupted goes on with `--resume`. A contender that can't run
-here is a row with its error.
+time, in turn; `peers/contenders.py` lists them. Frontiers are interpolated in measured speed-up of
+the whole pipeline call. A run that was interrupted goes on with `--resume`. A contender that can't
+run here is a line with its error.
 
 `best_ours_db_2x`, `best_peer_db_2x`, `ahead_db_2x` (and `3x`, `4_5x`): mean PSNR at a speed-up of
 the best contender of ours, of the best of all others (packages, published rules under our runner,
@@ -17,29 +17,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/frontier.py` finds its neighbours
-
-from benchmarks._contenders import CONTENDERS, Setup  # noqa: E402
-from benchmarks._frontiers import figures_of, rows_of, standings  # noqa: E402
-from benchmarks._host import Host, LocalHost, RemoteHost, Setting  # noqa: E402
-from benchmarks._measure import PICTURED, Job, Log, measure  # noqa: E402
-from benchmarks._page import show, write_page, write_png  # noqa: E402
-from benchmarks._report import Run, console, parser  # noqa: E402
-from benchmarks._schedules import schedules_for, with_schedules  # noqa: E402
-from ditcache_rl.bench import Case  # noqa: E402
-from ditcache_rl.config import load_env  # noqa: E402
-from ditcache_rl.errors import ConfigError  # noqa: E402
-from ditcache_rl.metrics import load_lpips  # noqa: E402
-from ditcache_rl.pipelines import open_pipeline  # noqa: E402
-from ditcache_rl.pipelines.open import BUILTIN  # noqa: E402
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.peers.contender import Setup
+from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.searched import schedules_for, with_schedules
+from benchmarks.race.frontiers import figures_of, lines_of, standings
+from benchmarks.race.host import Entrant, Host, LocalHost, RemoteHost
+from benchmarks.race.measure import PICTURED, Log, measure
+from benchmarks.race.page import write_page
+from benchmarks.race.sheet import show, write_png
+from ditcache_rl.bench import Case
+from ditcache_rl.config import load_env
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.metrics import load_lpips
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.pipelines.open import BUILTIN
 
 PROMPTS, QUICK_PROMPTS = 128, 32
 #: Prompts of a search, and candidates that it draws per budget; in a short run fewer.
@@ -52,7 +50,7 @@ RUNS = ROOT / "runs" / "frontier"
 def main(arguments: list[str] | None = None) -> int:
     """Measure and report."""
     options = _options().parse_args(arguments)
-    run = Run(arguments)
+    run = Benchmark(arguments)
     config = load_env("shapes")
     call = config.pipeline.call if options.call is None else json.loads(options.call)
     if options.pipeline != BUILTIN and options.call is None:
@@ -60,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(os.cpu_count() or 1)
     pipe = open_pipeline(options.pipeline)
     count = options.count or (QUICK_PROMPTS if options.quick else PROMPTS)
-    jobs = _jobs(options.prompts, config, count)
+    cases = _cases(options.prompts, config, count)
     train = [
         Case(text, config.seeds.train + n) for n, text in enumerate(config.read_prompts("train"))
     ]
@@ -76,8 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     setup = with_schedules(
         Setup(pipe, options.steps, lambda: _calibrate(pipe, train[0], options.steps, call)), entry
     )
-    settings = [
-        Setting(contender.process, contender, value)
+    entrants = [
+        Entrant(contender.process, contender, value)
         for contender in CONTENDERS
         if options.only is None or contender.name in options.only
         for value in contender.values
@@ -86,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         "pipeline": options.pipeline,
         "steps": options.steps,
         "call": call,
-        "jobs": hashlib.sha256(json.dumps(jobs).encode()).hexdigest(),
+        "jobs": hashlib.sha256(json.dumps(cases).encode()).hexdigest(),
         "schedules": hashlib.sha256(json.dumps(entry).encode()).hexdigest(),
         "threads": torch.get_num_threads(),
     }
@@ -95,17 +93,17 @@ def main(arguments: list[str] | None = None) -> int:
     hosts: dict[str, Host] = {"main": LocalHost(setup, call)}
     remotes = {
         process: RemoteHost(options.pipeline, options.steps, call, torch.get_num_threads())
-        for process in {setting.process for setting in settings} - {"main"}
+        for process in {entrant.process for entrant in entrants} - {"main"}
     }
-    images = (len(settings) + len(hosts) + len(remotes)) * (len(jobs) + 1)
+    images = (len(entrants) + len(hosts) + len(remotes)) * (len(cases) + 1)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
         with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
             task = bar.add_task("", total=images)
             measure(
                 hosts | remotes,
-                settings,
-                jobs,
+                entrants,
+                cases,
                 log,
                 race=options.quick,
                 lpips=load_lpips(),
@@ -114,25 +112,25 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         for remote in remotes.values():
             remote.close()
-    references = [Setting(process) for process in [*hosts, *remotes]]
-    rows = rows_of([*references, *settings], log)
-    figures, who = figures_of(rows)
-    show(rows, console)
+    references = [Entrant(process) for process in [*hosts, *remotes]]
+    lines = lines_of([*references, *entrants], log)
+    figures, who = figures_of(lines)
+    show(lines, console)
     details = facts | {
-        "prompts": [job.prompt for job in jobs],
-        "seeds": [job.seed for job in jobs],
+        "prompts": [case.prompt for case in cases],
+        "seeds": [case.seed for case in cases],
         "peer_versions": _versions(),
         "best": who,
-        "standings": standings(rows),
-        "rows": rows,
+        "standings": standings(lines),
+        "rows": lines,
         "schedules": entry,
     }
     run.finish(figures, details, options.json, title=f"{options.pipeline}, {options.steps} steps")
     pictures = [log.pictures(number) for number in range(PICTURED)]
     if options.html is not None:
-        write_page(options.html, rows, figures, details, [p for p in pictures if p])
+        write_page(options.html, lines, figures, details, [p for p in pictures if p])
     if options.png is not None:
-        write_png(options.png, rows, len(jobs), options.steps)
+        write_png(options.png, lines, len(cases), options.steps)
     return 0
 
 
@@ -153,13 +151,13 @@ def _options() -> Any:
     return built
 
 
-def _jobs(file: Path | None, config: Any, count: int) -> list[Job]:
+def _cases(file: Path | None, config: Any, count: int) -> list[Case]:
     """Read the prompts, those of the test part by default, and give each a seed."""
     texts = config.read_prompts("test") if file is None else file.read_text().splitlines()
     texts = [text for text in texts if text.strip()]
     if not 1 <= count <= len(texts):
         raise ConfigError(f"expected at least {count} prompts, received {len(texts)}")
-    return [Job(text, config.seeds.test + number) for number, text in enumerate(texts[:count])]
+    return [Case(text, config.seeds.test + number) for number, text in enumerate(texts[:count])]
 
 
 def _calibrate(pipe: Any, case: Case, steps: int, call: dict[str, Any]) -> None:

@@ -9,19 +9,17 @@ keeps the floor as often as promised over the whole trace, which only hindsight 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `python benchmarks/online.py` finds its neighbours
-
-from benchmarks._online import (  # noqa: E402
+from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.traces.guesses import hit_rates
+from benchmarks.traces.served import (
     Kind,
-    Replay,
+    Served,
     fixed,
     measure,
     read_table,
@@ -29,10 +27,9 @@ from benchmarks._online import (  # noqa: E402
     trace,
     write_table,
 )
-from benchmarks._predictors import hit_rates  # noqa: E402
-from benchmarks._report import Run, console, parser  # noqa: E402
-from ditcache_rl.serve import Bandit  # noqa: E402
+from ditcache_rl.serve import Bandit
 
+TABLE = ROOT / "runs" / "bench" / "online-table.json"
 FLOOR_DB, KEEP, AUDIT = 38.0, 0.95, 0.1
 #: Step counts of the requests.
 STEPS = (28, 50)
@@ -46,11 +43,11 @@ SEEDS = range(10)
 def main() -> None:
     """Measure or read the table, replay, report."""
     options = parser(__doc__)
-    options.add_argument("--env", default="envs/shapes.toml", help="environment")
-    options.add_argument("--policy", default="policies/shapes-ppo", help="policy folder")
-    options.add_argument("--table", type=Path, default=Path("runs/bench/online-table.json"))
+    options.add_argument("--env", default="shapes", help="environment")
+    options.add_argument("--policy", default="shapes-ppo", help="policy folder, or name")
+    options.add_argument("--table", type=Path, default=TABLE)
     given = options.parse_args()
-    run = Run()
+    run = Benchmark()
     torch.set_num_threads(1)
     if given.table.exists():
         kinds = read_table(given.table, given.policy, FLOOR_DB)
@@ -96,18 +93,18 @@ def main() -> None:
 def judge(kinds: list[Kind], *, changes: bool) -> dict[str, float]:
     """Compare the bandit with the best fixed schedule, as means over seeds."""
     shares = ([0.9, 0.1], [0.1, 0.9]) if changes else ([1.0, 0.0], [1.0, 0.0])
-    rows = []
+    lines = []
     for seed in SEEDS:
         requests = trace(kinds, shares[0], LENGTH // 2, seed)
         requests += trace(kinds, shares[1], LENGTH // 2, 1000 + seed)
         bandit = Bandit(min_psnr=FLOOR_DB, keep=KEEP, audit=AUDIT, seed=seed)
         served = replay(kinds, requests, bandit, seed)
-        rows.append(_figures(kinds, requests, served, all_requests=changes))
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        lines.append(_figures(kinds, requests, served, all_requests=changes))
+    return {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
 
 
 def _figures(
-    kinds: list[Kind], requests: list[tuple[int, int]], served: Replay, *, all_requests: bool
+    kinds: list[Kind], requests: list[tuple[int, int]], served: Served, *, all_requests: bool
 ) -> dict[str, float]:
     """Judge one replay; on a changing trace all requests count, else those after learning."""
     first = 0 if all_requests else LEARN

@@ -13,65 +13,35 @@ random weights is timed with and without reuse of its layers.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import torch
-from rich.progress import track
-from torch import Tensor
 
-from ditcache_rl.bench import Board, Case, cases_of
-from ditcache_rl.cache import TieredCache
-from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.control import StaticSchedule
-from ditcache_rl.extras.gan import LatentWalk, StyleGenerator, StyleReuse
-from ditcache_rl.inference import cached
-from ditcache_rl.instrument import BlockRunner
+from benchmarks.harness import Benchmark, console, parser
+from benchmarks.precision.drawn import STEPS
+from benchmarks.precision.graded import DENOISER, EVERY, graded_policies
+from benchmarks.precision.mixing import style_mixing
+from ditcache_rl.bench import Board, cases_of
+from ditcache_rl.config import load_env
 from ditcache_rl.instrument.blocks import find_blocks
-from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.pipelines import open_pipeline
-from ditcache_rl.schedules.forecast import nodes_of, row_of
-from ditcache_rl.search import Rollouts, Space
 from ditcache_rl.sensitivity import (
     attention_sensitivity,
     grade_sites,
-    graded_modes,
     gradient_sensitivity,
     injection_sensitivity,
     rank_correlation,
     typical,
 )
-from ditcache_rl.types import Floats, Mode
-
-if TYPE_CHECKING:
-    from benchmarks._report import Run, console, parser
-else:
-    from _report import Run, console, parser
+from ditcache_rl.types import Floats
 
 Measured = TypeVar("Measured")
 
-STEPS = 28
-#: What is cached where steps are graded.
-DENOISER = "transformer"
-#: Steps of the ground truth over those of the reference.
-FINER = 4
-#: Steps between two refreshes of a medium step: 5 as in the article, and less.
-EVERY = (5, 3)
-#: Shares of the steps that are graded medium, the largest first; the others are high.
-SHARES = (0.75, 0.6, 0.45, 0.36, 0.3)
-#: A schedule may lose this much on select prompts: half of what it may lose on others, so that
-#: what differs between prompts has room.
-MOST_LOSS_DB = 0.15
-#: Prompts that forecasts are fitted on, and that a share is chosen on.
-FITTED, CHOSEN = 16, 16
 
-
-class Amounts(NamedTuple):
+class AnalysisAmounts(NamedTuple):
     """How much is measured."""
 
     prompts: int
@@ -81,13 +51,11 @@ class Amounts(NamedTuple):
     pairs: int
 
 
-FULL, QUICK = Amounts(10, 2, 24, 20), Amounts(10, 1, 16, 10)
+FULL, QUICK = AnalysisAmounts(10, 2, 24, 20), AnalysisAmounts(10, 1, 16, 10)
 #: Images per prompt, and random images for each, as `ditcache-rl analyze` takes them.
 IMAGES, PROBES = 4, 2
 #: Random images where a single image is compared with injection.
 SURE = 8
-#: Edits per layer from which a sweep of style mixing changes the styles.
-EDITS = 8
 #: Prompts whose grades are laid beside each other.
 SIZES = (5, 10, 20, 40)
 
@@ -96,7 +64,7 @@ def main() -> None:
     """Measure all, and report."""
     less = f"{QUICK.injection} prompt for injection instead of {FULL.injection}, fewer images"
     options = parser(__doc__, quick=less).parse_args()
-    run = Run()
+    run = Benchmark()
     amounts = QUICK if options.quick else FULL
 
     config = load_env("shapes")
@@ -125,7 +93,8 @@ def main() -> None:
     agreement = {size: _agreement(by_size[size], by_size[max(SIZES)]) for size in SIZES}
     tens = [_site_means(part) for part in np.split(every, max(SIZES) // 10)]
     whole = Board(pipe, STEPS, sites=1, call=source.call, rows=32, blocks=DENOISER)
-    graded = graded_policies(whole, config, typical(gradient.sum(axis=2)), amounts)
+    by_step = typical(gradient.sum(axis=2))
+    graded = graded_policies(whole, config, by_step, images=amounts.test, pairs=amounts.pairs)
     mixing = style_mixing(amounts.pairs)
     figures = {
         "spearman_gradient": rank_correlation(typical(sure), truth),
@@ -186,124 +155,6 @@ def _between_halves(injection: Floats) -> float | None:
     if not half:
         return None
     return rank_correlation(typical(injection[:half]), typical(injection[half:]))
-
-
-def graded_policies(
-    board: Board, config: EnvConfig, sensitivity: Floats, amounts: Amounts
-) -> dict[int, dict[str, Any]]:
-    """Choose graded schedules, and tell on test prompts what they gain and lose.
-
-    Args:
-        board: Pipeline, steps and one site.
-        config: For the prompts.
-        sensitivity: (steps,); nan at the first, which is then high.
-        amounts: How many test prompts, and how often they are timed.
-    """
-    train, select, test = (cases_of(config, part) for part in ("train", "select", "test"))
-    finer = Board(
-        board.pipe, FINER * STEPS, sites=1, call=board.call, rows=board.rows, blocks=DENOISER
-    )
-    rollouts = Rollouts(board, train[:FITTED], finer=finer)
-    found: dict[int, dict[str, Any]] = {}
-    chosen: dict[int, StaticSchedule] = {}
-    for every in EVERY:
-        rows: list[dict[str, Any]] = []
-        for share in track(SHARES, f"refresh {every}", console=console, transient=True):
-            grades = grade_sites(sensitivity, low=0, high=share)
-            modes = graded_modes(grades[:, None], STEPS, medium_every=every)
-            nodes = nodes_of(modes[:, 0].astype(np.int64))
-            filled = Space(STEPS, 1).modes(row_of(nodes, STEPS))
-            schedule = StaticSchedule(filled, rollouts.weights(nodes))
-            quality = _quality(board, finer, schedule, select[:CHOSEN])
-            rows.append({"medium_share": share, "computed": nodes} | quality)
-            if len(rows) == 1 or quality["loss_db"] <= min(row["loss_db"] for row in rows):
-                chosen[every] = schedule
-            if quality["loss_db"] <= MOST_LOSS_DB:
-                break
-        found[every] = _quality(board, finer, chosen[every], test[: amounts.test]) | {
-            "candidates_on_select_prompts": rows
-        }
-    options: list[StaticSchedule | None] = [None, *chosen.values()]
-    pairs = amounts.pairs
-    seconds = np.empty((pairs, len(options)))
-    for pair in track(range(pairs), "time", console=console, transient=True):
-        for turn in range(len(options)):
-            index = (turn + pair) % len(options)
-            seconds[pair, index] = _timed(board, options[index], [test[pair % len(test)]])
-    for index, every in enumerate(chosen, start=1):
-        found[every] |= {
-            "speedup_x": statistics.median(seconds[:, 0] / seconds[:, index]),
-            "plain_median_s": float(np.median(seconds[:, 0])),
-            "pairs": pairs,
-        }
-    return found
-
-
-def style_mixing(pairs: int) -> dict[str, Any]:
-    """Time a sweep that mixes other styles in from each layer on, as many edits for each."""
-    generator = StyleGenerator().eval()
-    layers = len(generator.synthesis.blocks)
-    crossovers = np.repeat(np.arange(layers), EDITS)
-    latents = torch.randn(len(crossovers) + 1, 64, generator=torch.Generator().manual_seed(0))
-    base, *others = generator.styles(latents)
-    styles = torch.stack([base] * len(crossovers))
-    for edit, (layer, other) in enumerate(zip(crossovers, others, strict=True)):
-        styles[edit, layer:] = other[layer:]
-    walk, styles = LatentWalk(generator.synthesis), styles[:, None]
-    plain = walk(styles)
-    seconds = np.empty((pairs, 2))
-    for pair in range(pairs):
-        for reuse in (False, True) if pair % 2 else (True, False):
-            with cached(walk, StyleReuse(), sites=layers) if reuse else nullcontext():
-                started = time.perf_counter()
-                images = walk(styles)
-                seconds[pair, int(reuse)] = time.perf_counter() - started
-            assert torch.equal(images, plain)
-    return {
-        "speedup_x": statistics.median(seconds[:, 0] / seconds[:, 1]),
-        "plain_median_s": float(np.median(seconds[:, 0])),
-        "edits": len(crossovers),
-        "layers": layers,
-        "identical": True,
-        "pairs": pairs,
-    }
-
-
-def _quality(
-    board: Board, finer: Board, schedule: StaticSchedule, cases: Sequence[Case]
-) -> dict[str, Any]:
-    truth, reference = finer.references(cases), board.references(cases)
-    cached = _draw(board, schedule, cases)
-    plain, own = psnr_db(reference, truth), psnr_db(cached, truth)
-    return {
-        "loss_db": float((plain - own).mean()),
-        "reference_to_truth_db": float(plain.mean()),
-        "graded_to_truth_db": float(own.mean()),
-        "graded_to_reference_db": float(psnr_db(cached, reference).mean()),
-        "graded_to_reference_ssim": float(ssim(cached, reference).mean()),
-        "compute_share": float((schedule.modes == Mode.COMPUTE).mean()),
-        "images": len(cases),
-    }
-
-
-def _draw(board: Board, schedule: StaticSchedule, cases: Sequence[Case]) -> Tensor:
-    images = []
-    for start in range(0, len(cases), board.rows):
-        part = cases[start : start + board.rows]
-        images.append(board.draw_under(schedule, part)[0])
-    return torch.cat(images)
-
-
-def _timed(board: Board, schedule: StaticSchedule | None, case: Sequence[Case]) -> float:
-    """Return the seconds of one call; attaching is outside of the clock."""
-    if schedule is None:
-        started = time.perf_counter()
-        board.draw(case)
-        return time.perf_counter() - started
-    with BlockRunner(board.pipe, schedule, TieredCache(), sites=board.sites, blocks=board.blocks):
-        started = time.perf_counter()
-        board.draw(case)
-        return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers import FluxPipeline
@@ -23,15 +22,11 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.harness import Benchmark, console, parser
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.shapes import CALL, PIPELINE_DIR, SIDE_PX
 from ditcache_rl.shapes.recipe.reader import HELD_OUT_SEED, load_reader, load_report, measure, read
 from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES, caption, is_held_out, sample_scenes
-
-if TYPE_CHECKING:
-    from benchmarks._report import Run, console, parser
-else:
-    from _report import Run, console, parser
 
 STEPS = 28
 CAPTIONS, QUICK_CAPTIONS = 500, 100
@@ -62,7 +57,7 @@ def main() -> None:
         help=f"save the first {GRID_COLUMNS * GRID_ROWS} pictures; red captions were not met",
     )
     given = options.parse_args()
-    run = Run()
+    run = Benchmark()
 
     pipe = open_pipeline(str(given.pipeline), device="cpu")
     asked = any_captions(QUICK_CAPTIONS if given.quick else CAPTIONS)

@@ -7,7 +7,6 @@ from ditcache_rl.search.methods import METHODS, Entry, Found, Method, Problem, f
 from ditcache_rl.search.proposals import Calibration, planned_rows, proposals
 from ditcache_rl.search.rescale import rescale_plan
 from ditcache_rl.search.space import Row, Space, pay_up
-from ditcache_rl.search.tree import grow_tree, tree_index, tree_schedules
 from ditcache_rl.search.trials import Score, Trials, Weights
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "Trials",
     "Weights",
     "found_in",
-    "grow_tree",
     "pay_up",
     "planned_rows",
     "proposals",
@@ -35,6 +33,4 @@ __all__ = [
     "search_fitted_plan",
     "search_plan",
     "spaced_plan",
-    "tree_index",
-    "tree_schedules",
 ]

@@ -6,8 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import ablation
-from benchmarks.ablation import FAMILIES, GROUP, VARIANTS, Variant, grouped, train, weak_setting
+from benchmarks.learned import ablated
+from benchmarks.learned.ablated import (
+    FAMILIES,
+    GROUP,
+    VARIANTS,
+    Variant,
+    grouped,
+    train,
+    weak_setting,
+)
 from ditcache_rl.bench import board_of, cases_of
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import ActionSpace
@@ -22,7 +30,7 @@ NAMES = ActionSpace.of(1, (Tier.DEVICE,)).schema()
 def setting(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Setting:
-    monkeypatch.setattr(ablation, "PPO", PPOConfig(rows=4, batch_size=32, n_epochs=2))
+    monkeypatch.setattr(ablated, "PPO", PPOConfig(rows=4, batch_size=32, n_epochs=2))
     config = replace(tiny_config(tmp_path, tiny_call), steps=[6])
     return weak_setting(config, lambda told: board_of(told, tiny_pipe, steps=6))
 
@@ -57,7 +65,7 @@ def test_every_variant_trains_and_is_judged_at_every_budget(setting: Setting, na
 
     found, again = (train(setting, seen, judged, VARIANTS[name], 16, seed=1) for _ in range(2))
 
-    assert len(found.gain_db) == len(ablation.BUDGETS)
+    assert len(found.gain_db) == len(ablated.BUDGETS)
     assert len(found.curve_db) == 1  # a rollout of four batches of four rows
     assert np.isfinite(found.gain_db + found.curve_db).all()
     assert found == again

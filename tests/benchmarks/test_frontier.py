@@ -8,11 +8,16 @@ import torch
 from diffusers import FirstBlockCacheConfig
 
 from benchmarks import gpu
-from benchmarks._contenders import CONTENDERS, PLAIN, Contender, Setup
-from benchmarks._frontiers import at_quality, at_speedup, curves, figures_of, rows_of
-from benchmarks._host import LocalHost, Setting
-from benchmarks._measure import TRIED_PROMPTS, Job, Log, measure, worth_more
-from benchmarks._page import write_page
+from benchmarks.costs.real_sizes import examine
+from benchmarks.peers.contender import Contender, Setup
+from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.under_runner import PLAIN
+from benchmarks.race.frontiers import at_quality, at_speedup, curves, figures_of, lines_of
+from benchmarks.race.host import Entrant, LocalHost
+from benchmarks.race.measure import TRIED_PROMPTS, Log, measure, worth_more
+from benchmarks.race.page import write_page
+from benchmarks.zoo.published import PublishedModel, fitting_layers
+from ditcache_rl.bench import Case
 from ditcache_rl.control import FBCache
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.policy import modes_text
@@ -20,10 +25,10 @@ from ditcache_rl.types import Mode
 from tests.kit.pipelines import CALL, PROMPTS, draw, draw_under
 
 STEPS = 6
-JOBS = [Job(PROMPTS[0], 1), Job(PROMPTS[1], 2)]
+CASES = [Case(PROMPTS[0], 1), Case(PROMPTS[1], 2)]
 
 
-def row(contender: str, family: str, speedup: float, psnr: float) -> Any:
+def line(contender: str, family: str, speedup: float, psnr: float) -> Any:
     spread = {"mean": psnr, "p5": psnr - 5, "ci95": [psnr - 1, psnr + 1]}
     return {
         "contender": contender,
@@ -43,18 +48,18 @@ def row(contender: str, family: str, speedup: float, psnr: float) -> Any:
     }
 
 
-ROWS = [
-    row("reference", "reference", 1.0, 60.0),
-    row("mine", "static", 2.0, 50.0),
-    row("mine", "static", 8.0, 30.0),
-    row("theirs", "peer", 2.0, 45.0),
-    row("theirs", "peer", 4.0, 35.0),
-    row("broken", "peer", 1.0, 0.0) | {"error": "no", "n": 0, "psnr_db": None},
+LINES = [
+    line("reference", "reference", 1.0, 60.0),
+    line("mine", "static", 2.0, 50.0),
+    line("mine", "static", 8.0, 30.0),
+    line("theirs", "peer", 2.0, 45.0),
+    line("theirs", "peer", 4.0, 35.0),
+    line("broken", "peer", 1.0, 0.0) | {"error": "no", "n": 0, "psnr_db": None},
 ]
 
 
 def test_frontiers_are_interpolated_in_measured_speed_up() -> None:
-    named = curves(ROWS)
+    named = curves(LINES)
 
     # From 2x to 8x is two doublings for 20 dB, to 4x is one for 10 dB.
     assert at_speedup(named["mine"], 4.0) == pytest.approx(40.0)
@@ -66,7 +71,7 @@ def test_frontiers_are_interpolated_in_measured_speed_up() -> None:
 
 
 def test_figures_compare_ours_with_the_best_of_the_others() -> None:
-    figures, who = figures_of(ROWS)
+    figures, who = figures_of(LINES)
 
     assert figures["ahead_db_2x"] == pytest.approx(5.0)
     assert figures["best_peer_db_3x"] == pytest.approx(45 - 10 * np.log2(1.5))
@@ -111,9 +116,9 @@ def test_our_first_block_cache_computes_the_steps_that_diffusers_computes(
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def settings(*names: str) -> list[Setting]:
+def entrants(*names: str) -> list[Entrant]:
     return [
-        Setting(contender.process, contender, value)
+        Entrant(contender.process, contender, value)
         for contender in CONTENDERS
         if contender.name in names
         for value in contender.values[-2:]
@@ -124,26 +129,26 @@ def host(pipe: Any) -> LocalHost:
     return LocalHost(Setup(pipe, STEPS, lambda: draw(pipe, steps=STEPS)), CALL)
 
 
-def run(pipe: Any, log: Log, chosen: list[Setting]) -> list[str]:
+def run(pipe: Any, log: Log, chosen: list[Entrant]) -> list[str]:
     heard: list[str] = []
-    measure({"main": host(pipe)}, chosen, JOBS, log, race=False, lpips=None, on_image=heard.append)
+    measure({"main": host(pipe)}, chosen, CASES, log, race=False, lpips=None, on_image=heard.append)
     return heard
 
 
-def test_every_contender_is_measured_or_a_row_with_its_error(pipe: Any, tmp_path: Path) -> None:
+def test_every_contender_is_measured_or_a_line_with_its_error(pipe: Any, tmp_path: Path) -> None:
     def fails(setup: Setup, value: Any) -> Any:
         raise ConfigError("not here")
 
     chosen = [
-        *settings("fewer steps", "FirstBlockCache", "TaylorSeer lite", "EasyCache", "MagCache"),
-        Setting("main", Contender("broken", "peer", "knob", (1,), fails), 1),
+        *entrants("fewer steps", "FirstBlockCache", "TaylorSeer lite", "EasyCache", "MagCache"),
+        Entrant("main", Contender("broken", "peer", "knob", (1,), fails), 1),
     ]
     log = Log(tmp_path, {"a": 1}, resume=False)
 
     run(pipe, log, chosen)
-    rows = rows_of([Setting("main"), *chosen], log)
+    lines = lines_of([Entrant("main"), *chosen], log)
 
-    by_name = {one["contender"]: one for one in rows}
+    by_name = {one["contender"]: one for one in lines}
     assert by_name["broken"]["error"] == "ConfigError: not here"
     assert by_name["reference"]["psnr_db"]["mean"] == 60  # type: ignore[index]
     assert by_name["reference"]["executed_share"] == 1
@@ -177,7 +182,7 @@ def test_converted_models_take_the_place_of_the_plain_ones_for_a_call(pipe: Any,
 
 
 def test_a_run_that_was_cut_off_draws_only_what_is_missing(pipe: Any, tmp_path: Path) -> None:
-    chosen = settings("FirstBlockCache")
+    chosen = entrants("FirstBlockCache")
     run(pipe, Log(tmp_path, {"a": 1}, resume=False), chosen)
     file = tmp_path / "measurements.jsonl"
     lines = file.read_text().splitlines(keepends=True)
@@ -189,15 +194,15 @@ def test_a_run_that_was_cut_off_draws_only_what_is_missing(pipe: Any, tmp_path: 
 
     assert len(missing) == 1
     drawn = [text for text in heard if not text.startswith("warm-up")]
-    assert sorted(drawn) == sorted([Setting("main").label, *missing])
+    assert sorted(drawn) == sorted([Entrant("main").label, *missing])
     assert all(len(log.points[s.label]) == 2 for s in chosen)
     with pytest.raises(ConfigError, match="without --resume"):
         Log(tmp_path, {"a": 2}, resume=True)
 
 
 def test_a_short_run_goes_on_with_what_may_matter(tmp_path: Path) -> None:
-    def contender(name: str) -> Setting:
-        return Setting("main", Contender(name, "peer", "k", (1,), lambda setup, value: {}), 1)
+    def contender(name: str) -> Entrant:
+        return Entrant("main", Contender(name, "peer", "k", (1,), lambda setup, value: {}), 1)
 
     log = Log(tmp_path, {}, resume=False)
     measured = {"good": (0.5, 50.0), "near": (0.5, 45.5), "far": (0.5, 42.0), "slow": (0.9, 59.0)}
@@ -206,7 +211,7 @@ def test_a_short_run_goes_on_with_what_may_matter(tmp_path: Path) -> None:
         for name, (seconds, psnr) in measured.items():
             log.note(f"{name}, k 1", prompt=number, seconds=seconds, psnr_db=psnr)
 
-    kept = worth_more([Setting("main"), *map(contender, measured)], log)
+    kept = worth_more([Entrant("main"), *map(contender, measured)], log)
 
     assert [s.label for s in kept] == ["reference, main", "good, k 1", "near, k 1"]
 
@@ -217,7 +222,7 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
     pictures = {"reference, main": image, "mine, k 2.0": image, "theirs, k 2.0": image}
     details = {"pipeline": "x", "steps": 6, "prompts": ["a <prompt>"], "threads": 1}
 
-    write_page(tmp_path / "page.html", ROWS, {"a_db": 1.0}, details, [pictures])
+    write_page(tmp_path / "page.html", LINES, {"a_db": 1.0}, details, [pictures])
 
     text = (tmp_path / "page.html").read_text()
     assert "<script src=" not in text
@@ -237,7 +242,7 @@ def test_the_log_is_lines_of_json(tmp_path: Path) -> None:
     ]
 
 
-TINY = gpu.Shape(
+TINY = PublishedModel(
     "FluxTransformer2DModel",
     {
         "num_layers": 2,
@@ -258,7 +263,7 @@ TINY = gpu.Shape(
 
 
 def test_a_shape_is_examined_on_any_device() -> None:
-    figures, details = gpu.examine(TINY, {}, "cpu", torch.float32, compiled=False)
+    figures, details = examine(TINY, {}, "cpu", torch.float32, compiled=False)
 
     assert figures["step_s"] > 0
     assert figures["peak_device_bytes"] > 0
@@ -267,10 +272,10 @@ def test_a_shape_is_examined_on_any_device() -> None:
 
 
 def test_as_many_blocks_are_built_as_fit() -> None:
-    whole = gpu.fitting_layers(TINY, 1 << 30, 2)
+    whole = fitting_layers(TINY, 1 << 30, 2)
 
     assert whole == {"num_layers": 2, "num_single_layers": 2}
-    assert gpu.fitting_layers(TINY, 0, 2) == {"num_layers": 1, "num_single_layers": 1}
+    assert fitting_layers(TINY, 0, 2) == {"num_layers": 1, "num_single_layers": 1}
 
 
 def test_without_a_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

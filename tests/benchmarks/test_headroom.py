@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from benchmarks import _table
-from benchmarks._headroom import TableBoard, Yardstick, _auc, play, predictors, swept
-from benchmarks._table import Half, Table, decode, read_tables
+from benchmarks.harness.play import play, swept
+from benchmarks.trees.predictors import auc, predictors
+from benchmarks.trees.table import SCHEMA_VERSION, STEPS, Half, Table, decode, read_tables
+from benchmarks.trees.tree import tree_schedules
+from benchmarks.trees.yardstick import TableBoard, Yardstick
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import EveryK, TeaCache
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.search import tree_schedules
 from ditcache_rl.types import Mode
 from tests.kit.environment import PROMPTS
 
-STEPS = _table.STEPS
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS["train"])]
 
 
@@ -110,8 +110,8 @@ def test_features_are_ranked_on_one_half_and_judged_on_the_other(
 def test_the_area_under_the_curve_is_the_chance_of_the_right_order() -> None:
     values = np.array([0.1, 0.4, 0.35, 0.8], dtype=np.float32)
 
-    assert _auc(values, np.array([False, False, True, True])) == 0.75
-    assert _auc(values, np.array([True] * 4)) == 0.5
+    assert auc(values, np.array([False, False, True, True])) == 0.75
+    assert auc(values, np.array([True] * 4)) == 0.5
 
 
 def test_latents_are_decoded_as_the_pipeline_does(board: Board) -> None:
@@ -136,7 +136,7 @@ def test_latents_are_decoded_as_the_pipeline_does(board: Board) -> None:
 def test_a_table_of_another_shape_is_refused(tmp_path: Path, table: Table) -> None:
     file = tmp_path / "table.safetensors"
     about = {
-        "schema_version": _table.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "steps": str(STEPS),
         "choose": json.dumps(CASES),
         "held_out": json.dumps(CASES),

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import learning
-from benchmarks._headroom import Played
+from benchmarks.harness.play import Played
+from benchmarks.learned.gains import CLOSED_FORM, p5_gain
 from ditcache_rl.bench import budgets_of
 from ditcache_rl.config import load_env
 from ditcache_rl.policy import load_schedules
@@ -14,7 +14,7 @@ def played(psnr_db: Floats) -> Played:
 
 
 def test_the_opponents_with_closed_forms_can_be_played_at_every_named_budget() -> None:
-    file, config = load_schedules(learning.CLOSED_FORM), load_env("shapes")
+    file, config = load_schedules(CLOSED_FORM), load_env("shapes")
 
     steps = config.steps[0]
     assert file.steps == [steps]
@@ -26,6 +26,6 @@ def test_the_gain_of_the_tail_is_paired_by_prompt() -> None:
     rng = np.random.default_rng(0)
     psnr = rng.normal(45, 5, 64)
 
-    gain = learning._p5_gain(played(psnr + 2), played(psnr), rng)
+    gain = p5_gain(played(psnr + 2), played(psnr), rng)
 
     assert gain == pytest.approx({"value": 2, "low": 2, "high": 2})

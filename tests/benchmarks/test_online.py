@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from benchmarks import online
-from benchmarks._online import Kind, measure, read_table, write_table
 from benchmarks.online import judge
+from benchmarks.traces.served import Kind, measure, read_table, write_table
 from ditcache_rl.policy import save_policy
 from tests.kit.environment import untrained_policy
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import overhead
-from benchmarks.overhead import Amounts, all_compute, decision, environment, profile
+from benchmarks.costs import machinery
+from benchmarks.costs.machinery import OverheadAmounts, all_compute, decision, environment, profile
 from ditcache_rl.config import load_env
 from ditcache_rl.policy import save_policy
 from ditcache_rl.rl.episodes import cases_of
 from tests.kit.environment import untrained_policy
 
-AMOUNTS = Amounts(pairs=2, requests=2, batches=1, profile_repeats=1, schedule_repeats=1)
+AMOUNTS = OverheadAmounts(pairs=2, requests=2, batches=1, profile_repeats=1, schedule_repeats=1)
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +20,9 @@ def few(
 ) -> None:
     """Few steps and rows, and a policy of the tiny pipeline."""
     save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
-    monkeypatch.setattr(overhead, "find_policy", lambda: tmp_path / "policy")
+    monkeypatch.setattr(machinery, "find_policy", lambda: tmp_path / "policy")
     for name, value in {"STEPS": 4, "ROWS": 2, "NETWORK_CALLS": 2}.items():
-        monkeypatch.setattr(overhead, name, value)
+        monkeypatch.setattr(machinery, name, value)
 
 
 def test_every_part_is_measured_and_told(tiny_pipe: Any, tiny_env: Path) -> None:
@@ -38,4 +38,4 @@ def test_every_part_is_measured_and_told(tiny_pipe: Any, tiny_env: Path) -> None
     assert pairs["pairs"] == 2
     assert (decisions["policy"], decisions["decisions"]) == ("policy", 2 * 4)
     assert len(batches["shares"]) == 1  # type: ignore[arg-type]
-    assert len(schedules["schedules"]) == overhead.SCHEDULES  # type: ignore[arg-type]
+    assert len(schedules["schedules"]) == machinery.SCHEDULES  # type: ignore[arg-type]

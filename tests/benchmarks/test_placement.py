@@ -2,26 +2,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from benchmarks import placement
-from benchmarks._placing import (
-    CLASSIC,
-    FACTS,
-    PLACERS,
-    VISITS,
-    Choice,
-    Course,
-    Past,
-    PlacementEnv,
-    Prices,
-    Replay,
-    past_of,
-    placed,
-    requests,
-    tally_of,
-)
-from benchmarks._traces import SITES
-from benchmarks.placement import DEVICE_SHARES, STARTS, by_agent, by_rule, figures_of, learn
-from ditcache_rl.cache.placement import schedule_trace, simulate
+from benchmarks.traces import agents
+from benchmarks.traces.agents import DEVICE_SHARES, STARTS, by_agent, by_rule, learn
+from benchmarks.traces.course import Course, PlacementEnv
+from benchmarks.traces.loops import SITES
+from benchmarks.traces.placers import CLASSIC, PLACERS, Choice, placed, tally_of
+from benchmarks.traces.requests import FACTS, VISITS, Past, Prices, StoreReplay, past_of, requests
+from benchmarks.traces.simulator import schedule_trace, simulate
+from benchmarks.traces.standings import figures_of
 from ditcache_rl.types import Mode, Modes
 
 PRICES = Prices(1.0, 20.0)
@@ -65,7 +53,7 @@ def test_what_is_dropped_is_computed_and_what_goes_to_the_host_is_loaded(
     reads = int((schedules[0] != Mode.COMPUTE).sum())
     found = {}
     for choice in (Choice.HOST, Choice.DROP):
-        replay = Replay(schedules[0], 0.5, past)
+        replay = StoreReplay(schedules[0], 0.5, past)
         while not replay.done:
             replay.play(placed(replay, choice))
         found[choice] = tuple(replay.tally)
@@ -97,7 +85,7 @@ def test_who_does_as_the_cache_does_earns_nothing(schedules: list[Modes], past: 
 def test_an_agent_begins_as_the_cache_itself(
     schedules: list[Modes], past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "ROWS", 4)
+    monkeypatch.setattr(agents, "ROWS", 4)
     course = Course(schedules, DEVICE_SHARES, past)
 
     agent = learn(course, 0, start=STARTS["agent"], seed=0)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from benchmarks._seeds import iqm, stratified
+from benchmarks.harness.seeds import iqm, stratified
 
 
 def improvement(table: np.ndarray) -> float:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.transfer import CANDIDATES, Known, Meter, adapted
+from benchmarks.learned.adapted import CANDIDATES, Known, Meter, adapted
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.search import Rollouts
 from tests.kit.pipelines import PROMPTS

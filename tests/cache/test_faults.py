@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.mishaps.faulty import FaultyIO
 from ditcache_rl.cache import Memory, SystemIO, TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.io import Buffer
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import EntryKey, Tier
-from tests.cache.faulty import FaultyIO
 
 KEY = EntryKey(0, 0, 0, 0)
 

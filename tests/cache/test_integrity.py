@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from benchmarks.mishaps.outcome import same_bits
 from ditcache_rl.cache.integrity import array_of, array_over, bytes_of, tensor_over
-from tests.chaos.outcome import same_bits
 
 DTYPES = [
     torch.float32,

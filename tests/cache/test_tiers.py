@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch import Tensor
 
+from benchmarks.mishaps.faulty import FaultyIO, LateCopier
 from ditcache_rl.cache import CODECS, DeviceTier, Outlook, TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.tier import SlotTier
 from ditcache_rl.types import EntryKey, Tier
-from tests.cache.faulty import FaultyIO, LateCopier
 
 KEYS = st.builds(EntryKey, st.integers(0, 2), st.just(0), st.just(0), st.integers(0, 2))
 SHAPES: list[tuple[int, ...]] = [(), (0,), (7,), (2, 3, 5), (1300,)]

@@ -8,6 +8,7 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
+from benchmarks.zoo.pipelines import model
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
@@ -15,7 +16,6 @@ from ditcache_rl.instrument import BlockRunner, CoarseSteps, RequestLog, Upscale
 from ditcache_rl.instrument.coarse import coarsen, mean_places, pack, raster, unpack
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import draw
-from tests.zoo.pipelines import model
 
 SIDE = 8  # tokens per side of the tiny pipeline, of which there are 64
 

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
+from benchmarks.zoo.loop import DenoiserLoop
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.fingerprint import ModelWatch, changed_parts
 from ditcache_rl.shapes.recipe.components import build_scheduler
 from tests.kit.pipelines import build_tiny_pipe, draw
-from tests.zoo.loop import DenoiserLoop
 
 
 def weight(pipe: Any) -> nn.Parameter:

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.zoo.checks import STEPS
+from benchmarks.zoo.draws import Draw
+from benchmarks.zoo.pipelines import PIPELINES, build
+from benchmarks.zoo.rows import PerRow
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Mode
-from tests.zoo.checks import STEPS
-from tests.zoo.draws import Draw
-from tests.zoo.pipelines import PIPELINES, build
-from tests.zoo.rows import PerRow
 
 #: diffusers deprecates arguments of its own pipelines.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.zoo.denoisers import build
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_stack, split_spans
 from ditcache_rl.instrument.probe import complete_stack
-from tests.zoo.denoisers import build
 
 
 class Pair(nn.Module):

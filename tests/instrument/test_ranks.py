@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from torch.multiprocessing.spawn import start_processes
 
-from tests.zoo.ranks import rank_disagreements, split, wrapped
+from benchmarks.zoo.ranks import rank_disagreements, split, wrapped
 
 
 def test_ranks_that_wish_for_different_things_do_the_same(tmp_path: Path) -> None:

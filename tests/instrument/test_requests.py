@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.zoo.requests import cancel_identical, threads_identical
 from ditcache_rl import session
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
@@ -12,7 +13,6 @@ from ditcache_rl.errors import ConfigError, StateError, UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
-from tests.zoo.requests import cancel_identical, threads_identical
 
 
 def test_requests_of_many_threads_are_drawn_as_alone(tiny_pipe: Any) -> None:

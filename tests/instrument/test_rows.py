@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tests.zoo.requests import ROW_TABLES, eight_rows, prompted
-from tests.zoo.rows import NOISE, ROUNDING, rounding
+from benchmarks.zoo.requests import ROW_TABLES, eight_rows, prompted
+from benchmarks.zoo.rows import NOISE, ROUNDING, rounding
 
 
 def test_eight_rows_that_decide_for_themselves_are_drawn_as_alone(tiny_pipe: Any) -> None:

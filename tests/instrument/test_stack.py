@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.zoo.pipelines import build, pipeline_unit
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.pipelines.compress import quantize_weights
 from tests.kit.pipelines import build_tiny_pipe, draw, draw_under
-from tests.zoo.pipelines import build, pipeline_unit
 
 CPU = torch.device("cpu")
 

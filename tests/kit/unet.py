@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from benchmarks.zoo.pipelines import kl, model
 from tests.kit.pipelines import build_tiny_pipe
-from tests.zoo.pipelines import kl, model
 
 #: Further arguments of its call: small, with both branches in one batch.
 CALL = {"height": 16, "width": 16, "guidance_scale": 3.0}

@@ -1,11 +1,11 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.zoo.denoisers import DENOISERS
+from benchmarks.zoo.docs import page_of
+from benchmarks.zoo.pipelines import PIPELINES
 from ditcache_rl.cli import main
 from ditcache_rl.pipelines.supported import supported_pipelines
-from tests.zoo.denoisers import DENOISERS
-from tests.zoo.docs import page_of
-from tests.zoo.pipelines import PIPELINES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
 

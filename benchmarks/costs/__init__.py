@@ -1,0 +1,1 @@
+"""What machinery and storage cost in seconds and bytes."""

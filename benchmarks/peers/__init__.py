@@ -1,0 +1,1 @@
+"""What competes with the policies: packages, published rules, other solvers, searched schedules."""

@@ -1,0 +1,63 @@
+"""A way to run a pipeline faster with one knob, and what it is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ditcache_rl.evaluate import Family, Method
+from ditcache_rl.instrument.blocks import denoisers_of
+
+Value = float | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What contenders are made for.
+
+    Attributes:
+        pipe: The pipeline.
+        steps: Denoising steps of the reference.
+        calibrate: Draws one image; what must be calibrated first is, meanwhile.
+        schedules: By contender and knob value, `modes` as `modes_text` writes them, and `weights`
+            of fitted forecasts by step, an empty list where there are none.
+        order: Blocks, those first that are best left out.
+    """
+
+    pipe: Any
+    steps: int
+    calibrate: Callable[[], object]
+    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    order: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way to run a pipeline faster, at all settings of its knob.
+
+    Attributes:
+        name: Shown.
+        family: As `evaluate.FAMILIES`; `static` and `learned` are ours.
+        knob: What is swept.
+        values: From careful to greedy.
+        make: Builds the method at one value; whatever it raises becomes a line with that error.
+        process: Contenders of another name than "main" run in a process of their own.
+    """
+
+    name: str
+    family: Family
+    knob: str
+    values: tuple[Value, ...]
+    make: Callable[[Setup, Any], dict[str, Any]]
+    process: str = "main"
+
+    def method(self, setup: Setup, value: Value) -> Method:
+        """Build the method at one value of the knob."""
+        target = f"{self.knob} {value}"
+        return Method(self.name, self.family, target, **self.make(setup, value))
+
+
+def denoiser_name(pipe: Any) -> str:
+    """Return the component name of the first denoiser."""
+    return next(iter(denoisers_of(pipe)))

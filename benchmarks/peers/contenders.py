@@ -1,0 +1,181 @@
+"""What `frontier.py` lets compete: a table of facts, one line per contender.
+
+A contender is a way to run a pipeline faster with one knob, swept over its useful range. Peers come
+from their own packages, rules without one are our controllers of them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.peers.contender import Contender, Value
+from benchmarks.peers.dbcache import db_cache
+from benchmarks.peers.hooks import hook, mag_ratios, sea_cache, swept, timestep
+from benchmarks.peers.solvers import fewer_steps, other_solver
+from benchmarks.peers.under_runner import (
+    PLAIN,
+    converted,
+    fewer_every_k,
+    layer_mask,
+    rule,
+    schedule,
+    shipped_policy,
+    whole_denoiser,
+    whole_every_k,
+)
+from ditcache_rl.control import EasyCache, EveryK, TeaCache
+from ditcache_rl.control.published import AdaCache, DiCache
+
+_THRESHOLDS = ("8, 0.08", "4, 0.08", "4, 0.15", "4, 0.24", "3, 0.4", "2, 0.8")
+_MASKS = ("slow", "medium", "fast", "ultra", "every 8", "every 13")
+#: Computed steps of the published searches, and of ours.
+PUBLISHED_COMPUTES = (12, 9, 7, 6, 5, 4)
+OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
+#: A converted pipeline without a cache, and computed steps of schedules on it.
+_CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 5, 4, 3)
+
+#: The FBCache of ours computes what that of diffusers does, as a test holds: only theirs runs here.
+CONTENDERS: tuple[Contender, ...] = (
+    Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 6, 5, 4, 3), fewer_steps),
+    Contender(
+        "DPM-Solver++ 2M",
+        "fewer-steps",
+        "steps",
+        (14, 10, 8, 6, 5, 4),
+        other_solver("DPMSolverMultistepScheduler"),
+    ),
+    Contender(
+        "Heun",
+        "fewer-steps",
+        "steps",
+        (7, 6, 5, 4, 3, 2),
+        other_solver("FlowMatchHeunDiscreteScheduler"),
+    ),
+    Contender(
+        "FirstBlockCache",
+        "peer",
+        "threshold",
+        (0.06, 0.1, 0.16, 0.25, 0.4, 0.8),
+        hook("FirstBlockCacheConfig", threshold=swept),
+    ),
+    Contender(
+        "TaylorSeer",
+        "peer",
+        "interval",
+        (2, 3, 4, 5, 7, 12),
+        hook("TaylorSeerCacheConfig", cache_interval=swept, taylor_factors_dtype=torch.float32),
+    ),
+    Contender(
+        "TaylorSeer lite",
+        "peer",
+        "interval",
+        (2, 3, 4, 6, 8, 12, 24),
+        hook(
+            "TaylorSeerCacheConfig",
+            cache_interval=swept,
+            taylor_factors_dtype=torch.float32,
+            use_lite_mode=True,
+        ),
+    ),
+    Contender(
+        "MagCache",
+        "peer",
+        "threshold",
+        (0.03, 0.06, 0.12, 0.24, 0.5, 1.0),
+        hook(
+            "MagCacheConfig",
+            threshold=swept,
+            max_skip_steps=lambda _, value: 3 if value < 0.1 else 6,
+            retention_ratio=0.1,
+            num_inference_steps=lambda setup, _: setup.steps,
+            mag_ratios=mag_ratios,
+        ),
+    ),
+    Contender("SeaCache", "peer", "threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.6), sea_cache),
+    Contender(
+        "PAB",
+        "peer",
+        "range",
+        (2, 3, 4, 6, 9, 14),
+        hook(
+            "PyramidAttentionBroadcastConfig",
+            spatial_attention_block_skip_range=swept,
+            spatial_attention_timestep_skip_range=(0, 1000),
+            current_timestep_callback=timestep,
+        ),
+    ),
+    Contender(
+        "FasterCache",
+        "peer",
+        "range",
+        (2, 3, 4, 6, 9, 14),
+        hook(
+            "FasterCacheConfig",
+            spatial_attention_block_skip_range=swept,
+            spatial_attention_timestep_skip_range=(-1, 941),
+            is_guidance_distilled=True,
+            tensor_format="BCHW",
+            current_timestep_callback=timestep,
+        ),
+    ),
+    *(
+        Contender(name, "peer", "warm-up, threshold", _THRESHOLDS, db_cache(kind), "cache-dit")
+        for name, kind in {
+            "DBCache": "",
+            "DBCache + TaylorSeer": "TaylorSeer",
+            "DBCache + DMD": "DMD",
+            "DBCache + FoCa": "FoCa",
+        }.items()
+    ),
+    *(
+        Contender(name, "peer", "mask", _MASKS, db_cache(kind, mask=True), "cache-dit")
+        for name, kind in {
+            "step mask": "",
+            "step mask + TaylorSeer": "TaylorSeer",
+        }.items()
+    ),
+    Contender("TeaCache", "heuristic", "threshold", (0.2, 0.4, 0.6, 0.9, 1.2, 2.0), rule(TeaCache)),
+    Contender(
+        "EasyCache", "heuristic", "threshold", (0.05, 0.08, 0.12, 0.2, 0.4, 0.8), rule(EasyCache)
+    ),
+    Contender("DiCache", "heuristic", "threshold", (0.1, 0.2, 0.3, 0.45, 0.7, 1.2), rule(DiCache)),
+    Contender("AdaCache", "heuristic", "pace", (0.5, 1.0, 1.5, 2.5, 4.0, 7.0), rule(AdaCache)),
+    Contender("FORA", "heuristic", "k", (2, 3, 4, 5, 7, 9), rule(EveryK)),
+    Contender("Newton every k", "static", "k", (2, 3, 4, 5, 7, 9), rule(EveryK, order=1)),
+    Contender("Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), whole_every_k),
+    Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), layer_mask),
+    Contender("DPCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("DPCache")),
+    Contender("LeMiCa", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("LeMiCa")),
+    Contender("BudCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("BudCache")),
+    Contender(
+        "MeanCache-like", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("MeanCache-like")
+    ),
+    Contender(
+        "policy shapes-ppo",
+        "static",
+        "budget",
+        (0.36, 0.33, 0.25, 0.22, 0.18, 0.15, 0.11),
+        shipped_policy("budget"),
+    ),
+    Contender(
+        "policy shapes-ppo, floor",
+        "static",
+        "min_psnr",
+        (50.0, 45.0, 40.0, 35.0, 30.0, 25.0),
+        shipped_policy("min_psnr"),
+    ),
+    Contender(
+        "whole denoiser", "static", "computed", OWN_COMPUTES, whole_denoiser("whole denoiser")
+    ),
+    Contender(
+        "fewer steps, Newton every k",
+        "static",
+        "steps, k",
+        ("20, 2", "20, 3", "20, 4", "14, 2", "14, 3", "14, 4", "10, 2", "10, 3"),
+        fewer_every_k,
+    ),
+    *(
+        Contender(f"whole denoiser, {kind}", "static", "computed", _CONVERTED, converted(kind))
+        for kind in ("compile", "int8-dynamic", "bf16")
+    ),
+)

@@ -1,0 +1,189 @@
+"""The schedules that `frontier.py` compares: searched once per pipeline and step count, then kept.
+
+Everything is chosen on train prompts. The published searches keep to their published form: what
+they may compute, and how the steps between are filled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.contender import Setup, denoiser_name
+from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
+from ditcache_rl.bench import Board, Case
+from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.instrument.blocks import find_blocks
+from ditcache_rl.instrument.runner import denoiser_of
+from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.policy import modes_text, weights_lists
+from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, Weights
+from ditcache_rl.search.calibrate import gap_costs, measure_gaps
+from ditcache_rl.search.paths import Path as Steps
+from ditcache_rl.search.paths import cheapest_path, minimax_path
+from ditcache_rl.types import Mode
+
+Entry = dict[str, Any]
+"""A schedule: `modes` as `modes_text` writes them, and fitted `weights` by step, empty for none."""
+
+#: How much more than their sum large errors count in MeanCache (its gamma).
+_GAMMA = 4.0
+#: Cases of LeMiCa's gaps, each of which takes a run: 1 gives 24.51 dB, 350 give 24.67 (its paper).
+_GAP_CASES = 1
+#: Cases that a block's harm is measured on.
+_HARM_CASES = 2
+
+
+def schedules_for(
+    pipe: Any,
+    *,
+    steps: int,
+    call: dict[str, Any],
+    cases: Sequence[Case],
+    evaluations: int,
+    file: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Read the schedules of a pipeline, or search and keep them.
+
+    Args:
+        pipe: The pipeline.
+        steps: Denoising steps.
+        call: Further arguments of its call.
+        cases: Train prompts.
+        evaluations: Candidates per budget of a search that draws them.
+        file: Where schedules of many pipelines are kept.
+        say: Hears what is being searched.
+
+    Returns:
+        `schedules` by contender and computed steps, the `order` of blocks, and what they belong to.
+    """
+    identity = {
+        "model": model_identity(denoiser_of(pipe)),
+        "scheduler": scheduler_identity(pipe.scheduler),
+        "steps": steps,
+        "call": call,
+    }
+    kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    for entry in kept:
+        if {name: entry[name] for name in identity} == identity:
+            return entry
+    entry = identity | {
+        "prompts": len(cases),
+        "evaluations": evaluations,
+        "schedules": _search(pipe, steps, call, cases, evaluations, say),
+        "order": _order(pipe, steps, call, cases[:_HARM_CASES], say),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([*kept, entry], indent=1) + "\n")
+    return entry
+
+
+def _search(
+    pipe: Any,
+    steps: int,
+    call: dict[str, Any],
+    cases: Sequence[Case],
+    evaluations: int,
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Entry]]:
+    stack = Board(pipe, steps, sites=1, call=call)
+    whole = Board(pipe, steps, sites=1, call=call, blocks=denoiser_name(pipe))
+    stack.prepare(cases)
+    whole.prepare(cases)
+    calibration = Calibration(stack, cases, say)
+    published = [count for count in PUBLISHED_COMPUTES if 2 < count < steps]
+    try:
+        found = _calibrated(calibration, steps, published)
+    except UnsupportedModelError as error:  # its loop can't be taken apart
+        say(f"without DPCache, MeanCache, LeMiCa: {error}")
+        found = {}
+    for name, board, method, budgets, between in (
+        ("BudCache", stack, "anneal", published, (Mode.REUSE,)),
+        ("whole denoiser", whole, "fitted", [n for n in OWN_COMPUTES if n < steps], None),
+    ):
+        say(f"searching {name}")
+        space = Space(steps, 1) if between is None else Space(steps, 1, between=between)
+        trials = Trials(board, cases, Weights(), space=space)
+        rng = np.random.default_rng(0)
+        problem = Problem(trials, sorted(budgets), evaluations, rng, calibration)
+        try:
+            rows = METHODS[method](problem)
+        except UnsupportedModelError as error:
+            say(f"{name} without fitted forecasts: {error}")
+            rows = METHODS["polish"](problem)
+        found[name] = {
+            str(budget): {
+                "modes": modes_text(space.modes(entry.row)),
+                "weights": [] if entry.weights is None else weights_lists(entry.weights),
+            }
+            for budget, entry in rows.items()
+        }
+    return found
+
+
+def _calibrated(
+    calibration: Calibration, steps: int, budgets: Sequence[int]
+) -> dict[str, dict[str, Entry]]:
+    """Choose schedules by measured errors alone."""
+    errors = calibration.errors().displacement[Mode.FORECAST1]
+    gaps = measure_gaps(
+        calibration.board, calibration.cases[:_GAP_CASES], Mode.REUSE, longest=steps // 2
+    )
+    peaks = gap_costs(errors, power=_GAMMA)
+    return {
+        "DPCache": _paths(steps, budgets, lambda n: _after_three(errors, n)),
+        "MeanCache-like": _paths(steps, budgets, lambda n: cheapest_path(peaks, n)),
+        "LeMiCa": _paths(steps, budgets, lambda n: minimax_path(gaps, n), Mode.REUSE),
+    }
+
+
+def _paths(
+    steps: int, budgets: Sequence[int], choose: Callable[[int], Steps], fill: Mode = Mode.FORECAST1
+) -> dict[str, Entry]:
+    """Write the paths that a rule chooses as schedules."""
+    found: dict[str, Entry] = {}
+    for budget in budgets:
+        modes = np.full((steps, 1), fill, dtype=np.int8)
+        modes[list(choose(budget))] = Mode.COMPUTE
+        found[str(budget)] = {"modes": modes_text(modes), "weights": []}
+    return found
+
+
+def _after_three(errors: np.ndarray[Any, Any], computes: int) -> Steps:
+    """Choose as DPCache does: the first three steps are computed, whatever they are worth."""
+    costs = gap_costs(errors)
+    for step in (1, 2):
+        costs[:step, :step, step + 1 :] = np.inf
+    return cheapest_path(costs, computes)
+
+
+def _order(
+    pipe: Any,
+    steps: int,
+    call: dict[str, Any],
+    cases: Sequence[Case],
+    say: Callable[[str], None],
+) -> list[int]:
+    """Rank blocks by what reusing each alone at every second step does to the images."""
+    say("ranking blocks")
+    blocks = len(find_blocks(denoiser_of(pipe)))
+    board = Board(pipe, steps, sites=blocks, call=call)
+    modes = np.zeros((blocks, steps, blocks), dtype=np.int8)
+    for block in range(blocks):
+        modes[block, 1::2, block] = Mode.REUSE
+    quality = board.score(
+        [case for case in cases for _ in range(blocks)], [*modes] * len(cases)
+    ).psnr_db.reshape(len(cases), blocks)
+    return [int(block) for block in np.argsort(-quality.mean(axis=0))]
+
+
+def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
+    """Hand what was searched to the contenders."""
+    return Setup(
+        setup.pipe, setup.steps, setup.calibrate, entry["schedules"], tuple(entry["order"])
+    )

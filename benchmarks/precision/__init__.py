@@ -1,0 +1,1 @@
+"""Precision that is given up, made up for, and graded."""

@@ -1,0 +1,184 @@
+"""Turn measurements into lines and frontiers into figures; pure functions of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+from benchmarks.race.host import Entrant
+from benchmarks.race.measure import Log
+from ditcache_rl.evaluate import Spread, bootstrap_mean, interpolate_frontier
+
+#: Speed-ups and qualities at which frontiers are compared; the names are those of the figures.
+SPEEDUPS = {"2x": 2.0, "3x": 3.0, "4_5x": 4.5}
+QUALITIES_DB = (38, 35, 30)
+OURS = ("static", "learned")
+
+Number = float | None
+
+
+class FrontierLine(TypedDict):
+    """An entrant: times are medians, the rest means; `speedup` is against its own process."""
+
+    contender: str
+    family: str
+    process: str
+    knob: str
+    value: float | int | str
+    n: int
+    seconds_per_image: Number
+    speedup: Number
+    psnr_db: dict[str, Any] | None
+    ssim: dict[str, Any] | None
+    lpips: dict[str, Any] | None
+    executed_share: Number
+    cache_bytes: int | None
+    error: str | None
+
+
+def lines_of(entrants: Sequence[Entrant], log: Log) -> list[FrontierLine]:
+    """Summarise every entrant, those that failed too."""
+    return [_line(entrant, log) for entrant in entrants]
+
+
+def _line(entrant: Entrant, log: Log) -> FrontierLine:
+    contender, label = entrant.contender, entrant.label
+    reference = Entrant(entrant.process).label
+    line: FrontierLine = {
+        "contender": "reference" if contender is None else contender.name,
+        "family": "reference" if contender is None else contender.family,
+        "process": entrant.process,
+        "knob": "" if contender is None else contender.knob,
+        "value": entrant.value,
+        "n": 0,
+        "seconds_per_image": None,
+        "speedup": None,
+        "psnr_db": None,
+        "ssim": None,
+        "lpips": None,
+        "executed_share": None,
+        "cache_bytes": None,
+        "error": log.errors.get(label),
+    }
+    points = log.points.get(label, {})
+    if line["error"] is not None or not points:
+        return line
+    # Against the reference of the same prompts, as the machine may change its pace meanwhile.
+    base = [log.points[reference][number]["seconds"] for number in points]
+    seconds = float(np.median([point["seconds"] for point in points.values()]))
+    share = float(np.mean([point["share"] for point in points.values()]))
+    line |= {
+        "n": len(points),
+        "seconds_per_image": seconds,
+        "speedup": float(np.median(base)) / seconds,
+        "psnr_db": _spread(points.values(), "psnr_db"),
+        "ssim": _spread(points.values(), "ssim"),
+        "executed_share": share if math.isfinite(share) else None,
+        "cache_bytes": max(0, log.peak_bytes[label] - log.peak_bytes[reference]),
+    }
+    if "lpips" in next(iter(points.values())):
+        line["lpips"] = _spread(points.values(), "lpips")
+    return line
+
+
+def _spread(points: Any, name: str) -> dict[str, Any]:
+    values = np.array([point[name] for point in points])
+    spread = Spread.of(values)
+    interval = bootstrap_mean(values, np.random.default_rng(0))
+    return {"mean": spread.mean, "p5": spread.p5, "ci95": [interval.low, interval.high]}
+
+
+def curves(lines: Sequence[FrontierLine]) -> dict[str, list[FrontierLine]]:
+    """Group the lines that were measured by contender, by rising speed-up."""
+    found: dict[str, list[FrontierLine]] = {}
+    for line in lines:
+        if line["error"] is None and line["n"] and line["family"] != "reference":
+            found.setdefault(line["contender"], []).append(line)
+    return {name: sorted(own, key=lambda line: line["speedup"] or 0) for name, own in found.items()}
+
+
+def at_speedup(
+    curve: Sequence[FrontierLine], speedup: float, metric: str = "psnr_db", part: str = "mean"
+) -> float:
+    """Interpolate a contender at a speed-up; nan beyond its fastest entrant."""
+    points = [(1 / (line["speedup"] or 1), (line[metric] or {})[part]) for line in curve]  # type: ignore[literal-required]
+    return interpolate_frontier(points, 1 / speedup)
+
+
+def at_quality(curve: Sequence[FrontierLine], least_db: float) -> float:
+    """Interpolate the highest speed-up that keeps a mean PSNR; nan if no entrant does.
+
+    Where even the fastest entrant keeps it, that one's speed-up.
+    """
+    best = float("nan")
+    points = [(line["speedup"] or 1.0, (line["psnr_db"] or {})["mean"]) for line in curve]
+    for index, (speedup, quality) in enumerate(points):
+        if quality >= least_db:
+            best = np.nanmax([best, speedup])
+            for other, worse in points[index + 1 :]:
+                if worse < least_db:
+                    part = (quality - least_db) / (quality - worse)
+                    between = speedup * (other / speedup) ** part
+                    best = np.nanmax([best, between])
+    return float(best)
+
+
+def figures_of(lines: Sequence[FrontierLine]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Compare our best contender with the best of all others, at equal speed and equal quality.
+
+    Returns:
+        The figures, and who they belong to.
+    """
+    named = curves(lines)
+    ours = {n: c for n, c in named.items() if c[0]["family"] in OURS}
+    theirs = {n: c for n, c in named.items() if n not in ours}
+    figures: dict[str, float] = {}
+    who: dict[str, Any] = {}
+    for tag, speedup in SPEEDUPS.items():
+        for key, metric, part in (
+            ("db", "psnr_db", "mean"),
+            ("p5_db", "psnr_db", "p5"),
+            ("ssim", "ssim", "mean"),
+        ):
+            mine = _best({n: at_speedup(c, speedup, metric, part) for n, c in ours.items()})
+            other = _best({n: at_speedup(c, speedup, metric, part) for n, c in theirs.items()})
+            who[f"{key}_{tag}"] = {"ours": mine, "peer": other}
+            if mine:
+                figures[f"best_ours_{key}_{tag}"] = mine[1]
+            if other:
+                figures[f"best_peer_{key}_{tag}"] = other[1]
+            if mine and other:
+                figures[f"ahead_{key}_{tag}"] = mine[1] - other[1]
+    for quality in QUALITIES_DB:
+        mine = _best({n: at_quality(c, quality) for n, c in ours.items()})
+        other = _best({n: at_quality(c, quality) for n, c in theirs.items()})
+        who[f"x_{quality}db"] = {"ours": mine, "peer": other}
+        if mine:
+            figures[f"ours_x_{quality}db"] = mine[1]
+        if other:
+            figures[f"peer_x_{quality}db"] = other[1]
+    peers = {line["contender"] for line in lines if line["family"] not in (*OURS, "reference")}
+    figures["peers_failed_count"] = len(peers - set(theirs))
+    figures["peers_count"] = len(peers)
+    return figures, who
+
+
+def standings(lines: Sequence[FrontierLine]) -> dict[str, dict[str, Number]]:
+    """Interpolate every contender at the speed-ups and qualities; None where it has nothing."""
+
+    def known(value: float) -> Number:
+        return value if math.isfinite(value) else None
+
+    return {
+        name: {f"db_{tag}": known(at_speedup(curve, x)) for tag, x in SPEEDUPS.items()}
+        | {f"x_{quality}db": known(at_quality(curve, quality)) for quality in QUALITIES_DB}
+        for name, curve in curves(lines).items()
+    }
+
+
+def _best(values: Mapping[str, float]) -> tuple[str, float] | None:
+    known = {name: value for name, value in values.items() if math.isfinite(value)}
+    return max(known.items(), key=lambda item: item[1]) if known else None

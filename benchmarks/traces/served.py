@@ -1,0 +1,157 @@
+"""A table of measured images and times, and traces of requests that are replayed from it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.harness.play import play
+from ditcache_rl.bench import board_of, cases_of
+from ditcache_rl.config import load_env
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.inference import open_policy
+from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.serve import Arm, Bandit
+from ditcache_rl.types import Floats
+
+#: Times of each schedule, batch 1.
+_REPEATS = 5
+_PROMPTS = 64
+
+
+class Kind(NamedTuple):
+    """Requests of one step count: what every schedule does to every prompt, and what it takes."""
+
+    steps: int
+    arms: list[Arm]
+    psnr_db: Floats
+    """(arms, prompts)."""
+    seconds: Floats
+    """(arms + 1, repeats) of a pipeline call; the last row is full compute."""
+
+
+class Served(NamedTuple):
+    """What became of a trace."""
+
+    arm: NDArray[np.int64]
+    """Schedule of every request, as an index; the number of schedules for full compute."""
+    psnr_db: Floats
+    seconds: Floats
+    """Of serving."""
+    audit_s: Floats
+    """Of the further runs of an audit."""
+    audited: NDArray[np.bool_]
+
+
+def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> list[Kind]:
+    """Draw test prompts under every schedule of a policy at some of its step counts."""
+    config, opened = load_env(env), open_policy(policy)
+    assert isinstance(opened, Policy)
+    source = config.pipeline
+    pipe = open_pipeline(source.source, dtype="float32", device=source.device)
+    pipe.set_progress_bar_config(disable=True)
+    cases = cases_of(config, "test")[:_PROMPTS]
+    kinds = []
+    for steps in step_counts:
+        plan = opened.plans[steps]
+        cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
+        arms = Arm.all_of(plan, cost, min_psnr=floor)
+        board = board_of(config, pipe, steps=steps)
+        schedules = [StaticSchedule.of(arm.row, step_patterns(1)) for arm in arms]
+        psnr = np.stack([play(board, schedule, cases).psnr_db for schedule in schedules])
+        full = StaticSchedule(np.zeros((steps, 1), dtype=np.int8))
+        seconds = np.empty((len(arms) + 1, _REPEATS + 1))
+        for repeat in range(_REPEATS + 1):  # round 0 warms up
+            for index, schedule in enumerate([*schedules, full]):
+                started = time.perf_counter()
+                board.draw_under(schedule, cases[:1])
+                seconds[index, repeat] = time.perf_counter() - started
+        kinds.append(Kind(steps, arms, psnr, seconds[:, 1:]))
+    return kinds
+
+
+def trace(kinds: list[Kind], shares: list[float], length: int, seed: int) -> list[tuple[int, int]]:
+    """Draw requests: kind and prompt; `shares` are those of the kinds."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(kinds), length, p=shares)
+    return [(int(kind), int(rng.integers(kinds[kind].psnr_db.shape[1]))) for kind in chosen]
+
+
+def replay(kinds: list[Kind], requests: list[tuple[int, int]], bandit: Bandit, seed: int) -> Served:
+    """Serve a trace under a bandit."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for number, prompt in requests:
+        kind = kinds[number]
+        name, full = f"{kind.steps} steps", len(kind.arms)
+        turn = bandit.turn(name, kind.arms)
+        drawn = rng.integers(kind.seconds.shape[1])
+        times = kind.seconds[:, drawn]
+        for arm in turn.audited:
+            bandit.note_audit(name, kind.arms, arm, float(kind.psnr_db[arm, prompt]))
+        for arm in {*turn.audited, *([] if turn.arm is None else [turn.arm])}:
+            bandit.note_time(name, kind.arms, arm, float(times[arm]))
+        arm = full if turn.arm is None else turn.arm
+        extra = sum(times[a] for a in {*turn.audited, full} - {arm}) if turn.audited else 0.0
+        quality = 60.0 if turn.arm is None else kind.psnr_db[arm, prompt]
+        lines.append((arm, quality, times[arm], extra, bool(turn.audited)))
+    return Served(*(np.array(column) for column in zip(*lines, strict=True)))
+
+
+def fixed(
+    kinds: list[Kind], requests: list[tuple[int, int]], floor: float, keep: float
+) -> dict[float, tuple[float, float]]:
+    """Serve a trace under each share of compute: share -> (mean seconds, share above the floor).
+
+    The share of the nearest schedule of each kind that spends no less.
+    """
+    shares = sorted({arm.budget / kind.steps for kind in kinds for arm in kind.arms})
+    found = {}
+    for share in [*shares, 1.0]:
+        lines = []
+        for number, prompt in requests:
+            kind = kinds[number]
+            arms = [i for i, a in enumerate(kind.arms) if a.budget / kind.steps >= share - 1e-9]
+            arm = arms[0] if arms else len(kind.arms)
+            above = not arms or kind.psnr_db[arm, prompt] >= floor
+            lines.append((float(kind.seconds[arm].mean()), above))
+        seconds, kept = np.array(lines, dtype=float).T
+        found[share] = float(seconds.mean()), float(kept.mean())
+    return found
+
+
+def write_table(kinds: list[Kind], file: Path) -> None:
+    """Keep what was measured."""
+    lines = [
+        {
+            "steps": kind.steps,
+            "budgets": [arm.budget for arm in kind.arms],
+            "psnr_db": kind.psnr_db.round(3).tolist(),
+            "seconds": kind.seconds.round(5).tolist(),
+        }
+        for kind in kinds
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(lines) + "\n")
+
+
+def read_table(file: Path, policy: str, floor: float) -> list[Kind]:
+    """Read what was measured; the schedules are those of the policy."""
+    opened = open_policy(policy)
+    assert isinstance(opened, Policy)
+    kinds = []
+    for line in json.loads(file.read_text()):
+        steps = line["steps"]
+        cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
+        arms = Arm.all_of(opened.plans[steps], cost, min_psnr=floor)
+        kinds.append(Kind(steps, arms, np.array(line["psnr_db"]), np.array(line["seconds"])))
+    return kinds
