@@ -73,6 +73,18 @@ def test_every_path_and_name_that_a_page_gives_exists(page: Path) -> None:
     assert not [*missing_paths(page), *sorted(names)]
 
 
+def test_every_page_can_be_found_from_the_readme() -> None:
+    found, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        found.add(page)
+        links = (link.split("#")[0] for link in LINK.findall(FENCE.sub("", page.read_text())))
+        targets = {(page.parent / link).resolve() for link in links if link.endswith(".md")}
+        waiting += targets - found
+
+    assert not set((ROOT / "docs").rglob("*.md")) - found
+
+
 def test_checks_of_names_fail_where_they_should() -> None:
     assert resolves("ditcache_rl.cli")
     assert resolves("dc.cached")
