@@ -41,7 +41,7 @@ class Results:
         seconds: Wall-clock time of the pipeline call.
         psnr_db: Against the reference of the same prompt and seed, as are the two that follow.
         ssim: Structural similarity.
-        lpips: Perceptual distance; None where its weights are not at hand.
+        lpips: Perceptual distance; None where its network is not at hand.
         compute_share: Computed blocks over all blocks of all steps of the reference.
         pictures: By index of a method, the images of the first prompts; of the
             reference and of static and learned methods only, or of all methods where there are none
