@@ -75,7 +75,7 @@ class Reader(nn.Module):
         return torch.split(logits, [len(values) for values in ATTRIBUTES.values()], dim=1)
 
 
-class Report(NamedTuple):
+class ReaderFacts(NamedTuple):
     """What is known about the committed weights."""
 
     accuracy: dict[str, float]
@@ -120,7 +120,7 @@ def load_reader(file: Path = WEIGHTS) -> Reader:
     return reader.requires_grad_(False)
 
 
-def load_report(file: Path = WEIGHTS) -> Report:
+def load_report(file: Path = WEIGHTS) -> ReaderFacts:
     """Read what was measured when the weights were trained.
 
     Raises:
@@ -135,7 +135,7 @@ def load_report(file: Path = WEIGHTS) -> Report:
             f"{file.name}: expected a reader with {expected}, received {received}; train it again "
             "with `python -m ditcache_rl.shapes.recipe.reader`"
         )
-    return Report(
+    return ReaderFacts(
         accuracy=json.loads(metadata["held_out_accuracy"]),
         scenes=int(metadata["held_out_scenes"]),
         steps=int(metadata["steps"]),
