@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 from rich.table import Table
@@ -42,7 +42,7 @@ class ReferenceEntry(TypedDict):
 
 
 class Row(TypedDict):
-    """A method at one setting; times are medians, `compute_share` is a mean."""
+    """A method at one setting: median times, mean `compute_share`; further metrics add keys."""
 
     method: str
     family: str
@@ -100,7 +100,7 @@ def build_report(
         bootstrap_seed: Of the confidence intervals.
     """
     medians = np.median(results.seconds, axis=1)
-    rows: list[Row] = [
+    rows = [
         {
             "method": method.name,
             "family": method.family,
@@ -108,9 +108,8 @@ def build_report(
             "compute_share": _number(results.compute_share[index].mean()),
             "seconds_per_image": _number(medians[index]),
             "speedup": _number(results.speedup[index]),
-            "psnr_db": _spread(results.psnr_db[index]),
-            "ssim": _spread(results.ssim[index]),
-            "lpips": None if results.lpips is None else _spread(results.lpips[index]),
+            **dict.fromkeys(("psnr_db", "ssim", "lpips")),
+            **{name: _spread(values[index]) for name, values in results.quality.items()},
             "n": results.seconds.shape[1],
         }
         for index, method in enumerate(results.methods)
@@ -124,7 +123,7 @@ def build_report(
         "seeds": list(results.seeds),
         "num_inference_steps": results.num_inference_steps,
         "reference": {"seconds_per_image": _number(medians[0])},
-        "rows": rows,
+        "rows": cast("list[Row]", rows),
         "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
         "notes": list(results.notes),
     }
