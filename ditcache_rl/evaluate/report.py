@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 from rich.table import Table
@@ -40,7 +40,7 @@ class ReferenceEntry(TypedDict):
 
 
 class ReportLine(TypedDict):
-    """A method at one setting; times are medians, `compute_share` is a mean."""
+    """A method at one setting: median times, mean `compute_share`; further metrics add keys."""
 
     method: str
     family: str
@@ -98,7 +98,7 @@ def build_report(
         bootstrap_seed: Of the confidence intervals.
     """
     medians = np.median(results.seconds, axis=1)
-    lines: list[ReportLine] = [
+    lines = [
         {
             "method": method.name,
             "family": method.family,
@@ -106,9 +106,8 @@ def build_report(
             "compute_share": _number(results.compute_share[index].mean()),
             "seconds_per_image": _number(medians[index]),
             "speedup": _number(results.speedup[index]),
-            "psnr_db": _spread(results.psnr_db[index]),
-            "ssim": _spread(results.ssim[index]),
-            "lpips": None if results.lpips is None else _spread(results.lpips[index]),
+            **dict.fromkeys(("psnr_db", "ssim", "lpips")),
+            **{name: _spread(values[index]) for name, values in results.quality.items()},
             "n": results.seconds.shape[1],
         }
         for index, method in enumerate(results.methods)
@@ -122,7 +121,7 @@ def build_report(
         "seeds": list(results.seeds),
         "num_inference_steps": results.num_inference_steps,
         "reference": {"seconds_per_image": _number(medians[0])},
-        "rows": lines,
+        "rows": cast("list[ReportLine]", lines),
         "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
         "notes": list(results.notes),
     }

@@ -20,10 +20,8 @@ class Round(NamedTuple):
     """One prompt under all methods: (methods,) each."""
 
     seconds: Floats
-    psnr_db: Floats
-    ssim: Floats
-    lpips: Floats
-    """All nan where LPIPS is not at hand."""
+    quality: Mapping[str, Floats]
+    """By metric, against the reference."""
     compute_share: Floats
     pictures: Mapping[int, Picture]
     """By index of a method; empty where the round is not kept for the picture grid."""
@@ -39,9 +37,7 @@ class Results:
         seeds: Seed of each prompt.
         num_inference_steps: Steps of the reference.
         seconds: Wall-clock time of the pipeline call.
-        psnr_db: Against the reference of the same prompt and seed, as are the two that follow.
-        ssim: Structural similarity.
-        lpips: Perceptual distance; None where its weights are not at hand.
+        quality: By metric, against the reference of the same prompt and seed.
         compute_share: Computed blocks over all blocks of all steps of the reference.
         pictures: By index of a method, the images of the first prompts; of the
             reference and of static and learned methods only, or of all methods where there are none
@@ -54,12 +50,15 @@ class Results:
     seeds: tuple[int, ...]
     num_inference_steps: int
     seconds: Floats
-    psnr_db: Floats
-    ssim: Floats
-    lpips: Floats | None
+    quality: Mapping[str, Floats]
     compute_share: Floats
     pictures: Mapping[int, Sequence[Picture]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def psnr_db(self) -> Floats:
+        """(methods, prompts) what comparisons at equal time go by."""
+        return self.quality["psnr_db"]
 
     @property
     def speedup(self) -> Floats:
@@ -89,16 +88,16 @@ def gather(
     """
     complete = len(rounds)
     pictured = [one.pictures for one in rounds if one.pictures]
-    lpips = np.stack([one.lpips for one in rounds], axis=1)
     return Results(
         methods=tuple(methods),
         prompts=tuple(prompts[:complete]),
         seeds=tuple(seeds[:complete]),
         num_inference_steps=num_inference_steps,
         seconds=np.stack([one.seconds for one in rounds], axis=1),
-        psnr_db=np.stack([one.psnr_db for one in rounds], axis=1),
-        ssim=np.stack([one.ssim for one in rounds], axis=1),
-        lpips=None if np.isnan(lpips).all() else lpips,
+        quality={
+            name: np.stack([one.quality[name] for one in rounds], axis=1)
+            for name in rounds[0].quality
+        },
         compute_share=np.stack([one.compute_share for one in rounds], axis=1),
         pictures={index: [p[index] for p in pictured] for index in (pictured or [{}])[0]},
         notes=tuple(notes),

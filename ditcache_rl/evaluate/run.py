@@ -6,7 +6,7 @@ Times are wall-clock of the whole pipeline call on this machine; nothing here pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import synchronize
-from ditcache_rl.metrics import Lpips, load_lpips, psnr_db, ssim
-from ditcache_rl.types import UNSEEN, Floats, Progress
+from ditcache_rl.metrics import Metric, metrics_at_hand
+from ditcache_rl.types import UNSEEN, Progress
 
 #: Prompts whose images are kept for the picture grid.
 KEPT_PROMPTS = 6
@@ -137,7 +137,7 @@ def evaluate(
         KeyboardInterrupt: If no prompt is complete yet.
     """
     _check(methods, prompts, seeds, call or {})
-    lpips = load_lpips()
+    metrics = metrics_at_hand()
     rounds: list[Round] = []
     notes: list[str] = []
     with (
@@ -166,7 +166,7 @@ def evaluate(
                     shots[index] = watch.shoot(runnable[index], prompt, seed=seed)
                     bar.advance(1)
                 kept = number < KEPT_PROMPTS
-                rounds.append(_compare(runnable, shots, lpips=lpips, kept=kept))
+                rounds.append(_compare(runnable, shots, metrics=metrics, kept=kept))
         except KeyboardInterrupt:
             if not rounds:
                 raise
@@ -216,20 +216,20 @@ def _warm_up(watch: Stopwatch, method: Method, prompt: str, *, seed: int) -> str
 
 
 def _compare(
-    methods: Sequence[Method], shots: Mapping[int, Shot], *, lpips: Lpips | None, kept: bool
+    methods: Sequence[Method],
+    shots: Mapping[int, Shot],
+    *,
+    metrics: Mapping[str, Metric],
+    kept: bool,
 ) -> Round:
     ordered = [shots[index] for index in range(len(methods))]
     reference = ordered[0].image
-
-    def judged(metric: Callable[[Tensor, Tensor], Floats]) -> Floats:
-        # One by one: a batch of large images under all methods would not fit everywhere.
-        return np.concatenate([metric(shot.image, reference) for shot in ordered])
-
     return Round(
         seconds=np.array([shot.seconds for shot in ordered]),
-        psnr_db=judged(psnr_db),
-        ssim=judged(ssim),
-        lpips=judged(lpips) if lpips else np.full(len(ordered), np.nan),
+        quality={  # one by one: a batch of large images under all methods would not fit everywhere
+            name: np.concatenate([metric(shot.image, reference) for shot in ordered])
+            for name, metric in metrics.items()
+        },
         compute_share=np.array([shot.compute_share for shot in ordered]),
         pictures={i: _picture(ordered[i].image) for i in _pictured(methods)} if kept else {},
     )

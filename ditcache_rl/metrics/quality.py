@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from ditcache_rl.types import Floats
 
 #: (B, 3, H, W) in [0, 1], of any floating type.
 Images = Tensor | NDArray[np.float32] | Floats
+#: Compares images with their references: (B,).
+Metric = Callable[[Images, Images], Floats]
 
-#: Equal images have no finite PSNR, and above this the eye sees none: 8-bit rounding alone is at 59
-#: dB.
+#: Equal images have no finite PSNR, and above this the eye sees none: 8-bit rounding is at 59 dB.
 PSNR_CAP_DB = 60.0
 #: Pixels per side of the window of SSIM, scikit-image's default; images must be at least as large.
 SSIM_WINDOW_PX = 7
@@ -114,6 +116,13 @@ def load_lpips() -> Lpips | None:
         warnings.simplefilter("ignore")
         network: nn.Module = importlib.import_module("lpips").LPIPS(net="alex", verbose=False)
     return Lpips(network)
+
+
+def metrics_at_hand() -> dict[str, Metric]:
+    """List what images are judged by, under the name of the figure in reports."""
+    found: dict[str, Metric] = {"psnr_db": psnr_db, "ssim": ssim}
+    lpips = load_lpips()
+    return found if lpips is None else {**found, "lpips": lpips}
 
 
 def _pair(images: Images, references: Images) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,7 @@ def results_of(
         seeds=(0,),
         num_inference_steps=28,
         seconds=np.repeat(np.array(seconds)[:, None], len(PROMPTS), axis=1),
-        psnr_db=psnr,
-        ssim=np.full(psnr.shape, 0.75),
-        lpips=None,
+        quality={"psnr_db": psnr, "ssim": np.full(psnr.shape, 0.75)},
         compute_share=np.repeat(np.array(seconds)[:, None] / 4, len(PROMPTS), axis=1),
         pictures=pictures,
     )
@@ -81,6 +80,16 @@ def test_a_row_says_what_was_measured() -> None:
         "lpips": None,
         "n": 8,
     }
+
+
+def test_every_metric_is_in_the_report_under_its_name() -> None:
+    more = {**RESULTS.quality, "lpips": RESULTS.psnr_db * 0, "sharpness": RESULTS.psnr_db / 2}
+
+    report = build_report(replace(RESULTS, quality=more), env="shapes")
+
+    row = dict(report["rows"][1])
+    assert row["sharpness"] == {"mean": 15.0, "p5": 15.0, "p95": 15.0}
+    assert row["lpips"] == {"mean": 0.0, "p5": 0.0, "p95": 0.0}
 
 
 def test_a_policy_is_compared_at_equal_time() -> None:

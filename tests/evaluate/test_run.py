@@ -133,7 +133,7 @@ def stop_at(call: int) -> Callable[[int], None]:
 def test_reference_and_all_compute_give_the_same_image(results: Results) -> None:
     np.testing.assert_array_equal(results.psnr_db[:2], np.full((2, 2), 60.0))
     np.testing.assert_array_equal(results.compute_share[:2], np.ones((2, 2)))
-    np.testing.assert_allclose(results.ssim[:2], np.ones((2, 2)))
+    np.testing.assert_allclose(results.quality["ssim"][:2], np.ones((2, 2)))
 
 
 def test_what_computes_less_differs_and_says_how_much_it_computed(results: Results) -> None:

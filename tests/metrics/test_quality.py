@@ -1,5 +1,4 @@
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -9,10 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ditcache_rl.errors import ShapeError
-from ditcache_rl.metrics import Images, load_lpips, psnr_db, ssim
-from ditcache_rl.types import Floats
-
-Metric = Callable[[Images, Images], Floats]
+from ditcache_rl.metrics import Images, Metric, load_lpips, metrics_at_hand, psnr_db, ssim
 
 
 def uniform(*values: float, side: int = 8) -> Tensor:
@@ -119,6 +115,7 @@ def test_lpips_is_none_without_weights_and_nothing_is_fetched(lpips_installed: P
     assert not lpips_installed.exists()
 
     assert load_lpips() is None
+    assert list(metrics_at_hand()) == ["psnr_db", "ssim"]
 
 
 def test_lpips_gives_a_distance_per_image(lpips_installed: Path) -> None:
@@ -126,5 +123,6 @@ def test_lpips_gives_a_distance_per_image(lpips_installed: Path) -> None:
     lpips = load_lpips()
 
     assert lpips is not None
+    assert list(metrics_at_hand()) == ["psnr_db", "ssim", "lpips"]
     # 2 * 0.25, in the float32 of the network.
     np.testing.assert_allclose(lpips(uniform(0.5, 0.5), uniform(0.5, 0.75)), [0.0, 0.5], atol=1e-6)
