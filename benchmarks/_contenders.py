@@ -28,7 +28,7 @@ from ditcache_rl.control import EasyCache, EveryK, FBCache, StaticSchedule, TeaC
 from ditcache_rl.control.published import AdaCache, DiCache
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import Family, Method
-from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
@@ -284,7 +284,7 @@ def _schedule(name: str, blocks: str = "") -> Callable[[Setup, Any], dict[str, A
         where = {"blocks": blocks} if blocks else {}
         weights = [row or [np.nan] * HISTORY for row in found["weights"]]
         fitted = np.array(weights) if weights else None
-        return {"controller": StaticSchedule(read_modes(found["modes"]), fitted), **where}
+        return {"controller": StaticSchedule.of(read_modes(found["modes"]), fitted), **where}
 
     return make
 
@@ -317,7 +317,7 @@ def _layer_mask(setup: Setup, value: int) -> dict[str, Any]:
         raise ConfigError(f"expected 1 to {len(setup.order)} blocks to leave out, received {value}")
     modes = np.zeros((setup.steps, blocks), dtype=np.int8)
     modes[1::2, list(setup.order[:value])] = Mode.REUSE
-    return {"controller": StaticSchedule(modes), "sites": blocks}
+    return {"controller": StaticSchedule.of(modes), "sites": blocks}
 
 
 def _policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
@@ -326,7 +326,7 @@ def _policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
     def make(setup: Setup, value: float) -> dict[str, Any]:
         policy = load_policy(find_policy("shapes-ppo"))
         check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
-        controller = PolicyController(policy, Wish(**{target: value}))
+        controller = PolicyController(policy, Target(**{target: value}))
         made_for = policy.manifest
         return {
             "controller": controller,

@@ -173,7 +173,7 @@ class _Watcher:
     probe_blocks = 0
 
     def __init__(self, modes: Modes, budget: int, notes: list[NDArray[np.float32]]) -> None:
-        self._schedule = StaticSchedule(modes)
+        self._schedule = StaticSchedule.of(modes)
         self._budget, self._notes = budget, notes
 
     def reset(self, run: RunInfo) -> None:

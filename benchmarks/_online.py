@@ -64,7 +64,7 @@ def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> 
         plan = opened.plans[steps]
         cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
         arms = arms_of(plan, cost, floor)
-        board = board_of(config, pipe, steps=steps)
+        board = Board.of(config, pipe, steps=steps)
         schedules = [StaticSchedule.of(arm.row, step_patterns(1)) for arm in arms]
         psnr = np.stack(
             [
@@ -79,7 +79,7 @@ def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> 
                 for schedule in schedules
             ]
         )
-        full = StaticSchedule(np.zeros((steps, 1), dtype=np.int8))
+        full = StaticSchedule.of(np.zeros((steps, 1), dtype=np.int8))
         seconds = np.empty((len(arms) + 1, _REPEATS + 1))
         for repeat in range(_REPEATS + 1):  # round 0 warms up
             for index, schedule in enumerate([*schedules, full]):

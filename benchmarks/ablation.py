@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = load_env(ENV)
     pipe = open_configured(config.pipeline)
     pipe.set_progress_bar_config(disable=True)
-    setting = weak_setting(config, lambda told: board_of(told, pipe, steps=told.steps[0]))
+    setting = weak_setting(config, lambda told: Board.of(told, pipe, steps=told.steps[0]))
     seen, judged = cases_of(config, "train")[:SEEN], cases_of(config, "select")[:JUDGED]
     console.print("references and what the plan earns")
     setting.baseline([task for cases in (seen, judged) for task in tasks_of(cases)])
@@ -210,7 +210,7 @@ def weak_setting(config: EnvConfig, board_of: Callable[[EnvConfig], Board]) -> S
     """
     cache = replace(config.cache, tiers=config.cache.tiers[:1])
     config = replace(config, cache=cache, ppo=PPO)
-    board = board_of(config)
+    board = Board.of(config)
     space, plan = Space(board.steps, board.sites), Plan.empty(board.steps, board.steps)
     for budget in range(1, board.steps + 1):
         plan.patterns[budget] = spaced(space, budget, between=Mode.REUSE)

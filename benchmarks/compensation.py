@@ -35,7 +35,7 @@ from ditcache_rl.instrument import BlockRunner, Upscaler, load_upscaler
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy
-from ditcache_rl.schedules.forecast import newton_weights, row_of
+from ditcache_rl.schedules.forecast import newton_coefficients, row_of
 from ditcache_rl.schedules.patterns import step_patterns
 from ditcache_rl.search import Rollouts, Space
 from ditcache_rl.shapes import UPSCALER
@@ -70,7 +70,7 @@ def main() -> None:
     run = Run()
     config = load_env("shapes")
     pipe = open_pipeline(config.pipeline.source, device=config.pipeline.device)
-    board = board_of(config, pipe, steps=STEPS)
+    board = Board.of(config, pipe, steps=STEPS)
     policy = open_policy(find_policy("shapes-ppo"))
     assert isinstance(policy, Policy)
     row = policy.plans[STEPS].row(budget_of(SHARE, STEPS))
@@ -116,7 +116,7 @@ def forecasts(board: Board, config: EnvConfig, schedule: Modes) -> dict[str, Any
         modes = Space(STEPS, 1).modes(row_of(tuple(nodes.tolist()), STEPS))
         found[name] = {
             way: {
-                f"{part}_db": float(_score(board, cases, StaticSchedule(modes, table)))
+                f"{part}_db": float(_score(board, cases, StaticSchedule.of(modes, table)))
                 for part, cases in parts.items()
             }
             for way, table in track(ways.items(), f"forecasts, {name} schedule")
@@ -125,11 +125,11 @@ def forecasts(board: Board, config: EnvConfig, schedule: Modes) -> dict[str, Any
 
 
 def _newton(order: int) -> Callable[[Floats, float, float], Floats]:
-    return lambda known, sigma, after: newton_weights(known, sigma, min(order, len(known) - 1))
+    return lambda known, sigma, after: newton_coefficients(known, sigma, min(order, len(known) - 1))
 
 
 def _damped(known: Floats, sigma: float, after: float) -> Floats:
-    reuse = newton_weights(known, sigma, 0)
+    reuse = newton_coefficients(known, sigma, 0)
     return reuse + DAMPED * (_newton(1)(known, sigma, after) - reuse)
 
 
@@ -170,7 +170,7 @@ def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> d
     cases = cases_of(config, "test")
     net = load_upscaler(UPSCALER)
     gain = gain_db(net, draw_pairs(board.pipe, config.pipeline.call, cases))
-    everything = StaticSchedule(np.zeros((STEPS, 1), dtype=np.int8))
+    everything = StaticSchedule.of(np.zeros((STEPS, 1), dtype=np.int8))
     settings: dict[str, tuple[StaticSchedule, int, Upscaler | None]] = {}
     for name, controller in (("computed", everything), ("schedule", schedule)):
         settings[name] = controller, 0, None
@@ -214,7 +214,7 @@ def draw_coarse(board: Board, config: EnvConfig, path: Path) -> None:
     columns = [reference]
     board.coarse_steps = DRAWN_STEPS
     for board.upscaler in (None, load_upscaler(UPSCALER)):
-        images, _ = board.draw_under(StaticSchedule(np.zeros((STEPS, 1), dtype=np.int8)), cases)
+        images, _ = board.draw_under(StaticSchedule.of(np.zeros((STEPS, 1), dtype=np.int8)), cases)
         columns += [images, (AMPLIFIED * (images - reference).abs()).clamp(max=1)]
     board.coarse_steps, board.upscaler = 0, None
     rows = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
@@ -226,7 +226,7 @@ def draw_coarse(board: Board, config: EnvConfig, path: Path) -> None:
 def compression(config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
     """Draw and time every combination of quantized weights, a block less and a schedule."""
     source, cases = config.pipeline.source, cases_of(config, "test")
-    whole = board_of(config, open_pipeline(source, device="cpu"), steps=STEPS)
+    whole = Board.of(config, open_pipeline(source, device="cpu"), steps=STEPS)
     harms = _harms(config, whole)
     pruned = max(harms, key=lambda path: harms[path])
     reference = whole.references(cases[:IMAGES])
@@ -234,7 +234,7 @@ def compression(config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
     calls: dict[str, Callable[[Case], float]] = {}
     for kind, block in track(list(itertools.product(QUANTIZED, ("", pruned))), "compression"):
         pipe = open_pipeline(source, device="cpu", quantize=kind, prune=[block] if block else [])
-        board = board_of(config, pipe, steps=STEPS)
+        board = Board.of(config, pipe, steps=STEPS)
         for cached in (False, True):
             words = [kind, "pruned" if block else "", "cache" if cached else ""]
             name = " + ".join(word for word in words if word) or "full"
@@ -263,7 +263,7 @@ def _harms(config: EnvConfig, whole: Board) -> dict[str, float]:
     harms = {}
     for path in track(paths, "blocks"):
         pipe = open_pipeline(config.pipeline.source, device="cpu", prune=[path])
-        images = board_of(config, pipe, steps=STEPS).draw(cases)
+        images = Board.of(config, pipe, steps=STEPS).draw(cases)
         harms[path] = float(whole.judge(images, cases).psnr_db.mean())
     return harms
 

@@ -48,7 +48,7 @@ from benchmarks._table import (  # noqa: E402
 from ditcache_rl.bench import Board  # noqa: E402
 from ditcache_rl.config import find_policy, load_env  # noqa: E402
 from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache  # noqa: E402
-from ditcache_rl.inference import PolicyController, Wish  # noqa: E402
+from ditcache_rl.inference import PolicyController, Target  # noqa: E402
 from ditcache_rl.metrics import PSNR_CAP_DB, psnr_db  # noqa: E402
 from ditcache_rl.pipelines import check_identity  # noqa: E402
 from ditcache_rl.policy import load_policy  # noqa: E402
@@ -264,7 +264,7 @@ def _policy(
     board.blocks = policy.manifest.blocks  # the table's forecasts are of what the blocks add
     rows: Rows = []
     for budget in BUDGETS:
-        controller = PolicyController(policy, Wish(budget=budget / STEPS), adaptive=True)
+        controller = PolicyController(policy, Target(budget=budget / STEPS), adaptive=True)
         played = play(board, controller, table.held_out.cases)
         yard = Yardstick(table, budget)
         share = yard.share(played.psnr_db, rng)

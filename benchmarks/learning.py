@@ -38,7 +38,7 @@ from ditcache_rl.bench import Board, Case, board_of, budgets_of, cases_of  # noq
 from ditcache_rl.config import EnvConfig, find_policy, load_env  # noqa: E402
 from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache  # noqa: E402
 from ditcache_rl.evaluate import Method, bootstrap_mean, evaluate  # noqa: E402
-from ditcache_rl.inference import PolicyController, ScheduleController, Wish  # noqa: E402
+from ditcache_rl.inference import PolicyController, ScheduleController, Target  # noqa: E402
 from ditcache_rl.metrics import PSNR_CAP_DB  # noqa: E402
 from ditcache_rl.pipelines import open_configured  # noqa: E402
 from ditcache_rl.policy import Policy, load_policy, load_schedules  # noqa: E402
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     policy = load_policy(find_policy(options.policy))
     pipe = open_configured(config.pipeline)
     pipe.set_progress_bar_config(disable=True)
-    board = board_of(config, pipe, steps=config.steps[0])
+    board = Board.of(config, pipe, steps=config.steps[0])
     choose, test = cases_of(config, "select"), cases_of(config, "test")
     if options.quick:
         choose, test = choose[:8], test[:16]
@@ -119,7 +119,7 @@ def _budgets(
     closed, rows = load_schedules(CLOSED_FORM), []
     careful = replace(policy, plans={**policy.plans, **policy.safe})
     for budget in track(budgets, "budgets", console=console):
-        wish, tag = Wish(budget=budget / board.steps), round(100 * budget / board.steps)
+        wish, tag = Target(budget=budget / board.steps), round(100 * budget / board.steps)
         network, static, safe, newton = (
             play(board, controller, test)
             for controller in (
@@ -184,7 +184,7 @@ def _rules(
             for budget, (setting, played) in found.items()
         ]
     for speedup, budget in SPEEDUPS.items():
-        wish = Wish(budget=budget / board.steps)
+        wish = Target(budget=budget / board.steps)
         ours = play(board, PolicyController(policy, wish, adaptive=False), halves[1])
         there = [row for row in rows if row["budget"] == budget]
         for row in there:
@@ -215,10 +215,10 @@ def _floor(
     """Ask for a floor; beside it the closed-form schedule that keeps it, and an oracle."""
     select, test = halves
     cost = CostModel.from_dict(policy.manifest.profile).for_steps(board.steps)
-    chosen = play(board, PolicyController(policy, Wish(min_psnr=FLOOR_DB)), test)
+    chosen = play(board, PolicyController(policy, Target(min_psnr=FLOOR_DB)), test)
     spent = round(float(chosen.computes.mean()))
     closed = load_schedules(CLOSED_FORM)
-    wishes = {budget: Wish(budget=budget / board.steps) for budget in budgets}
+    wishes = {budget: Target(budget=budget / board.steps) for budget in budgets}
     newton = next(
         (
             b
@@ -262,7 +262,7 @@ def _promises(
             "policy",
             "learned",
             f"{budget}/{board.steps}",
-            PolicyController(policy, Wish(budget=budget / board.steps)),
+            PolicyController(policy, Target(budget=budget / board.steps)),
             sites=policy.manifest.sites,
             blocks=policy.manifest.blocks,
         )
@@ -305,7 +305,7 @@ def _seeds(
     cases = cases_of(config, "train")[:SEEN]
     board.prepare(cases)
     curves, gains = [], []
-    wishes = [Wish(budget=budget / board.steps) for budget in budgets]
+    wishes = [Target(budget=budget / board.steps) for budget in budgets]
     static = [
         play(board, PolicyController(policy, wish, adaptive=False), select) for wish in wishes
     ]

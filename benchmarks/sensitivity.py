@@ -213,7 +213,7 @@ def graded_policies(
             modes = graded_modes(grades[:, None], STEPS, medium_every=every)
             nodes = nodes_of(modes[:, 0].astype(np.int64))
             filled = Space(STEPS, 1).modes(row_of(nodes, STEPS))
-            schedule = StaticSchedule(filled, rollouts.weights(nodes))
+            schedule = StaticSchedule.of(filled, rollouts.weights(nodes))
             quality = _quality(board, finer, schedule, select[:CHOSEN])
             rows.append({"medium_share": share, "computed": nodes} | quality)
             if len(rows) == 1 or quality["loss_db"] <= min(row["loss_db"] for row in rows):

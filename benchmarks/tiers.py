@@ -158,7 +158,7 @@ def staggered(steps: int, sites: int, order: Mode, *, warm: int = 3, period: int
 
 def draw(pipe: Any, modes: Modes, cache: TieredCache, side: int) -> tuple[torch.Tensor, float]:
     """Return an image and the seconds of its call; attaching is outside of the clock."""
-    with BlockRunner(pipe, StaticSchedule(modes), cache, sites=modes.shape[1]):
+    with BlockRunner(pipe, StaticSchedule.of(modes), cache, sites=modes.shape[1]):
         started = time.perf_counter()
         images = pipe(
             PROMPT,

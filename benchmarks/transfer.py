@@ -147,7 +147,7 @@ def _board(config: EnvConfig, new: New) -> Board:
     pipe = open_pipeline(source.source, device=source.device, **new.options)
     kind = type(pipe.scheduler)
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **new.scheduler)
-    board = board_of(config, pipe, steps=new.steps)
+    board = Board.of(config, pipe, steps=new.steps)
     board.call = {**board.call, **new.call}
     return board
 

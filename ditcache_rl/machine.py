@@ -47,6 +47,12 @@ def version_facts() -> dict[str, str | None]:
     return facts
 
 
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def _cpu_model() -> str | None:
     facts = Path("/proc/cpuinfo")
     if facts.is_file():

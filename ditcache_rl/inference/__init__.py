@@ -1,22 +1,14 @@
 """Run a policy inside a diffusers pipeline; no gymnasium and no stable-baselines3 needed."""
 
 from ditcache_rl.inference.api import Run, attach, cached, open_policy
-from ditcache_rl.inference.targets import (
-    KnownPlans,
-    PolicyController,
-    ScheduleController,
-    Wish,
-    tradeoff_budget,
-)
+from ditcache_rl.inference.targets import PolicyController, Tables, Target
 
 __all__ = [
-    "KnownPlans",
     "PolicyController",
     "Run",
-    "ScheduleController",
-    "Wish",
+    "Tables",
+    "Target",
     "attach",
     "cached",
     "open_policy",
-    "tradeoff_budget",
 ]

@@ -16,10 +16,11 @@ from ditcache_rl.config import find_policy, memory_bytes, parse_bytes
 from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.cache import CacheHandle, open_cache
-from ditcache_rl.inference.targets import KnownPlans, PolicyController, ScheduleController, Wish
+from ditcache_rl.inference.targets import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog, load_upscaler
 from ditcache_rl.pipelines import check_identity
-from ditcache_rl.policy import Policy, ScheduleFile, load_policy, load_schedules, modes_text
+from ditcache_rl.policy import Policy, load_policy, load_schedules
+from ditcache_rl.schedules import modes_text
 from ditcache_rl.serve import Bandit, Recorder
 from ditcache_rl.serve.adaptive import AdaptiveRunner
 from ditcache_rl.types import Mode, Tier
@@ -42,7 +43,7 @@ class Run:
         opened: CacheHandle,
         *,
         sites: int,
-        adapt: tuple[Policy | ScheduleFile, Bandit] | None = None,
+        adapt: tuple[Policy, Bandit] | None = None,
         recorder: Recorder | None = None,
         **options: Any,
     ) -> None:
@@ -51,9 +52,7 @@ class Run:
         self._opened = opened
         self._recorder = recorder
         self._bandit = adapt[1] if adapt else None
-        self._plans: KnownPlans | None = None
-        if isinstance(controller, PolicyController | ScheduleController):
-            self._plans = controller.plans
+        self._tables = controller.tables if isinstance(controller, PolicyController) else None
         make = partial(AdaptiveRunner, *adapt) if adapt else BlockRunner
         self._runner = make(
             pipe, controller, opened.cache, sites=sites, on_finish=self._finished, **options
@@ -81,7 +80,7 @@ class Run:
         return [*([self._bandit.note] if self._bandit.note else []), *self._bandit.summary()]
 
     def _notes(self) -> list[str]:
-        return [*self._opened.notes, *(self._plans.notes() if self._plans else [])]
+        return [*self._opened.notes, *(self._tables.notes() if self._tables else [])]
 
     def summary(self) -> str:
         """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""
@@ -109,7 +108,7 @@ class Run:
 
 def attach(
     pipe: Any,
-    policy: str | Path | Policy | ScheduleFile | Controller,
+    policy: str | Path | Policy | Controller,
     *,
     speedup: float | None = None,
     latency_s: float | None = None,
@@ -192,7 +191,7 @@ def attach(
     if isinstance(policy, str | Path):
         policy = open_policy(policy)
     controller: Controller
-    if isinstance(policy, Policy | ScheduleFile):
+    if isinstance(policy, Policy):
         if sites is not None or blocks is not None:
             raise ConfigError(
                 "a policy knows its sites and blocks: expected none, received "
@@ -203,9 +202,11 @@ def attach(
                 "expected ranks or adapt, received both: ranks that measure times of their own "
                 "would choose different schedules"
             )
-        controller, sites, blocks = _controller_of(
-            pipe, policy, Wish(**(asked or {"speedup": 2.0}))
-        )
+        manifest = policy.manifest
+        check_identity(manifest.model, manifest.scheduler, pipe)
+        chosen = PolicyController(policy, Target(**(asked or {"speedup": 2.0})))
+        chosen.choose(next(iter(policy.tables.values())).sigmas)
+        controller, sites, blocks = chosen, manifest.sites, manifest.blocks
         adaptive = None if adapt is None else (policy, adapt)
     else:
         if adapt is not None:
@@ -243,40 +244,20 @@ def attach(
     )
 
 
-def _controller_of(
-    pipe: Any, policy: Policy | ScheduleFile, wish: Wish
-) -> tuple[PolicyController | ScheduleController, int, str | None]:
-    """Return the controller of a policy that was made for this pipeline, its sites and blocks."""
-    chosen: PolicyController | ScheduleController
-    if isinstance(policy, ScheduleFile):
-        check_identity(policy.model, policy.scheduler, pipe)
-        chosen, known = ScheduleController(policy, wish), policy.leveled()
-        sites, blocks = policy.sites, policy.blocks
-    else:
-        manifest = policy.manifest
-        check_identity(manifest.model, manifest.scheduler, pipe)
-        chosen, known = PolicyController(policy, wish), policy.leveled
-        sites, blocks = manifest.sites, manifest.blocks
-    chosen.choose(known[0].sigmas)
-    return chosen, sites, blocks
-
-
-def open_policy(source: str | Path) -> Policy | ScheduleFile:
-    """Open a policy folder, a shipped policy by its name, or a schedule file.
+def open_policy(source: str | Path) -> Policy:
+    """Open a policy folder, a shipped policy by its name, or the best schedules of a file.
 
     Raises:
         ArtifactError: If it is damaged.
         ConfigError: If there is no such thing.
     """
     if Path(source).is_file():
-        return load_schedules(Path(source))
+        return Policy.best_of(load_schedules(Path(source)).values())
     return load_policy(find_policy(source))
 
 
 @contextmanager
-def cached(
-    pipe: Any, policy: str | Path | Policy | ScheduleFile | Controller, **options: Any
-) -> Iterator[Run]:
+def cached(pipe: Any, policy: str | Path | Policy | Controller, **options: Any) -> Iterator[Run]:
     """Attach inside a `with` block; arguments and errors are those of `attach`."""
     run = attach(pipe, policy, **options)
     try:

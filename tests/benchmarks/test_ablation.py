@@ -24,7 +24,7 @@ def setting(
 ) -> Setting:
     monkeypatch.setattr(ablation, "PPO", PPOConfig(rows=4, batch_size=32, n_epochs=2))
     config = replace(tiny_config(tmp_path, tiny_call), steps=[6])
-    return weak_setting(config, lambda told: board_of(told, tiny_pipe, steps=6))
+    return weak_setting(config, lambda told: Board.of(told, tiny_pipe, steps=6))
 
 
 def test_every_feature_is_in_one_family() -> None:
