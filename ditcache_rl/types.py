@@ -97,11 +97,11 @@ class StepInfo(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Weights of past residuals, fitted to what the rows computed; good for that alone."""
+    """Coefficients of past residuals, fitted to what the rows computed; good for that alone."""
 
     steps: NDArray[np.int64]
     """(rows, HISTORY) step of each residual, newest first, -1 where there is none."""
-    weights: Floats
+    coefficients: Floats
     """(rows, HISTORY), nan in rows that have none."""
 
 
@@ -111,7 +111,7 @@ class Decision(NamedTuple):
     modes: Modes
     tiers: Tiers
     fitted: Fitted | None = None
-    """Weights for the estimates of the only site, in place of Newton's."""
+    """Coefficients for the estimates of the only site, in place of Newton's."""
 
 
 class EntryKey(NamedTuple):

@@ -89,7 +89,7 @@ class Requests:
     def under(self, modes: Modes, cache: TieredCache) -> Iterator[list[RequestLog]]:
         """Run a schedule on a cache; yields the logs."""
         logs: list[RequestLog] = []
-        controller = StaticSchedule(modes)
+        controller = StaticSchedule.of(modes)
         with BlockRunner(self.pipe, controller, cache, sites=_SITES, on_finish=logs.append):
             yield logs
 

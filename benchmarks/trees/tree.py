@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.bench import Board, Case, Replay
-from ditcache_rl.instrument.forecast import weighted_sum
-from ditcache_rl.schedules.forecast import newton_weights
+from ditcache_rl.schedules.forecast import newton_coefficients, weighted_sum
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
 
@@ -94,5 +93,5 @@ def _weights(known: Floats, sigma: float, mode: Mode) -> Floats:
     """Weigh the residuals as the runner does, the order lowered to what each node knows."""
     orders = np.minimum(mode - Mode.REUSE, np.isfinite(known).sum(axis=1) - 1)
     return np.stack(
-        [newton_weights(nodes, sigma, int(m)) for nodes, m in zip(known, orders, strict=True)]
+        [newton_coefficients(nodes, sigma, int(m)) for nodes, m in zip(known, orders, strict=True)]
     )

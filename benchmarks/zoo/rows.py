@@ -68,7 +68,7 @@ class PerRow:
         picked[:, 0] = Mode.COMPUTE
         rows = np.resize(np.arange(len(tables)), run.rows)
         self.modes = np.repeat(picked[rows].T[:, :, None], run.sites, axis=2)
-        self._inner = StaticSchedule(self.modes)
+        self._inner = StaticSchedule.of(self.modes)
         self._inner.reset(run)
 
     def decide(self, info: Any) -> Any:

@@ -13,7 +13,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.control import EveryK, StaticSchedule
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.pipelines import check_identity, open_pipeline
@@ -98,7 +98,7 @@ def _qualities(pipe: Any, policy: Policy, prompts: list[str], call: dict[str, An
     reference = _images(pipe, prompts, call)
     found = []
     for budget in BUDGETS:
-        controller = PolicyController(policy, Wish(budget=budget), adaptive=False)
+        controller = PolicyController(policy, Target(budget=budget), adaptive=False)
         wished = controller.choose(np.array(policy.manifest.sigmas[str(STEPS)]))
         assert isinstance(wished, StaticSchedule)
         sites, blocks = policy.manifest.sites, policy.manifest.blocks

@@ -1,27 +1,20 @@
 """The laboratory: draw images under a controller, replay loops, measure costs."""
 
-from ditcache_rl.bench.board import (
-    Board,
-    Case,
-    Quality,
-    board_of,
-    budget_of,
-    budgets_of,
-    caps_of,
-    cases_of,
-)
+from ditcache_rl.bench.board import Board, Quality, Scorer, caps_of, cases_of, named_computes
+from ditcache_rl.bench.draw import Case, Drawn, draw
 from ditcache_rl.bench.profile import measure_profile
 from ditcache_rl.bench.replay import Replay
 
 __all__ = [
     "Board",
     "Case",
+    "Drawn",
     "Quality",
     "Replay",
-    "board_of",
-    "budget_of",
-    "budgets_of",
+    "Scorer",
     "caps_of",
     "cases_of",
+    "draw",
     "measure_profile",
+    "named_computes",
 ]

@@ -7,30 +7,25 @@ and prompts are batched together.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ditcache_rl.bench.draw import Case, Drawn, draw
 from ditcache_rl.cache import Caps, Memory, TieredCache, lower_caps
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
-from ditcache_rl.control import Controller, StaticSchedule
+from ditcache_rl.control import AllCompute, Controller, StaticSchedule
 from ditcache_rl.errors import StateError
-from ditcache_rl.instrument import BlockRunner, RequestLog, Upscaler, is_attached
+from ditcache_rl.instrument import is_attached
 from ditcache_rl.metrics import psnr_db, ssim
-from ditcache_rl.types import Floats, Modes
+from ditcache_rl.schedules import Schedule, computes_of
+from ditcache_rl.types import Floats
 
 _NO_CAPS = Caps()
 #: Seeds of the images of one prompt lie so far apart; no part has as many prompts.
 _ROUND = 100_000
-
-
-class Case(NamedTuple):
-    """One image to draw."""
-
-    prompt: str
-    seed: int
 
 
 class Quality(NamedTuple):
@@ -38,6 +33,23 @@ class Quality(NamedTuple):
 
     psnr_db: Floats
     ssim: Floats
+
+
+class Scorer(Protocol):
+    """What a search scores schedules with."""
+
+    steps: int
+    sites: int
+    rows: int
+    """Most images that are best scored together."""
+
+    def sigmas(self) -> Floats:
+        """Return the noise levels of the steps: (steps + 1,)."""
+        ...
+
+    def score(self, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
+        """Compare every case under its schedule with its reference."""
+        ...
 
 
 class Board:
@@ -51,8 +63,6 @@ class Board:
         rows: Most images per call.
         caps: Bytes per tier, for all calls together.
         blocks: Where the blocks are, as in `BlockRunner`; None to find them.
-        coarse_steps: First steps at half the resolution, likewise.
-        upscaler: Brings them to the full grid.
     """
 
     def __init__(
@@ -65,44 +75,39 @@ class Board:
         rows: int = 32,
         caps: Caps = _NO_CAPS,
         blocks: str | None = None,
-        coarse_steps: int = 0,
-        upscaler: Upscaler | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
         self.blocks = blocks
-        self.coarse_steps, self.upscaler = coarse_steps, upscaler
         self.call = call
         self.cache = TieredCache.under(caps, device=torch.device(pipe.device))
         self._references: dict[Case, Tensor] = {}
+        self._sigmas: Floats | None = None
 
-    def draw(self, cases: Sequence[Case]) -> Tensor:
-        """Call the pipeline as it is: (len(cases), 3, H, W) in [0, 1], on the CPU."""
-        images: Tensor = self.pipe(
-            [case.prompt for case in cases],
-            generator=[torch.Generator("cpu").manual_seed(case.seed) for case in cases],
-            num_inference_steps=self.steps,
-            output_type="pt",
-            **self.call,
-        ).images
-        return images.float().cpu()
+    @classmethod
+    def of(cls, config: EnvConfig, pipe: Any, *, steps: int) -> Board:
+        """Set up the board of an environment at one step count."""
+        return cls(
+            pipe,
+            steps,
+            sites=config.cache.sites,
+            call=config.pipeline.call,
+            rows=config.ppo.rows,
+            caps=caps_of(config, pipe),
+            blocks=config.cache.blocks,
+        )
 
-    def draw_under(
-        self, controller: Controller, cases: Sequence[Case]
-    ) -> tuple[Tensor, RequestLog]:
-        """Run the pipeline under a controller: images and what was done."""
-        logs: list[RequestLog] = []
-        with BlockRunner(
+    def draw(self, cases: Sequence[Case], controller: Controller | None = None) -> Drawn:
+        """Call the pipeline, as it is or under a controller."""
+        return draw(
             self.pipe,
+            cases,
             controller,
-            self.cache,
+            steps=self.steps,
+            call=self.call,
             sites=self.sites,
             blocks=self.blocks,
-            coarse_steps=self.coarse_steps,
-            upscaler=self.upscaler,
-            on_finish=logs.append,
-        ):
-            images = self.draw(cases)
-        return images, logs[0]
+            cache=self.cache,
+        )
 
     def prepare(
         self, cases: Sequence[Case], *, on_batch: Callable[[int], None] | None = None
@@ -121,7 +126,7 @@ class Board:
             )
         for start in range(0, len(missing), self.rows):
             part = missing[start : start + self.rows]
-            self._references.update(zip(part, self.draw(part), strict=True))
+            self._references.update(zip(part, self.draw(part).images, strict=True))
             if on_batch is not None:
                 on_batch(len(part))
 
@@ -131,63 +136,44 @@ class Board:
         return torch.stack([self._references[case] for case in cases])
 
     def sigmas(self) -> Floats:
-        """Return the noise levels of the steps, read off a call: (steps + 1,)."""
-        all_compute = StaticSchedule(np.zeros((self.steps, self.sites), dtype=np.int8))
-        _, log = self.draw_under(all_compute, [Case("", 0)])
-        return log.run.sigmas
+        """Return the noise levels of the steps, read off a call once: (steps + 1,)."""
+        if self._sigmas is None:
+            log = self.draw([Case("", 0)], AllCompute()).log
+            assert log is not None, "a controller makes one"
+            self._sigmas = log.run.sigmas
+        return self._sigmas
 
     def judge(self, images: Tensor, cases: Sequence[Case]) -> Quality:
         """Compare images with their references."""
         references = self.references(cases)
         return Quality(psnr_db(images, references), ssim(images, references))
 
-    def score(
-        self,
-        cases: Sequence[Case],
-        schedules: Sequence[Modes],
-        weights: Sequence[Floats] | None = None,
-    ) -> Quality:
+    def score(self, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
         """Draw every case under its schedule.
 
         Args:
             cases: What to draw.
-            schedules: One (steps, sites) table per case.
-            weights: (steps, HISTORY) fitted weights per case, see `StaticSchedule`.
+            schedules: One per case.
         """
         parts = []
         for start in range(0, len(cases), self.rows):
             part = cases[start : start + self.rows]
-            table = np.stack(schedules[start : start + self.rows], axis=1)
-            fitted = None if weights is None else np.stack(weights[start : start + self.rows], 1)
-            images, _ = self.draw_under(StaticSchedule(table, fitted), part)
-            parts.append(self.judge(images, part))
+            controller = StaticSchedule(*schedules[start : start + self.rows])
+            parts.append(self.judge(self.draw(part, controller).images, part))
         return Quality(
             np.concatenate([part.psnr_db for part in parts]),
             np.concatenate([part.ssim for part in parts]),
         )
 
 
-def budget_of(share: float, site_steps: int) -> int:
-    """Turn a share of full compute into site computes."""
-    return max(1, int(share * site_steps + 1e-9))
+def named_computes(config: EnvConfig, steps: int) -> list[int]:
+    """Return the site computes of the budgets that an environment names, ascending.
 
-
-def budgets_of(config: EnvConfig, site_steps: int) -> list[int]:
-    """Return the site computes of the budgets that an environment names, ascending."""
-    return sorted({budget_of(share, site_steps) for share in config.targets.budgets})
-
-
-def board_of(config: EnvConfig, pipe: Any, *, steps: int) -> Board:
-    """Set up the board of an environment at one step count."""
-    return Board(
-        pipe,
-        steps,
-        sites=config.cache.sites,
-        call=config.pipeline.call,
-        rows=config.ppo.rows,
-        caps=caps_of(config, pipe),
-        blocks=config.cache.blocks,
-    )
+    At least those of one step, with which every schedule begins.
+    """
+    sites = config.cache.sites
+    named = {computes_of(share, steps * sites) for share in config.targets.budgets}
+    return sorted({max(sites, computes) for computes in named})
 
 
 def caps_of(config: EnvConfig, pipe: Any) -> Caps:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
-import torch
 
-from ditcache_rl.cache import TieredCache
+from ditcache_rl.bench.draw import Case, draw
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.machine import synchronize
-from ditcache_rl.schedules import CostModel, fit_cost
+from ditcache_rl.schedules import CostModel, Schedule, fit_cost
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
 
@@ -77,28 +72,23 @@ def timed_call(
 
     What is promised is a share of what a user of the plain pipeline waits.
     """
-    generator = torch.Generator("cpu").manual_seed(0)
-    with _attached(pipe, modes, blocks):
-        synchronize()
-        started = time.perf_counter()
-        pipe(prompt, num_inference_steps=len(modes), generator=generator, output_type="pt", **call)
-        synchronize()
-        return time.perf_counter() - started
+    steps, sites = modes.shape
+    controller = None
+    if modes.any():
+        fitted = _any_coefficients(modes) if sites == 1 else None
+        controller = StaticSchedule(Schedule(modes, fitted))
+    drawn = draw(
+        pipe, [Case(prompt, 0)], controller, steps=steps, call=call, sites=sites, blocks=blocks
+    )
+    return drawn.seconds
 
 
-def _attached(pipe: Any, modes: Modes, blocks: str | None) -> AbstractContextManager[object]:
-    if not modes.any():
-        return nullcontext()
-    schedule = StaticSchedule(modes, _any_weights(modes) if modes.shape[1] == 1 else None)
-    return BlockRunner(pipe, schedule, TieredCache(), sites=modes.shape[1], blocks=blocks)
-
-
-def _any_weights(modes: Modes) -> Floats:
-    """Weigh all that forecasts of one site know; fitted weights take a little longer than Newton's.
+def _any_coefficients(modes: Modes) -> Floats:
+    """Weigh all that forecasts of one site know; fitted ones take a little longer than Newton's.
 
     Returns:
         (steps, HISTORY), nan where there is no forecast.
     """
     known = (modes == Mode.COMPUTE).cumsum()[:, None]
-    weights = np.where(np.arange(HISTORY) < known, 0.5, 0.0)
-    return np.where(modes >= Mode.FORECAST1, weights, np.nan)
+    coefficients = np.where(np.arange(HISTORY) < known, 0.5, 0.0)
+    return np.where(modes >= Mode.FORECAST1, coefficients, np.nan)

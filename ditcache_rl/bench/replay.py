@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ditcache_rl.bench.board import Board, Case
+from ditcache_rl.bench.board import Board
+from ditcache_rl.bench.draw import Case
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.instrument.blocks import find_stack

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from rich.table import Table
 
 from ditcache_rl.pipelines.supported import supported_pipelines
-from ditcache_rl.policy import Schedule, ScheduleFile
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import Scored
 from ditcache_rl.sensitivity import Grade, SensitivityMap, rank_correlation
 
 
-def render_schedules(file: ScheduleFile) -> Table:
-    """Lay a schedule file out for the terminal: a line per budget, a column per method."""
+def render_schedules(found: Mapping[str, Policy]) -> Table:
+    """Lay what searches found out for the terminal: a line per budget, a column per method."""
+    manifest = next(iter(found.values())).manifest
     table = Table(
-        title=f"{file.env_id}: mean PSNR in dB on the {file.prompts} prompts that were searched on"
+        title=f"{manifest.env_id}: mean PSNR in dB on the {manifest.prompts} prompts that were "
+        "searched on"
     )
-    for title in ("steps", "computed", *file.methods):
+    for title in ("steps", "computed", *found):
         table.add_column(title, justify="right")
-    scores = {(s.steps, _computes(s), s.method): s.psnr_db for s in file.schedules}
-    for steps in file.steps:
-        for computed in sorted({count for at, count, _ in scores if at == steps}):
-            own = [scores.get((steps, computed, method)) for method in file.methods]
-            shown = ["-" if psnr is None else f"{psnr:.2f}" for psnr in own]
-            table.add_row(str(steps), f"{computed / (steps * file.sites):.0%}", *shown)
+    for steps in dict.fromkeys(steps for policy in found.values() for steps in policy.steps):
+        own: list[Mapping[int, Scored]] = [p.tables.get(steps, {}) for p in found.values()]
+        for computes in sorted({computes for one in own for computes in one}):
+            scores = [one[computes].psnr_db if computes in one else None for one in own]
+            shown = ["-" if psnr is None else f"{psnr:.2f}" for psnr in scores]
+            table.add_row(str(steps), f"{computes / (steps * manifest.sites):.0%}", *shown)
         table.add_section()
     return table
-
-
-def _computes(schedule: Schedule) -> int:
-    return schedule.modes.count("C")
 
 
 def render_map(found: SensitivityMap) -> Table:

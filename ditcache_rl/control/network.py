@@ -1,7 +1,7 @@
-"""The controller that follows an exported policy: a plan per budget, corrected by a small network.
+"""The controller that follows a schedule as a small network corrects it.
 
 The training stack is not needed: torch holds the network, numpy evaluates it. The logits are the
-log-prior of the plan plus a correction from the observation, infeasible actions are masked, the
+log-prior of the schedule plus a correction from the observation, infeasible actions are masked, the
 best one is taken.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ditcache_rl.control.observation import FeatureBuilder, Observation, Target, schema
+from ditcache_rl.control.observation import FeatureBuilder, Observation, RowTargets, schema
 from ditcache_rl.schedules.forecast import fitted_steps
 from ditcache_rl.schedules.patterns import (
     action_prior,
@@ -22,12 +22,13 @@ from ditcache_rl.schedules.patterns import (
     follow,
     known_patterns,
     pattern_costs,
+    pattern_numbers,
     step_patterns,
 )
-from ditcache_rl.schedules.plan import PlanRow
-from ditcache_rl.types import Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
+from ditcache_rl.schedules.schedule import Schedule
+from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
 
-#: Log-odds of the planned action against each other one: 0.95 of the probability with four
+#: Log-odds of the scheduled action against each other one: 0.95 of the probability with four
 #: patterns.
 SHARPNESS = 4.0
 #: Width of both hidden layers of a policy network.
@@ -104,36 +105,38 @@ class HostNetwork(NamedTuple):
 class ActionState:
     """Observation, masks and accounting of a request, shared by training and inference.
 
-    What plan and budget say is laid out as tables when the request starts, so that a step looks it
-    up: at batch 1 every array operation costs more than its arithmetic.
+    What schedule and target say is laid out as tables when the request starts, so that a step looks
+    it up: at batch 1 every array operation costs more than its arithmetic.
     """
 
     def __init__(self, actions: ActionSpace) -> None:
         self.actions = actions
         self._costs = pattern_costs(actions.patterns)
         every = np.arange(len(actions.patterns))
-        #: (patterns, patterns + tiers) log-prior of the actions where the plan wants a pattern.
+        #: (patterns, patterns + tiers) log-prior of the actions where the schedule wants a pattern.
         self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
         self._tiers = np.array(actions.tiers, dtype=np.int8)
         self._builder = FeatureBuilder()
 
-    def reset(self, run: RunInfo, target: Target, rows: Sequence[PlanRow]) -> None:
-        """Start a request; every row of the batch has a row of a plan to follow."""
-        plan = np.stack([row.patterns for row in rows])
-        followed = follow(self.actions.patterns, plan)
+    def reset(self, run: RunInfo, targets: RowTargets, schedules: Sequence[Schedule]) -> None:
+        """Start a request; every row has a schedule to follow."""
+        patterns = self.actions.patterns
+        scheduled = np.stack([pattern_numbers(one.modes, patterns) for one in schedules])
         self._fitted: list[Fitted | None] = [None] * run.num_inference_steps
-        if run.sites == 1:
-            weights = np.stack([row.weights for row in rows], axis=1)
-            self._fitted = fitted_steps(self.actions.patterns[plan.T][..., 0], weights)
+        if any(one.coefficients is not None for one in schedules):
+            bare = np.full((run.num_inference_steps, HISTORY), np.nan)
+            own = [bare if one.coefficients is None else one.coefficients for one in schedules]
+            self._fitted = fitted_steps(patterns[scheduled.T][..., 0], np.stack(own, axis=1))
         # Under a tradeoff a row may spend what it likes, so there is nothing to make up for.
-        bound = (target.budget > 0)[:, None, None]
-        self._wanted = np.where(bound, followed, plan[..., None])
+        bound = targets.computes > 0
+        followed = follow(patterns, scheduled)
+        self._wanted = np.where(bound[:, None, None], followed, scheduled[..., None])
         self._allowed = _affordable(self.actions, run.num_inference_steps)
-        #: Site computes left; -1 in rows without a budget, whose computes take nothing away.
-        self._left = np.where(target.budget > 0, target.budget, -1)
-        self._bound = (target.budget > 0).astype(np.int64)
+        #: Site computes left; -1 in rows under a tradeoff, whose computes take nothing away.
+        self._left = np.where(bound, targets.computes, -1)
+        self._bound = bound.astype(np.int64)
         self._rows = np.arange(run.rows)
-        self._builder.reset(run, target)
+        self._builder.reset(run, targets)
 
     def observe(self, info: StepInfo) -> tuple[Observation, NDArray[np.bool_]]:
         """Return observation (rows, features) and masks (rows, patterns + tiers)."""
@@ -156,9 +159,11 @@ class ActionState:
 
 
 def _affordable(actions: ActionSpace, steps: int) -> NDArray[np.bool_]:
-    """Tell which actions a budget allows: (steps, site computes left + 1, patterns + tiers).
+    """Tell which actions the site computes that are left allow.
 
-    The last entry of the second axis, which is that of -1, is for rows without a budget.
+    Returns:
+        (steps, site computes left + 1, patterns + tiers). The last entry of the second axis,
+        which is that of -1, is for rows under a tradeoff.
     """
     patterns = actions.patterns
     left = np.append(np.arange(steps * patterns.shape[1] + 1), -1)
@@ -187,10 +192,10 @@ class NetworkController:
 
     Args:
         actions: The discrete actions that the policy was trained with.
-        network: Corrects the plan.
-        plan: What the prior follows.
-        budget: Site computes to spend, exactly; 0 under a tradeoff.
-        latency_weight: Weight of a tradeoff; 0 under a budget.
+        network: Corrects the schedule.
+        schedule: What the prior follows.
+        computes: Site computes to spend, exactly; 0 under a tradeoff.
+        latency_weight: Weight of a tradeoff; 0 otherwise.
     """
 
     probe_blocks = 0
@@ -200,18 +205,20 @@ class NetworkController:
         actions: ActionSpace,
         network: PolicyNetwork,
         *,
-        plan: PlanRow,
-        budget: int,
+        schedule: Schedule,
+        computes: int,
         latency_weight: float,
     ) -> None:
         self._actions, self._network = actions, network.on_host()
-        self._plan, self._budget, self._weight = plan, budget, latency_weight
+        self._schedule, self._computes, self._latency_weight = schedule, computes, latency_weight
 
     def reset(self, run: RunInfo) -> None:
         """Start a request."""
-        target = Target(np.full(run.rows, self._budget), np.full(run.rows, self._weight))
+        targets = RowTargets(
+            np.full(run.rows, self._computes), np.full(run.rows, self._latency_weight)
+        )
         self._state = ActionState(self._actions)
-        self._state.reset(run, target, [self._plan] * run.rows)
+        self._state.reset(run, targets, [self._schedule] * run.rows)
 
     def decide(self, info: StepInfo) -> Decision:
         """Take the best feasible action."""

@@ -27,7 +27,7 @@ _RUN = (
     "budget_left_share",  # of full compute that is left to spend; 0 under a tradeoff
     "budget_left_per_step",  # left over remaining sites and steps: 1 means compute all
     "spent_share",  # of full compute
-    "latency_weight",  # of a tradeoff, halved; 0 under a budget
+    "latency_weight",  # of a tradeoff, halved; 0 otherwise
     "step_share",  # t / T
     "inverse_steps",  # 10 / T
     "sigma",
@@ -54,13 +54,13 @@ _CLIP = 5.0
 _TINY = 1e-12
 
 
-class Target(NamedTuple):
+class RowTargets(NamedTuple):
     """What rows are asked for; one of the two is zero in every row."""
 
-    budget: NDArray[np.int64]
+    computes: NDArray[np.int64]
     """(rows,) site computes that may be spent in the request; 0 under a tradeoff."""
     latency_weight: Floats
-    """(rows,) weight on t / t_reference; 0 under a budget."""
+    """(rows,) weight on t / t_reference; 0 where computes are given."""
 
 
 def schema(sites: int, patterns: int, tiers: int) -> tuple[str, ...]:
@@ -86,11 +86,11 @@ class FeatureBuilder:
     then `observe` and `note` once per step each.
     """
 
-    def reset(self, run: RunInfo, target: Target) -> None:
+    def reset(self, run: RunInfo, targets: RowTargets) -> None:
         """Start a request."""
         self._run = run
         self.spent: NDArray[np.int64] = np.zeros(run.rows, dtype=np.int64)
-        self._table, self._per_compute = _known_beforehand(run, target)
+        self._table, self._per_compute = _known_beforehand(run, targets)
         self._drift = _Drift(run.rows)
         #: Per site, the newest step that its facts know of.
         self._seen = [-1] * run.sites
@@ -145,7 +145,7 @@ class FeatureBuilder:
             self._table[info.step :, :, place : place + facts.shape[1]] = facts
 
 
-def _known_beforehand(run: RunInfo, target: Target) -> tuple[Floats, Floats]:
+def _known_beforehand(run: RunInfo, targets: RowTargets) -> tuple[Floats, Floats]:
     """Lay out what is known of all steps when a request starts.
 
     Returns:
@@ -156,10 +156,10 @@ def _known_beforehand(run: RunInfo, target: Target) -> tuple[Floats, Floats]:
     clock = np.arange(steps)[:, None]
     table = np.zeros((steps, run.rows, len(_RUN) + run.sites * len(_SITE)))
     columns: dict[str, Floats | float] = {
-        "budget_share": target.budget / run.site_steps,
-        "budget_left_share": target.budget / run.site_steps,
-        "budget_left_per_step": target.budget / ((steps - clock) * run.sites),
-        "latency_weight": target.latency_weight / 2,
+        "budget_share": targets.computes / run.site_steps,
+        "budget_left_share": targets.computes / run.site_steps,
+        "budget_left_per_step": targets.computes / ((steps - clock) * run.sites),
+        "latency_weight": targets.latency_weight / 2,
         "step_share": clock / steps,
         "inverse_steps": 10 / steps,
         "sigma": run.sigmas[:steps, None],
@@ -167,7 +167,7 @@ def _known_beforehand(run: RunInfo, target: Target) -> tuple[Floats, Floats]:
     }
     for name, values in columns.items():
         table[:, :, _COLUMN[name]] = values
-    bound = np.sign(target.budget)
+    bound = np.sign(targets.computes)
     per_compute = np.empty((steps, run.rows, 3))
     per_compute[..., 0] = -bound / run.site_steps
     per_compute[..., 1] = -bound / ((steps - clock) * run.sites)
@@ -242,8 +242,8 @@ def _site_facts(gram: Floats, history: History) -> Floats:
     return facts
 
 
-def _log_error(gram: Floats, weights: Floats, norms: Floats) -> Floats:
+def _log_error(gram: Floats, coefficients: Floats, norms: Floats) -> Floats:
     """Return log10 of |sum of weighted residuals| / |newest residual|, over 2, shifted by 1."""
-    square = np.einsum("ri,rij,rj->r", weights, gram, weights)
+    square = np.einsum("ri,rij,rj->r", coefficients, gram, coefficients)
     relative = np.sqrt(np.maximum(square, _TINY)) / norms[:, 0]
     return np.asarray(1 + np.log10(np.maximum(relative, 1e-4)) / 2)

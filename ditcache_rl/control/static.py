@@ -6,74 +6,82 @@ import numpy as np
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules.forecast import fitted_steps
-from ditcache_rl.schedules.plan import PlanRow
+from ditcache_rl.schedules.schedule import Schedule
 from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
 
 
 class StaticSchedule:
-    """Follow a table of modes.
+    """Follow schedules.
 
     Args:
-        modes: `Mode` values, (steps, sites) for the same in every row or (steps, rows, sites); the
-            first step must compute every site.
-        weights: Fitted weights of the estimates, of the shape of the modes with HISTORY in place of
-            the one site; nan where Newton's are taken. None for Newton's everywhere.
+        schedules: One for every row, or one that all rows follow; all of the same steps and sites.
 
     Raises:
-        ConfigError: If the first step leaves a site uncomputed, or weights do not fit the modes.
+        ConfigError: If they differ in steps or sites.
     """
 
     probe_blocks = 0
 
-    def __init__(self, modes: Modes, weights: Floats | None = None) -> None:
-        if modes.ndim not in (2, 3) or not modes.size or modes[0].any():
-            first = modes[0].tolist() if modes.size else []
+    def __init__(self, *schedules: Schedule) -> None:
+        shapes = {schedule.modes.shape for schedule in schedules}
+        if len(shapes) != 1:
             raise ConfigError(
-                "expected a (steps, sites) or (steps, rows, sites) table whose first step computes "
-                f"every site, received shape {modes.shape} with first step {first}"
+                "expected one or more schedules of the same steps and sites, received shapes "
+                f"{sorted(shapes)}"
             )
-        if weights is not None and (
-            modes.shape[-1] != 1 or weights.shape != (*modes.shape[:-1], HISTORY)
-        ):
-            raise ConfigError(
-                f"expected weights of shape {(*modes.shape[:-1], HISTORY)} for a schedule of one "
-                f"site, received {weights.shape} for modes of shape {modes.shape}"
-            )
-        self.modes, self.weights = modes.astype(np.int8), weights
+        self.schedules = schedules
 
     @classmethod
-    def of(cls, row: PlanRow, patterns: Modes) -> StaticSchedule:
-        """Return the controller that follows a row; `patterns` is (patterns, sites)."""
-        fitted = np.isfinite(row.weights).any()
-        return cls(patterns[row.patterns], row.weights if fitted else None)
+    def of(cls, modes: Modes, coefficients: Floats | None = None) -> StaticSchedule:
+        """Follow tables.
+
+        Args:
+            modes: (steps, sites) for the same in every row, or (steps, rows, sites).
+            coefficients: Those of `Schedule`, (steps, HISTORY) or (steps, rows, HISTORY).
+
+        Raises:
+            ConfigError: As of `Schedule`.
+        """
+        if modes.ndim != 3:
+            return cls(Schedule(modes, coefficients))
+        steps, rows, _ = modes.shape
+        if coefficients is None:
+            return cls(*map(Schedule, np.moveaxis(modes, 1, 0)))
+        if coefficients.shape != (steps, rows, HISTORY):
+            raise ConfigError(
+                f"expected coefficients of shape {(steps, rows, HISTORY)} for modes of shape "
+                f"{modes.shape}, received {coefficients.shape}"
+            )
+        return cls(*map(Schedule, np.moveaxis(modes, 1, 0), np.moveaxis(coefficients, 1, 0)))
 
     def reset(self, run: RunInfo) -> None:
-        """Check that the table fits the request.
+        """Check that the schedules fit the request.
 
         Raises:
             ConfigError: If steps, rows or sites differ.
         """
-        rows = self.modes.shape[1] if self.modes.ndim == 3 else run.rows
-        expected = (self.modes.shape[0], rows, self.modes.shape[-1])
+        steps, sites = self.schedules[0].modes.shape
+        rows = run.rows if len(self.schedules) == 1 else len(self.schedules)
         received = (run.num_inference_steps, run.rows, run.sites)
-        if expected != received:
+        if (steps, rows, sites) != received:
             raise ConfigError(
-                f"expected a request with (steps, rows, sites) = {expected} as in the schedule, "
-                f"received {received}"
+                f"expected a request with (steps, rows, sites) = {(steps, rows, sites)} as in the "
+                f"schedule, received {received}"
             )
-        table = self.modes if self.modes.ndim == 3 else self.modes[:, None]
-        self._rows = np.broadcast_to(table, expected)
-        self._tiers = np.full(expected[1:], Tier.DEVICE, dtype=np.int8)
-        self._fitted: list[Fitted | None] = [None] * run.num_inference_steps
-        if self.weights is not None:
-            weights = self.weights if self.weights.ndim == 3 else self.weights[:, None]
-            weights = np.broadcast_to(weights, (*expected[:2], HISTORY))
-            self._fitted = fitted_steps(self._rows[..., 0], weights)
+        modes = np.stack([schedule.modes for schedule in self.schedules], axis=1)
+        self._modes = np.broadcast_to(modes, (steps, rows, sites))
+        self._tiers = np.full((rows, sites), Tier.DEVICE, dtype=np.int8)
+        self._fitted: list[Fitted | None] = [None] * steps
+        if any(schedule.coefficients is not None for schedule in self.schedules):
+            bare = np.full((steps, HISTORY), np.nan)
+            own = [bare if s.coefficients is None else s.coefficients for s in self.schedules]
+            coefficients = np.broadcast_to(np.stack(own, axis=1), (steps, rows, HISTORY))
+            self._fitted = fitted_steps(self._modes[..., 0], coefficients)
 
     def planned(self) -> Modes:
-        """Return the table, a layer per row of the batch."""
-        return self._rows
+        """Return the modes of all steps, rows and sites."""
+        return self._modes
 
     def decide(self, info: StepInfo) -> Decision:
-        """Read the row of the table."""
-        return Decision(self._rows[info.step], self._tiers, self._fitted[info.step])
+        """Look the step up."""
+        return Decision(self._modes[info.step], self._tiers, self._fitted[info.step])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from ditcache_rl.bench import board_of, caps_of
+from ditcache_rl.bench import Board, caps_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate.methods import Family, Method, default_baselines
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.run import evaluate
-from ditcache_rl.inference import PolicyController, Wish, open_policy
+from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.pipelines import check_identity, open_configured
-from ditcache_rl.policy import Policy, ScheduleFile
-from ditcache_rl.types import UNSEEN, Floats, Mode, Progress
+from ditcache_rl.policy import Policy, load_policy, load_schedules
+from ditcache_rl.schedules import computes_of
+from ditcache_rl.types import UNSEEN, Floats, Progress
 
 
 def evaluate_policy(
@@ -39,7 +41,7 @@ def evaluate_policy(
         BudgetError: If the policy has none for a budget.
         ArtifactError: If the policy is damaged or made for another model.
     """
-    policy = open_policy(source)
+    found = load_schedules(source) if source.is_file() else {"policy": load_policy(source)}
     texts = config.read_prompts("test")
     if not 1 <= prompts <= len(texts):
         raise ConfigError(
@@ -48,19 +50,15 @@ def evaluate_policy(
         )
     if steps is not None and steps < 1:
         raise ConfigError(f"--steps must be >= 1, received {steps}")
-    if isinstance(policy, ScheduleFile):
-        chosen = steps or policy.steps[0]
-        ours = schedule_methods(policy, steps=chosen)
-        model, scheduler, blocks = policy.model, policy.scheduler, policy.blocks
-    else:
-        chosen = steps or policy.manifest.steps[0]
-        model, scheduler = policy.manifest.model, policy.manifest.scheduler
-        blocks = policy.manifest.blocks
+    policy = next(iter(found.values()))
+    chosen, manifest = steps or policy.steps[0], policy.manifest
+    if source.is_file():
+        ours = schedule_methods(found, steps=chosen)
     pipe = open_configured(config.pipeline)
-    check_identity(model, scheduler, pipe)
-    if isinstance(policy, Policy):
-        ours = policy_methods(policy, config, board_of(config, pipe, steps=chosen).sigmas())
-    methods = [*ours, *default_baselines(chosen, blocks)]
+    check_identity(manifest.model, manifest.scheduler, pipe)
+    if not source.is_file():
+        ours = policy_methods(policy, config, Board.of(config, pipe, steps=chosen).sigmas())
+    methods = [*ours, *default_baselines(chosen, manifest.blocks)]
     return evaluate(
         pipe,
         methods,
@@ -85,39 +83,44 @@ def policy_methods(policy: Policy, config: EnvConfig, sigmas: Floats) -> list[Me
         BudgetError: If the policy has no schedule for one of them.
     """
     methods: list[Method] = []
-    steps = len(sigmas) - 1
-    used = policy.manifest.adaptive.get(str(steps), [])
-    sites, blocks = policy.manifest.sites, policy.manifest.blocks
+    steps, manifest = len(sigmas) - 1, policy.manifest
+    used = manifest.network.adaptive.get(str(steps), []) if manifest.network else []
     for share in config.targets.budgets:
-        wish, target = Wish(budget=share), f"budget {share:g}"
-        learned = int(share * steps * sites + 1e-9) in used
-        shipped = PolicyController(policy, wish)
+        target, name = Target(budget=share), f"budget {share:g}"
+        learned = computes_of(share, steps * manifest.sites) in used
+        shipped = PolicyController(policy, target)
         shipped.choose(sigmas)
         family: Family = "learned" if learned else "static"
-        methods.append(Method("policy", family, target, shipped, sites, blocks))
+        where = (manifest.sites, manifest.blocks)
+        methods.append(Method("policy", family, name, shipped, *where))
         if learned:
-            schedule = PolicyController(policy, wish, adaptive=False)
-            methods.append(Method("its schedule", "static", target, schedule, sites, blocks))
+            schedule = PolicyController(policy, target, adaptive=False)
+            methods.append(Method("its schedule", "static", name, schedule, *where))
     return methods
 
 
-def schedule_methods(file: ScheduleFile, *, steps: int) -> list[Method]:
+def schedule_methods(found: Mapping[str, Policy], *, steps: int) -> list[Method]:
     """List the schedules of a file for a step count.
 
     Raises:
         ConfigError: If it has none.
     """
-    found = [schedule for schedule in file.schedules if schedule.steps == steps]
-    if not found:
-        raise ConfigError(
-            f"expected --steps among {file.steps} as in the schedule file, received {steps}"
+    methods = [
+        Method(
+            method,
+            "static",
+            f"{computes}/{table.site_steps} computed",
+            StaticSchedule(scored.schedule),
+            policy.manifest.sites,
+            policy.manifest.blocks,
         )
-    methods = []
-    for schedule in found:
-        computed = int((schedule.table == Mode.COMPUTE).sum())
-        target = f"{computed}/{steps * file.sites} computed"
-        controller = StaticSchedule(schedule.table, schedule.fitted)
-        methods.append(
-            Method(schedule.method, "static", target, controller, file.sites, file.blocks)
+        for method, policy in found.items()
+        if (table := policy.tables.get(steps)) is not None
+        for computes, scored in table.items()
+    ]
+    if not methods:
+        known = sorted({count for policy in found.values() for count in policy.steps})
+        raise ConfigError(
+            f"expected --steps among {known} as in the schedule file, received {steps}"
         )
     return methods

@@ -7,6 +7,7 @@ serve it as they are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ditcache_rl.bench import Drawn
 from ditcache_rl.control import uniform_decision
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo, Tier
@@ -226,6 +228,8 @@ class WalkSampler:
     steps: int
     sites: int
 
-    def draw(self, cases: Sequence[Tensor]) -> Tensor:
+    def draw(self, cases: Sequence[Tensor]) -> Drawn:
         """Draw all edits of some walks: (len(cases), edits, 3, H, W), on the CPU."""
-        return self.pipe(torch.stack(list(cases), dim=1)).transpose(0, 1).cpu()
+        started = time.perf_counter()
+        images = self.pipe(torch.stack(list(cases), dim=1)).transpose(0, 1).cpu()
+        return Drawn(images, None, time.perf_counter() - started)

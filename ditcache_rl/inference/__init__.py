@@ -2,24 +2,16 @@
 
 from ditcache_rl.inference.api import attach, cached, open_policy
 from ditcache_rl.inference.run import Adapter, Listener, Run
-from ditcache_rl.inference.targets import (
-    KnownPlans,
-    PolicyController,
-    ScheduleController,
-    Wish,
-    tradeoff_budget,
-)
+from ditcache_rl.inference.targets import PolicyController, Tables, Target
 
 __all__ = [
     "Adapter",
-    "KnownPlans",
     "Listener",
     "PolicyController",
     "Run",
-    "ScheduleController",
-    "Wish",
+    "Tables",
+    "Target",
     "attach",
     "cached",
     "open_policy",
-    "tradeoff_budget",
 ]

@@ -14,10 +14,10 @@ from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError, closest
 from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run
-from ditcache_rl.inference.targets import PolicyController, ScheduleController, Wish
+from ditcache_rl.inference.targets import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, Ranks, load_upscaler
 from ditcache_rl.pipelines import check_identity
-from ditcache_rl.policy import Policy, ScheduleFile, load_policy, load_schedules
+from ditcache_rl.policy import Policy, load_policy, load_schedules
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -26,7 +26,7 @@ _UNLIMITED = Memory()
 
 def attach(
     pipe: Any,
-    policy: str | Path | Policy | ScheduleFile | Controller,
+    policy: str | Path | Policy | Controller,
     *,
     speedup: float | None = None,
     latency_s: float | None = None,
@@ -97,7 +97,7 @@ def attach(
         policy = open_policy(policy)
     controller: Controller
     make: Callable[..., BlockRunner] = BlockRunner
-    if isinstance(policy, Policy | ScheduleFile):
+    if isinstance(policy, Policy):
         if sites is not None or blocks is not None:
             raise ConfigError(
                 "a policy knows its sites and blocks: expected none, received "
@@ -108,9 +108,11 @@ def attach(
                 "expected ranks or adapt, received both: ranks that measure times of their own "
                 "would choose different schedules"
             )
-        controller, sites, blocks = _controller_of(
-            pipe, policy, Wish(**(asked or {"speedup": 2.0}))
-        )
+        manifest = policy.manifest
+        check_identity(manifest.model, manifest.scheduler, pipe)
+        chosen = PolicyController(policy, Target(**(asked or {"speedup": 2.0})))
+        chosen.choose(next(iter(policy.tables.values())).sigmas)
+        controller, sites, blocks = chosen, manifest.sites, manifest.blocks
         make = BlockRunner if adapt is None else adapt.runner(policy)
     else:
         if adapt is not None:
@@ -152,33 +154,15 @@ def _check_kinds(unknown: Iterable[str], memory: object, record: object) -> None
         raise ConfigError(f"record must be as Recorder('requests.jsonl'), received {record!r}")
 
 
-def _controller_of(
-    pipe: Any, policy: Policy | ScheduleFile, wish: Wish
-) -> tuple[PolicyController | ScheduleController, int, str | None]:
-    """Return the controller of a policy that was made for this pipeline, its sites and blocks."""
-    chosen: PolicyController | ScheduleController
-    if isinstance(policy, ScheduleFile):
-        check_identity(policy.model, policy.scheduler, pipe)
-        chosen, known = ScheduleController(policy, wish), policy.leveled()
-        sites, blocks = policy.sites, policy.blocks
-    else:
-        manifest = policy.manifest
-        check_identity(manifest.model, manifest.scheduler, pipe)
-        chosen, known = PolicyController(policy, wish), policy.leveled
-        sites, blocks = manifest.sites, manifest.blocks
-    chosen.choose(known[0].sigmas)
-    return chosen, sites, blocks
-
-
-def open_policy(source: str | Path) -> Policy | ScheduleFile:
-    """Open a policy folder, a shipped policy by its name, or a schedule file.
+def open_policy(source: str | Path) -> Policy:
+    """Open a policy folder, a shipped policy by its name, or the best schedules of a file.
 
     Raises:
         ArtifactError: If it is damaged.
         ConfigError: If there is no such thing.
     """
     if Path(source).is_file():
-        return load_schedules(Path(source))
+        return Policy.best_of(load_schedules(Path(source)).values())
     return load_policy(find_policy(source))
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
 from ditcache_rl.inference.cache import CacheHandle
-from ditcache_rl.inference.targets import KnownPlans, PolicyController, ScheduleController
+from ditcache_rl.inference.targets import PolicyController
 from ditcache_rl.instrument import BlockRunner, RequestLog
-from ditcache_rl.policy import Policy, ScheduleFile, modes_text
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import modes_text
 from ditcache_rl.types import Mode, Tier
 
 _REMEMBERED_REQUESTS = 1000
@@ -24,7 +25,7 @@ Listener: TypeAlias = Callable[[RequestLog], None]
 class Adapter(Protocol):
     """What chooses a schedule for each request and learns from some, as a `Bandit` does."""
 
-    def runner(self, policy: Policy | ScheduleFile) -> Callable[..., BlockRunner]:
+    def runner(self, policy: Policy) -> Callable[..., BlockRunner]:
         """Return what makes runners that follow it, from the arguments of `BlockRunner`."""
 
     def summary(self) -> list[str]:
@@ -54,9 +55,7 @@ class Run:
         self.cache = opened.cache
         self._opened = opened
         self._adapt, self._record = adapt, record
-        self._plans: KnownPlans | None = None
-        if isinstance(controller, PolicyController | ScheduleController):
-            self._plans = controller.plans
+        self._tables = controller.tables if isinstance(controller, PolicyController) else None
         try:
             self._runner = make(pipe, controller, opened.cache, on_finish=self._finished, **options)
             self._runner.__enter__()
@@ -76,7 +75,7 @@ class Run:
         self._opened.refresh()
 
     def _notes(self) -> list[str]:
-        return [*self._opened.notes, *(self._plans.notes() if self._plans else [])]
+        return [*self._opened.notes, *(self._tables.notes() if self._tables else [])]
 
     def summary(self) -> str:
         """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""

@@ -1,4 +1,4 @@
-"""Turn what a user asks for into a budget, a schedule or a network."""
+"""Turn what a user asks for into a number of computes, a schedule or a network."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ import numpy as np
 from ditcache_rl.control import Controller, NetworkController, StaticSchedule, planned_modes
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
-from ditcache_rl.policy import Policy, ScheduleFile
-from ditcache_rl.schedules import CostModel, Leveled, carry_plans
-from ditcache_rl.schedules.patterns import step_patterns
-from ditcache_rl.schedules.plan import Plan
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
 from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo
 
 #: Noise levels that differ by less are the same.
 _SAME_LEVEL = 1e-4
-#: Plans that were carried over are kept for so many runs with noise levels of their own.
+#: Tables that were carried over are kept for so many runs with noise levels of their own.
 _KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Target:
     """What a user asks for; exactly one field is set.
 
     ::
 
-        Wish(speedup=2.0)     # at least twice as fast as full compute, by this policy's cost model
-        Wish(latency_s=0.2)   # at most 0.2 s per pipeline call
-        Wish(budget=0.25)     # a quarter of full compute
-        Wish(tradeoff=1.0)    # maximise quality minus 1.0 * time / reference time
-        Wish(min_psnr=35.0)   # the cheapest schedule that keeps 95 % of the images above 35 dB
-        Wish(min_ssim=0.98)   # likewise
+        Target(speedup=2.0)     # at least twice as fast as full compute, by the policy's cost model
+        Target(latency_s=0.2)   # at most 0.2 s per pipeline call
+        Target(budget=0.25)     # a quarter of full compute
+        Target(tradeoff=1.0)    # maximise quality minus 1.0 * time / reference time
+        Target(min_psnr=35.0)   # the cheapest schedule that keeps 95 % of the images above 35 dB
+        Target(min_ssim=0.98)   # likewise
     """
 
     speedup: float | None = None
@@ -61,13 +59,18 @@ class Wish:
             )
             raise ConfigError(f"{name} must be {bounds}, received {value}")
 
+    def __str__(self) -> str:
+        """Write the target as a user did."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return ", ".join(f"{name}={value:g}" for name, value in given.items() if value is not None)
+
     @property
     def names_floor(self) -> bool:
         """Whether it is the quality that is given, and compute that follows."""
         return self.min_psnr is not None or self.min_ssim is not None
 
-    def site_computes(self, plan: Plan, cost: CostModel) -> int:
-        """Return the budget in site computes; 0 for a tradeoff.
+    def computes(self, table: ScheduleTable, cost: CostModel) -> int:
+        """Return the site computes that may be spent; 0 for a tradeoff.
 
         Raises:
             BudgetError: If it is out of reach; the message names what is reachable.
@@ -75,92 +78,98 @@ class Wish:
         if self.tradeoff is not None:
             return 0
         if self.names_floor:
-            return self._above_floor(plan, cost)
+            return self._above_floor(table)
         if self.budget is not None:
-            budget = int(self.budget * cost.site_steps + 1e-9)
+            computes = computes_of(self.budget, cost.site_steps)
         else:
             wanted = self.speedup or cost.reference_s / (self.latency_s or 1.0)
             try:
-                budget = cost.budget_for(wanted)
+                computes = cost.computes_for(wanted)
             except BudgetError:
-                budget = 0  # the message below names what the policy reaches
-        if budget < plan.least:
+                computes = 0  # the message below names what the policy reaches
+        if computes < table.least:
             # Both are rounded towards what can be kept: asking for what the message names works.
-            least_s = cost.with_computes(plan.least)
+            least_s = cost.with_computes(table.least)
             fastest = math.floor(cost.reference_s / least_s * 100) / 100
             raise BudgetError(
                 f"expected a target within reach, received {self}: the fastest schedule of this "
-                f"policy for {cost.num_inference_steps} steps computes {plan.least} of "
+                f"policy for {cost.num_inference_steps} steps computes {table.least} of "
                 f"{cost.site_steps} site steps, a speedup of {fastest:.2f}x "
                 f"({math.ceil(least_s * 1000) / 1000:.3f} s per call)"
             )
-        return budget
+        return computes
 
-    def _above_floor(self, plan: Plan, cost: CostModel) -> int:
-        """Return the cheapest budget whose measured floor is not below the wish."""
-        wanted, column = (self.min_psnr, 0) if self.min_psnr is not None else (self.min_ssim, 1)
-        assert wanted is not None
-        floors = plan.floors[:, column]
-        enough = np.flatnonzero(floors >= wanted)  # nan is not
-        if not len(enough):
-            raise BudgetError(
-                f"expected a policy with measured floors for {cost.num_inference_steps} steps, "
-                f"received {self} and none; use the step count that it was trained at, or a speedup"
+    def _above_floor(self, table: ScheduleTable) -> int:
+        """Return the computes of the cheapest schedule whose measured floor is not below."""
+        for computes, scored in table.items():
+            floor, wanted = (
+                (scored.floor_psnr_db, self.min_psnr)
+                if self.min_psnr is not None
+                else (scored.floor_ssim, self.min_ssim)
             )
-        return int(enough[0])
+            if wanted is not None and floor >= wanted:  # nan is not
+                return computes
+        raise BudgetError(
+            f"expected a policy with measured floors for {table.steps} steps, received {self} and "
+            "none; use the step count that it was trained at, or a speedup"
+        )
 
 
-class KnownPlans:
-    """Plans by noise level; those that were carried over to others are kept.
+class Tables:
+    """Schedules by noise level; those that were carried over to others are kept.
 
     Args:
         sources: What there is.
-        sites: Parts of the block stack.
     """
 
-    def __init__(self, sources: Sequence[Leveled], sites: int) -> None:
-        self._sources, self._sites = sources, sites
-        self._carried: dict[bytes, Plan] = {}
+    def __init__(self, sources: Sequence[ScheduleTable]) -> None:
+        self._sources = sources
+        self._carried: dict[bytes, ScheduleTable] = {}
 
-    def at(self, sigmas: Floats) -> Plan:
-        """Return the plan for (steps + 1,) noise levels."""
-        for plan, own in self._sources:
-            if len(own) == len(sigmas) and np.allclose(own, sigmas, rtol=0.0, atol=_SAME_LEVEL):
-                return plan
+    def at(self, sigmas: Floats) -> ScheduleTable:
+        """Return the table for (steps + 1,) noise levels."""
+        for table in self._sources:
+            if len(table.sigmas) == len(sigmas) and np.allclose(
+                table.sigmas, sigmas, rtol=0.0, atol=_SAME_LEVEL
+            ):
+                return table
         key = sigmas.tobytes()
         if key not in self._carried:
             if len(self._carried) == _KEPT:
                 self._carried.pop(next(iter(self._carried)), None)  # another thread may do so
-            self._carried[key] = carry_plans(self._sources, sigmas, sites=self._sites)
+            self._carried[key] = carry(self._sources, sigmas)
         return self._carried[key]
 
     def notes(self) -> list[str]:
         """Say what was carried over."""
-        made_for = ", ".join(str(len(own) - 1) for _, own in self._sources)
-        counts = sorted({plan.patterns.shape[1] for plan in self._carried.values()})
+        made_for = ", ".join(str(table.steps) for table in self._sources)
         return [
             f"schedules for {count} steps were carried over by noise level from those for "
             f"{made_for}; what they are worth was not measured"
-            for count in counts
+            for count in sorted({table.steps for table in self._carried.values()})
         ]
 
 
 class PolicyController:
-    """Follow a policy under a wish; steps and noise levels are those of the request.
+    """Follow a policy under a target; steps and noise levels are those of the request.
 
     Args:
-        policy: Plans, network and what it is good for.
-        wish: The user's target.
+        policy: Schedules, perhaps a network, and what it is good for.
+        target: What the user asks for.
         adaptive: None to use the network where the policy says that it beats its static schedule;
-            True or
-            False to use it always or never.
+            True or False to use it always or never.
+
+    Raises:
+        ConfigError: If a network is asked for that the policy does not have.
     """
 
     probe_blocks = 0
 
-    def __init__(self, policy: Policy, wish: Wish, *, adaptive: bool | None = None) -> None:
-        self._policy, self._wish, self._adaptive = policy, wish, adaptive
-        self.plans = KnownPlans(policy.leveled, policy.manifest.sites)
+    def __init__(self, policy: Policy, target: Target, *, adaptive: bool | None = None) -> None:
+        if adaptive and policy.network is None:
+            raise ConfigError("expected a policy with a network, received one of schedules alone")
+        self._policy, self._target, self._adaptive = policy, target, adaptive
+        self.tables = Tables(list(policy.tables.values()))
 
     def reset(self, run: RunInfo) -> None:
         """Choose schedule or network for the request's noise levels; errors are as of `choose`."""
@@ -179,91 +188,39 @@ class PolicyController:
         """Return the controller for a run with (steps + 1,) noise levels.
 
         Raises:
-            BudgetError: If the wish is out of reach.
+            BudgetError: If the target is out of reach.
         """
-        policy, manifest, steps = self._policy, self._policy.manifest, len(sigmas) - 1
-        plan, cost = self.plans.at(sigmas), CostModel.from_dict(manifest.profile).for_steps(steps)
-        is_own = plan is policy.plans.get(steps)
-        if self._wish.names_floor and is_own:
+        policy, target, steps = self._policy, self._target, len(sigmas) - 1
+        table, cost = self.tables.at(sigmas), policy.cost.for_steps(steps)
+        is_own = table is policy.tables.get(steps)
+        if target.names_floor and is_own:
             # Of equals the first, which is better on average.
-            both = plan, policy.safe.get(steps, plan)
-            plan = min(both, key=lambda one: self._wish.site_computes(one, cost))
-        budget = self._wish.site_computes(plan, cost)
-        weight = self._wish.tradeoff
-        if weight is not None:
-            row = plan.row(tradeoff_budget(plan, cost, manifest.reward, weight))
-            adaptive = is_own and manifest.adaptive_tradeoff
-        else:
-            row = plan.row(budget)
-            # What the network was compared with are not the schedules for floors.
-            known = manifest.adaptive.get(str(steps), []) if is_own else []
-            adaptive = not self._wish.names_floor and budget in known
-        if self._adaptive if self._adaptive is not None else adaptive:
-            return NetworkController(
-                manifest.actions,
-                policy.network,
-                plan=row,
-                budget=budget,
-                latency_weight=weight or 0.0,
-            )
-        return StaticSchedule.of(row, manifest.actions.patterns)
+            both = table, policy.safe.get(steps, table)
+            table = min(both, key=lambda one: target.computes(one, cost))
+        computes, weight = target.computes(table, cost), target.tradeoff or 0.0
+        followed = computes
+        if target.tradeoff is not None:
+            followed = policy.objective.best_tradeoff(table, cost, weight)
+        schedule = table.within(followed)
+        used = self._adaptive
+        if used is None:
+            used = is_own and self._is_better(steps, computes)
+        if not used or policy.network is None:
+            return StaticSchedule(schedule)
+        return NetworkController(
+            policy.manifest.actions,
+            policy.network,
+            schedule=schedule,
+            computes=computes,
+            latency_weight=weight,
+        )
 
-
-class ScheduleController:
-    """Follow the best schedule of a file under a wish; the noise levels are those of the request.
-
-    Args:
-        file: What a search found.
-        wish: The user's target.
-        method: Only what this search found; by default whatever scored best.
-
-    Raises:
-        ConfigError: If the file has nothing that the method found.
-    """
-
-    probe_blocks = 0
-
-    def __init__(self, file: ScheduleFile, wish: Wish, *, method: str | None = None) -> None:
-        self._file, self._wish = file, wish
-        self.plans = KnownPlans(file.leveled(method=method), file.sites)
-
-    def reset(self, run: RunInfo) -> None:
-        """Choose the schedule for the request's noise levels; errors are those of `choose`."""
-        self._delegate = self.choose(run.sigmas)
-        self._delegate.reset(run)
-
-    def decide(self, info: StepInfo) -> Decision:
-        """Follow the chosen schedule."""
-        return self._delegate.decide(info)
-
-    def choose(self, sigmas: Floats) -> StaticSchedule:
-        """Return the schedule for a run with (steps + 1,) noise levels.
-
-        Raises:
-            BudgetError: If the wish is out of reach.
-        """
-        file, plan = self._file, self.plans.at(sigmas)
-        cost = CostModel.from_dict(file.profile).for_steps(len(sigmas) - 1)
-        weight = self._wish.tradeoff
-        budget = self._wish.site_computes(plan, cost)
-        if weight is not None:
-            budget = tradeoff_budget(plan, cost, file.reward, weight)
-        return StaticSchedule.of(plan.row(budget), step_patterns(file.sites))
-
-
-def tradeoff_budget(
-    plan: Plan, cost: CostModel, reward: dict[str, float], latency_weight: float
-) -> int:
-    """Return the budget whose static schedule has the best expected reward at a weight on latency.
-
-    Of a plan that was never scored, the budget in the middle.
-    """
-    known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    budgets = known[np.isfinite(plan.quality[known, 0])]
-    if not len(budgets):
-        return int(known[len(known) // 2])
-    quality = (
-        reward["psnr"] * plan.quality[budgets, 0] / 10 + reward["ssim"] * plan.quality[budgets, 1]
-    )
-    times = np.array([cost.with_computes(int(b)) for b in budgets]) / cost.reference_s
-    return int(budgets[np.argmax(quality - latency_weight * times)])
+    def _is_better(self, steps: int, computes: int) -> bool:
+        """Tell whether the policy says that its network beats its schedule."""
+        use, target = self._policy.manifest.network, self._target
+        # What the network was compared with are not the schedules for floors.
+        if use is None or target.names_floor:
+            return False
+        if target.tradeoff is not None:
+            return use.adaptive_tradeoff
+        return computes in use.adaptive.get(str(steps), [])

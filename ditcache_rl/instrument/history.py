@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache import NEVER, Habit, Outlook, TieredCache
-from ditcache_rl.instrument.forecast import weighted_sum
-from ditcache_rl.schedules.forecast import newton_weights
+from ditcache_rl.schedules.forecast import newton_coefficients, weighted_sum
 from ditcache_rl.types import HISTORY, EntryKey, Fitted, Floats, Mode, Tier
 
 
@@ -75,28 +74,30 @@ class SiteHistory:
     ) -> Tensor:
         """Reuse or forecast all rows: (rows, features); computing rows get the newest residual.
 
-        Follows `effective` with the same modes, which has fetched what they need. Fitted weights
-        count in rows that know exactly what these were fitted to.
+        Follows `effective` with the same modes, which has fetched what they need. Fitted
+        coefficients count in rows that know exactly what these were fitted to.
         """
         residuals, self._fetched = self._fetched or self._fetch(int(modes.max())), []
-        weights = np.zeros((len(modes), HISTORY))
-        weights[:, 0] = 1.0
+        coefficients = np.zeros((len(modes), HISTORY))
+        coefficients[:, 0] = 1.0
         forecast = modes > Mode.REUSE
         if fitted is not None:
             fits = self._fits(modes, fitted)
-            weights[fits] = fitted.weights[fits]
+            coefficients[fits] = fitted.coefficients[fits]
             forecast &= ~fits
         for row in np.flatnonzero(forecast):
-            weights[row] = newton_weights(self.sigmas[:, row], sigma, int(modes[row]) - Mode.REUSE)
+            coefficients[row] = newton_coefficients(
+                self.sigmas[:, row], sigma, int(modes[row]) - Mode.REUSE
+            )
         if modes.all():
             self._trim()
-        return weighted_sum(residuals, weights)
+        return weighted_sum(residuals, coefficients)
 
     def _fits(self, modes: NDArray[np.int8], fitted: Fitted) -> NDArray[np.bool_]:
-        """Tell which rows use just the residuals that weights were fitted to: (rows,)."""
+        """Tell which rows use just the residuals that coefficients were fitted to: (rows,)."""
         whole = (fitted.steps >= 0).sum(axis=1) == modes
         same = (self.steps == fitted.steps.T).all(axis=0)
-        return np.asarray(whole & same & np.isfinite(fitted.weights[:, 0]))
+        return np.asarray(whole & same & np.isfinite(fitted.coefficients[:, 0]))
 
     def effective(self, modes: NDArray[np.int8], step: int | None = None) -> NDArray[np.int8]:
         """Lower the order of forecasts to what is cached; nothing cached means compute.

@@ -1,9 +1,10 @@
 """The environments, and learning in them: the only part that knows gymnasium and SB3."""
 
 from ditcache_rl.rl.env import DenoiseEnv
-from ditcache_rl.rl.episodes import Episodes, Setting, Task
+from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.register import register_envs
 from ditcache_rl.rl.rollout import Finished, Rollout
+from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
 
 __all__ = [
@@ -12,7 +13,7 @@ __all__ = [
     "Episodes",
     "Finished",
     "Rollout",
-    "Setting",
+    "Scenario",
     "Task",
     "register_envs",
 ]

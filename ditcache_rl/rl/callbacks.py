@@ -13,7 +13,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ditcache_rl.files import replacing
-from ditcache_rl.rl.episodes import Outcome, Setting
+from ditcache_rl.rl.episodes import Outcome
+from ditcache_rl.rl.scenario import Scenario
 
 _SHOWN_IMAGES = 4
 
@@ -21,8 +22,8 @@ _SHOWN_IMAGES = 4
 class EpisodeLog:
     """Collects finished batches until they are written."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
         self._values: dict[str, list[float]] = defaultdict(list)
         self.pairs: torch.Tensor | None = None
         self.episodes = 0
@@ -31,10 +32,10 @@ class EpisodeLog:
         """Note a batch and the return of its baseline."""
         gains = outcome.terms.total - baseline
         self.episodes += len(gains)
-        site_steps = self._setting.board.steps * self._setting.board.sites
+        site_steps = self._scenario.table.site_steps
         for row, task in enumerate(outcome.tasks):
             facts = outcome.info(row)
-            target = f"{task.budget / site_steps:.2f}" if task.budget else "tradeoff"
+            target = f"{task.computes / site_steps:.2f}" if task.computes else "tradeoff"
             self._values["train/reward"].append(float(outcome.terms.total[row]))
             self._values["train/paired_gain"].append(float(gains[row]))
             self._values[f"paired_gain/{target}"].append(float(gains[row]))
@@ -42,7 +43,7 @@ class EpisodeLog:
             self._values[f"quality/ssim_{target}"].append(facts["ssim"])
             self._values[f"compute_share/{target}"].append(facts["compute_share"])
         shown = [task.case for task in outcome.tasks[:_SHOWN_IMAGES]]
-        references = self._setting.board.references(shown)
+        references = self._scenario.board.references(shown)
         images = outcome.images[:_SHOWN_IMAGES]
         error = (4 * (images - references).abs()).clamp(0, 1)
         strips = [torch.cat(list(part), dim=2) for part in (references, images, error)]

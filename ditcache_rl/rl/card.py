@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from ditcache_rl.policy import Policy
-from ditcache_rl.schedules import CostModel
 
 
 def write_card(policy: Policy) -> str:
     """Describe a policy in Markdown: what it is for, how it was made, what it gains."""
     manifest, metrics = policy.manifest, policy.metrics
-    first = manifest.steps[0]
-    rows = []
-    for row in metrics["select"]:
-        low, high = row["ci95"]
-        static, network = row["static_psnr_db"], row["network_psnr_db"]
-        rows.append(
-            f"| {row['target']} | {static['mean']:.2f} / {static['p5']:.2f} "
+    first = policy.steps[0]
+    lines = []
+    for line in metrics["select"]:
+        low, high = line["ci95"]
+        static, network = line["static_psnr_db"], line["network_psnr_db"]
+        lines.append(
+            f"| {line['target']} | {static['mean']:.2f} / {static['p5']:.2f} "
             f"| {network['mean']:.2f} / {network['p5']:.2f} "
-            f"| {row['gain']:+.3f} [{low:+.3f}, {high:+.3f}] "
-            f"| {'network' if row['network_used'] else 'schedule'} |"
+            f"| {line['gain']:+.3f} [{low:+.3f}, {high:+.3f}] "
+            f"| {'network' if line['network_used'] else 'schedule'} |"
         )
-    table = "\n".join(rows)
+    table = "\n".join(lines)
     n = metrics["select"][0]["n"] if metrics["select"] else 0
-    cost, safe = CostModel.from_dict(manifest.profile), policy.safe[first]
+    cost, safe = policy.cost, policy.safe[first]
     floors = "\n".join(
-        f"| {budget}/{cost.site_steps} | {cost.reference_s / cost.with_computes(int(budget)):.2f}x "
-        f"| {safe.floors[budget, 0]:.1f} dB | {safe.floors[budget, 1]:.4f} |"
-        for budget in np.flatnonzero(np.isfinite(safe.floors[:, 0]))
+        f"| {computes}/{cost.site_steps} | {cost.reference_s / cost.with_computes(computes):.2f}x "
+        f"| {one.floor_psnr_db:.1f} dB | {one.floor_ssim:.4f} |"
+        for computes, one in safe.items()
+        if math.isfinite(one.floor_psnr_db)
     )
     return f"""# Policy for {manifest.env_id}
 
-Static schedules for every budget at {", ".join(map(str, manifest.steps))} steps, and an online
+Static schedules for every budget at {", ".join(map(str, policy.steps))} steps, and an online
 controller at {first} steps. For `{manifest.model["class"]}` with `{manifest.scheduler["class"]}`;
 another model is refused.
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from ditcache_rl.bench import Case, budgets_of
+from ditcache_rl.bench import Case, named_computes
 from ditcache_rl.control import Controller, NetworkController, PolicyNetwork
-from ditcache_rl.rl.episodes import Setting, Task
+from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.stages import Tick
 from ditcache_rl.types import Floats
 
@@ -32,7 +32,7 @@ class Comparison:
     psnr_db: float
     p5_db: float
     gain: float
-    """Mean difference: of PSNR in dB under a budget, of the return under a tradeoff."""
+    """Mean difference: of PSNR in dB at given computes, of the return under a tradeoff."""
     ci95: tuple[float, float]
 
     @property
@@ -54,35 +54,34 @@ class Comparison:
 
 
 def compare(
-    setting: Setting, network: PolicyNetwork, cases: Sequence[Case], *, seed: int, tick: Tick
+    scenario: Scenario, network: PolicyNetwork, cases: Sequence[Case], *, seed: int, tick: Tick
 ) -> dict[tuple[int, float], Comparison]:
     """Compare network and static schedule at every target, on prompts that neither has seen.
 
     Returns:
-        By budget in site computes and weight on latency, one of them zero.
+        By site computes and weight on latency, one of them zero.
     """
-    config, board = setting.config, setting.board
-    site_steps = board.steps * board.sites
+    config, site_steps = scenario.config, scenario.table.site_steps
     low, high = config.reward.latency_weights
-    targets = [(budget, 0.0) for budget in budgets_of(config, site_steps)]
+    targets = [(computes, 0.0) for computes in named_computes(config, scenario.board.steps)]
     targets += [(0, low + place * (high - low)) for place in _TRADEOFF_PLACES]
     found: dict[tuple[int, float], Comparison] = {}
-    for index, (budget, weight) in enumerate(targets):
-        tasks = [Task(case, budget, weight) for case in cases]
-        least = setting.plan_budget(tasks[0])
-        static_psnr = setting.static(cases, [least] * len(cases)).psnr_db
-        static_return = setting.baseline(tasks).total
+    for index, (computes, weight) in enumerate(targets):
+        tasks = [Task(case, computes, weight) for case in cases]
+        schedule = scenario.scheduled(tasks[0])
+        static_psnr = scenario.static(cases, [schedule] * len(cases)).psnr_db
+        static_return = scenario.baseline(tasks).total
         learned = NetworkController(
-            setting.actions,
+            scenario.actions,
             network,
-            plan=setting.plan.row(least),
-            budget=budget,
+            schedule=schedule,
+            computes=computes,
             latency_weight=weight,
         )
-        psnr, returns = _play(setting, learned, tasks)
-        gains = psnr - static_psnr if budget else returns - static_return
-        name = f"{budget}/{site_steps}" if budget else f"tradeoff {weight:.2f}"
-        found[budget, weight] = Comparison(
+        psnr, returns = _play(scenario, learned, tasks)
+        gains = psnr - static_psnr if computes else returns - static_return
+        name = f"{computes}/{site_steps}" if computes else f"tradeoff {weight:.2f}"
+        found[computes, weight] = Comparison(
             name,
             len(cases),
             float(static_psnr.mean()),
@@ -96,16 +95,19 @@ def compare(
     return found
 
 
-def _play(setting: Setting, controller: Controller, tasks: Sequence[Task]) -> tuple[Floats, Floats]:
+def _play(
+    scenario: Scenario, controller: Controller, tasks: Sequence[Task]
+) -> tuple[Floats, Floats]:
     """Return PSNR and return of every task."""
-    board, psnr, returns = setting.board, [], []
+    board, psnr, returns = scenario.board, [], []
     for start in range(0, len(tasks), board.rows):
         part = tasks[start : start + board.rows]
         cases = [task.case for task in part]
-        images, log = board.draw_under(controller, cases)
+        images, log, _ = board.draw(cases, controller)
+        assert log is not None, "a controller makes one"
         quality = board.judge(images, cases)
         psnr.append(quality.psnr_db)
-        returns.append(setting.earned(part, quality, log).total)
+        returns.append(scenario.earned(part, quality, log).total)
     return np.concatenate(psnr), np.concatenate(returns)
 
 
@@ -119,5 +121,5 @@ def _interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
 
 
 def metrics_of(comparisons: Mapping[tuple[int, float], Comparison]) -> list[dict[str, Any]]:
-    """Return the comparisons as JSON rows."""
+    """Return the comparisons for JSON."""
     return [comparison.to_dict() for comparison in comparisons.values()]

@@ -9,10 +9,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.control.observation import Observation
-from ditcache_rl.rl.episodes import Episodes, Setting, cases_of, draw_task, project
-from ditcache_rl.rl.scenario import nominal_setting
+from ditcache_rl.rl.episodes import Episodes, project
+from ditcache_rl.rl.scenario import Scenario, Task
 
 
 class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
@@ -25,9 +26,8 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
     Args:
         config: An environment file or its name.
         steps: Denoising steps; None for the first of the environment.
-        setting: Board, prices and plan to play on; None for the nominal one, in which time is the
-            share of
-            computed sites, so that two copies agree on every machine.
+        scenario: Board, prices and schedules to play on; None for the nominal one, in which time is
+            the share of computed sites, so that two copies agree on every machine.
         part: Prompts to draw from: "train", "select" or "test".
     """
 
@@ -38,17 +38,17 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
         config: str = "shapes",
         *,
         steps: int | None = None,
-        setting: Setting | None = None,
+        scenario: Scenario | None = None,
         part: str = "train",
         render_mode: str | None = None,
     ) -> None:
-        self._config = load_env(config) if setting is None else setting.config
-        self._setting = setting or nominal_setting(self._config, steps=steps)
+        self._config = load_env(config) if scenario is None else scenario.config
+        self._scenario = scenario or Scenario.nominal(self._config, steps=steps)
         self._cases = cases_of(self._config, part)
-        self._episodes = Episodes(self._setting)
+        self._episodes = Episodes(self._scenario)
         self._image: NDArray[np.uint8] | None = None
         self.render_mode = render_mode
-        observations, self.action_space = spaces_of(self._setting)
+        observations, self.action_space = spaces_of(self._scenario)
         self.observation_space = observations  # type: ignore[assignment]  # Box of float32
 
     def reset(
@@ -56,12 +56,11 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Draw a prompt, its seed and a target, and run up to the first decision."""
         super().reset(seed=seed)
-        site_steps = self._setting.board.steps * self._setting.board.sites
-        task = draw_task(self._config, self._cases, site_steps, self.np_random)
+        task = Task.drawn(self._scenario, self._cases, self.np_random)
         self._episodes.begin([task])
         info = {
             "prompt": task.case.prompt,
-            "budget": task.budget,
+            "computes": task.computes,
             "latency_weight": task.latency_weight,
         }
         return self._episodes.observation[0], info
@@ -75,7 +74,7 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
             StateError: If no episode is running.
         """
         wanted = np.asarray(action, dtype=np.int64)[None]
-        played = project(wanted, self._episodes.masks, self._setting.actions)
+        played = project(wanted, self._episodes.masks, self._scenario.actions)
         outcome = self._episodes.act(played)
         info: dict[str, Any] = {"projected": bool((wanted != played).any())}
         if outcome is None:
@@ -104,9 +103,9 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
         self._episodes.close()
 
 
-def spaces_of(setting: Setting) -> tuple[spaces.Box, spaces.MultiDiscrete]:
-    """Return observation and action space of a setting."""
-    actions = setting.actions
+def spaces_of(scenario: Scenario) -> tuple[spaces.Box, spaces.MultiDiscrete]:
+    """Return observation and action space of a scenario."""
+    actions = scenario.actions
     # The prior goes up to twice its sharpness; everything else is clipped far below.
     box = spaces.Box(-10.0, 10.0, (len(actions.schema()),), np.float32)
     return box, spaces.MultiDiscrete([len(actions.patterns), len(actions.tiers)])

@@ -5,83 +5,43 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing
 from ditcache_rl.machine import require
-from ditcache_rl.policy import (
-    Policy,
-    Schedule,
-    ScheduleFile,
-    modes_text,
-    save_schedules,
-    weights_lists,
-)
+from ditcache_rl.policy import Policy, save_schedules
 
 #: Name of the search in an exported schedule file.
 METHOD = "policy"
 
 
 def export_schedules(policy: Policy, file: Path) -> None:
-    """Write the schedules of a policy that were scored, one per step count and budget.
+    """Write the schedules of a policy that were scored.
 
     What `eval.py` and `cached()` make of the file is what the policy does without its network.
 
     Raises:
         ConfigError: If no schedule was scored.
     """
-    manifest, config = policy.manifest, policy.metrics["config"]
-    patterns = manifest.actions.patterns
-    schedules = [
-        Schedule(
-            METHOD,
-            steps,
-            modes_text(patterns[plan.patterns[budget]]),
-            float(plan.quality[budget, 0]),
-            float(plan.quality[budget, 1]),
-            weights_lists(plan.weights[budget]),
-        )
-        for steps, plan in policy.plans.items()
-        for budget in np.flatnonzero(np.isfinite(plan.quality[:, 0]))
-        if plan.patterns[budget, 0] >= 0
-    ]
-    if not schedules:
+    scored = {steps: table.scored() for steps, table in policy.tables.items()}
+    tables = {steps: table for steps, table in scored.items() if table is not None}
+    if not tables:
         raise ConfigError(
             "expected a policy with schedules whose quality is known, received none; train it again"
         )
-    save_schedules(
-        ScheduleFile(
-            env_id=manifest.env_id,
-            env_sha256=manifest.env_sha256,
-            sites=manifest.sites,
-            blocks=manifest.blocks,
-            model=manifest.model,
-            scheduler=manifest.scheduler,
-            call=manifest.call,
-            sigmas=manifest.sigmas,
-            profile=manifest.profile,
-            reward={name: manifest.reward[name] for name in ("psnr", "ssim")},
-            prompts=config["search"]["prompts"],
-            evaluations=config["search"]["evaluations"],
-            seed=manifest.seed,
-            command=manifest.command,
-            machine=manifest.machine,
-            versions=manifest.versions,
-            schedules=schedules,
-        ),
-        file,
-    )
+    bare = replace(policy.manifest, network=None)
+    save_schedules({METHOD: Policy(bare, tables)}, file)
 
 
 def export_onnx(policy: Policy, file: Path) -> None:
     """Write the network as an ONNX graph from `observation` to `logits`, any number of rows.
 
     Observations are laid out as `features` does it; a step takes the action with the largest logit
-    among those that its budget allows. The names of the features and of the actions are in the
+    among those that its target allows. The names of the features and of the actions are in the
     metadata.
 
     Args:
@@ -89,9 +49,12 @@ def export_onnx(policy: Policy, file: Path) -> None:
         file: Replaced if it is there.
 
     Raises:
-        ConfigError: If `onnx` or `onnxscript` is not installed.
+        ConfigError: If the policy has no network, or `onnx` or `onnxscript` is not installed.
     """
     require("onnx", "onnx", "onnxscript")
+    use = policy.manifest.network
+    if policy.network is None or use is None:
+        raise ConfigError("expected a policy with a network, received one of schedules alone")
     actions = policy.manifest.actions
     names = actions.schema()
     logger = logging.getLogger("torch.onnx")
@@ -116,7 +79,7 @@ def export_onnx(policy: Policy, file: Path) -> None:
     program.model.metadata_props.update(
         features=json.dumps(names),
         patterns=json.dumps(actions.patterns.tolist()),
-        tiers=json.dumps(policy.manifest.tiers),
+        tiers=json.dumps(use.tiers),
         model=json.dumps(policy.manifest.model),
     )
     with replacing(file) as partial:

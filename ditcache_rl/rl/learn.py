@@ -19,8 +19,8 @@ from ditcache_rl.bench import Case
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl.callbacks import EpisodeLog, TrainingCallback, save_checkpoint
-from ditcache_rl.rl.episodes import Setting, Task, draw_task
 from ditcache_rl.rl.policy import MaskablePriorPolicy, PlainPriorPolicy, PriorPolicy, exported
+from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
 
 #: Pipeline calls per gradient phase: enough episodes for a steady advantage.
@@ -55,7 +55,7 @@ def make_ppo(env: VecEnv, config: PPOConfig, *, episode_steps: int, seed: int) -
 
 
 def learn(
-    setting: Setting,
+    scenario: Scenario,
     cases: Sequence[Case],
     folder: Path,
     *,
@@ -65,7 +65,7 @@ def learn(
     """Train, resuming from `folder/ppo.zip` if it is there.
 
     Args:
-        setting: Board, prices and plan.
+        scenario: Board, prices and schedules.
         cases: Prompts and seeds to learn on.
         folder: Holds checkpoint and TensorBoard events.
         seed: Of actions, tasks and weights.
@@ -74,15 +74,15 @@ def learn(
     Returns:
         The trained actor.
     """
-    config = setting.config.ppo
+    config = scenario.config.ppo
     rng = np.random.default_rng(seed)
-    board = setting.board
-    log = EpisodeLog(setting)
+    board = scenario.board
+    log = EpisodeLog(scenario)
 
     def draw() -> Task:
-        return draw_task(setting.config, cases, board.steps * board.sites, rng)
+        return Task.drawn(scenario, cases, rng)
 
-    env = DenoiseVecEnv(setting, config.rows, draw, on_outcome=log.hear)
+    env = DenoiseVecEnv(scenario, config.rows, draw, on_outcome=log.hear)
     checkpoint = folder / "ppo.zip"
     total = max(1, config.episodes // config.rows) * config.rows * board.steps
     try:

@@ -1,4 +1,4 @@
-"""The policies that PPO trains: log-prior of the plan plus a network that starts as zero."""
+"""The policies that PPO trains: log-prior of the schedule plus a network that starts as zero."""
 
 from __future__ import annotations
 

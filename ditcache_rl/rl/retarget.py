@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ditcache_rl.bench import measure_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ArtifactError, ConfigError
@@ -44,23 +42,18 @@ def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
         )
     cost = measure_profile(
         pipe,
-        steps=manifest.steps[0],
+        steps=policy.steps[0],
         sites=manifest.sites,
         prompt=config.read_prompts("train")[0],
         call=config.pipeline.call,
         blocks=manifest.blocks,
     )
-    fresh = replace(
-        manifest, model=model, profile=cost.to_dict(), adaptive={}, adaptive_tradeoff=False
+    fresh = replace(manifest, model=model, profile=cost.to_dict(), network=None)
+    tables, safe = (
+        {steps: table.without_floors() for steps, table in kept.items()}
+        for kept in (policy.tables, policy.safe)
     )
-    plans, safe = (
-        {
-            steps: plan._replace(floors=np.full_like(plan.floors, np.nan))
-            for steps, plan in kept.items()
-        }
-        for kept in (policy.plans, policy.safe)
-    )
-    return replace(policy, manifest=fresh, plans=plans, safe=safe)
+    return replace(policy, manifest=fresh, tables=tables, safe=safe, network=None)
 
 
 def check_place(out: Path, *, force: bool) -> None:

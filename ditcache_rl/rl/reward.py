@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ditcache_rl.config import RewardConfig
+import numpy as np
+
+from ditcache_rl.bench import Quality
+from ditcache_rl.schedules import Objective
 from ditcache_rl.types import Floats
 
 
@@ -22,24 +25,19 @@ class RewardTerms(NamedTuple):
 
 
 def reward_terms(
-    config: RewardConfig,
-    *,
-    psnr_db: Floats,
-    ssim: Floats,
-    time_share: Floats,
-    latency_weight: Floats,
+    objective: Objective, quality: Quality, *, time_share: Floats, latency_weight: Floats
 ) -> RewardTerms:
-    """Weigh quality and time: `w_psnr * PSNR / 10 + w_ssim * SSIM - w_latency * t / t_reference`.
+    """Weigh quality and time: `psnr * PSNR / 10 + ssim * SSIM - latency_weight * t / t_reference`.
 
     Args:
-        config: Weights of the qualities.
-        psnr_db: (rows,) against the reference.
-        ssim: (rows,) against the reference.
+        objective: How PSNR and SSIM are weighed.
+        quality: (rows,) against the reference.
         time_share: (rows,) predicted time over that of the reference.
-        latency_weight: (rows,) weight on time; 0 under a budget, where time is fixed.
+        latency_weight: (rows,) weight on time; 0 where computes are given, so that time is fixed.
     """
+    nothing = np.zeros_like(time_share)
     return RewardTerms(
-        psnr=config.psnr * psnr_db / 10,
-        ssim=config.ssim * ssim,
+        psnr=objective.quality(quality.psnr_db, nothing),
+        ssim=objective.quality(nothing, quality.ssim),
         latency=-latency_weight * time_share,
     )

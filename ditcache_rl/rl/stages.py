@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case, budgets_of, measure_profile
+from ditcache_rl.bench import Board, Case, measure_profile, named_computes
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.files import read_json, replacing, write_json
 from ditcache_rl.metrics import PSNR_CAP_DB
-from ditcache_rl.rl.episodes import Setting
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.search import (
-    Calibration,
-    ClimbSettings,
-    Rollouts,
-    Sample,
-    planned_rows,
-    proposals,
-    rescale_plan,
-    sample_cases,
-    search_fitted_plan,
-    search_plan,
-    spaced_plan,
+from ditcache_rl.rl.scenario import Scenario
+from ditcache_rl.schedules import (
+    CostModel,
+    Objective,
+    ScheduleTable,
+    Scored,
+    rescale,
+    spaced_table,
 )
-from ditcache_rl.types import Floats
+from ditcache_rl.search import (
+    METHODS,
+    Calibration,
+    GapFitter,
+    Problem,
+    Sample,
+    Trials,
+    gap_proposals,
+    sample_cases,
+)
 
 Tick = Callable[[float, str], None]
 """Hears the share of a stage that is done, and a word about it."""
@@ -72,229 +72,216 @@ def sample_stage(board: Board, cases: Sequence[Case], count: int, *, file: Path)
 
 def search_stage(
     config: EnvConfig, board: Board, sample: Sample, *, file: Path, seed: int, tick: Tick
-) -> Plan:
+) -> ScheduleTable:
     """Search a static schedule for every count of whole steps up to the largest named budget.
 
     From there to `most_share` the schedule below has one more computed; above, up to half of the
-    steps and at some budgets beyond, steps are spaced evenly unless that is better.
+    steps and at some counts beyond, steps are spaced evenly unless that is better.
     """
     if file.exists():
-        return _read_plan(file)
+        return _read_table(file)
     site_steps = board.steps * board.sites
     whole = [count * board.sites for count in range(2, board.steps + 1)]
-    named = budgets_of(config, site_steps)
-    below = sorted({*named, *(b for b in whole if b <= named[-1])})
-    beyond = [b for b in whole if named[-1] < b <= config.search.most_share * site_steps]
+    named = named_computes(config, board.steps)
+    below = sorted({*named, *(n for n in whole if n <= named[-1])})
+    beyond = [n for n in whole if named[-1] < n <= config.search.most_share * site_steps]
     # Thinned out from the top: full compute must be there.
-    thinned = {*whole[:: -max(1, board.steps // 7)], *(b for b in whole if b <= site_steps // 2)}
-    above = sorted(budget for budget in thinned if budget > max(below + beyond))
+    thinned = {*whole[:: -max(1, board.steps // 7)], *(n for n in whole if n <= site_steps // 2)}
+    above = sorted(count for count in thinned if count > max(below + beyond))
     evaluations = config.search.evaluations
-    work = {b: b * (evaluations + 7) for b in below} | {b: b for b in beyond + above}
+    work = {n: n * (evaluations + 7) for n in below} | {n: n for n in beyond + above}
     spent = 0
 
-    def done(budget: int, psnr: float) -> None:
+    def done(scored: Scored) -> None:
         nonlocal spent
-        spent += work[budget]
-        tick(spent / sum(work.values()), f"{budget}/{site_steps} computed: {psnr:.1f} dB")
+        computes = scored.schedule.computes
+        spent += work[computes]
+        tick(spent / sum(work.values()), f"{computes}/{site_steps} computed: {_db(scored)}")
 
     rng = np.random.default_rng(seed)
-    low = _search_on(config, board, sample.mixed, sample.typical)(
-        budgets=below,
-        evaluations=evaluations,
-        rng=rng,
-        on_budget=done,
-        propose=partial(proposals, Calibration(board, sample.mixed)),
-    )
-    grow = _search_on(config, board, sample.mixed[:_FEW], sample.typical)
-    plan, even = low, spaced_plan(board.steps, board.sites)
+    problem = _problem(config, board, sample.mixed, sample.typical, rng=rng)
+    table = _search(replace(problem, computes=below, on_found=done))
+    few = _problem(config, board, sample.mixed[:_FEW], sample.typical, rng=rng)
+    even = spaced_table(board.sigmas(), board.sites)
+    few = replace(few, evaluations=0, propose=None, fit_together=False, start=even, on_found=done)
     # Latents would take what grew from below further up too, where images tell that it is worse.
-    for budgets, before in ((beyond, low.patterns[named[-1]]), (above, None)):
-        found = grow(
-            budgets=budgets,
-            evaluations=0,
-            together=False,
-            rng=rng,
-            on_budget=done,
-            start=even,
-            before=before,
-        )
-        plan = _joined(plan, found)
-    _write_plan(file, plan)
-    return plan
+    for counts, before in ((beyond, table[named[-1]].schedule), (above, None)):
+        if counts:
+            table = table.with_lines(_search(replace(few, computes=counts, before=before)))
+    _write_table(file, table)
+    return table
 
 
 def rescale_stage(
     config: EnvConfig,
-    plan: Plan,
-    sigmas: Mapping[int, Floats],
+    table: ScheduleTable,
     board: Board,
     sample: Sample,
     *,
     file: Path,
     seed: int,
     tick: Tick,
-) -> Plan:
-    """Carry the plan over to another step count, and climb a little at named budgets.
+) -> ScheduleTable:
+    """Carry schedules over to another step count, and climb a little at named budgets.
 
-    On few cases: what is carried over, or planned from full compute, is good already. Weights need
+    On few cases: what is carried over, or found in full compute, is good already. Coefficients need
     more of them. Where more steps compute than the largest named budget has at the first step
     count, there is no climb, gaps are fitted one by one, and so are those of the schedules between
     that are carried over without a fit.
     """
     if file.exists():
-        return _read_plan(file)
-    sites, first = board.sites, config.steps[0]
-    site_steps, most = board.steps * sites, budgets_of(config, first * sites)[-1]
-    budgets = [budget for budget in budgets_of(config, site_steps) if budget >= plan.least]
-    carried = rescale_plan(plan, sigmas[first], sigmas[board.steps], sites=sites, budgets=budgets)
-    fitted = np.isfinite(carried.weights).any(axis=(1, 2))
-    if fitted.any():
-        bare = np.flatnonzero((carried.patterns[:, 0] >= 0) & ~fitted).tolist()
-        budgets = sorted({*budgets, *(b for b in bare if most < b < max(budgets, default=0))})
-    few, rng = sample.mixed[:_FEW], np.random.default_rng(seed)
-    search = _search_on(config, board, few, sample.typical[:_FEW], settled=sample.mixed)
-    propose = partial(planned_rows, Calibration(board, few))
+        return _read_table(file)
+    site_steps = board.steps * board.sites
+    most = named_computes(config, config.steps[0])[-1]
+    counts = [count for count in named_computes(config, board.steps) if count >= table.least]
+    carried = rescale(table, board.sigmas(), computes=counts)
+    bare = [n for n, one in carried.items() if one.schedule.coefficients is None]
+    if len(bare) < len(carried):
+        counts = sorted({*counts, *(n for n in bare if most < n < max(counts, default=0))})
 
-    def done(budget: int, psnr: float) -> None:
-        share = (budgets.index(budget) + 1) / len(budgets)
-        tick(share, f"{budget}/{site_steps} computed: {psnr:.1f} dB")
+    def done(scored: Scored) -> None:
+        computes = scored.schedule.computes
+        share = (counts.index(computes) + 1) / len(counts)
+        tick(share, f"{computes}/{site_steps} computed: {_db(scored)}")
 
+    problem = _problem(
+        config,
+        board,
+        sample.mixed[:_FEW],
+        sample.typical[:_FEW],
+        rng=np.random.default_rng(seed),
+        settle_on=sample.mixed,
+    )
+    problem = replace(problem, start=carried, propose=gap_proposals, on_found=done)
     joined = carried
     for part, evaluations in (
-        ([b for b in budgets if b <= most], config.search.evaluations // 4),
-        ([b for b in budgets if b > most], 0),
+        ([n for n in counts if n <= most], config.search.evaluations // 4),
+        ([n for n in counts if n > most], 0),
     ):
-        found = search(
-            budgets=part,
-            evaluations=evaluations,
-            together=evaluations > 0,
-            rng=rng,
-            on_budget=done,
-            start=carried,
-            propose=propose,
-        )
-        joined = _joined(joined, found)
-    _write_plan(file, joined)
+        if part:
+            found = replace(
+                problem, computes=part, evaluations=evaluations, fit_together=evaluations > 0
+            )
+            joined = joined.with_lines(_search(found))
+    _write_table(file, joined)
     return joined
 
 
-def _search_on(
+def _problem(
     config: EnvConfig,
     board: Board,
     cases: Sequence[Case],
     scored: Sequence[Case],
     *,
-    settled: Sequence[Case] = (),
-) -> Callable[..., Plan]:
-    """Return a search with fitted forecasts where the pipeline allows it, else with Newton's.
+    rng: np.random.Generator,
+    settle_on: Sequence[Case] = (),
+) -> Problem:
+    """Set a search up, with fitted forecasts where the pipeline allows it.
 
-    Fitted schedules are searched on latents of the cases, weights of the best are fitted on those
-    of `settled` if there are any, and what is found is scored on images of others; the others are
-    searched and scored on images of the cases.
+    Fitted schedules are searched on latents of the cases and scored on images of others; the others
+    are searched and scored on images of the cases.
     """
-    try:
-        settle = Rollouts(board, settled) if settled else None
-        return partial(search_fitted_plan, Rollouts(board, cases), scored, settle=settle)
-    except UnsupportedModelError:
-        pass
-
-    def search(*, evaluations: int, together: bool = True, **options: Any) -> Plan:
-        del together  # Newton's weights need no fit
-        settings = ClimbSettings(evaluations, config.reward.psnr, config.reward.ssim)
-        return search_plan(board, cases, settings=settings, **options)
-
-    return search
-
-
-def _joined(plan: Plan, better: Plan) -> Plan:
-    """Take the rows of the second plan where it has any."""
-    has = better.patterns[:, :1] >= 0
-    return plan._replace(
-        patterns=np.where(has, better.patterns, plan.patterns),
-        quality=np.where(has, better.quality, plan.quality),
-        weights=np.where(has[..., None], better.weights, plan.weights),
-        floors=np.where(has, better.floors, plan.floors),
+    fits = GapFitter.is_possible(board, cases)
+    return Problem(
+        Trials(board, scored if fits else cases, Objective.of(config.reward)),
+        computes=(),
+        evaluations=config.search.evaluations,
+        rng=rng,
+        calibration=Calibration(board, cases),
+        fit_on=cases if fits else (),
+        settle_on=settle_on if fits else (),
     )
 
 
-def floors_stage(setting: Setting, cases: Sequence[Case], *, file: Path, tick: Tick) -> Plan:
+def _search(problem: Problem) -> ScheduleTable:
+    return METHODS["fitted" if problem.fit_on else "polish"](problem)
+
+
+def _db(scored: Scored) -> str:
+    return f"{scored.psnr_db:.1f} dB"
+
+
+def floors_stage(
+    scenario: Scenario, cases: Sequence[Case], *, file: Path, tick: Tick
+) -> ScheduleTable:
     """Measure on select prompts what quality nearly every image reaches.
 
-    That is at budgets up to the largest named one, and at half of the steps.
+    That is up to the largest named budget, and at half of the steps.
 
     Returns:
-        The plan with its floors; full compute reaches everything.
+        The table with its floors; full compute reaches everything.
     """
-    plan, site_steps = setting.plan, setting.board.steps * setting.board.sites
     if file.exists():
-        return plan._replace(floors=np.load(file))
-    known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-    most = budgets_of(setting.config, site_steps)[-1]
-    measured = known[(known <= most) | (known == site_steps // 2)]
-    plan = _with_floors(setting, measured.tolist(), cases, tick)
-    with replacing(file) as part:
-        np.save(part, plan.floors)
-    return plan
+        return _read_table(file)
+    table = scenario.table
+    most = named_computes(scenario.config, table.steps)[-1]
+    measured = [n for n in table if n <= most or n == table.site_steps // 2]
+    table = _with_floors(scenario, measured, cases, tick)
+    _write_table(file, table)
+    return table
 
 
 def safe_stage(
-    setting: Setting,
+    scenario: Scenario,
     sample: Sample,
     cases: Sequence[Case],
     *,
     file: Path,
     seed: int,
     tick: Tick,
-) -> Plan:
+) -> ScheduleTable:
     """Search once more on hard cases alone, at named budgets.
 
     Returns:
-        The plan with the schedules that have the higher floor of PSNR on select prompts.
+        The table with the schedules that have the higher floor of PSNR on select prompts.
     """
     if file.exists():
-        return _read_plan(file)
-    config, board, plan = setting.config, setting.board, setting.plan
-    site_steps = board.steps * board.sites
-    named = budgets_of(config, site_steps)
+        return _read_table(file)
+    config, board, table = scenario.config, scenario.board, scenario.table
+    named = named_computes(config, board.steps)
 
-    def done(budget: int, psnr: float) -> None:
-        tick((named.index(budget) + 1) / len(named) / 2, f"{budget}/{site_steps}: {psnr:.1f} dB")
+    def done(scored: Scored) -> None:
+        computes = scored.schedule.computes
+        share = (named.index(computes) + 1) / len(named) / 2
+        tick(share, f"{computes}/{table.site_steps}: {_db(scored)}")
 
-    found = _search_on(config, board, sample.hard, sample.typical)(
-        budgets=named,
-        evaluations=config.search.evaluations // 2,
-        rng=np.random.default_rng(seed),
-        on_budget=done,
-        start=plan,
-        propose=partial(proposals, Calibration(board, sample.hard)),
-    )
-    careful = replace(setting, plan=found, baselines={})
+    rng = np.random.default_rng(seed)
+    problem = _problem(config, board, sample.hard, sample.typical, rng=rng)
+    problem = replace(problem, computes=named, start=table, on_found=done)
+    found = _search(replace(problem, evaluations=config.search.evaluations // 2))
+    careful = replace(scenario, table=found, baselines={})
     found = _with_floors(careful, named, cases, lambda share, note: tick((1 + share) / 2, note))
-    found.patterns[found.floors[:, 0] <= plan.floors[:, 0]] = -1
-    safe = _joined(plan, found)
-    _write_plan(file, safe)
+    higher = {
+        computes: one
+        for computes, one in found.items()
+        if not (computes in table and one.floor_psnr_db <= table[computes].floor_psnr_db)
+    }
+    safe = table.with_lines(higher)
+    _write_table(file, safe)
     return safe
 
 
 def _with_floors(
-    setting: Setting, budgets: Sequence[int], cases: Sequence[Case], tick: Tick
-) -> Plan:
-    """Return the plan of a setting with the floors of some budgets, and of full compute."""
-    site_steps = setting.board.steps * setting.board.sites
-    floors = setting.plan.floors.copy()
-    floors[site_steps] = PSNR_CAP_DB, 1.0
-    for index, budget in enumerate(budgets):
-        found = setting.static(cases, [budget] * len(cases))
-        floors[budget] = np.percentile(found, 5, axis=1)
-        tick((index + 1) / len(budgets), f"{budget}/{site_steps}: {floors[budget, 0]:.1f} dB")
-    return setting.plan._replace(floors=floors)
+    scenario: Scenario, counts: Sequence[int], cases: Sequence[Case], tick: Tick
+) -> ScheduleTable:
+    """Return the table of a scenario with the floors of some lines, and of full compute."""
+    table, lines = scenario.table, {}
+    if (full := table.get(table.site_steps)) is not None:
+        lines[table.site_steps] = full._replace(floor_psnr_db=PSNR_CAP_DB, floor_ssim=1.0)
+    for index, computes in enumerate(counts):
+        one = table[computes]
+        quality = scenario.static(cases, [one.schedule] * len(cases))
+        psnr_db, ssim = (float(np.percentile(values, 5)) for values in quality)
+        lines[computes] = one._replace(floor_psnr_db=psnr_db, floor_ssim=ssim)
+        tick((index + 1) / len(counts), f"{computes}/{table.site_steps}: {psnr_db:.1f} dB")
+    return table.with_lines(lines)
 
 
-def _write_plan(file: Path, plan: Plan) -> None:
+def _write_table(file: Path, table: ScheduleTable) -> None:
     with replacing(file) as part:
-        np.savez(part, **plan._asdict())
+        np.savez(part, allow_pickle=False, **table.to_arrays())
 
 
-def _read_plan(file: Path) -> Plan:
+def _read_table(file: Path) -> ScheduleTable:
     with np.load(file) as saved:
-        return Plan(**saved)
+        return ScheduleTable.from_arrays(saved)

@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 
-from ditcache_rl.bench import board_of
+from ditcache_rl.bench import Board, cases_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import PolicyNetwork
+from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
-from ditcache_rl.policy import Manifest, Policy, save_policy
+from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
-from ditcache_rl.rl.episodes import Setting, cases_of
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.retarget import check_place
+from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.rl.stages import (
     floors_stage,
     profile_stage,
@@ -37,9 +37,8 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.types import UNSEEN, Floats, Progress
+from ditcache_rl.schedules import CostModel, ScheduleTable
+from ditcache_rl.types import UNSEEN, Progress
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
@@ -116,7 +115,7 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
         )
 
         progress.enter("references")
-        board = board_of(config, pipe, steps=first)
+        board = Board.of(config, pipe, steps=first)
         drawn = 0
         select = cases_of(config, "select")
 
@@ -131,25 +130,23 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
         sample = sample_stage(
             board, cases, config.search.prompts, file=options.run / f"sample-{first}.json"
         )
-        boards = {first: board} | {n: board_of(config, pipe, steps=n) for n in others}
-        sigmas = {steps: one.sigmas() for steps, one in boards.items()}
-        plans: dict[int, Plan] = {}
-        plans[first] = search_stage(
+        boards = {first: board} | {n: Board.of(config, pipe, steps=n) for n in others}
+        found = search_stage(
             config,
             board,
             sample,
-            file=options.run / f"plan-{first}.npz",
+            file=options.run / f"table-{first}.npz",
             seed=options.seed,
             tick=progress.tick,
         )
         progress.enter("floors")
-        setting = Setting(config, board, cost, plans[first])
-        setting.plan = plans[first] = floors_stage(
-            setting, select, file=options.run / f"floors-{first}.npy", tick=progress.tick
+        scenario = Scenario(config, board, cost, found)
+        scenario.table = floors_stage(
+            scenario, select, file=options.run / f"floors-{first}.npz", tick=progress.tick
         )
         progress.enter("safe")
         safe = safe_stage(
-            setting,
+            scenario,
             sample,
             select,
             file=options.run / f"safe-{first}.npz",
@@ -157,14 +154,14 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
             tick=progress.tick,
         )
         progress.enter("rescale")
+        tables = {first: scenario.table}
         for index, steps in enumerate(others):
-            plans[steps] = rescale_stage(
+            tables[steps] = rescale_stage(
                 config,
-                plans[first],
-                sigmas,
+                scenario.table,
                 boards[steps],
                 sample,
-                file=options.run / f"plan-{steps}.npz",
+                file=options.run / f"table-{steps}.npz",
                 seed=options.seed,
                 tick=progress.part(index, len(others)),
             )
@@ -175,12 +172,12 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
             share = episodes / config.ppo.episodes
             progress.tick(share, f"{episodes} episodes, gain {gain:+.3f}")
 
-        network = learn(setting, cases, options.run, seed=options.seed, on_episodes=on_episodes)
+        network = learn(scenario, cases, options.run, seed=options.seed, on_episodes=on_episodes)
 
         progress.enter("compare")
-        comparisons = compare(setting, network, select, seed=options.seed, tick=progress.tick)
+        comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
 
-    policy = _policy(config, options, pipe, network, plans, safe, sigmas, cost, comparisons)
+    policy = _policy(config, options, pipe, network, tables, safe, cost, comparisons)
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
     with replacing_folder(options.out) as partial:
@@ -193,48 +190,44 @@ def _policy(
     options: TrainOptions,
     pipe: Any,
     network: PolicyNetwork,
-    plans: Mapping[int, Plan],
-    safe: Plan,
-    sigmas: Mapping[int, Floats],
+    tables: Mapping[int, ScheduleTable],
+    safe: ScheduleTable,
     cost: CostModel,
     comparisons: Mapping[tuple[int, float], Comparison],
 ) -> Policy:
     """Put the results together; the network is used where its gain is significant."""
     first = config.steps[0]
-    used = [budget for (budget, _), found in comparisons.items() if budget and found.significant]
-    tradeoffs = [found for (budget, _), found in comparisons.items() if not budget]
+    better = [n for (n, _), found in comparisons.items() if n and found.significant]
+    tradeoffs = [found for (n, _), found in comparisons.items() if not n]
+    use = NetworkUse(
+        feature_schema=schema_hash(ActionSpace.of(config.cache.sites, config.tiers).schema()),
+        tiers=config.cache.tiers,
+        adaptive={str(first): better},
+        adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
+    )
     manifest = Manifest(
         env_id=config.id,
         env_sha256=config.sha256,
-        feature_schema="",
         sites=config.cache.sites,
         blocks=config.cache.blocks,
-        tiers=config.cache.tiers,
         model=model_identity(denoiser_of(pipe)),
         scheduler=scheduler_identity(pipe.scheduler),
         call=config.pipeline.call,
-        steps=config.steps,
-        adaptive={str(first): used},
-        adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
-        sigmas={str(steps): levels.tolist() for steps, levels in sigmas.items()},
         profile=cost.to_dict(),
-        reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
+        objective={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
+        prompts=config.search.prompts,
+        evaluations=config.search.evaluations,
         seed=options.seed,
         command=options.command,
         machine=dict(machine_facts()),
         versions={name: text for name, text in version_facts().items() if text is not None},
+        network=use,
     )
-    manifest = _with_schema(manifest)
     metrics = {
         "select": metrics_of(comparisons),
         "config": json.loads(json.dumps(asdict(config) | {"path": config.path.name}, default=str)),
     }
-    return Policy(manifest, network, plans, {first: safe}, metrics)
-
-
-def _with_schema(manifest: Manifest) -> Manifest:
-    fields = asdict(manifest) | {"feature_schema": schema_hash(manifest.actions.schema())}
-    return Manifest(**fields)
+    return Policy(manifest, tables, {first: safe}, network, metrics)
 
 
 class _Stages:

@@ -12,7 +12,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.env import spaces_of
-from ditcache_rl.rl.episodes import Episodes, Outcome, Setting, Task, infos_of, project
+from ditcache_rl.rl.episodes import Episodes, Outcome, project
+from ditcache_rl.rl.scenario import Scenario, Task
 
 
 class DenoiseVecEnv(VecEnv):
@@ -22,7 +23,7 @@ class DenoiseVecEnv(VecEnv):
     target.
 
     Args:
-        setting: Board, prices and plan.
+        scenario: Board, prices and schedules.
         rows: Number of environments.
         draw: Draws the task of a row.
         on_outcome: Hears every finished batch with the baseline of its rows.
@@ -30,17 +31,17 @@ class DenoiseVecEnv(VecEnv):
 
     def __init__(
         self,
-        setting: Setting,
+        scenario: Scenario,
         rows: int,
         draw: Callable[[], Task],
         *,
         on_outcome: Callable[[Outcome, NDArray[np.float64]], None] | None = None,
     ) -> None:
-        self._setting = setting
+        self._scenario = scenario
         self._draw, self._on_outcome = draw, on_outcome
-        self._episodes = Episodes(setting)
+        self._episodes = Episodes(scenario)
         self._actions: NDArray[np.int64] | None = None
-        super().__init__(rows, *spaces_of(setting))
+        super().__init__(rows, *spaces_of(scenario))
 
     def reset(self) -> VecEnvObs:
         """Draw a task per row and run up to the first decision."""
@@ -55,7 +56,7 @@ class DenoiseVecEnv(VecEnv):
         """Play one denoising step; after the last one a new batch has begun."""
         if self._actions is None:
             raise StateError("expected step_async before step_wait")
-        played = project(self._actions, self._episodes.masks, self._setting.actions)
+        played = project(self._actions, self._episodes.masks, self._scenario.actions)
         self._actions = None
         outcome = self._episodes.act(played)
         rewards = np.zeros(self.num_envs, dtype=np.float32)
@@ -63,12 +64,12 @@ class DenoiseVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if outcome is None:
             return self._episodes.observation.copy(), rewards, dones, infos
-        baseline = self._setting.baseline(outcome.tasks)
+        baseline = self._scenario.baseline(outcome.tasks)
         rewards = (outcome.terms.total - baseline.total).astype(np.float32)
         last = self._episodes.observation.copy()
-        for row, terms in enumerate(infos_of(outcome)):
+        for row in range(len(outcome.tasks)):
             infos[row] = {
-                **terms,
+                **outcome.info(row),
                 "baseline": float(baseline.total[row]),
                 "terminal_observation": last[row],
             }

@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from ditcache_rl.errors import BudgetError, ConfigError, ShapeError, closest
 from ditcache_rl.types import Floats, Mode, Modes
 
-#: Relative slack of a promised time: sums of floats, no time that a clock could see.
+#: Slack of sums and products of floats: no time that a clock could see, no share of a site.
 _ROUNDING = 1e-9
 
 
@@ -121,7 +121,7 @@ class CostModel:
             + self.forecast_s * forecasts
         )
 
-    def budget_for(self, speedup: float) -> int:
+    def computes_for(self, speedup: float) -> int:
         """Find how many sites may compute so that a speed-up is kept.
 
         The promise holds wherever they lie, and whatever the other sites do.
@@ -185,6 +185,11 @@ class CostModel:
             sites=int(values["sites"]),
             resume_s=float(values["resume_s"]),
         )
+
+
+def computes_of(share: float, site_steps: int) -> int:
+    """Return how many site computes a share of full compute pays for."""
+    return int(share * site_steps + _ROUNDING)
 
 
 def nominal_cost(steps: int, sites: int) -> CostModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Floats, Mode, Modes
 
 Masks = NDArray[np.bool_]
@@ -15,13 +16,13 @@ def step_patterns(sites: int) -> Modes:
 
     Compute all; reuse all; forecast all with order 1 and 2; then, for d = 1 .. sites - 1, compute
     the first d or the last d sites and forecast the others. Together their costs are 0, 1, ..
-    sites, so that every budget can be met exactly.
+    sites, so that every number of computes can be met exactly.
     """
-    rows = [[mode] * sites for mode in Mode]
+    patterns = [[mode] * sites for mode in Mode]
     for d in range(1, sites):
-        rows.append([Mode.COMPUTE] * d + [Mode.FORECAST1] * (sites - d))
-        rows.append([Mode.FORECAST1] * (sites - d) + [Mode.COMPUTE] * d)
-    return np.array(rows, dtype=np.int8)
+        patterns.append([Mode.COMPUTE] * d + [Mode.FORECAST1] * (sites - d))
+        patterns.append([Mode.FORECAST1] * (sites - d) + [Mode.COMPUTE] * d)
+    return np.array(patterns, dtype=np.int8)
 
 
 def pattern_costs(patterns: Modes) -> NDArray[np.int64]:
@@ -29,14 +30,29 @@ def pattern_costs(patterns: Modes) -> NDArray[np.int64]:
     return np.asarray((patterns == Mode.COMPUTE).sum(axis=1), dtype=np.int64)
 
 
+def pattern_numbers(modes: Modes, patterns: Modes) -> NDArray[np.int64]:
+    """Return the pattern of every step of a schedule: (steps,).
+
+    Raises:
+        ConfigError: If a step has none of them.
+    """
+    same = (modes[:, None] == patterns[None]).all(axis=2)
+    if not same.any(axis=1).all():
+        raise ConfigError(
+            "expected a schedule whose steps are all among the step patterns, received step "
+            f"{int(np.argmin(same.any(axis=1)))} with modes {modes[~same.any(axis=1)][0].tolist()}"
+        )
+    return np.asarray(same.argmax(axis=1), dtype=np.int64)
+
+
 def affordable_patterns(
     patterns: Modes, *, left: NDArray[np.int64], steps_after: NDArray[np.int64]
 ) -> Masks:
-    """Mark the patterns after which a budget can still be spent exactly.
+    """Mark the patterns after which the computes that are left can still be spent exactly.
 
     Args:
         patterns: (patterns, sites).
-        left: (...) site computes left, this step included; negative for no budget.
+        left: (...) site computes left, this step included; negative under a tradeoff.
         steps_after: (...) steps that follow this one; broadcasts with `left`.
 
     Returns:
@@ -52,7 +68,7 @@ def known_patterns(patterns: Modes, valid: NDArray[np.int64]) -> Masks:
 
     One residual is enough for every forecast, as the runner lowers the order to what is known.
     Static schedules rely on that, and forbidding here what they do would make a policy leave its
-    plan before it has learned anything.
+    schedule before it has learned anything.
 
     Args:
         patterns: (patterns, sites).
@@ -62,42 +78,42 @@ def known_patterns(patterns: Modes, valid: NDArray[np.int64]) -> Masks:
     return np.asarray(known.all(axis=2))
 
 
-def follow(patterns: Modes, plan: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tell how to follow plans, and how to make up for every departure as soon as possible.
+def follow(patterns: Modes, scheduled: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tell how to follow schedules, and how to make up for every departure as soon as possible.
 
     A computed step that was left out is made up at the next step, one that came early is left out
-    later: so one departure moves a compute, and what a budget pays for is never pushed to the end.
+    later: so one departure moves a compute, and what was asked for is never pushed to the end.
 
     Args:
         patterns: (patterns, sites).
-        plan: (rows, steps) pattern per step of each row's schedule.
+        scheduled: (rows, steps) pattern per step of each row's schedule.
 
     Returns:
-        (rows, steps, steps * sites + 1) pattern that keeps to the plan at a step, by the sites that
-        were computed before it.
+        (rows, steps, steps * sites + 1) pattern that keeps to the schedule at a step, by the
+        sites that were computed before it.
     """
     costs = pattern_costs(patterns)
-    steps = plan.shape[1]
-    # The cheapest way to compute 0 .. sites sites; for 0 the plan itself knows better.
+    steps = scheduled.shape[1]
+    # The cheapest way to compute 0 .. sites sites; for 0 the schedule itself knows better.
     paying = np.array([int(np.argmax(costs == n)) for n in range(patterns.shape[1] + 1)])
-    idle = np.full_like(plan, Mode.FORECAST1)
+    idle = np.full_like(scheduled, Mode.FORECAST1)
     for step in range(steps - 1, -1, -1):
         later = idle[:, min(step + 1, steps - 1)]
-        idle[:, step] = np.where(costs[plan[:, step]] == 0, plan[:, step], later)
+        idle[:, step] = np.where(costs[scheduled[:, step]] == 0, scheduled[:, step], later)
     spent = np.arange(steps * patterns.shape[1] + 1)
-    owed = costs[plan].cumsum(axis=1)[..., None] - spent
+    owed = costs[scheduled].cumsum(axis=1)[..., None] - spent
     made_up = paying[np.clip(owed, 0, len(paying) - 1)]
     wanted = np.where(owed <= 0, idle[..., None], made_up)
-    return np.where(owed == costs[plan][..., None], plan[..., None], wanted)
+    return np.where(owed == costs[scheduled][..., None], scheduled[..., None], wanted)
 
 
 def action_prior(
     wanted: NDArray[np.int64], patterns: int, tiers: int, *, sharpness: float
 ) -> Floats:
-    """Return the log-prior of a row's actions: what its plan wants gets most of the weight.
+    """Return the log-prior of a row's actions: what its schedule wants gets most of the weight.
 
     Args:
-        wanted: (rows,) pattern that keeps to the plan.
+        wanted: (rows,) pattern that keeps to the schedule.
         patterns: Number of patterns.
         tiers: Number of tiers; the first is preferred.
         sharpness: Log-odds of the wanted pattern against each other one.

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.bench import Board, Case, Replay
-from ditcache_rl.instrument.forecast import weighted_sum
-from ditcache_rl.schedules.forecast import newton_weights
+from ditcache_rl.schedules.forecast import newton_coefficients, weighted_sum
 from ditcache_rl.types import HISTORY, Floats, Mode
 
 #: Ways to fill a skipped step that two computed steps can tell of.
@@ -74,10 +73,10 @@ def errors_of(products: Products) -> ErrorTable:
             for older in range(newest + 1):
                 for mode in CALIBRATED:
                     order = min(mode - Mode.REUSE, int(older < newest))
-                    nodes = np.array([sigmas[newest], sigmas[older]])
-                    weights = newton_weights(nodes, float(sigmas[step]), order)
+                    levels = np.array([sigmas[newest], sigmas[older]])
+                    coefficients = newton_coefficients(levels, float(sigmas[step]), order)
                     places = [step, newest, older]
-                    signed = np.array([-1.0, weights[0], weights[1]])
+                    signed = np.array([-1.0, *coefficients[:2]])
                     part = gram[:, places][:, :, places]
                     error = np.sqrt(np.maximum(np.einsum("i,cij,j->c", signed, part, signed), 0))
                     at = (older, newest, step)
@@ -87,10 +86,10 @@ def errors_of(products: Products) -> ErrorTable:
 
 
 def fitted_gap_costs(products: Products) -> Floats:
-    """Tell what every gap alone would lack, were the weights of its estimates fitted to it.
+    """Tell what every gap alone would lack, were the coefficients of its estimates fitted to it.
 
-    All steps of a gap share the weights of the last two residuals; a step moves the latents by its
-    residual times the change of the noise level.
+    All steps of a gap share the coefficients of the last two residuals; a step moves the latents by
+    its residual times the change of the noise level.
 
     Returns:
         (T, T, T + 1) mean square, over the cases, of what the latents lack at the end of the gap,
@@ -106,8 +105,8 @@ def fitted_gap_costs(products: Products) -> Floats:
         squares = np.diag(between.cumsum(axis=0).cumsum(axis=1))
         for older in range(newest + 1):
             known = sorted({older, newest})
-            weights = np.linalg.lstsq(inner[np.ix_(known, known)], sums[known])[0]
-            explained = (sums[known] * weights).sum(axis=0)
+            fitted = np.linalg.lstsq(inner[np.ix_(known, known)], sums[known])[0]
+            explained = (sums[known] * fitted).sum(axis=0)
             costs[older, newest, newest + 2 :] = np.maximum(squares - explained, 0.0)
     return costs
 
@@ -217,7 +216,7 @@ def _skip(
     """Take a step without computing it; `known` are the residuals of step `newest` and before."""
     sigmas = replay.sigmas
     order = min(between - Mode.REUSE, len(known) - 1)
-    nodes = sigmas[newest - np.arange(min(HISTORY, newest + 1))]
-    weights = newton_weights(nodes, float(sigmas[step]), order)
-    output = replay.skip(step, latents, weighted_sum(known, weights[None]))
+    levels = sigmas[newest - np.arange(min(HISTORY, newest + 1))]
+    coefficients = newton_coefficients(levels, float(sigmas[step]), order)
+    output = replay.skip(step, latents, weighted_sum(known, coefficients[None]))
     return replay.advance(step, output, latents)

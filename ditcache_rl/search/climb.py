@@ -1,6 +1,7 @@
-"""Hill climbing and simulated annealing over step patterns at a fixed budget.
+"""Hill climbing and simulated annealing at a fixed number of computes.
 
-Both score candidates on the final image and spend what evaluations they have.
+`climb` and `anneal` score candidates on the final image and spend what evaluations they have;
+`climb_paths` scores which steps compute by an error of its caller's.
 
 Source: the search of BudCache (arXiv 2606.13496), extended by the mode of the steps between (reuse,
 forecast of order 1 or 2) and by partial computes.
@@ -8,20 +9,17 @@ forecast of order 1 or 2) and by partial computes.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case
-from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.search.space import Row, Space, move, pay_up, spaced
-from ditcache_rl.search.trials import Attempt, Trials, Weights
-from ditcache_rl.types import Mode
+from ditcache_rl.schedules import ComputePath, Schedule
+from ditcache_rl.search.space import Space, move
+from ditcache_rl.search.trials import Attempt
 
-#: Exponents that space the computed steps of the first candidates.
-_SPACINGS = (0.7, 0.85, 1.0, 1.2, 1.5)
 #: Candidates without improvement after which a climb goes on from a changed copy of its best.
 _PATIENCE = 48
 #: Changes that lead out of a local optimum.
@@ -34,53 +32,10 @@ _HOT, _COLD = 0.05, 0.002
 _ANNEALED = 2 / 3
 
 
-class ClimbSettings(NamedTuple):
-    """How long to search, and what counts."""
-
-    evaluations: int
-    """Candidates per budget beyond the first ones, each drawn on every case."""
-    psnr_weight: float
-    ssim_weight: float
-
-
-def first_rows(space: Space, budget: int) -> list[Row]:
-    """List what a search at a budget starts from: schedules spaced in several ways."""
-    main = Mode.FORECAST1 if Mode.FORECAST1 in space.between else space.between[0]
-    rows = [spaced(space, budget, power=power, between=main) for power in _SPACINGS]
-    others = [mode for mode in space.between if mode not in (main, Mode.REUSE)]
-    return [*rows, *(spaced(space, budget, between=mode) for mode in others)]
-
-
-def starts(
-    space: Space,
-    budget: int,
-    *,
-    start: Plan | None,
-    propose: Callable[[Space, int], Sequence[Row]] | None,
-    before: Row | None,
-) -> list[Row]:
-    """List what the search of one budget of a plan starts from.
-
-    Args:
-        space: Steps and sites.
-        budget: Site computes.
-        start: Schedules to take in place of spaced ones, where it has any.
-        propose: Names further schedules.
-        before: The best schedule of the budget before; one more compute is added to it.
-    """
-    if start is not None and start.patterns[budget, 0] >= 0:
-        first = [start.patterns[budget]]
-    else:
-        first = first_rows(space, budget)
-    if propose is not None:
-        first.extend(propose(space, budget))
-    if before is not None:
-        first.append(pay_up(before, budget, space.patterns))
-    return first
-
-
-def climb(attempt: Attempt, first: Sequence[Row], space: Space, rng: np.random.Generator) -> Row:
-    """Move from the best of the first rows to better ones, until no evaluation is left.
+def climb(
+    attempt: Attempt, first: Sequence[Schedule], space: Space, rng: np.random.Generator
+) -> Schedule:
+    """Move from the best of the first schedules to better ones, until no evaluation is left.
 
     Where nothing near is better, the search goes on from a changed copy of its best.
     """
@@ -100,8 +55,10 @@ def climb(attempt: Attempt, first: Sequence[Row], space: Space, rng: np.random.G
     return max(best, current, key=attempt.value)
 
 
-def anneal(attempt: Attempt, first: Sequence[Row], space: Space, rng: np.random.Generator) -> Row:
-    """Accept worse rows too, less and less, then climb from the best."""
+def anneal(
+    attempt: Attempt, first: Sequence[Schedule], space: Space, rng: np.random.Generator
+) -> Schedule:
+    """Accept worse schedules too, less and less, then climb from the best."""
     best = current = max(attempt.score(first), key=attempt.value)
     total = attempt.left
     while attempt.left > (1 - _ANNEALED) * total:
@@ -110,76 +67,70 @@ def anneal(attempt: Attempt, first: Sequence[Row], space: Space, rng: np.random.
         moves = attempt.score(_unseen(attempt, current, space, rng, attempt.width))
         if not moves:
             break
-        for row in moves:
-            gain = attempt.value(row) - attempt.value(current)
+        for moved in moves:
+            gain = attempt.value(moved) - attempt.value(current)
             if gain >= 0 or rng.random() < math.exp(gain / temperature):
-                current = row
+                current = moved
         best = max(best, *moves, key=attempt.value)
     return climb(attempt, [best], space, rng)
 
 
-def search_plan(
-    board: Board,
-    cases: Sequence[Case],
+def climb_paths(
+    error: Callable[[ComputePath], float],
+    first: Sequence[ComputePath],
+    steps: int,
     *,
-    budgets: Sequence[int],
-    settings: ClimbSettings,
+    evaluations: int,
     rng: np.random.Generator,
-    on_budget: Callable[[int, float], None] | None = None,
-    start: Plan | None = None,
-    propose: Callable[[Space, int], Sequence[Row]] | None = None,
-    before: Row | None = None,
-) -> Plan:
-    """Climb to the static schedule of every budget.
-
-    Budgets are searched in ascending order; each starts from spaced schedules and from the best
-    schedule of the budget before with one more computed step.
+) -> ComputePath:
+    """Climb to the path with the least error, moving one or two computed steps at a time.
 
     Args:
-        board: Where candidates are scored.
-        cases: What they are scored on.
-        budgets: Site computes, each at least `board.sites`.
-        settings: Length and objective.
-        rng: Draws the moves.
-        on_budget: Called with budget and mean PSNR when a budget is done.
-        start: Schedules to start from in place of spaced ones, where it has any.
-        propose: Names further schedules of a budget to start from.
-        before: A schedule that computes less, for the first budget to start from too.
-
-    Returns:
-        One schedule per budget, rows in between left empty.
+        error: Scores a path; asked once for each.
+        first: Where to start; as many computed steps each.
+        steps: Denoising steps.
+        evaluations: Paths to score, the first ones included.
+        rng: Orders the moves.
     """
-    trials = Trials(board, cases, Weights(settings.psnr_weight, settings.ssim_weight))
-    space = trials.space
-    plan = Plan.empty(space.steps * space.sites, space.steps)
-    for budget in sorted(budgets):
-        first = starts(space, budget, start=start, propose=propose, before=before)
-        attempt = trials.attempt(settings.evaluations + len(first))
-        before = climb(attempt, first, space, rng)
-        plan.patterns[budget], plan.quality[budget] = before, attempt.score_of(before)
-        if on_budget is not None:
-            on_budget(budget, float(plan.quality[budget, 0]))
-    return plan
+    error = functools.cache(error)
+    scored = set(first)
+    best = min(dict.fromkeys(first), key=error)
+    moves = _moves(best, steps, rng)
+    while len(scored) < evaluations:
+        moved = next((path for path in moves if path not in scored), None)
+        if moved is None:
+            break  # nothing near is better
+        scored.add(moved)
+        if error(moved) < error(best):
+            best, moves = moved, _moves(moved, steps, rng)
+    return best
 
 
-def spaced_plan(steps: int, sites: int) -> Plan:
-    """Return evenly spaced schedules with forecasts of order 1 for every budget, not scored."""
-    plan, space = Plan.empty(steps * sites, steps), Space(steps, sites)
-    for budget in range(sites, steps * sites + 1):
-        plan.patterns[budget] = spaced(space, budget, between=Mode.FORECAST1)
-    return plan
+def _moves(path: ComputePath, steps: int, rng: np.random.Generator) -> Iterator[ComputePath]:
+    """List the paths nearby, in random order, the nearest first."""
+    places = range(1, len(path))
+    near = [((place, change),) for place in places for change in (-1, 1)]
+    far = [((place, change),) for place in places for change in (-2, 2)]
+    pairs = [(a, b) for (a,), (b,) in itertools.combinations(near, 2)]
+    for group in (near, far, pairs):
+        for index in rng.permutation(len(group)):
+            moved = list(path)
+            for place, change in group[index]:
+                moved[place] += change
+            if moved[-1] < steps and all(a < b for a, b in itertools.pairwise(moved)):
+                yield tuple(moved)
 
 
 def _unseen(
-    attempt: Attempt, row: Row, space: Space, rng: np.random.Generator, count: int
-) -> list[Row]:
+    attempt: Attempt, near: Schedule, space: Space, rng: np.random.Generator, count: int
+) -> list[Schedule]:
     """Draw moves that were not scored yet; stronger ones where what is near is known."""
-    found: dict[bytes, Row] = {}
+    found: dict[Schedule, None] = {}
     for draw in range(_MOST_DRAWS):
         times = None if draw < _DRAWS * count else 2 + draw // (_DRAWS * count)
-        moved = move(row, space, rng, times=times)
+        moved = move(near, space, rng, times=times)
         if not attempt.knows(moved):
-            found[moved.tobytes()] = moved
+            found[moved] = None
         if len(found) == count:
             break
-    return list(found.values())
+    return list(found)

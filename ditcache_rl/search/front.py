@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.machine import require
-from ditcache_rl.search.space import Row, Space, move, pay_up
+from ditcache_rl.schedules import Schedule
+from ditcache_rl.schedules.spacing import pay_up
+from ditcache_rl.search.space import Numbers, Space, move
 from ditcache_rl.search.trials import Attempt
 
 _POPULATION = 32
@@ -24,27 +26,28 @@ _RESPENDING = 0.3
 
 def evolve(
     attempt: Attempt,
-    first: Sequence[Row],
+    first: Sequence[Schedule],
     space: Space,
-    budgets: Sequence[int],
+    computes: Sequence[int],
     rng: np.random.Generator,
-) -> dict[int, Row]:
-    """Evolve schedules of all budgets together.
+) -> list[Schedule]:
+    """Evolve schedules of all numbers of computes together.
 
     Args:
         attempt: Scores them; it is spent.
-        first: Schedules of the first population, at least one for each budget.
+        first: Schedules of the first population, at least one for each number.
         space: What may be tried.
-        budgets: Site computes; every candidate spends one of them.
+        computes: Numbers of site computes; every candidate has one of them.
         rng: Draws parents and changes.
 
     Returns:
-        The best schedule of every budget that was scored.
+        The best schedule of each number, of those that were scored.
 
     Raises:
         ConfigError: If pymoo is not installed.
     """
-    algorithm = _algorithm(attempt, np.array(first), space, np.array(sorted(budgets)), rng)
+    population = np.array([space.numbers(schedule) for schedule in first])
+    algorithm = _algorithm(attempt, population, space, np.array(sorted(computes)), rng)
     while attempt.left > 0:
         before = attempt.left
         for _ in range(_IDLE):  # a generation that brings nothing new costs nothing
@@ -53,7 +56,7 @@ def evolve(
                 break
         else:
             break
-    return {budget: attempt.best(budget) for budget in budgets}
+    return [attempt.best(count) for count in computes]
 
 
 def _algorithm(
@@ -77,10 +80,11 @@ def _algorithm(
             super().__init__(n_var=space.steps, n_obj=2, xl=0, xu=most, vtype=int)
 
         def _evaluate(self, x: NDArray[np.int64], out: dict[str, Any], *_: Any, **__: Any) -> None:
-            attempt.score(list(x))
+            asked = [space.schedule(numbers) for numbers in x]
+            attempt.score(asked)
             # What the limit left unscored is worse than everything.
-            losses = [-attempt.value(row) if attempt.knows(row) else np.inf for row in x]
-            spent = [space.computes(row) for row in x]
+            losses = [-attempt.value(one) if attempt.knows(one) else np.inf for one in asked]
+            spent = [one.computes for one in asked]
             out["F"] = np.column_stack([np.nan_to_num(losses, posinf=1e9), spent])
 
     class _OnePoint(Crossover):  # type: ignore[misc]
@@ -96,7 +100,8 @@ def _algorithm(
 
     class _Moves(Mutation):  # type: ignore[misc]
         def _do(self, _: Any, x: NDArray[np.int64], **__: Any) -> NDArray[np.int64]:
-            return np.array([move(row, space, rng) for row in _repaired(x, space, allowed, rng)])
+            whole = [_repaired(numbers, space, allowed, rng) for numbers in x]
+            return np.array([space.numbers(move(one, space, rng)) for one in whole])
 
     algorithm = NSGA2(
         pop_size=_POPULATION,
@@ -109,27 +114,23 @@ def _algorithm(
 
 
 def _repaired(
-    rows: NDArray[np.int64], space: Space, allowed: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    return np.array([_repair(row, space, allowed, rng) for row in rows])
-
-
-def _repair(row: Row, space: Space, allowed: NDArray[np.int64], rng: np.random.Generator) -> Row:
-    """Fix the ends, and make a schedule spend one of the budgets."""
-    row = row.copy()
-    row[0] = 0
+    numbers: Numbers, space: Space, allowed: NDArray[np.int64], rng: np.random.Generator
+) -> Schedule:
+    """Fix the ends, and make a schedule compute one of the numbers that are asked for."""
+    numbers = numbers.copy()
+    numbers[0] = 0
     if space.ends:
-        row[-1] = 0
-    spent = space.computes(row)
+        numbers[-1] = 0
+    costs = space.costs
+    spent = int(costs[numbers].sum())
     if rng.random() < _RESPENDING:
         wanted = int(rng.choice(allowed))
     else:
         wanted = int(allowed[np.abs(allowed - spent).argmin()])
-    costs = space.costs
-    while (over := space.computes(row) - wanted) > 0:
-        paid = space.free[costs[row[space.free]] > 0]
+    while (over := int(costs[numbers].sum()) - wanted) > 0:
+        paid = space.free[costs[numbers[space.free]] > 0]
         place = int(rng.choice(paid))
-        left = max(0, int(costs[row[place]]) - over)
+        left = max(0, int(costs[numbers[place]]) - over)
         fitting = np.flatnonzero(costs == left) if left else np.array(space.between)
-        row[place] = int(rng.choice(fitting))
-    return pay_up(row, wanted, space.patterns)
+        numbers[place] = int(rng.choice(fitting))
+    return pay_up(space.schedule(numbers), wanted)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case
-from ditcache_rl.search.space import Space, spaced
-from ditcache_rl.types import Mode
+from ditcache_rl.bench import Case, Scorer
+from ditcache_rl.schedules import spaced
 
 #: Share of the steps that the schedule computes by which cases are judged.
 _SHARE = 1 / 7
@@ -26,7 +25,7 @@ class Sample(NamedTuple):
     """Those that end worst, the worst one first."""
 
 
-def sample_cases(board: Board, cases: Sequence[Case], count: int) -> Sample:
+def sample_cases(board: Scorer, cases: Sequence[Case], count: int) -> Sample:
     """Choose cases such that a search does not leave the worst images to chance.
 
     Among few cases there are hardly any that end badly. Which ones do depends little on the
@@ -37,10 +36,9 @@ def sample_cases(board: Board, cases: Sequence[Case], count: int) -> Sample:
         cases: What to choose from.
         count: How many the mixed ones are, and at most the others; half as many are hard.
     """
-    space = Space(board.steps, board.sites)
-    budget = max(2, round(_SHARE * board.steps)) * board.sites
-    modes = space.modes(spaced(space, budget, between=Mode.FORECAST1))
-    psnr_db = board.score(cases, [modes] * len(cases)).psnr_db
+    computes = max(2, round(_SHARE * board.steps)) * board.sites
+    even = spaced(board.steps, board.sites, computes)
+    psnr_db = board.score(cases, [even] * len(cases)).psnr_db
     worst = [cases[index] for index in np.argsort(psnr_db, kind="stable")]
     if len(cases) <= count:
         return Sample(list(cases), list(cases), worst[: (len(cases) + 1) // 2])

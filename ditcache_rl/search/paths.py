@@ -1,7 +1,7 @@
 """Choose which steps to compute by dynamic programming over measured errors; pure functions.
 
 A path is an ascending tuple of computed steps. It begins with step 0 and has a given length; what
-comes after its last step is skipped to the end, which is written as node T.
+comes after its last step is left out to the end, which is written as node T.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ditcache_rl.schedules import ComputePath
 from ditcache_rl.types import Floats
 
-Path = tuple[int, ...]
 
-
-def cheapest_path(costs: Floats, length: int, *, last: int | None = None) -> Path:
+def cheapest_path(costs: Floats, length: int, *, last: int | None = None) -> ComputePath:
     """Find the path with the least total cost, where a gap's cost depends on the step before it.
 
     Args:
@@ -52,13 +51,13 @@ def cheapest_path(costs: Floats, length: int, *, last: int | None = None) -> Pat
     return tuple(reversed(path))
 
 
-def path_cost(costs: Floats, path: Path) -> float:
+def path_cost(costs: Floats, path: ComputePath) -> float:
     """Add up the costs of a path's gaps, as `cheapest_path` counts them."""
     nodes = (path[0], *path, len(costs))
     return float(sum(costs[i, j, k] for i, j, k in zip(nodes, nodes[1:], nodes[2:], strict=False)))
 
 
-def minimax_path(edges: Floats, length: int, *, last: int | None = None) -> Path:
+def minimax_path(edges: Floats, length: int, *, last: int | None = None) -> ComputePath:
     """Find the path whose worst gap is least; of equals the one whose second worst is, and so on.
 
     Args:
@@ -71,7 +70,7 @@ def minimax_path(edges: Floats, length: int, *, last: int | None = None) -> Path
     steps = len(edges)
     # Per end of a path: its gaps from the worst down, and the path. Adding the same gap to two
     # such lists of one length keeps their order, so the best of a node is part of the best beyond.
-    best: dict[int, tuple[tuple[float, ...], Path]] = {0: ((), (0,))}
+    best: dict[int, tuple[tuple[float, ...], ComputePath]] = {0: ((), (0,))}
     for _ in range(length - 1):
         best = {
             k: min(_with_gap(*best[j], edges, k) for j in best if j < k)
@@ -83,13 +82,13 @@ def minimax_path(edges: Floats, length: int, *, last: int | None = None) -> Path
 
 
 def _with_gap(
-    gaps: tuple[float, ...], path: Path, edges: Floats, k: int
-) -> tuple[tuple[float, ...], Path]:
+    gaps: tuple[float, ...], path: ComputePath, edges: Floats, k: int
+) -> tuple[tuple[float, ...], ComputePath]:
     grown = sorted((*gaps, float(edges[path[-1], k])), reverse=True)
     return tuple(grown), (*path, k)
 
 
-def threshold_path(errors: Floats, threshold: float, *, last: int | None = None) -> Path:
+def threshold_path(errors: Floats, threshold: float, *, last: int | None = None) -> ComputePath:
     """Skip from every computed step as far as the error stays within a threshold.
 
     Args:
@@ -109,7 +108,7 @@ def threshold_path(errors: Floats, threshold: float, *, last: int | None = None)
     return tuple(path)
 
 
-def threshold_for(errors: Floats, length: int, *, last: int | None = None) -> Path:
+def threshold_for(errors: Floats, length: int, *, last: int | None = None) -> ComputePath:
     """Find the longest threshold path that has at most `length` computed steps."""
     levels = np.unique(errors)
     low, high = 0, len(levels) - 1

@@ -9,6 +9,8 @@ import numpy as np
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.schedules import ComputePath, Schedule
+from ditcache_rl.schedules.spacing import pay_up
 from ditcache_rl.search.calibrate import (
     CALIBRATED,
     ErrorTable,
@@ -19,8 +21,8 @@ from ditcache_rl.search.calibrate import (
     measure_gaps,
     measure_products,
 )
-from ditcache_rl.search.paths import Path, cheapest_path, minimax_path, threshold_for
-from ditcache_rl.search.space import Row, Space, pay_up
+from ditcache_rl.search.paths import cheapest_path, minimax_path, threshold_for
+from ditcache_rl.search.space import Space
 from ditcache_rl.types import Floats, Mode
 
 #: Prompts of a calibration: ten are enough for error tables (DPCache, SmoothCache), and one nearly
@@ -62,7 +64,7 @@ class Calibration:
         return self._errors
 
     def fitted_gaps(self) -> Floats:
-        """Return what single gaps lack with fitted weights."""
+        """Return what single gaps lack with fitted coefficients."""
         if self._fitted is None:
             self._fitted = fitted_gap_costs(self.products())
         return self._fitted
@@ -78,58 +80,60 @@ class Calibration:
         return self._gaps[between]
 
 
-def dp_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+def dp_proposals(calibration: Calibration, space: Space, computes: int) -> list[Schedule]:
     """Minimise the error of all skipped steps together, by path-aware dynamic programming."""
-    length, last = _ends(space, budget)
+    length, last = _ends(space, computes)
     paths = [
         (cheapest_path(gap_costs(table, power=power), length, last=last), filling)
         for table, filling in _fillings(calibration.errors().displacement, space)
         for power in _POWERS
     ]
-    return _rows(paths, space, budget)
+    return _schedules(paths, space, computes)
 
 
-def planned_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
-    """Minimise what all gaps together lack, each alone and with fitted weights.
+def gap_proposals(calibration: Calibration, space: Space, computes: int) -> list[Schedule]:
+    """Minimise what all gaps together lack, each alone and with fitted coefficients.
 
     Nothing where the pipeline's loop cannot be taken apart.
     """
     if not _is_measurable(calibration):
         return []
-    length, last = _ends(space, budget)
+    length, last = _ends(space, computes)
     path = cheapest_path(calibration.fitted_gaps(), length, last=last)
-    return _rows([(path, {Mode.FORECAST1: _NONE})], space, budget)
+    return _schedules([(path, {Mode.FORECAST1: _NONE})], space, computes)
 
 
-def minimax_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+def minimax_proposals(calibration: Calibration, space: Space, computes: int) -> list[Schedule]:
     """Minimise the worst gap, judged by what it alone does to the final latents."""
-    length, last = _ends(space, budget)
+    length, last = _ends(space, computes)
     paths = [
         (minimax_path(_bounded(calibration.gaps(mode)), length, last=last), {mode: _NONE})
         for mode in CALIBRATED
         if mode in space.between
     ]
-    return _rows(paths, space, budget)
+    return _schedules(paths, space, computes)
 
 
-def table_rows(calibration: Calibration, space: Space, budget: int) -> list[Row]:
-    """Skip as far as the error of the estimate stays within a threshold that meets the budget."""
-    length, last = _ends(space, budget)
+def threshold_proposals(calibration: Calibration, space: Space, computes: int) -> list[Schedule]:
+    """Estimate as long as the error stays within a threshold that meets the number of computes."""
+    length, last = _ends(space, computes)
     paths = [
         (threshold_for(table, length, last=last), filling)
         for table, filling in _fillings(calibration.errors().relative, space)
     ]
-    return _rows(paths, space, budget)
+    return _schedules(paths, space, computes)
 
 
-def proposals(calibration: Calibration, space: Space, budget: int) -> list[Row]:
+def proposals(calibration: Calibration, space: Space, computes: int) -> list[Schedule]:
     """List what a climb is best started from: dynamic program and error table.
 
     Nothing where the pipeline's loop cannot be taken apart, so that a climb starts without.
     """
     if not _is_measurable(calibration):
         return []
-    return dp_rows(calibration, space, budget) + table_rows(calibration, space, budget)
+    return dp_proposals(calibration, space, computes) + threshold_proposals(
+        calibration, space, computes
+    )
 
 
 def _is_measurable(calibration: Calibration) -> bool:
@@ -145,19 +149,16 @@ def _is_measurable(calibration: Calibration) -> bool:
 _NONE = np.zeros((0, 0, 0))
 
 
-def _ends(space: Space, budget: int) -> tuple[int, int | None]:
-    """Return how many whole steps a budget computes, and which is the last if that is fixed."""
-    return budget // space.sites, space.steps - 1 if space.ends else None
+def _ends(space: Space, computes: int) -> tuple[int, int | None]:
+    """Return how many whole steps compute, and which is the last if that is fixed."""
+    return computes // space.sites, space.steps - 1 if space.ends else None
 
 
-def _rows(
-    paths: Sequence[tuple[Path, Mapping[Mode, Floats]]], space: Space, budget: int
-) -> list[Row]:
-    """Turn paths of whole steps into schedules that spend the budget."""
-    return [
-        pay_up(_filled(path, filling, space.steps), budget, space.patterns)
-        for path, filling in paths
-    ]
+def _schedules(
+    paths: Sequence[tuple[ComputePath, Mapping[Mode, Floats]]], space: Space, computes: int
+) -> list[Schedule]:
+    """Turn paths of whole steps into schedules that compute so many sites."""
+    return [pay_up(_filled(path, filling, space), computes) for path, filling in paths]
 
 
 def _fillings(
@@ -171,19 +172,17 @@ def _fillings(
     return ways
 
 
-def _filled(path: Path, filling: Mapping[Mode, Floats], steps: int) -> Row:
+def _filled(path: ComputePath, filling: Mapping[Mode, Floats], space: Space) -> Schedule:
     """Fill the steps between the computed ones with the mode that errs least there."""
     modes = list(filling)
-    row = np.full(steps, int(modes[0]), dtype=np.int64)
-    row[list(path)] = Mode.COMPUTE
-    if len(modes) == 1:
-        return row
-    nodes = (path[0], *path, steps)
-    for older, newest, stop in zip(nodes, nodes[1:], nodes[2:], strict=False):
-        for step in range(newest + 1, stop):
+    steps = np.full(space.steps, int(modes[0]), dtype=np.int8)
+    steps[list(path)] = Mode.COMPUTE
+    ends = (path[0], *path, space.steps)
+    for older, newest, stop in zip(ends, ends[1:], ends[2:], strict=False):
+        for step in range(newest + 1, stop if len(modes) > 1 else newest):
             errors = [filling[mode][older, newest, step] for mode in modes]
-            row[step] = int(modes[int(np.argmin(errors))])
-    return row
+            steps[step] = modes[int(np.argmin(errors))]
+    return Schedule(np.repeat(steps[:, None], space.sites, axis=1))
 
 
 def _bounded(edges: Floats) -> Floats:

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from operator import itemgetter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of, measure_profile
+from ditcache_rl.bench import Board, Case, cases_of, measure_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.files import read_json, write_json
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
-from ditcache_rl.policy import Schedule, ScheduleFile, modes_text, save_schedules, weights_lists
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.search import (
-    METHODS,
-    Calibration,
-    Entry,
-    Found,
-    Problem,
-    Rollouts,
-    Space,
-    Trials,
-    Weights,
-    found_in,
-    planned_rows,
-    rescale_plan,
-    search_fitted_plan,
-)
-from ditcache_rl.types import UNSEEN, Floats, Progress
+from ditcache_rl.policy import Manifest, Policy, save_schedules
+from ditcache_rl.schedules import CostModel, Objective, ScheduleTable, Scored, computes_of, rescale
+from ditcache_rl.search.methods import METHODS
+from ditcache_rl.search.problem import Problem
+from ditcache_rl.search.proposals import Calibration, gap_proposals
+from ditcache_rl.search.trials import Trials
+from ditcache_rl.types import UNSEEN, Progress
 
 #: Names the search that a run folder belongs to.
 _ABOUT = "search.json"
@@ -133,15 +119,14 @@ def search_schedules(
     with progress as bar:
         cost = _profile(config, pipe, cases[0].prompt, options.run, bar)
         first, *others = config.steps
-        boards = {steps: board_of(config, pipe, steps=steps) for steps in config.steps}
+        boards = {steps: Board.of(config, pipe, steps=steps) for steps in config.steps}
         found = _search(config, options, boards[first], cases, bar)
-        sigmas = {steps: board.sigmas() for steps, board in boards.items()}
-        schedules = [
-            entry for name in found for entry in _entries(name, found[name], config, first)
-        ]
+        tables = {name: {first: table} for name, table in found.items()}
         for steps in others:
-            schedules += _carried(config, options, boards[steps], cases, found, sigmas, bar)
-    file = ScheduleFile(
+            carried = _carried(config, options, boards[steps], cases, found, bar)
+            for name, table in carried.items():
+                tables[name][steps] = table
+    manifest = Manifest(
         env_id=config.id,
         env_sha256=config.sha256,
         sites=config.cache.sites,
@@ -149,18 +134,16 @@ def search_schedules(
         model=model,
         scheduler=scheduler,
         call=config.pipeline.call,
-        sigmas={str(steps): levels.tolist() for steps, levels in sigmas.items()},
         profile=cost.to_dict(),
-        reward={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
+        objective=Objective.of(config.reward)._asdict(),
         prompts=options.prompts,
         evaluations=options.evaluations,
         seed=options.seed,
         command=options.command,
         machine=dict(machine_facts()),
         versions={name: text for name, text in version_facts().items() if text is not None},
-        schedules=schedules,
     )
-    save_schedules(file, options.out)
+    save_schedules({name: Policy(manifest, own) for name, own in tables.items()}, options.out)
     return options.out
 
 
@@ -189,17 +172,16 @@ def _search(
     board: Board,
     cases: Sequence[Case],
     bar: Progress,
-) -> dict[str, Found]:
+) -> dict[str, ScheduleTable]:
     """Search with every method at one step count."""
     bar.say("references")
     board.prepare(cases)
-    budgets = _budgets(options, board.steps, config.cache.sites)
-    bar.expect(len(options.methods) * len(budgets) * options.evaluations)
-    weights = Weights(config.reward.psnr, config.reward.ssim)
+    computes = _computes(options, board)
+    bar.expect(len(options.methods) * len(computes) * options.evaluations)
     trials = Trials(
         board,
         cases,
-        weights,
+        Objective.of(config.reward),
         file=options.run / f"trials-{board.steps}.jsonl",
         on_candidates=bar.advance,
     )
@@ -209,14 +191,14 @@ def _search(
         bar.say(name)
         # A method finds the same whatever other methods run beside it.
         rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
-        problem = Problem(trials, budgets, options.evaluations, rng, calibration)
+        problem = Problem(trials, computes, options.evaluations, rng, calibration)
         try:
             found[name] = METHODS[name](problem)
         except UnsupportedModelError as error:
             if len(options.methods) == 1:
                 raise
             bar.note(f"left out {name}: {error}")
-        bar.reach((index + 1) * len(budgets) * options.evaluations)
+        bar.reach((index + 1) * len(computes) * options.evaluations)
     return found
 
 
@@ -225,62 +207,40 @@ def _carried(
     options: SearchOptions,
     board: Board,
     cases: Sequence[Case],
-    found: Mapping[str, Found],
-    sigmas: Mapping[int, Floats],
+    found: Mapping[str, ScheduleTable],
     bar: Progress,
-) -> list[Schedule]:
+) -> dict[str, ScheduleTable]:
     """Carry what was found over to another step count, and score it there.
 
-    Fitted schedules may give way to one that is planned there.
+    Fitted schedules may give way to one that is found in full compute there.
     """
-    steps, sites, first = board.steps, board.sites, config.steps[0]
-    bar.say(f"references of {steps} steps")
+    bar.say(f"references of {board.steps} steps")
     board.prepare(cases)
-    file = options.run / f"trials-{steps}.jsonl"
-    trials = Trials(board, cases, Weights(config.reward.psnr, config.reward.ssim), file=file)
-    entries = []
-    for name, rows in found.items():
-        bar.say(f"{name} at {steps} steps")
-        plan = Plan.empty(first * sites, first)
-        for budget, entry in rows.items():
-            plan.patterns[budget], plan.quality[budget] = entry.row, entry.score
-        budgets = _budgets(options, steps, sites)
-        carried = rescale_plan(plan, sigmas[first], sigmas[steps], sites=sites, budgets=budgets)
-        if any(entry.weights is not None for entry in rows.values()):
-            fitted = search_fitted_plan(
-                Rollouts(board, cases),
-                cases,
-                budgets=budgets,
-                evaluations=0,
-                together=False,
-                rng=np.random.default_rng(options.seed),
-                start=carried,
-                propose=partial(planned_rows, Calibration(board, cases, bar.say)),
-            )
-            entries += _entries(name, found_in(fitted, budgets), config, steps)
+    file = options.run / f"trials-{board.steps}.jsonl"
+    trials = Trials(board, cases, Objective.of(config.reward), file=file)
+    problem = Problem(
+        trials,
+        _computes(options, board),
+        evaluations=0,
+        rng=np.random.default_rng(options.seed),
+        calibration=Calibration(board, cases, bar.say),
+        propose=gap_proposals,
+        fit_together=False,
+    )
+    tables = {}
+    for name, table in found.items():
+        bar.say(f"{name} at {board.steps} steps")
+        carried = rescale(table, board.sigmas(), computes=problem.computes)
+        if any(one.schedule.coefficients is not None for one in table.values()):
+            tables[name] = METHODS["fitted"](replace(problem, start=carried))
             continue
-        scores = trials.look_up([carried.patterns[budget] for budget in budgets])
-        pairs = {
-            budget: Entry(carried.patterns[budget], score)
-            for budget, score in zip(budgets, scores, strict=True)
-        }
-        entries += _entries(name, Found(pairs), config, steps)
-    return entries
+        schedules = [carried[computes].schedule for computes in problem.computes]
+        scores = trials.look_up(schedules)
+        pairs = zip(schedules, scores, strict=True)
+        tables[name] = problem.table(Scored(schedule, *score) for schedule, score in pairs)
+    return tables
 
 
-def _entries(method: str, found: Found, config: EnvConfig, steps: int) -> list[Schedule]:
-    space = Space(steps, config.cache.sites)
-    return [
-        Schedule(
-            method,
-            steps,
-            modes_text(space.modes(entry.row)),
-            *entry.score,
-            [[]] * steps if entry.weights is None else weights_lists(entry.weights),
-        )
-        for _, entry in sorted(found.items(), key=itemgetter(0))
-    ]
-
-
-def _budgets(options: SearchOptions, steps: int, sites: int) -> list[int]:
-    return sorted({max(sites, budget_of(share, steps * sites)) for share in options.budgets})
+def _computes(options: SearchOptions, board: Board) -> list[int]:
+    site_steps = board.steps * board.sites
+    return sorted({max(board.sites, computes_of(b, site_steps)) for b in options.budgets})

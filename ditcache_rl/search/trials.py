@@ -13,17 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case
-from ditcache_rl.errors import ArtifactError
+from ditcache_rl.bench import Case, Scorer
+from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import replacing
-from ditcache_rl.search.space import Row, Space
-
-
-class Weights(NamedTuple):
-    """What counts: `psnr * PSNR / 10 + ssim * SSIM`, of means over the cases."""
-
-    psnr: float = 1.0
-    ssim: float = 1.0
+from ditcache_rl.schedules import Objective, Schedule, Scored
+from ditcache_rl.search.space import Space
 
 
 class Score(NamedTuple):
@@ -39,7 +33,7 @@ class Trials:
     Args:
         board: Where candidates are drawn.
         cases: What they are drawn on.
-        weights: What counts.
+        objective: What counts.
         space: What candidates may be; by default everything that the board's steps and sites allow.
         file: Lines of candidates and scores; read if it is there, and added to.
         on_candidates: Hears how many candidates were asked for and not known to the search before.
@@ -50,49 +44,53 @@ class Trials:
 
     def __init__(
         self,
-        board: Board,
+        board: Scorer,
         cases: Sequence[Case],
-        weights: Weights,
+        objective: Objective,
         *,
         space: Space | None = None,
         file: Path | None = None,
         on_candidates: Callable[[int], None] | None = None,
     ) -> None:
-        self.board, self.cases, self.weights = board, cases, weights
+        self.board, self.cases, self.objective = board, cases, objective
         self.space = space or Space(board.steps, board.sites)
         #: Candidates that are drawn in one pipeline call.
         self.width = max(1, board.rows // len(cases))
         self._file, self._on_candidates = file, on_candidates
-        self._known = _read(file, self.space.steps) if file is not None and file.exists() else {}
+        self._known = _read(file, self.space) if file is not None and file.exists() else {}
 
     def attempt(self, limit: int) -> Attempt:
         """Begin a search that may score so many different candidates."""
         return Attempt(self, limit)
 
-    def look_up(self, rows: Sequence[Row]) -> list[Score]:
+    def look_up(self, schedules: Sequence[Schedule]) -> list[Score]:
         """Return the scores of candidates; those that are not known are drawn."""
-        missing = [row for row in _different(rows) if row.tobytes() not in self._known]
+        missing = [one for one in dict.fromkeys(schedules) if one not in self._known]
         for begin in range(0, len(missing), self.width):
             part = missing[begin : begin + self.width]
-            schedules = [self.space.modes(row) for row in part for _ in self.cases]
-            drawn = self.board.score(list(self.cases) * len(part), schedules)
+            repeated = [one for one in part for _ in self.cases]
+            drawn = self.board.score(list(self.cases) * len(part), repeated)
             columns = [np.reshape(c, (len(part), -1)).mean(axis=1) for c in drawn]
             scores = [Score(float(p), float(s)) for p, s in zip(*columns, strict=True)]
             self._note(part, scores)
         if self._on_candidates is not None:
-            self._on_candidates(len(rows))
-        return [self._known[row.tobytes()] for row in rows]
+            self._on_candidates(len(schedules))
+        return [self._known[one] for one in schedules]
+
+    def scored(self, schedule: Schedule) -> Scored:
+        """Draw a schedule that was fitted, whatever was drawn before; it is not remembered."""
+        drawn = self.board.score(self.cases, [schedule] * len(self.cases))
+        return Scored(schedule, float(drawn.psnr_db.mean()), float(drawn.ssim.mean()))
 
     def value(self, score: Score) -> float:
         """Return what a score is worth."""
-        return self.weights.psnr * score.psnr_db / 10 + self.weights.ssim * score.ssim
+        return self.objective.quality(*score)
 
-    def _note(self, rows: Sequence[Row], scores: Sequence[Score]) -> None:
-        self._known.update((row.tobytes(), score) for row, score in zip(rows, scores, strict=True))
+    def _note(self, schedules: Sequence[Schedule], scores: Sequence[Score]) -> None:
+        pairs = list(zip(schedules, scores, strict=True))
+        self._known.update(pairs)
         if self._file is not None:
-            lines = [
-                json.dumps([row.tolist(), *score]) for row, score in zip(rows, scores, strict=True)
-            ]
+            lines = [json.dumps([self.space.numbers(one).tolist(), *score]) for one, score in pairs]
             with self._file.open("a", encoding="utf-8") as log:
                 log.write("\n".join(lines) + "\n")
 
@@ -103,7 +101,7 @@ class Attempt:
     def __init__(self, trials: Trials, limit: int) -> None:
         self._trials = trials
         self._limit = limit
-        self._seen: dict[bytes, tuple[Row, Score]] = {}
+        self._seen: dict[Schedule, Score] = {}
 
     @property
     def left(self) -> int:
@@ -120,41 +118,35 @@ class Attempt:
         """Candidates that are best scored together."""
         return self._trials.width
 
-    def score(self, rows: Iterable[Row]) -> list[Row]:
-        """Score what is new, as far as the limit allows; returns the rows that are known now."""
-        rows = list(rows)
-        fresh = [row for row in _different(rows) if row.tobytes() not in self._seen]
+    def score(self, schedules: Iterable[Schedule]) -> list[Schedule]:
+        """Score what is new, as far as the limit allows; returns those that are known now."""
+        schedules = list(schedules)
+        fresh = [one for one in dict.fromkeys(schedules) if one not in self._seen]
         fresh = fresh[: max(0, self.left)]
-        for row, score in zip(fresh, self._trials.look_up(fresh) if fresh else [], strict=True):
-            self._seen[row.tobytes()] = row, score
-        return [row for row in rows if row.tobytes() in self._seen]
+        if fresh:
+            self._seen.update(zip(fresh, self._trials.look_up(fresh), strict=True))
+        return [one for one in schedules if one in self._seen]
 
-    def knows(self, row: Row) -> bool:
-        """Tell whether a row was scored."""
-        return row.tobytes() in self._seen
+    def knows(self, schedule: Schedule) -> bool:
+        """Tell whether a schedule was scored."""
+        return schedule in self._seen
 
-    def score_of(self, row: Row) -> Score:
-        """Return the score of a row that was scored."""
-        return self._seen[row.tobytes()][1]
+    def scored(self, schedule: Schedule) -> Scored:
+        """Return a schedule that was scored, with its score."""
+        return Scored(schedule, *self._seen[schedule])
 
-    def value(self, row: Row) -> float:
-        """Return what a row that was scored is worth."""
-        return self._trials.value(self.score_of(row))
+    def value(self, schedule: Schedule) -> float:
+        """Return what a schedule that was scored is worth."""
+        return self._trials.value(self._seen[schedule])
 
-    def best(self, computes: int) -> Row:
-        """Return the best row of those that spend so much; at least one must have been scored."""
-        costs = self._trials.space.costs
-        rows = [row for row, _ in self._seen.values() if int(costs[row].sum()) == computes]
-        return max(rows, key=self.value)
+    def best(self, computes: int) -> Schedule:
+        """Return the best schedule that computes so much; at least one must have been scored."""
+        return max((one for one in self._seen if one.computes == computes), key=self.value)
 
 
-def _different(rows: Sequence[Row]) -> list[Row]:
-    return list({row.tobytes(): row for row in rows}.values())
-
-
-def _read(file: Path, steps: int) -> dict[bytes, Score]:
+def _read(file: Path, space: Space) -> dict[Schedule, Score]:
     """Read lines of candidates; the last one may be torn."""
-    known: dict[bytes, Score] = {}
+    known: dict[Schedule, Score] = {}
     lines = file.read_text(encoding="utf-8").split("\n")
     if lines[-1]:  # nothing ended this line: the program was killed while writing it
         with replacing(file) as part:
@@ -162,17 +154,17 @@ def _read(file: Path, steps: int) -> dict[bytes, Score]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             patterns, psnr, ssim = json.loads(line)
-            row = np.array(patterns, dtype=np.int64)
-            score = Score(float(psnr), float(ssim))
-        except (ValueError, TypeError) as error:
+            numbers = np.array(patterns, dtype=np.int64)
+            schedule, score = space.schedule(numbers), Score(float(psnr), float(ssim))
+        except (ValueError, TypeError, IndexError, ConfigError) as error:
             raise ArtifactError(
                 f"{file}:{number}: expected [patterns, PSNR, SSIM], received {line!r:.80}; remove "
                 "the file to search from the start"
             ) from error
-        if row.shape != (steps,):
+        if numbers.shape != (space.steps,):
             raise ArtifactError(
-                f"{file}:{number}: expected {steps} patterns, received {row.size}; remove the file "
-                "to search from the start"
+                f"{file}:{number}: expected {space.steps} patterns, received {numbers.size}; "
+                "remove the file to search from the start"
             )
-        known[row.tobytes()] = score
+        known[schedule] = score
     return known

@@ -79,7 +79,7 @@ def gradient_sensitivity(
             slopes = _Slopes(sampler.pipe, sites, sublayers=sublayers)
             with slopes:  # the backward pass runs the steps again, and must meet the same hooks
                 with torch.enable_grad():
-                    images = sampler.draw(part)
+                    images = sampler.draw(part).images
                     direction = torch.randn(images.shape, generator=generator)
                     score = (images * direction).sum() / images[0].numel() ** 0.5
                 parts.append(slopes.moved(score, len(part), sampler.steps))

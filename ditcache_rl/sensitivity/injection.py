@@ -50,10 +50,10 @@ def injection_sensitivity(
     cells = [(step, site) for step in range(1, sampler.steps) for site in range(sites)]
     found = np.full((len(cases), sampler.steps, sites), np.nan)
     for number, case in enumerate(cases):
-        reference = sampler.draw([case])
+        reference = sampler.draw([case]).images
         for part in batches(cells, rows):
             with _Injection(sampler.pipe, sites, part, sublayers=sublayers):
-                images = sampler.draw([case] * len(part))
+                images = sampler.draw([case] * len(part)).images
             errors = (images.double() - reference.double()).square().flatten(1).mean(1)
             found[number][tuple(np.transpose(part))] = np.asarray(errors)
             if on_rows is not None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
+from ditcache_rl.bench import Drawn
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.instrument.blocks import Stack, denoisers_of, find_blocks, find_stack, split_spans
@@ -31,14 +32,14 @@ CaseT = TypeVar("CaseT", contravariant=True)
 
 
 class Sampler(Protocol[CaseT]):
-    """What draws images of cases; `search.Board` is one."""
+    """What draws images of cases; `bench.Board` is one."""
 
     pipe: Any
     steps: int
     sites: int
 
-    def draw(self, cases: Sequence[CaseT]) -> Tensor:
-        """Call the pipeline as it is: (len(cases), 3, H, W) in [0, 1], on the CPU."""
+    def draw(self, cases: Sequence[CaseT]) -> Drawn:
+        """Call the pipeline as it is."""
         ...
 
 

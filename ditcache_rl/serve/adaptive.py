@@ -17,9 +17,7 @@ from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.runner import plain_call
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import psnr_db
-from ditcache_rl.policy import Policy, ScheduleFile
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.policy import Policy
 from ditcache_rl.serve.arms import Arm, Turn
 
 #: Arguments that hear of a run and may change it: an audit must not be heard twice.
@@ -55,16 +53,13 @@ class AdaptiveRunner(BlockRunner):
     """
 
     def __init__(
-        self, chooser: Chooser, policy: Policy | ScheduleFile, pipe: Any, *args: Any, **options: Any
+        self, chooser: Chooser, policy: Policy, pipe: Any, *args: Any, **options: Any
     ) -> None:
         super().__init__(pipe, *args, **options)
         self._chooser = chooser
-        self._patterns = step_patterns(
-            policy.sites if isinstance(policy, ScheduleFile) else policy.manifest.sites
-        )
         self._arms = {
-            steps: Arm.all_of(plan, cost, min_psnr=chooser.min_psnr)
-            for steps, (plan, cost) in _plans(policy).items()
+            steps: Arm.all_of(table, policy.cost.for_steps(steps), min_psnr=chooser.min_psnr)
+            for steps, table in policy.tables.items()
         }
 
     def request(
@@ -102,7 +97,7 @@ class AdaptiveRunner(BlockRunner):
     ) -> Any:
         synchronize()
         started = time.perf_counter()
-        controller = StaticSchedule.of(arms[arm].row, self._patterns)
+        controller = StaticSchedule(arms[arm].schedule)
         output = super().request(pipe, args, kwargs, controller=controller)
         synchronize()
         self._chooser.note_time(kind, arms, arm, time.perf_counter() - started)
@@ -150,15 +145,6 @@ def images_of(output: Any) -> Tensor | None:
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
         return None
     return images.detach().float().cpu()
-
-
-def _plans(policy: Policy | ScheduleFile) -> dict[int, tuple[Any, CostModel]]:
-    if isinstance(policy, ScheduleFile):
-        plans, profile = {steps: policy.plan(steps) for steps in policy.steps}, policy.profile
-    else:
-        plans, profile = dict(policy.plans), policy.manifest.profile
-    cost = CostModel.from_dict(profile)
-    return {steps: (plan, cost.for_steps(steps)) for steps, plan in plans.items()}
 
 
 def _arguments(plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtr  # scipy.stats takes 0.6 s to import
 
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.plan import Plan, PlanRow
+from ditcache_rl.schedules import CostModel, Schedule, ScheduleTable, Scored
 
 #: Schedules per kind: each needs audits of its own, and neighbours differ little.
 _MOST_ARMS = 8
@@ -30,9 +28,7 @@ _REMEMBER_AUDITS, _REMEMBER_TIMES = 0.98, 0.9
 class Arm(NamedTuple):
     """A schedule that may be chosen, and what its policy says of it."""
 
-    budget: int
-    """Site computes."""
-    row: PlanRow
+    schedule: Schedule
     seconds: float
     """By the policy's cost model; a start, until it is measured here."""
     mean_db: float
@@ -42,25 +38,21 @@ class Arm(NamedTuple):
     """How many audits these two figures are worth."""
 
     @classmethod
-    def all_of(cls, plan: Plan, cost: CostModel, *, min_psnr: float) -> list[Self]:
-        """List schedules of a plan from the fewest computes to the most, without full compute.
+    def all_of(cls, table: ScheduleTable, cost: CostModel, *, min_psnr: float) -> list[Self]:
+        """List schedules of a table from the fewest computes to the most, without full compute.
 
-        Where the plan was never scored, the floor itself is the guess, so nothing is served
+        Where the table was never scored, the floor itself is the guess, so nothing is served
         unaudited.
         """
-        known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-        known = known[known < cost.site_steps]
-        scored = known[np.isfinite(plan.quality[known, 0])]
-        budgets = scored if len(scored) else known
+        lines = [one for computes, one in table.items() if computes < cost.site_steps]
+        lines = [one for one in lines if math.isfinite(one.psnr_db)] or lines
         arms = []
-        for budget in _spread_out(budgets):
-            mean, floor = float(plan.quality[budget, 0]), float(plan.floors[budget, 0])
+        for schedule, mean, _, floor, _ in _spread_out(lines):
             spread = max((mean - floor) / _QUANTILE, 1.0)  # nan where the floor is
             arms.append(
                 cls(
-                    budget,
-                    plan.row(budget),
-                    cost.with_computes(budget),
+                    schedule,
+                    cost.with_computes(schedule.computes),
                     mean if math.isfinite(mean) else min_psnr,
                     spread if math.isfinite(floor) else _GUESS_SPREAD_DB,
                     _POLICY_AUDITS if math.isfinite(floor) else _GUESS_AUDITS,
@@ -69,20 +61,22 @@ class Arm(NamedTuple):
         return arms
 
 
-def _spread_out(budgets: NDArray[np.int64]) -> list[int]:
-    """Pick budgets in about equal ratios, as times go."""
-    if len(budgets) <= _MOST_ARMS:
-        return [int(budget) for budget in budgets]
-    wanted = np.geomspace(budgets[0], budgets[-1], _MOST_ARMS)
-    nearest = np.abs(np.log(budgets[:, None] / wanted)).argmin(axis=0)
-    return [int(budget) for budget in budgets[np.unique(nearest)]]
+def _spread_out(lines: Sequence[Scored]) -> list[Scored]:
+    """Pick schedules whose computes grow in about equal ratios, as times go."""
+    if len(lines) <= _MOST_ARMS:
+        return list(lines)
+    computes = np.array([one.schedule.computes for one in lines])
+    wanted = np.geomspace(computes[0], computes[-1], _MOST_ARMS)
+    nearest = np.abs(np.log(computes[:, None] / wanted)).argmin(axis=0)
+    return [lines[index] for index in np.unique(nearest)]
 
 
 def digest(arms: Sequence[Arm]) -> str:
     """Name schedules by what they do: records are good for these alone."""
     sums = hashlib.sha256()
     for arm in arms:
-        sums.update(arm.row.patterns.tobytes() + arm.row.weights.tobytes())
+        own = arm.schedule.coefficients
+        sums.update(arm.schedule.modes.tobytes() + (b"" if own is None else own.tobytes()))
     return sums.hexdigest()[:12]
 
 

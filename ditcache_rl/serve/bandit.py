@@ -20,7 +20,7 @@ import numpy as np
 
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
-from ditcache_rl.policy import Policy, ScheduleFile
+from ditcache_rl.policy import Policy
 from ditcache_rl.serve.adaptive import AdaptiveRunner
 from ditcache_rl.serve.arms import Arm, ArmRecord, Turn, digest
 from ditcache_rl.serve.state import Kinds, read_state, write_state
@@ -85,7 +85,7 @@ class Bandit:
                 self.note = f"{error}; the policy's own figures are used instead"
                 _LOG.warning("%s", self.note)
 
-    def runner(self, policy: Policy | ScheduleFile) -> Callable[..., AdaptiveRunner]:
+    def runner(self, policy: Policy) -> Callable[..., AdaptiveRunner]:
         """Return what makes the runner of `cached(pipe, policy, adapt=bandit)`."""
         return partial(AdaptiveRunner, self, policy)
 
@@ -145,7 +145,7 @@ class Bandit:
         if key not in self._records and len(self._records) >= _MOST_KINDS:
             key = f"other #{digest(arms)}"
         records = self._records.setdefault(key, {})
-        return [records.setdefault(str(arm.budget), ArmRecord()) for arm in arms]
+        return [records.setdefault(str(arm.schedule.computes), ArmRecord()) for arm in arms]
 
 
 def _seconds(arm: Arm, record: ArmRecord) -> float:

@@ -12,7 +12,7 @@ from ditcache_rl.serve.arms import ArmRecord
 
 _VERSION = 1
 _MOST_BYTES = 1 << 22
-#: Per kind of request and set of schedules, the records of these by their budget.
+#: Per kind of request and set of schedules, the records of these by their site computes.
 Kinds: TypeAlias = dict[str, dict[str, ArmRecord]]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ditcache_rl.bench import Board, Case, board_of, cases_of
+from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import load_env
 from ditcache_rl.control import AllCompute, EveryK, StaticSchedule
@@ -58,11 +58,11 @@ def test_tiers_that_an_environment_names_change_no_image(
     entry, folder = 76 * 32 * 4, tmp_path / "cache"
     tiers = f', host_bytes = "{2 * entry}", disk_bytes = "1MiB", cache_dir = "{folder}"'
     config = tiny_config(tmp_path, tiny_call, rows=2, device_bytes=f"{entry}", tiers=tiers)
-    tiered = board_of(config, tiny_pipe, steps=4)
+    tiered = Board.of(config, tiny_pipe, steps=4)
 
-    images, log = tiered.draw_under(StaticSchedule(HALF), CASES[:2])
+    images, log = tiered.draw_under(StaticSchedule.of(HALF), CASES[:2])
 
-    expected, wished = board.draw_under(StaticSchedule(HALF), CASES[:2])
+    expected, wished = board.draw_under(StaticSchedule.of(HALF), CASES[:2])
     assert torch.equal(images, expected)
     assert np.array_equal(log.modes, wished.modes)
     assert set(tiered.cache.slower) == {Tier.HOST, Tier.DISK}

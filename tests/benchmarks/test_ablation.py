@@ -16,7 +16,7 @@ from benchmarks.learned.ablated import (
     train,
     weak_setting,
 )
-from ditcache_rl.bench import board_of, cases_of
+from ditcache_rl.bench import cases_of
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import ActionSpace
 from ditcache_rl.rl import Setting
@@ -32,7 +32,7 @@ def setting(
 ) -> Setting:
     monkeypatch.setattr(ablated, "PPO", PPOConfig(rows=4, batch_size=32, n_epochs=2))
     config = replace(tiny_config(tmp_path, tiny_call), steps=[6])
-    return weak_setting(config, lambda told: board_of(told, tiny_pipe, steps=6))
+    return weak_setting(config, lambda told: Board.of(told, tiny_pipe, steps=6))
 
 
 def test_every_feature_is_in_one_family() -> None:

@@ -12,8 +12,8 @@ from ditcache_rl.control import (
     PolicyNetwork,
     best_actions,
 )
-from ditcache_rl.errors import BudgetError
-from ditcache_rl.schedules.plan import Plan, PlanRow
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import HISTORY, Mode, Tier
 from tests.kit.laws import Walk, check_controller, check_rows_decide_alone, random_signals
 
@@ -31,61 +31,107 @@ def network_for(actions: ActionSpace, *, seed: int | None = None) -> PolicyNetwo
 
 
 def controller(
-    sites: int, plan: list[int], *, budget: int = 0, weight: float = 0.0, seed: int | None = None
+    sites: int,
+    scheduled: list[int],
+    *,
+    computes: int = 0,
+    weight: float = 0.0,
+    seed: int | None = None,
 ) -> NetworkController:
+    """Build a controller whose schedule has these patterns."""
     actions = ActionSpace.of(sites, TIERS)
     return NetworkController(
         actions,
         network_for(actions, seed=seed),
-        plan=PlanRow.unfitted(np.array(plan)),
-        budget=budget,
+        schedule=Schedule(actions.patterns[scheduled]),
+        computes=computes,
         latency_weight=weight,
     )
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-@pytest.mark.parametrize(("budget", "weight"), [(5, 0.0), (0, 1.0)])
+@pytest.mark.parametrize(("computes", "weight"), [(5, 0.0), (0, 1.0)])
 @pytest.mark.parametrize("sites", [1, 2])
 def test_a_network_controller_is_a_controller(
-    sites: int, budget: int, weight: float, seed: int | None
+    sites: int, computes: int, weight: float, seed: int | None
 ) -> None:
-    plan = [0, 1, 0, 2, 1, 0, 3, 1]
+    scheduled = [0, 1, 0, 2, 1, 0, 3, 1]
     check_controller(
-        lambda: controller(sites, plan, budget=budget, weight=weight, seed=seed), sites=sites
+        lambda: controller(sites, scheduled, computes=computes, weight=weight, seed=seed),
+        sites=sites,
     )
 
 
 def test_its_rows_decide_alone() -> None:
-    modes = check_rows_decide_alone(lambda: controller(1, [0] * 12, budget=6, seed=3))
+    modes = check_rows_decide_alone(lambda: controller(1, [0] * 12, computes=6, seed=3))
 
     assert len({modes[:, row].tobytes() for row in range(4)}) > 1
 
 
-def test_an_untrained_network_follows_its_plan() -> None:
+def test_an_untrained_network_follows_its_schedule() -> None:
     actions = ActionSpace.of(2, TIERS)
-    plan = [0, 1, 4, 2, 0, 5]
+    scheduled = [0, 1, 4, 2, 0, 5]
     signals = random_signals(steps=6, rows=3, sites=2)
 
-    walk = Walk(controller(2, plan, budget=6), signals, range(3))
+    walk = Walk(controller(2, scheduled, computes=6), signals, range(3))
     walk.to_the_end()
 
-    for planned, decision in zip(plan, walk.decisions, strict=True):
-        assert (decision.modes == actions.patterns[planned]).all()
+    for pattern, decision in zip(scheduled, walk.decisions, strict=True):
+        assert (decision.modes == actions.patterns[pattern]).all()
         assert (decision.tiers == Tier.DEVICE).all()
+
+
+def test_what_was_fitted_to_the_schedule_goes_with_it() -> None:
+    actions = ActionSpace.of(1, TIERS)
+    coefficients = np.full((4, HISTORY), np.nan)
+    coefficients[1], coefficients[3] = [1.5, 0, 0], [2.0, -1.0, 0]
+    fitted = NetworkController(
+        actions,
+        network_for(actions),
+        schedule=Schedule.from_text("C1C1", coefficients),
+        computes=2,
+        latency_weight=0.0,
+    )
+    walk = Walk(fitted, random_signals(steps=4, rows=2, sites=1), range(2))
+
+    walk.to_the_end()
+
+    found = [decision.fitted for decision in walk.decisions]
+    assert [one is None for one in found] == [True, False, True, False]
+    for step in (1, 3):
+        one = found[step]
+        assert one is not None
+        np.testing.assert_array_equal(one.coefficients, np.stack([coefficients[step]] * 2))
+    assert one is not None
+    assert one.steps.tolist() == [[2, 0, -1]] * 2
+
+
+def test_a_schedule_whose_steps_are_no_patterns_is_refused() -> None:
+    actions = ActionSpace.of(2, TIERS)
+    mixed = NetworkController(
+        actions,
+        network_for(actions),
+        schedule=Schedule.from_text("CR | C1"),
+        computes=2,
+        latency_weight=0.0,
+    )
+
+    with pytest.raises(ConfigError, match="among the step patterns"):
+        Walk(mixed, random_signals(steps=2, rows=1, sites=2), [0])
 
 
 @given(st.data(), st.integers(1, 3), st.integers(2, 8), st.integers(0, 2**16))
 @settings(max_examples=40)
-def test_whatever_the_network_says_the_budget_is_spent_exactly(
+def test_whatever_the_network_says_it_computes_exactly_what_was_asked_for(
     data: st.DataObject, sites: int, steps: int, seed: int
 ) -> None:
-    budget = data.draw(st.integers(sites, sites * steps), label="budget")
+    computes = data.draw(st.integers(sites, sites * steps), label="computes")
     signals = random_signals(steps=steps, rows=3, sites=sites, seed=seed)
-    decides = controller(sites, [0] * steps, budget=budget, seed=seed)
+    decides = controller(sites, [0] * steps, computes=computes, seed=seed)
 
     modes = Walk(decides, signals, range(3)).to_the_end()
 
-    assert ((modes == Mode.COMPUTE).sum(axis=(0, 2)) == budget).all()
+    assert ((modes == Mode.COMPUTE).sum(axis=(0, 2)) == computes).all()
 
 
 @given(st.integers(0, 2**16))
@@ -99,9 +145,9 @@ def test_the_first_residual_is_always_kept(seed: int) -> None:
     assert (walk.decisions[0].tiers == Tier.DEVICE).all()
 
 
-def test_a_request_does_not_change_the_network_or_the_plan() -> None:
-    decides = controller(1, [0, 1, 0, 1], budget=2, seed=3)
-    network = decides.__dict__["_network"]
+def test_a_request_changes_neither_the_network_nor_the_schedule() -> None:
+    decides = controller(1, [0, 1, 0, 1], computes=2, seed=3)
+    network, schedule = (decides.__dict__[name] for name in ("_network", "_schedule"))
     before = copy.deepcopy(network.layers)
     signals = random_signals(steps=4, rows=2, sites=1)
 
@@ -109,6 +155,7 @@ def test_a_request_does_not_change_the_network_or_the_plan() -> None:
 
     for layer, then in zip(network.layers, before, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(layer, then, strict=True))
+    assert schedule.text == "CRCR"
 
 
 def test_a_new_network_corrects_nothing() -> None:
@@ -142,22 +189,6 @@ def test_the_best_action_is_feasible_and_none_feasible_is_better(data: st.DataOb
     assert masks[0, 4 + tier]
     assert logits[0, pattern] == logits[0, :4][masks[0, :4]].max()
     assert logits[0, 4 + tier] == logits[0, 4:][masks[0, 4:]].max()
-
-
-def test_a_plan_gives_the_schedule_of_the_largest_budget_that_is_not_above() -> None:
-    patterns = np.full((7, 3), -1)
-    patterns[2], patterns[4] = [0, 1, 1], [0, 0, 1]
-    plan = Plan.unfitted(patterns)
-
-    assert plan.least == 2
-    assert [plan.row(budget).patterns.tolist() for budget in (2, 3, 4, 6)] == [
-        [0, 1, 1],
-        [0, 1, 1],
-        [0, 0, 1],
-        [0, 0, 1],
-    ]
-    with pytest.raises(BudgetError, match="at least 2 site computes, received 1"):
-        plan.row(1)
 
 
 def test_masks_open_with_what_each_row_knows() -> None:

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from ditcache_rl.control.observation import FeatureBuilder, Observation, Target, schema, schema_hash
+from ditcache_rl.control.observation import (
+    FeatureBuilder,
+    Observation,
+    RowTargets,
+    schema,
+    schema_hash,
+)
 from ditcache_rl.types import HISTORY, Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
 from tests.kit.laws import Signals, Walk, random_signals
 
@@ -23,13 +29,13 @@ class Watching:
 
     probe_blocks = 0
 
-    def __init__(self, modes: Modes, target: Target) -> None:
-        self._modes, self._target = modes, target
+    def __init__(self, modes: Modes, targets: RowTargets) -> None:
+        self._modes, self._targets = modes, targets
         self.observations: list[Observation] = []
 
     def reset(self, run: RunInfo) -> None:
         self._builder = FeatureBuilder()
-        self._builder.reset(run, self._target)
+        self._builder.reset(run, self._targets)
 
     def decide(self, info: StepInfo) -> Decision:
         self.observations.append(self._builder.observe(info, PRIOR))
@@ -38,15 +44,15 @@ class Watching:
         return Decision(modes, np.full_like(modes, Tier.DEVICE))
 
 
-def budgets(*numbers: int) -> Target:
-    return Target(np.array(numbers), np.zeros(len(numbers)))
+def spending(*computes: int) -> RowTargets:
+    return RowTargets(np.array(computes), np.zeros(len(computes)))
 
 
-def observe(modes: Modes, signals: Signals, target: Target | None = None) -> dict[str, Floats]:
+def observe(modes: Modes, signals: Signals, targets: RowTargets | None = None) -> dict[str, Floats]:
     """Return every number by its name: (steps, rows)."""
     modes = modes.copy()
     modes[0] = Mode.COMPUTE
-    watching = Watching(modes, target or budgets(6, 6, 6))
+    watching = Watching(modes, targets or spending(6, 6, 6))
     Walk(watching, signals, range(ROWS)).to_the_end()
     stacked = np.stack(watching.observations).astype(np.float64)
     return {name: stacked[:, :, index] for index, name in enumerate(NAMES)}
@@ -76,7 +82,7 @@ def log_error(estimate: Tensor, truth: Tensor) -> float:
 
 
 def test_an_observation_is_as_long_as_its_schema() -> None:
-    watching = Watching(np.zeros((STEPS, ROWS, SITES), dtype=np.int8), budgets(14, 14, 14))
+    watching = Watching(np.zeros((STEPS, ROWS, SITES), dtype=np.int8), spending(14, 14, 14))
 
     Walk(watching, random_signals(steps=STEPS, rows=ROWS, sites=SITES), range(ROWS)).to_the_end()
 
@@ -150,19 +156,19 @@ def test_drift_is_the_relative_distance_to_the_latents_of_then(modes: Modes, see
 
 @given(TABLES)
 @settings(max_examples=20)
-def test_budgets_are_accounted_row_by_row(modes: Modes) -> None:
+def test_what_is_spent_is_accounted_row_by_row(modes: Modes) -> None:
     modes = modes.copy()
     modes[0] = Mode.COMPUTE
     signals = random_signals(steps=STEPS, rows=ROWS, sites=SITES)
-    target = Target(np.array([14, 9, 0]), np.array([0.0, 0.0, 3.0]))
+    targets = RowTargets(np.array([14, 9, 0]), np.array([0.0, 0.0, 3.0]))
 
-    seen = observe(modes, signals, target)
+    seen = observe(modes, signals, targets)
 
     spent = np.zeros(ROWS)
     for step in range(STEPS):
-        left = np.where(target.budget > 0, target.budget - spent, 0)
+        left = np.where(targets.computes > 0, targets.computes - spent, 0)
         expected = {
-            "budget_share": target.budget / 14,
+            "budget_share": targets.computes / 14,
             "budget_left_share": left / 14,
             "budget_left_per_step": left / ((STEPS - step) * SITES),
             "spent_share": spent / 14,
@@ -193,7 +199,7 @@ def test_the_clock_is_that_of_the_sampler() -> None:
 
 def test_a_builder_starts_every_request_afresh() -> None:
     modes = np.zeros((STEPS, ROWS, SITES), dtype=np.int8)
-    watching = Watching(modes, budgets(14, 14, 14))
+    watching = Watching(modes, spending(14, 14, 14))
     signals = random_signals(steps=STEPS, rows=ROWS, sites=SITES)
 
     Walk(watching, signals, range(ROWS)).to_the_end()

@@ -42,7 +42,7 @@ METHODS = (
     Method("every-k reuse", "heuristic", "k = 2", EveryK(2)),
     Method("fbcache", "heuristic", "threshold 0", FBCache(0.0)),
     Method("fewer steps", "fewer-steps", "2 steps", num_inference_steps=2),
-    Method("table", "static", "1.6x", StaticSchedule(TABLE), sites=2),
+    Method("table", "static", "1.6x", StaticSchedule.of(TABLE), sites=2),
 )
 
 

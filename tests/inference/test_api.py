@@ -13,9 +13,9 @@ import ditcache_rl as dc
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
-from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.policy import Policy, save_policy
-from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules import CostModel, Scored
 from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import Mode
 from tests.kit.environment import PROMPTS, untrained_policy
@@ -65,7 +65,7 @@ def test_a_policy_folder_speeds_up_a_pipeline_and_leaves_it_as_it_was(
     assert run.cache.used_bytes == 0
 
 
-def test_the_default_wish_is_twice_as_fast(
+def test_the_default_target_is_twice_as_fast(
     pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
     with dc.cached(pipe, policy) as run:
@@ -209,7 +209,10 @@ def test_a_target_out_of_reach_at_other_steps_is_refused_at_the_call_and_nothing
 def test_a_floor_is_refused_where_none_was_measured(
     pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
-    policy.plans[4].floors[[2, 4]] = [30.0, 0.9], [60.0, 1.0]
+    table = policy.tables[4]
+    floors = {2: (30.0, 0.9), 4: (60.0, 1.0)}
+    measured = {n: Scored(*table[n][:3], *floor) for n, floor in floors.items()}
+    policy = replace(policy, tables={**policy.tables, 4: table.with_lines(measured)})
     with dc.cached(pipe, policy, min_psnr=30.0):
         draw(pipe, tiny_call)
         with pytest.raises(BudgetError, match="measured floors for 5 steps"):
@@ -253,7 +256,7 @@ def test_a_run_that_cannot_begin_leaves_no_cache_behind(
     assert len(closed) == 1
 
 
-def test_a_controller_takes_no_wish(pipe: Any) -> None:
+def test_a_controller_takes_no_target(pipe: Any) -> None:
     with pytest.raises(ConfigError, match=r"expected no target, received {'speedup': 2\.0}"):
         dc.attach(pipe, EveryK(2), speedup=2.0)
 
@@ -308,12 +311,12 @@ def test_a_policy_for_the_whole_transformer_caches_what_it_returns(
     assert len(runs) == (run.logs[0].modes == Mode.COMPUTE).sum() == 2
 
 
-def test_a_wish_reaches_the_network(pipe: Any, tiny_call: dict[str, Any]) -> None:
+def test_a_target_reaches_the_network(pipe: Any, tiny_call: dict[str, Any]) -> None:
     policy = untrained_policy(pipe, tiny_call, adaptive={"4": [2]})
 
     with dc.cached(pipe, policy, budget=0.5) as run:
         adaptive = draw(pipe, tiny_call)
-    with dc.cached(pipe, PolicyController(policy, Wish(budget=0.5), adaptive=False)):
+    with dc.cached(pipe, PolicyController(policy, Target(budget=0.5), adaptive=False)):
         static = draw(pipe, tiny_call)
 
     # A network that has learned nothing does what the schedule does.

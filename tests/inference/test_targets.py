@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ditcache_rl.schedules.plan import Plan
 
 from ditcache_rl.control import NetworkController, StaticSchedule
 from ditcache_rl.errors import BudgetError, ConfigError
-from ditcache_rl.inference import PolicyController, Wish, tradeoff_budget
+from ditcache_rl.inference import PolicyController, Target, tradeoff_budget
 from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.types import Mode
 from tests.kit.environment import levels_of, untrained_policy
@@ -43,27 +43,27 @@ PLAN = spaced_plan(10, 1)
 )
 def test_a_wish_that_makes_no_sense_is_refused(given: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Wish(**given)
+        Target(**given)
 
 
 @pytest.mark.parametrize(
     ("wish", "budget"),
     [
-        (Wish(budget=1.0), 10),
-        (Wish(budget=0.3), 3),  # 0.3 * 10 is below 3 in floats
-        (Wish(budget=0.39), 3),
-        (Wish(speedup=1.0), 10),
-        (Wish(speedup=0.5), 10),
-        (Wish(speedup=2.0), 3),  # 0.2 s + 3 * 0.08 s = 0.44 s; with 4 it would be 0.52 s
-        (Wish(latency_s=0.5), 3),
-        (Wish(latency_s=0.52), 4),
-        (Wish(latency_s=60.0), 10),
-        (Wish(latency_s=math.inf), 10),
-        (Wish(tradeoff=0.0), 0),
-        (Wish(tradeoff=3.0), 0),
+        (Target(budget=1.0), 10),
+        (Target(budget=0.3), 3),  # 0.3 * 10 is below 3 in floats
+        (Target(budget=0.39), 3),
+        (Target(speedup=1.0), 10),
+        (Target(speedup=0.5), 10),
+        (Target(speedup=2.0), 3),  # 0.2 s + 3 * 0.08 s = 0.44 s; with 4 it would be 0.52 s
+        (Target(latency_s=0.5), 3),
+        (Target(latency_s=0.52), 4),
+        (Target(latency_s=60.0), 10),
+        (Target(latency_s=math.inf), 10),
+        (Target(tradeoff=0.0), 0),
+        (Target(tradeoff=3.0), 0),
     ],
 )
-def test_a_wish_becomes_site_computes(wish: Wish, budget: int) -> None:
+def test_a_wish_becomes_site_computes(wish: Target, budget: int) -> None:
     assert wish.site_computes(PLAN, COST) == budget
 
 
@@ -74,29 +74,29 @@ FLOORS[[3, 4, 6, 10]] = [30.0, 0.9], [29.0, 0.95], [40.0, 0.99], [60.0, 1.0]
 @pytest.mark.parametrize(
     ("wish", "budget"),
     [
-        (Wish(min_psnr=20.0), 3),
-        (Wish(min_psnr=30.0), 3),
-        (Wish(min_psnr=30.1), 6),
-        (Wish(min_psnr=60.0), 10),
-        (Wish(min_ssim=0.91), 4),
-        (Wish(min_ssim=1.0), 10),
+        (Target(min_psnr=20.0), 3),
+        (Target(min_psnr=30.0), 3),
+        (Target(min_psnr=30.1), 6),
+        (Target(min_psnr=60.0), 10),
+        (Target(min_ssim=0.91), 4),
+        (Target(min_ssim=1.0), 10),
     ],
 )
-def test_a_floor_becomes_the_least_budget_that_keeps_it(wish: Wish, budget: int) -> None:
+def test_a_floor_becomes_the_least_budget_that_keeps_it(wish: Target, budget: int) -> None:
     assert wish.site_computes(PLAN._replace(floors=FLOORS), COST) == budget
 
 
 def test_a_floor_that_was_not_measured_is_refused() -> None:
     with pytest.raises(BudgetError, match="measured floors for 10 steps"):
-        Wish(min_psnr=30.0).site_computes(PLAN, COST)
+        Target(min_psnr=30.0).site_computes(PLAN, COST)
 
 
 @pytest.mark.parametrize(
     "wish",
-    [Wish(speedup=3.6), Wish(speedup=math.inf), Wish(latency_s=0.27), Wish(budget=0.05)],
+    [Target(speedup=3.6), Target(speedup=math.inf), Target(latency_s=0.27), Target(budget=0.05)],
     ids=str,
 )
-def test_out_of_reach_names_what_is_reachable(wish: Wish) -> None:
+def test_out_of_reach_names_what_is_reachable(wish: Target) -> None:
     with pytest.raises(BudgetError) as refused:
         wish.site_computes(PLAN, COST)
 
@@ -104,8 +104,8 @@ def test_out_of_reach_names_what_is_reachable(wish: Wish) -> None:
     assert "computes 1 of 10 site steps, a speedup of 3.57x (0.280 s per call)" in str(
         refused.value
     )
-    assert Wish(speedup=3.57).site_computes(PLAN, COST) == 1
-    assert Wish(latency_s=0.28).site_computes(PLAN, COST) == 1
+    assert Target(speedup=3.57).site_computes(PLAN, COST) == 1
+    assert Target(latency_s=0.28).site_computes(PLAN, COST) == 1
 
 
 def test_reachable_is_what_the_schedules_of_the_policy_reach() -> None:
@@ -113,8 +113,8 @@ def test_reachable_is_what_the_schedules_of_the_policy_reach() -> None:
 
     # The cost model alone would allow 3.57x, but no schedule computes less than three steps.
     with pytest.raises(BudgetError, match=r"computes 3 of 10 site steps, a speedup of 2\.27x"):
-        Wish(speedup=3.0).site_computes(searched, COST)
-    assert Wish(speedup=2.27).site_computes(searched, COST) == 3
+        Target(speedup=3.0).site_computes(searched, COST)
+    assert Target(speedup=2.27).site_computes(searched, COST) == 3
 
 
 @pytest.mark.parametrize(
@@ -165,29 +165,29 @@ def test_the_network_decides_only_at_the_budgets_where_it_is_better(
 ) -> None:
     policy = untrained_policy(tiny_pipe, tiny_call, adaptive={"4": [2]})
 
-    def chosen(wish: Wish, steps: int, adaptive: bool | None = None) -> type:
+    def chosen(wish: Target, steps: int, adaptive: bool | None = None) -> type:
         return type(
             PolicyController(policy, wish, adaptive=adaptive).choose(
                 levels_of(tiny_pipe, tiny_call, steps)
             )
         )
 
-    assert chosen(Wish(budget=0.5), 4) is NetworkController
-    assert chosen(Wish(budget=0.75), 4) is StaticSchedule
-    assert chosen(Wish(budget=0.5), 6) is StaticSchedule
-    assert chosen(Wish(tradeoff=1.0), 4) is StaticSchedule
-    assert chosen(Wish(budget=0.5), 4, adaptive=False) is StaticSchedule
-    assert chosen(Wish(budget=0.75), 6, adaptive=True) is NetworkController
+    assert chosen(Target(budget=0.5), 4) is NetworkController
+    assert chosen(Target(budget=0.75), 4) is StaticSchedule
+    assert chosen(Target(budget=0.5), 6) is StaticSchedule
+    assert chosen(Target(tradeoff=1.0), 4) is StaticSchedule
+    assert chosen(Target(budget=0.5), 4, adaptive=False) is StaticSchedule
+    assert chosen(Target(budget=0.75), 6, adaptive=True) is NetworkController
 
 
 def test_a_schedule_is_the_one_of_the_budget(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
     policy = untrained_policy(tiny_pipe, tiny_call)
     levels = levels_of(tiny_pipe, tiny_call, 4)
 
-    half = PolicyController(policy, Wish(budget=0.5)).choose(levels)
+    half = PolicyController(policy, Target(budget=0.5)).choose(levels)
     # Every further tenth of compute is worth 1 + 0.1 in the scores of this policy's plan.
-    greedy = PolicyController(policy, Wish(tradeoff=0.0)).choose(levels)
-    frugal = PolicyController(policy, Wish(tradeoff=12.0)).choose(levels)
+    greedy = PolicyController(policy, Target(tradeoff=0.0)).choose(levels)
+    frugal = PolicyController(policy, Target(tradeoff=12.0)).choose(levels)
 
     assert isinstance(half, StaticSchedule)
     assert isinstance(greedy, StaticSchedule)
@@ -208,14 +208,14 @@ def test_a_floor_takes_the_cheaper_of_both_schedules(
     policy.plans[4].floors[[2, 3]] = [20.0, 0.8], [35.0, 0.9]
     policy = replace(policy, safe={4: careful})
 
-    def chosen(wish: Wish, steps: int = 4) -> Any:
+    def chosen(wish: Target, steps: int = 4) -> Any:
         return PolicyController(policy, wish).choose(levels_of(tiny_pipe, tiny_call, steps))
 
-    assert chosen(Wish(min_psnr=30.0)).modes[:, 0].tolist() == [0, 1, 1, 0]
-    for wish in (Wish(min_ssim=0.8), Wish(min_psnr=20.0)):
+    assert chosen(Target(min_psnr=30.0)).modes[:, 0].tolist() == [0, 1, 1, 0]
+    for wish in (Target(min_ssim=0.8), Target(min_psnr=20.0)):
         usual = policy.plans[4].row(2).patterns
         assert chosen(wish).modes[:, 0].tolist() == usual.tolist(), "better on average"
-    assert isinstance(chosen(Wish(min_psnr=35.0)), StaticSchedule), "floors are of schedules"
-    assert isinstance(chosen(Wish(budget=0.5)), NetworkController)
+    assert isinstance(chosen(Target(min_psnr=35.0)), StaticSchedule), "floors are of schedules"
+    assert isinstance(chosen(Target(budget=0.5)), NetworkController)
     with pytest.raises(BudgetError, match="measured floors for 6 steps"):
-        chosen(Wish(min_psnr=30.0), 6)
+        chosen(Target(min_psnr=30.0), 6)

@@ -127,7 +127,7 @@ def test_only_the_first_steps_are_coarse(blocks: str | None, tiny_pipe: Any) -> 
 def test_what_a_coarse_step_returned_is_reused_on_the_full_grid(tiny_pipe: Any) -> None:
     modes = np.array([[Mode.COMPUTE], [Mode.REUSE], *[[Mode.COMPUTE]] * 4], dtype=np.int8)
 
-    _, log = draw_coarse(tiny_pipe, 1, blocks="transformer", controller=StaticSchedule(modes))
+    _, log = draw_coarse(tiny_pipe, 1, blocks="transformer", controller=StaticSchedule.of(modes))
 
     assert log.modes[:, 0, 0].tolist() == modes[:, 0].tolist()
 
@@ -135,7 +135,7 @@ def test_what_a_coarse_step_returned_is_reused_on_the_full_grid(tiny_pipe: Any) 
 def test_what_blocks_kept_of_another_grid_is_a_miss(tiny_pipe: Any) -> None:
     modes = np.array([[Mode.COMPUTE], [Mode.REUSE], *[[Mode.COMPUTE]] * 4], dtype=np.int8)
 
-    _, log = draw_coarse(tiny_pipe, 1, controller=StaticSchedule(modes))
+    _, log = draw_coarse(tiny_pipe, 1, controller=StaticSchedule.of(modes))
 
     assert log.modes[1, 0, 0] == Mode.COMPUTE
 

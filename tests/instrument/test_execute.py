@@ -60,7 +60,7 @@ def test_every_schedule_draws_what_its_blocks_would_if_overruled(
     @given(tables(rows=2, sites=sites))
     def check(modes: Modes) -> None:
         latents, log = draw_under(
-            tiny_pipe, StaticSchedule(modes), sites=sites, prompts=PROMPTS, seeds=(0, 1)
+            tiny_pipe, StaticSchedule.of(modes), sites=sites, prompts=PROMPTS, seeds=(0, 1)
         )
         with overruled(tiny_pipe, modes):
             expected = draw(tiny_pipe, PROMPTS, seeds=(0, 1))
@@ -77,13 +77,13 @@ def test_rows_with_schedules_of_their_own_equal_single_runs(tiny_pipe: Any, site
     @given(tables(rows=2, sites=sites))
     def check(modes: Modes) -> None:
         together, _ = draw_under(
-            tiny_pipe, StaticSchedule(modes), sites=sites, prompts=PROMPTS, seeds=(0, 1)
+            tiny_pipe, StaticSchedule.of(modes), sites=sites, prompts=PROMPTS, seeds=(0, 1)
         )
 
         for row in range(2):
             alone, _ = draw_under(
                 tiny_pipe,
-                StaticSchedule(modes[:, row]),
+                StaticSchedule.of(modes[:, row]),
                 sites=sites,
                 prompts=PROMPTS[row],
                 seeds=(row,),
@@ -101,7 +101,7 @@ def test_a_block_computes_exactly_the_rows_that_its_site_computes(
     modes[0] = Mode.COMPUTE
 
     with counted_rows(tiny_pipe) as rows:
-        draw_under(tiny_pipe, StaticSchedule(modes), sites=sites, prompts=PROMPTS, seeds=(0, 1))
+        draw_under(tiny_pipe, StaticSchedule.of(modes), sites=sites, prompts=PROMPTS, seeds=(0, 1))
 
     per_site = (modes == Mode.COMPUTE).sum(axis=(0, 1))
     edges = SITE_EDGES[sites]
@@ -114,7 +114,7 @@ def test_a_full_schedule_of_reuse_computes_each_block_once(tiny_pipe: Any) -> No
     modes[0] = Mode.COMPUTE
 
     with counted_rows(tiny_pipe) as rows:
-        _, log = draw_under(tiny_pipe, StaticSchedule(modes))
+        _, log = draw_under(tiny_pipe, StaticSchedule.of(modes))
 
     assert rows == [1] * BLOCKS
     assert log.compute_share.tolist() == [1 / STEPS]
@@ -125,7 +125,7 @@ def test_guidance_branches_have_histories_of_their_own(tiny_pipe: Any, sites: in
     modes = np.array([[0], [1], [0], [2], [1], [3]], dtype=np.int8).repeat(sites, axis=1)
     modes[3, 0] = Mode.COMPUTE
 
-    latents, log = draw_under(tiny_pipe, StaticSchedule(modes), sites=sites, **GUIDANCE)
+    latents, log = draw_under(tiny_pipe, StaticSchedule.of(modes), sites=sites, **GUIDANCE)
     with overruled(tiny_pipe, modes[:, None], branches=2):
         expected = draw(tiny_pipe, **GUIDANCE)
     with overruled(tiny_pipe, modes[:, None]):

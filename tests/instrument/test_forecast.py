@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ditcache_rl.instrument.forecast import weighted_sum
+from ditcache_rl.schedules.forecast import weighted_sum
 from ditcache_rl.types import HISTORY
 
 

@@ -42,9 +42,9 @@ def test_a_cache_for_few_entries_lowers_the_order_and_not_the_savings(
     tiny_pipe: Any, entry_bytes: int, entries: int
 ) -> None:
     modes = np.array([[0], [1], [0], [2], [0], [3]], dtype=np.int8)
-    expected, _ = draw_under(tiny_pipe, StaticSchedule(np.minimum(modes, entries)))
+    expected, _ = draw_under(tiny_pipe, StaticSchedule.of(np.minimum(modes, entries)))
 
-    latents, log = draw_under(tiny_pipe, StaticSchedule(modes), cap_bytes=entries * entry_bytes)
+    latents, log = draw_under(tiny_pipe, StaticSchedule.of(modes), cap_bytes=entries * entry_bytes)
 
     assert np.array_equal(log.modes[:, 0], np.minimum(modes, entries))
     assert torch.equal(latents, expected)
@@ -68,7 +68,7 @@ def test_dropped_residuals_are_not_kept_in_any_row(tiny_pipe: Any) -> None:
 
     seen: list[list[int]] = []
     alone, _ = draw_under(
-        tiny_pipe, StaticSchedule(np.array([[0], [0], [0], [1], [0], [0]], dtype=np.int8))
+        tiny_pipe, StaticSchedule.of(np.array([[0], [0], [0], [1], [0], [0]], dtype=np.int8))
     )
 
     latents, log = draw_under(tiny_pipe, DropSecondRow(), prompts=PROMPTS, seeds=(0, 1))

@@ -302,7 +302,7 @@ def test_more_sites_than_blocks_are_refused_before_anything_is_touched(
 
 
 def test_a_schedule_for_another_request_is_an_error_of_the_call(tiny_pipe: Any) -> None:
-    schedule = StaticSchedule(np.zeros((STEPS + 1, 1), dtype=np.int8))
+    schedule = StaticSchedule.of(np.zeros((STEPS + 1, 1), dtype=np.int8))
     before = fingerprint(tiny_pipe)
 
     with pytest.raises(ConfigError, match="expected a request with"):

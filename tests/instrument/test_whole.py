@@ -26,7 +26,7 @@ def test_every_schedule_draws_what_the_denoiser_would_if_overruled(tiny_pipe: An
         with overruled_output(tiny_pipe, modes):
             expected = draw(tiny_pipe, **call)
 
-        latents, log = draw_under(tiny_pipe, StaticSchedule(modes), blocks="transformer", **call)
+        latents, log = draw_under(tiny_pipe, StaticSchedule.of(modes), blocks="transformer", **call)
 
         assert_close(latents, expected)
         np.testing.assert_array_equal(log.modes, modes)
@@ -39,7 +39,7 @@ def test_guidance_branches_are_kept_apart(tiny_pipe: Any) -> None:
     with overruled_output(tiny_pipe, modes[:, None], branches=2):
         expected = draw(tiny_pipe, **GUIDANCE)
 
-    latents, log = draw_under(tiny_pipe, StaticSchedule(modes), blocks="transformer", **GUIDANCE)
+    latents, log = draw_under(tiny_pipe, StaticSchedule.of(modes), blocks="transformer", **GUIDANCE)
 
     assert_close(latents, expected)
     assert log.branches == 2
@@ -105,11 +105,11 @@ def test_fitted_weights_are_left_where_residuals_are_missing(tiny_pipe: Any, ent
     entry_bytes = draw(tiny_pipe).nbytes
     left = np.where(entries >= FITTED, WEIGHTS, np.nan)
     lowered = np.minimum(FITTED, entries)
-    expected, _ = draw_under(tiny_pipe, StaticSchedule(lowered, left), blocks="transformer")
+    expected, _ = draw_under(tiny_pipe, StaticSchedule.of(lowered, left), blocks="transformer")
 
     latents, log = draw_under(
         tiny_pipe,
-        StaticSchedule(FITTED, WEIGHTS),
+        StaticSchedule.of(FITTED, WEIGHTS),
         blocks="transformer",
         cap_bytes=entries * entry_bytes,
     )
@@ -132,7 +132,7 @@ def test_fitted_weights_are_left_where_other_steps_were_computed(tiny_pipe: Any)
             """Let nothing rely on the table."""
 
     before = np.where(np.arange(STEPS)[:, None] < 2, WEIGHTS, np.nan)
-    expected, _ = draw_under(tiny_pipe, StaticSchedule(other, before), blocks="transformer")
+    expected, _ = draw_under(tiny_pipe, StaticSchedule.of(other, before), blocks="transformer")
 
     latents, _ = draw_under(tiny_pipe, Astray(FITTED, WEIGHTS), blocks="transformer")
 

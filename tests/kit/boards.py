@@ -1,41 +1,39 @@
-"""A board whose scores are known in closed form, so that searches are tested without a pipeline."""
+"""A scorer with scores in closed form, so that searches are tested without a pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from ditcache_rl.bench import Board, Case, Quality
-from ditcache_rl.types import Floats, Modes
+from ditcache_rl.schedules import Objective, Schedule
+from ditcache_rl.search import Calibration, Problem, Space, Trials
+from ditcache_rl.types import Floats
 
 
-class Puzzle(Board):
+class Puzzle:
     """Likes a hidden schedule: 60 dB for it, 1 dB less for every site that differs."""
 
-    def __init__(self, hidden: Modes, *, rows: int = 8) -> None:
+    def __init__(self, hidden: Schedule, *, rows: int = 8) -> None:
         self.pipe = self.blocks = None  # nothing to calibrate on
-        self.steps, self.sites = hidden.shape
+        self.steps, self.sites = hidden.modes.shape
         self.rows = rows
         self.hidden = hidden
         #: Every schedule that was scored, in order.
-        self.scored: list[Modes] = []
+        self.asked: list[Schedule] = []
 
-    def value(self, modes: Modes) -> float:
+    def value(self, schedule: Schedule) -> float:
         """Return the decibels of a schedule."""
-        return 60.0 - float((modes != self.hidden).sum())
+        return 60.0 - float((schedule.modes != self.hidden.modes).sum())
 
-    def score(
-        self,
-        cases: Sequence[Case],
-        schedules: Sequence[Modes],
-        weights: Sequence[Floats] | None = None,
-    ) -> Quality:
-        """Score schedules as the real board does, without drawing anything."""
+    def score(self, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
+        """Score schedules as a board does, without drawing anything."""
         assert len(cases) == len(schedules)
-        assert weights is None
-        self.scored += schedules
-        decibels = np.array([self.value(modes) for modes in schedules])
+        assert not any(schedule.coefficients is not None for schedule in schedules)
+        self.asked += schedules
+        decibels = np.array([self.value(schedule) for schedule in schedules])
         return Quality(decibels, decibels / 60)
 
     def sigmas(self) -> Floats:
@@ -43,8 +41,25 @@ class Puzzle(Board):
         return np.linspace(1, 0, self.steps + 1)
 
 
-def hidden_schedule(steps: int, sites: int, seed: int) -> Modes:
+def puzzle_problem(
+    puzzle: Puzzle,
+    computes: Sequence[int],
+    evaluations: int,
+    *,
+    space: Space | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Problem:
+    """Return a problem on a puzzle; nothing can be calibrated there."""
+    cases = [Case("", 0)]
+    trials = Trials(puzzle, cases, Objective(), space=space)
+    calibration = Calibration(cast(Board, puzzle), cases)
+    rng = np.random.default_rng(seed)
+    return Problem(trials, computes, evaluations, rng, calibration, **options)
+
+
+def hidden_schedule(steps: int, sites: int, seed: int) -> Schedule:
     """Draw a schedule whose first step computes everything."""
     modes = np.random.default_rng(seed).integers(4, size=(steps, sites))
     modes[0] = 0
-    return modes.astype(np.int8)
+    return Schedule(modes.astype(np.int8))

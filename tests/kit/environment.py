@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ditcache_rl.bench import Board
@@ -14,11 +13,9 @@ from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.pipelines import model_identity, scheduler_identity
-from ditcache_rl.policy import Manifest, Policy
-from ditcache_rl.rl import Setting
-from ditcache_rl.schedules import CostModel, nominal_cost
-from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.search import spaced_plan
+from ditcache_rl.policy import Manifest, NetworkUse, Policy
+from ditcache_rl.rl import Scenario
+from ditcache_rl.schedules import CostModel, ScheduleTable, Scored, nominal_cost, spaced_table
 from ditcache_rl.types import Floats, Tier
 
 STEPS = (4, 6)
@@ -84,11 +81,12 @@ def tiny_config(folder: Path, call: Mapping[str, Any], **options: Any) -> EnvCon
     return load_env(write_env(folder, call, **options))
 
 
-def tiny_setting(config: EnvConfig, pipe: Any, *, plan: Plan | None = None) -> Setting:
+def tiny_scenario(config: EnvConfig, pipe: Any, *, table: ScheduleTable | None = None) -> Scenario:
     """Set up an environment on a pipeline that is at hand, time counted in computed sites."""
     steps, sites = config.steps[0], config.cache.sites
     board = Board(pipe, steps, sites=sites, call=config.pipeline.call, rows=config.ppo.rows)
-    return Setting(config, board, nominal_cost(steps, sites), plan or spaced_plan(steps, sites))
+    table = table or spaced_table(board.sigmas(), sites)
+    return Scenario(config, board, nominal_cost(steps, sites), table)
 
 
 def levels_of(pipe: Any, call: Mapping[str, Any], steps: int) -> Floats:
@@ -117,36 +115,43 @@ def untrained_policy(
     manifest = Manifest(
         env_id="ditcache/tiny-v0",
         env_sha256="0" * 64,
-        feature_schema=schema_hash(actions.schema()),
         sites=sites,
         blocks="",
-        tiers=["device", "drop"],
         model=model_identity(pipe.transformer),
         scheduler=scheduler_identity(pipe.scheduler),
         call=dict(call),
-        steps=list(steps),
-        adaptive=dict(adaptive or {}),
-        adaptive_tradeoff=False,
-        sigmas={str(count): levels_of(pipe, call, count).tolist() for count in steps},
         profile=cost.to_dict(),
-        reward={"psnr": 1.0, "ssim": 1.0},
+        objective={"psnr": 1.0, "ssim": 1.0},
+        prompts=2,
+        evaluations=2,
         seed=0,
         command="none",
         machine={},
         versions={},
+        network=NetworkUse(
+            feature_schema=schema_hash(actions.schema()),
+            tiers=["device", "drop"],
+            adaptive=dict(adaptive or {}),
+            adaptive_tradeoff=False,
+        ),
     )
-    plans = {}
+    tables = {}
     for count in steps:
-        patterns = spaced_plan(count, sites).patterns
+        table = spaced_table(levels_of(pipe, call, count), sites)
         # 10 dB for a tenth of full compute more, in every schedule.
-        share = np.linspace(0, 1, len(patterns))
-        plans[count] = Plan.unfitted(patterns, np.stack([100 * share, share], axis=1))
+        tables[count] = ScheduleTable.of(
+            table.sigmas,
+            (
+                Scored(one.schedule, 100 * computes / table.site_steps, computes / table.site_steps)
+                for computes, one in table.items()
+            ),
+        )
     with torch.random.fork_rng(devices=[]):
         network = PolicyNetwork(len(actions.schema()) - actions.logits, actions.logits)
     return Policy(
         manifest,
+        tables,
+        {steps[0]: tables[steps[0]]},
         network.eval().requires_grad_(False),
-        plans,
-        {steps[0]: plans[steps[0]]},
         {"select": []},
     )

@@ -4,25 +4,25 @@ from typing import Any
 
 import numpy as np
 
+from ditcache_rl.bench import cases_of
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
-from ditcache_rl.rl.episodes import cases_of
-from tests.kit.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_scenario
 
 
 def test_a_network_that_changes_nothing_gains_nothing(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
 ) -> None:
-    setting = tiny_setting(tiny_config(tmp_path, tiny_call), tiny_pipe)
-    schema, logits = len(setting.actions.schema()), setting.actions.logits
+    scenario = tiny_scenario(tiny_config(tmp_path, tiny_call), tiny_pipe)
+    schema, logits = len(scenario.actions.schema()), scenario.actions.logits
     network = PolicyNetwork(schema - logits, logits).eval()
 
     found = compare(
-        setting, network, cases_of(setting.config, "select"), seed=0, tick=lambda *_: None
+        scenario, network, cases_of(scenario.config, "select"), seed=0, tick=lambda *_: None
     )
 
     assert list(found)[:3] == [(1, 0.0), (2, 0.0), (3, 0.0)]
-    # A weight on latency of 3 is not a budget of 3.
+    # A weight on latency of 3 is not 3 computes.
     np.testing.assert_allclose(list(found)[3:], [(0, 1.6), (0, 3.0), (0, 4.4)])
     for comparison in found.values():
         assert (comparison.gain, comparison.ci95) == (0.0, (0.0, 0.0))
@@ -37,7 +37,7 @@ def test_a_gain_counts_when_its_interval_lies_above_zero() -> None:
     assert gained(0.1, 0.9).significant
     assert not gained(0.0, 0.9).significant
     assert not gained(-0.1, 0.9).significant
-    (row,) = metrics_of({(2, 0.0): gained(0.1, 0.9)})
-    assert json.loads(json.dumps(row)) == row
-    assert row["network_used"] is True
-    assert row["network_psnr_db"] == {"mean": 30.5, "p5": 25.5}
+    (line,) = metrics_of({(2, 0.0): gained(0.1, 0.9)})
+    assert json.loads(json.dumps(line)) == line
+    assert line["network_used"] is True
+    assert line["network_psnr_db"] == {"mean": 30.5, "p5": 25.5}

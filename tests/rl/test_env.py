@@ -17,13 +17,13 @@ from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.rl import DenoiseEnv
 from ditcache_rl.rl.episodes import project
 from ditcache_rl.types import Mode, Tier
-from tests.kit.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_scenario
 
 Action = NDArray[np.int64]
 
 
 def tiny_denoise(pipe: Any, call: dict[str, Any], folder: Path, **options: Any) -> DenoiseEnv:
-    return DenoiseEnv(setting=tiny_setting(tiny_config(folder, call, **options), pipe))
+    return DenoiseEnv(scenario=tiny_scenario(tiny_config(folder, call, **options), pipe))
 
 
 def random_action(env: DenoiseEnv, rng: np.random.Generator) -> Action:
@@ -137,7 +137,7 @@ def test_allowed_actions_are_played_as_they_are_and_spend_the_budget_exactly(
 
         assert len(infos) == 4
         assert not any(info["projected"] for info in infos)
-        assert infos[-1]["compute_share"] * 4 * sites == pytest.approx(start["budget"])
+        assert infos[-1]["compute_share"] * 4 * sites == pytest.approx(start["computes"])
 
 
 @pytest.mark.parametrize("sites", [1, 3])
@@ -155,7 +155,7 @@ def test_a_stubborn_agent_is_projected_and_spends_the_budget_exactly(
     projected = [info["projected"] for info in infos]
     assert projected[0] == (pattern != Mode.COMPUTE)
     assert any(projected)
-    assert infos[-1]["compute_share"] * 4 * sites == pytest.approx(start["budget"]) == 2 * sites
+    assert infos[-1]["compute_share"] * 4 * sites == pytest.approx(start["computes"]) == 2 * sites
 
 
 def test_dropping_the_first_residual_is_projected(
@@ -189,10 +189,10 @@ def test_projection_takes_the_nearest_cost_and_the_first_of_equals() -> None:
 def test_a_cache_without_room_computes_everything(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
 ) -> None:
-    setting = tiny_setting(tiny_config(tmp_path, tiny_call, tradeoff_share=0.0), tiny_pipe)
-    board = setting.board
-    setting.board = type(board)(tiny_pipe, 4, sites=1, call=tiny_call, caps=Caps(device_bytes=1))
-    env = DenoiseEnv(setting=setting)
+    scenario = tiny_scenario(tiny_config(tmp_path, tiny_call, tradeoff_share=0.0), tiny_pipe)
+    board = scenario.board
+    scenario.board = type(board)(tiny_pipe, 4, sites=1, call=tiny_call, caps=Caps(device_bytes=1))
+    env = DenoiseEnv(scenario=scenario)
     env.reset(seed=0)
 
     last = play(env, np.array([Mode.REUSE, 0]), np.random.default_rng(0))[-1]
@@ -213,7 +213,7 @@ def test_the_reward_is_terminal_and_follows_the_formula(
         *before, last = play(env, None, rng)
 
         assert [info["reward"] for info in before] == [0.0, 0.0, 0.0]
-        assert (start["budget"] > 0) != (start["latency_weight"] > 0)
+        assert (start["computes"] > 0) != (start["latency_weight"] > 0)
         # Time is counted in computed sites here; the weights are those of the environment.
         by_hand = 2.0 * last["psnr_db"] / 10 + 3.0 * last["ssim"]
         by_hand -= start["latency_weight"] * last["compute_share"]
@@ -314,8 +314,8 @@ def test_stepping_without_an_episode_is_refused(
 def test_two_environments_on_one_board_are_refused_not_left_waiting(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
 ) -> None:
-    setting = tiny_setting(tiny_config(tmp_path, tiny_call), tiny_pipe)
-    running, other = DenoiseEnv(setting=setting), DenoiseEnv(setting=setting, part="test")
+    scenario = tiny_scenario(tiny_config(tmp_path, tiny_call), tiny_pipe)
+    running, other = DenoiseEnv(scenario=scenario), DenoiseEnv(scenario=scenario, part="test")
     running.reset(seed=0)
 
     with pytest.raises(StateError, match="attached"):
@@ -329,9 +329,9 @@ def test_two_environments_on_one_board_are_refused_not_left_waiting(
 def test_the_finished_image_is_rendered(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
 ) -> None:
-    setting = tiny_setting(tiny_config(tmp_path, tiny_call), tiny_pipe)
-    env = DenoiseEnv(setting=setting, render_mode="rgb_array")
-    blind = DenoiseEnv(setting=setting)
+    scenario = tiny_scenario(tiny_config(tmp_path, tiny_call), tiny_pipe)
+    env = DenoiseEnv(scenario=scenario, render_mode="rgb_array")
+    blind = DenoiseEnv(scenario=scenario)
     env.reset(seed=0)
 
     black = env.render()

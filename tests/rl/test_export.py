@@ -14,7 +14,7 @@ from ditcache_rl.cli import main
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.policy import Policy, load_policy, load_schedules
-from ditcache_rl.rl.export import export_onnx
+from ditcache_rl.rl.export import METHOD, export_onnx
 
 OBSERVATIONS = 10_000
 
@@ -23,6 +23,7 @@ OBSERVATIONS = 10_000
 def policy() -> Policy:
     """The shipped policy, with a network that has something to say."""
     found = load_policy(find_policy("shapes-ppo"))
+    assert found.network is not None
     network = PolicyNetwork(found.network.features, found.network.head.out_features)
     torch.manual_seed(0)
     torch.nn.init.normal_(network.head.weight)
@@ -30,6 +31,7 @@ def policy() -> Policy:
 
 
 def test_the_onnx_graph_returns_the_logits_of_the_network(policy: Policy, tmp_path: Path) -> None:
+    assert policy.network is not None
     names = policy.manifest.actions.schema()
     rng = np.random.default_rng(0)
     observations = rng.uniform(-5, 5, (OBSERVATIONS, len(names))).astype(np.float32)
@@ -47,7 +49,7 @@ def test_the_onnx_graph_returns_the_logits_of_the_network(policy: Policy, tmp_pa
     assert json.loads(known["patterns"]) == policy.manifest.actions.patterns.tolist()
 
 
-def test_exported_schedules_are_those_of_the_plan(
+def test_exported_schedules_are_those_of_the_policy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = load_policy(find_policy("shapes-ppo"))
@@ -57,13 +59,23 @@ def test_exported_schedules_are_those_of_the_plan(
     exported = load_schedules(file)
 
     assert str(file) in capsys.readouterr().out
-    assert exported.steps == list(policy.plans)
-    for steps, plan in policy.plans.items():
-        again = exported.plan(steps)
-        scored = np.isfinite(plan.quality[:, 0])
-        assert scored.any()
-        np.testing.assert_array_equal(again.patterns[scored], plan.patterns[scored])
-        np.testing.assert_allclose(again.weights[scored], plan.weights[scored], atol=1e-6)
+    assert list(exported) == [METHOD]
+    assert exported[METHOD].network is None
+    assert exported[METHOD].steps == policy.steps
+    for steps, table in policy.tables.items():
+        scored, again = table.scored(), exported[METHOD].tables[steps]
+        assert scored is not None
+        np.testing.assert_array_equal(again.sigmas, table.sigmas)
+        assert list(again) == list(scored)
+        for computes, one in scored.items():
+            exact, written = one.schedule, again[computes].schedule
+            np.testing.assert_array_equal(written.modes, exact.modes)
+            if exact.coefficients is None:
+                assert written.coefficients is None
+            else:
+                assert written.coefficients is not None
+                np.testing.assert_allclose(written.coefficients, exact.coefficients, atol=1e-6)
+            assert again[computes][1:3] == one[1:3]
 
 
 def test_an_export_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 
+from ditcache_rl.bench import cases_of
 from ditcache_rl.config import ALGORITHMS
 from ditcache_rl.control import PolicyNetwork
-from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
-from ditcache_rl.rl.episodes import Outcome, cases_of, draw_task
+from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
+from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.rl.learn import learn, make_ppo
 from ditcache_rl.rl.policy import PriorPolicy, exported
-from tests.kit.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_scenario
 
 EPISODES = 32  # two rollouts of four batches of four rows
 
@@ -26,13 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard"
 
 
 @pytest.fixture
-def setting(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Setting:
+def scenario(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Scenario:
     config = tiny_config(tmp_path / "env", tiny_call, episodes=EPISODES)
-    return tiny_setting(config, tiny_pipe)
+    return tiny_scenario(config, tiny_pipe)
 
 
 def learned(
-    setting: Setting, folder: Path, *, seed: int = 1, hear: Callable[[int], None] | None = None
+    scenario: Scenario, folder: Path, *, seed: int = 1, hear: Callable[[int], None] | None = None
 ) -> tuple[PolicyNetwork, list[int]]:
     """Train, and return the network and the numbers of episodes that were told on the way."""
     folder.mkdir(exist_ok=True)
@@ -44,8 +45,8 @@ def learned(
         if hear is not None:
             hear(episodes)
 
-    cases = cases_of(setting.config, "train")
-    network = learn(setting, cases, folder, seed=seed, on_episodes=on_episodes)
+    cases = cases_of(scenario.config, "train")
+    network = learn(scenario, cases, folder, seed=seed, on_episodes=on_episodes)
     return network, told
 
 
@@ -54,11 +55,11 @@ def same(a: PolicyNetwork, b: PolicyNetwork) -> bool:
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-def test_the_first_episodes_are_those_of_the_static_schedules(setting: Setting) -> None:
+def test_the_first_episodes_are_those_of_the_static_schedules(scenario: Scenario) -> None:
     rng = np.random.default_rng(0)
-    cases = cases_of(setting.config, "train")
-    env = DenoiseVecEnv(setting, 8, lambda: draw_task(setting.config, cases, 4, rng))
-    model = make_ppo(env, setting.config.ppo, episode_steps=4, seed=0)
+    cases = cases_of(scenario.config, "train")
+    env = DenoiseVecEnv(scenario, 8, lambda: Task.drawn(scenario, cases, rng))
+    model = make_ppo(env, scenario.config.ppo, episode_steps=4, seed=0)
     assert isinstance(model, MaskablePPO)
 
     obs: Any = env.reset()
@@ -72,11 +73,11 @@ def test_the_first_episodes_are_those_of_the_static_schedules(setting: Setting) 
     assert {info["compute_share"] for info in infos} >= {0.25, 0.5, 0.75}
 
 
-def test_the_same_seed_learns_the_same_network(setting: Setting, tmp_path: Path) -> None:
-    first, told = learned(setting, tmp_path / "a")
-    setting.baselines.clear()
-    again, _ = learned(setting, tmp_path / "b")
-    other, _ = learned(setting, tmp_path / "c", seed=2)
+def test_the_same_seed_learns_the_same_network(scenario: Scenario, tmp_path: Path) -> None:
+    first, told = learned(scenario, tmp_path / "a")
+    scenario.baselines.clear()
+    again, _ = learned(scenario, tmp_path / "b")
+    other, _ = learned(scenario, tmp_path / "c", seed=2)
 
     assert told[-1] == EPISODES
     assert same(first, again)
@@ -84,32 +85,32 @@ def test_the_same_seed_learns_the_same_network(setting: Setting, tmp_path: Path)
     assert first.head.weight.abs().max() > 0
 
 
-def under(setting: Setting, algorithm: str) -> Setting:
-    config = setting.config
+def under(scenario: Scenario, algorithm: str) -> Scenario:
+    config = scenario.config
     ppo = replace(config.ppo, algorithm=algorithm)
-    return replace(setting, config=replace(config, ppo=ppo))
+    return replace(scenario, config=replace(config, ppo=ppo))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_keeps_budgets_and_exports_the_network_it_trained(
-    setting: Setting, algorithm: str
+    scenario: Scenario, algorithm: str
 ) -> None:
-    setting = under(setting, algorithm)
-    cases = cases_of(setting.config, "train")
-    tasks = itertools.cycle([Task(case, budget, 0.0) for case in cases for budget in (1, 2, 3)])
+    scenario = under(scenario, algorithm)
+    cases = cases_of(scenario.config, "train")
+    tasks = itertools.cycle([Task(case, count, 0.0) for case in cases for count in (1, 2, 3)])
     spent: list[tuple[int, float]] = []
 
     def hear(outcome: Outcome, _: object) -> None:
         computes = 4 * outcome.log.compute_share
-        spent.extend(zip((task.budget for task in outcome.tasks), computes, strict=True))
+        spent.extend(zip((task.computes for task in outcome.tasks), computes, strict=True))
 
-    env = DenoiseVecEnv(setting, 4, tasks.__next__, on_outcome=hear)
-    model = make_ppo(env, setting.config.ppo, episode_steps=4, seed=0)
+    env = DenoiseVecEnv(scenario, 4, tasks.__next__, on_outcome=hear)
+    model = make_ppo(env, scenario.config.ppo, episode_steps=4, seed=0)
     model.learn(EPISODES * 4)
     env.close()
 
     assert len(spent) == EPISODES
-    assert all(budget == computes for budget, computes in spent)
+    assert all(asked == computes for asked, computes in spent)
     assert isinstance(model.policy, PriorPolicy)
     network = exported(model.policy)
     obs = torch.randn(5, network.features + network.head.out_features)
@@ -119,32 +120,32 @@ def test_every_algorithm_keeps_budgets_and_exports_the_network_it_trained(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
-    setting: Setting, tmp_path: Path, algorithm: str
+    scenario: Scenario, tmp_path: Path, algorithm: str
 ) -> None:
-    setting = under(setting, algorithm)
+    scenario = under(scenario, algorithm)
 
     def interrupt(episodes: int) -> None:
         if episodes > 16:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learned(setting, tmp_path, hear=interrupt)
-    begun, told = learned(setting, tmp_path)
+        learned(scenario, tmp_path, hear=interrupt)
+    begun, told = learned(scenario, tmp_path)
 
     assert told[0] == 16  # the first rollout was kept
     assert told[-1] == EPISODES
     saved = (tmp_path / "ppo.zip").stat().st_mtime_ns
-    finished, nothing = learned(setting, tmp_path)
+    finished, nothing = learned(scenario, tmp_path)
     assert nothing == []
     assert same(begun, finished)
     assert (tmp_path / "ppo.zip").stat().st_mtime_ns == saved
 
 
-def test_curves_and_images_are_written(setting: Setting, tmp_path: Path) -> None:
+def test_curves_and_images_are_written(scenario: Scenario, tmp_path: Path) -> None:
     module = "tensorboard.backend.event_processing.event_accumulator"
     accumulator: Any = importlib.import_module(module)
 
-    learned(setting, tmp_path / "run")
+    learned(scenario, tmp_path / "run")
     events = accumulator.EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     tags = events.Tags()

@@ -94,22 +94,22 @@ def predict(model: MaskablePPO, obs: NDArray[Any], masks: NDArray[np.bool_]) -> 
     return np.asarray(actions)
 
 
-def test_a_policy_starts_exactly_at_its_plan(model: MaskablePPO) -> None:
+def test_a_policy_starts_exactly_at_its_schedule(model: MaskablePPO) -> None:
     rng = np.random.default_rng(1)
-    plan = rng.integers(PATTERNS, size=(500, 7))
+    scheduled = rng.integers(PATTERNS, size=(500, 7))
     features = rng.uniform(-5, 5, (500, FEATURES))
     masks = random_masks(rng, 500)
-    masks[np.arange(500), plan[:, 3]] = masks[:, PATTERNS] = True
+    masks[np.arange(500), scheduled[:, 3]] = masks[:, PATTERNS] = True
     obs = np.concatenate(
-        [features, action_prior(plan[:, 3], PATTERNS, TIERS, sharpness=4.0)], axis=1
+        [features, action_prior(scheduled[:, 3], PATTERNS, TIERS, sharpness=4.0)], axis=1
     )
 
     actions = predict(model, obs.astype(np.float32), masks)
 
-    np.testing.assert_array_equal(actions, np.stack([plan[:, 3], np.zeros(500)], axis=1))
+    np.testing.assert_array_equal(actions, np.stack([scheduled[:, 3], np.zeros(500)], axis=1))
 
 
-def test_a_plan_has_19_parts_in_20_of_the_probability(model: MaskablePPO) -> None:
+def test_a_scheduled_action_has_19_parts_in_20_of_the_probability(model: MaskablePPO) -> None:
     prior = action_prior(np.array([2]), PATTERNS, TIERS, sharpness=4.0)
     obs = np.concatenate([np.ones((1, FEATURES)), prior], axis=1).astype(np.float32)
 

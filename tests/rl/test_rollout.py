@@ -68,7 +68,7 @@ def test_a_call_without_steps_finishes_at_once() -> None:
 
 def test_decisions_from_outside_draw_what_the_same_schedule_draws(tiny_pipe: Any) -> None:
     modes = np.array([[0], [1], [0], [2], [1], [3]], dtype=np.int8)
-    expected, _ = draw_under(tiny_pipe, StaticSchedule(modes))
+    expected, _ = draw_under(tiny_pipe, StaticSchedule.of(modes))
 
     def call(controller: Controller) -> torch.Tensor:
         return draw_under(tiny_pipe, controller)[0]

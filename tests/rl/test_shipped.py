@@ -44,6 +44,7 @@ def actor_of(policy: Policy, run: Path) -> MaskablePriorPolicy:
 @pytest.mark.parametrize("run", TRAINED, ids=lambda run: run.name)
 def test_a_trained_export_decides_as_its_ppo_policy(run: Path) -> None:
     policy = load_policy(run / "policy")
+    assert policy.network is not None
     names = policy.manifest.actions.schema()
     rng = np.random.default_rng(0)
     observations = torch.from_numpy(
@@ -82,8 +83,6 @@ def test_a_shipped_policy_draws_nearly_the_reference_in_half_the_computes(
 def test_a_shipped_policy_has_a_schedule_for_every_budget_it_promises(name: str) -> None:
     policy = load_policy(find_policy(name))
 
-    for steps, plan in policy.plans.items():
-        computes = (policy.manifest.actions.patterns[plan.patterns] == 0).sum(axis=(1, 2))
-        known = np.flatnonzero(plan.patterns[:, 0] >= 0)
-        assert known[-1] == steps * policy.manifest.sites
-        np.testing.assert_array_equal(computes[known], known)
+    for steps, table in policy.tables.items():
+        assert list(table)[-1] == steps * policy.manifest.sites
+        assert [(one.schedule.modes == 0).sum() for one in table.values()] == list(table)

@@ -18,8 +18,6 @@ from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import load_policy
 from ditcache_rl.rl import train
 from ditcache_rl.rl.train import TrainOptions
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.patterns import pattern_costs
 from tests.kit.environment import PROMPTS, write_env
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
@@ -57,7 +55,7 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 def stamps(run: Path) -> dict[str, tuple[int, bytes]]:
-    files = [*run.glob("*.json"), *run.glob("plan-*.npz")]
+    files = [*run.glob("*.json"), *run.glob("table-*.npz")]
     return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
@@ -98,7 +96,7 @@ def test_what_it_says_goes_on_and_leaves_finished_stages_alone(trained: Trained)
     status, said = trained.resumed
 
     assert status == 0, said
-    stages = "profile-4.json sample-4.json plan-4.npz plan-5.npz"
+    stages = "profile-4.json sample-4.json table-4.npz table-5.npz"
     assert set(trained.kept) == set(stages.split())
     assert stamps(trained.run) == trained.kept
 
@@ -110,41 +108,46 @@ def test_a_training_leaves_a_complete_policy(trained: Trained) -> None:
     assert {file.name for file in trained.policy.iterdir()} == FILES
     assert not list(trained.policy.parent.glob(".partial*"))
     assert (manifest.env_id, manifest.env_sha256) == ("ditcache/tiny-v0", config.sha256)
-    assert (manifest.steps, manifest.sites, manifest.seed) == ([4, 5], 1, 3)
-    assert manifest.tiers == ["device", "drop"]
+    assert (policy.steps, manifest.sites, manifest.seed) == ([4, 5], 1, 3)
+    assert policy.network is not None
+    assert manifest.network is not None
+    assert manifest.network.tiers == ["device", "drop"]
     assert manifest.call == config.pipeline.call
-    assert CostModel.from_dict(manifest.profile).num_inference_steps == 4
-    assert {steps: len(levels) for steps, levels in manifest.sigmas.items()} == {"4": 5, "5": 6}
+    assert (manifest.prompts, manifest.evaluations) == (2, 2)
+    assert policy.objective == (config.reward.psnr, config.reward.ssim)
+    assert policy.cost.num_inference_steps == 4
+    assert {steps: len(table.sigmas) for steps, table in policy.tables.items()} == {4: 5, 5: 6}
     assert manifest.machine["cores"]
     assert manifest.versions["torch"]
-    costs = pattern_costs(manifest.actions.patterns)
-    for steps, plan in policy.plans.items():
-        found = np.flatnonzero(plan.patterns[:, 0] >= 0)
-        np.testing.assert_array_equal(costs[plan.patterns[found]].sum(axis=1), found)
-        assert {2, steps} <= set(found.tolist())
-    searched = policy.plans[4]
-    assert searched.least == 1
-    assert np.isfinite(searched.quality[1:]).all()
-    assert searched.quality[4, 0] == 60.0
+    for steps, table in policy.tables.items():
+        assert [(one.schedule.modes == 0).sum() for one in table.values()] == list(table)
+        assert {2, steps} <= set(table)
+    searched = policy.tables[4]
+    assert list(searched) == [1, 2, 3, 4]
+    assert np.isfinite([one[1:3] for one in searched.values()]).all()
+    assert searched[4].psnr_db == 60.0
     assert policy.safe.keys() == {4}
-    assert (policy.safe[4].floors[1:3] >= searched.floors[1:3] - [0, 1]).all()
+    for computes in (1, 2):
+        assert policy.safe[4][computes].floor_psnr_db >= searched[computes].floor_psnr_db
+        assert policy.safe[4][computes].floor_ssim >= searched[computes].floor_ssim - 1
 
 
 def test_the_metrics_compare_network_and_schedule_at_every_target(trained: Trained) -> None:
     metrics = load_policy(trained.policy).metrics
     text = (trained.policy / "README.md").read_text()
 
-    for floor in load_policy(trained.policy).safe[4].floors[1:3, 0]:
+    for computes in (1, 2):
+        floor = load_policy(trained.policy).safe[4][computes].floor_psnr_db
         assert f"| {floor:.1f} dB |" in text
-    rows = metrics["select"]
-    assert [row["target"] for row in rows[:2]] == ["1/4", "2/4"]
-    assert len(rows) == 5  # two budgets and three weights on latency
-    for row in rows:
-        low, high = row["ci95"]
-        assert low <= row["gain"] <= high
-        assert row["network_used"] == (low > 0)
-        assert row["n"] == len(PROMPTS["select"])
-        assert f"| {row['target']} |" in text
+    lines = metrics["select"]
+    assert [line["target"] for line in lines[:2]] == ["1/4", "2/4"]
+    assert len(lines) == 5  # two budgets and three weights on latency
+    for line in lines:
+        low, high = line["ci95"]
+        assert low <= line["gain"] <= high
+        assert line["network_used"] == (low > 0)
+        assert line["n"] == len(PROMPTS["select"])
+        assert f"| {line['target']} |" in text
     assert metrics["config"]["ppo"]["episodes"] == 16
     json.dumps(metrics, allow_nan=False)
 
@@ -152,10 +155,11 @@ def test_the_metrics_compare_network_and_schedule_at_every_target(trained: Train
 def test_the_network_is_used_only_where_it_is_better(trained: Trained) -> None:
     policy = load_policy(trained.policy)
 
-    used = {row["target"] for row in policy.metrics["select"] if row["network_used"]}
-    budgets = policy.manifest.adaptive["4"]
-    assert {f"{budget}/4" for budget in budgets} == {name for name in used if "/" in name}
-    assert policy.manifest.adaptive_tradeoff == (sum("tradeoff" in name for name in used) == 3)
+    used = {line["target"] for line in policy.metrics["select"] if line["network_used"]}
+    use = policy.manifest.network
+    assert use is not None
+    assert {f"{count}/4" for count in use.adaptive["4"]} == {name for name in used if "/" in name}
+    assert use.adaptive_tradeoff == (sum("tradeoff" in name for name in used) == 3)
 
 
 def test_the_policy_runs_in_the_pipeline(trained: Trained, tiny_folder: Path) -> None:
@@ -220,6 +224,6 @@ def test_force_replaces_policies_and_nothing_else(trained: Trained, tmp_path: Pa
 
     assert (replaced, refused) == (0, 2)
     assert not (old / "notes.txt").exists()
-    assert load_policy(old).plans.keys() == {4, 5}
+    assert load_policy(old).steps == [4, 5]
     assert "no manifest.json" in said
     assert (precious / "thesis.txt").exists()

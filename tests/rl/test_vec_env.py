@@ -9,39 +9,40 @@ import pytest
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
+from ditcache_rl.bench import cases_of
 from ditcache_rl.control import best_actions
 from ditcache_rl.errors import StateError
-from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
-from ditcache_rl.rl.episodes import Outcome, cases_of
+from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
+from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.types import Mode, Tier
-from tests.kit.environment import tiny_config, tiny_setting
+from tests.kit.environment import tiny_config, tiny_scenario
 
 Heard = list[tuple[Outcome, NDArray[np.float64]]]
 
 
 @pytest.fixture
-def setting(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Setting:
-    return tiny_setting(tiny_config(tmp_path, tiny_call), tiny_pipe)
+def scenario(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Scenario:
+    return tiny_scenario(tiny_config(tmp_path, tiny_call), tiny_pipe)
 
 
 @pytest.fixture
-def tasks(setting: Setting) -> list[Task]:
-    """Three budgets, one tradeoff, two prompts."""
-    first, second, _ = cases_of(setting.config, "train")
+def tasks(scenario: Scenario) -> list[Task]:
+    """Three numbers of computes, one tradeoff, two prompts."""
+    first, second, _ = cases_of(scenario.config, "train")
     return [Task(first, 1, 0.0), Task(second, 2, 0.0), Task(first, 3, 0.0), Task(second, 0, 2.0)]
 
 
-def vec_env(setting: Setting, tasks: Sequence[Task], heard: Heard | None = None) -> DenoiseVecEnv:
+def vec_env(scenario: Scenario, tasks: Sequence[Task], heard: Heard | None = None) -> DenoiseVecEnv:
     draw = itertools.cycle(tasks).__next__
     note = None if heard is None else (lambda outcome, base: heard.append((outcome, base)))
-    return DenoiseVecEnv(setting, len(tasks), draw, on_outcome=note)
+    return DenoiseVecEnv(scenario, len(tasks), draw, on_outcome=note)
 
 
 def rollout_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name == "ditcache-rollout"]
 
 
-def planned(env: DenoiseVecEnv, obs: VecEnvObs) -> NDArray[np.int64]:
+def scheduled(env: DenoiseVecEnv, obs: VecEnvObs) -> NDArray[np.int64]:
     """Do what the prior of the observation asks for."""
     assert isinstance(obs, np.ndarray)
     masks = env.action_masks()
@@ -49,9 +50,9 @@ def planned(env: DenoiseVecEnv, obs: VecEnvObs) -> NDArray[np.int64]:
     return best_actions(logits, masks, masks.shape[1] - 2)
 
 
-def test_rows_decide_for_themselves_and_end_together(setting: Setting, tasks: list[Task]) -> None:
+def test_rows_decide_for_themselves_and_end_together(scenario: Scenario, tasks: list[Task]) -> None:
     heard: Heard = []
-    env = vec_env(setting, tasks, heard)
+    env = vec_env(scenario, tasks, heard)
     wanted = np.array(
         [
             [Mode.COMPUTE, Mode.COMPUTE, Mode.COMPUTE, Mode.COMPUTE],
@@ -81,10 +82,10 @@ def test_rows_decide_for_themselves_and_end_together(setting: Setting, tasks: li
 
 
 def test_the_reward_is_the_return_minus_that_of_the_schedule(
-    setting: Setting, tasks: list[Task]
+    scenario: Scenario, tasks: list[Task]
 ) -> None:
     heard: Heard = []
-    env = vec_env(setting, tasks, heard)
+    env = vec_env(scenario, tasks, heard)
     env.reset()
     computes = np.tile([Mode.COMPUTE, Tier.DEVICE], (4, 1))
 
@@ -93,12 +94,9 @@ def test_the_reward_is_the_return_minus_that_of_the_schedule(
     env.close()
 
     ((outcome, _),) = heard
-    # Of a plan that was never scored, a tradeoff follows the budget in the middle of 1, 2, 3, 4.
-    schedules = [setting.plan.row(task.budget or 3) for task in tasks]
-    patterns = setting.actions.patterns
-    static = setting.board.score(
-        [t.case for t in tasks], [patterns[row.patterns] for row in schedules]
-    )
+    # Of a table that was never scored, a tradeoff follows the line in the middle of 1, 2, 3, 4.
+    schedules = [scenario.table[task.computes or 3].schedule for task in tasks]
+    static = scenario.board.score([task.case for task in tasks], schedules)
     weights = np.array([task.latency_weight for task in tasks])
     earned = 0.2 * outcome.quality.psnr_db + 3 * outcome.quality.ssim
     earned -= weights * outcome.log.compute_share
@@ -108,27 +106,27 @@ def test_the_reward_is_the_return_minus_that_of_the_schedule(
     assert np.abs(rewards).max() > 0.01
 
 
-def test_following_the_plan_earns_nothing(setting: Setting, tasks: list[Task]) -> None:
-    env = vec_env(setting, tasks)
+def test_following_the_schedule_earns_nothing(scenario: Scenario, tasks: list[Task]) -> None:
+    env = vec_env(scenario, tasks)
     obs = env.reset()
 
     for _ in range(4):
-        obs, rewards, dones, _ = env.step(planned(env, obs))
+        obs, rewards, dones, _ = env.step(scheduled(env, obs))
     env.close()
 
     assert dones.all()
     np.testing.assert_allclose(rewards, 0, atol=1e-3)
 
 
-def test_a_batch_can_be_left_in_the_middle(setting: Setting, tasks: list[Task]) -> None:
-    env = vec_env(setting, tasks)
+def test_a_batch_can_be_left_in_the_middle(scenario: Scenario, tasks: list[Task]) -> None:
+    env = vec_env(scenario, tasks)
     first = env.reset()
-    env.step(planned(env, first))
+    env.step(scheduled(env, first))
 
     again = env.reset()  # the cycle of tasks begins anew
     np.testing.assert_array_equal(first, again)
     assert len(rollout_threads()) == 1
-    env.step(planned(env, again))
+    env.step(scheduled(env, again))
     env.close()
     env.close()
 
@@ -137,8 +135,8 @@ def test_a_batch_can_be_left_in_the_middle(setting: Setting, tasks: list[Task]) 
     env.close()
 
 
-def test_rows_share_everything_but_their_masks(setting: Setting, tasks: list[Task]) -> None:
-    env = vec_env(setting, tasks)
+def test_rows_share_everything_but_their_masks(scenario: Scenario, tasks: list[Task]) -> None:
+    env = vec_env(scenario, tasks)
     env.reset()
 
     masks = env.env_method("action_masks", indices=[1, 3])

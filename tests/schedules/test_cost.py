@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditcache_rl.errors import BudgetError, ConfigError, ShapeError
-from ditcache_rl.schedules import CostModel, fit_cost, nominal_cost
+from ditcache_rl.schedules import CostModel, computes_of, fit_cost, nominal_cost
 from ditcache_rl.types import Mode, Modes
 
 C, R, F1, F2 = Mode
@@ -84,22 +84,22 @@ def test_computing_more_never_takes_less(model: CostModel, data: st.DataObject) 
 
 
 @given(models, st.floats(1.01, 6))
-def test_budget_keeps_the_promised_speedup_and_is_the_largest_that_does(
+def test_the_computes_of_a_speedup_keep_it_and_are_the_most_that_do(
     model: CostModel, speedup: float
 ) -> None:
     limit = model.reference_s / speedup
     rounding = 1 + 1e-6
 
     try:
-        budget = model.budget_for(speedup)
+        computes = model.computes_for(speedup)
     except BudgetError:
         assert model.predict(spending(model.sites, model)) > limit
         return
 
-    assert model.sites <= budget < model.site_steps
+    assert model.sites <= computes < model.site_steps
     for other in (Mode.REUSE, Mode.FORECAST2):
-        assert model.predict(spending(budget, model, other=other)) <= limit * rounding
-    assert model.with_computes(budget + 1) * rounding > limit
+        assert model.predict(spending(computes, model, other=other)) <= limit * rounding
+    assert model.with_computes(computes + 1) * rounding > limit
 
 
 @given(models, st.data())
@@ -116,30 +116,41 @@ def test_no_schedule_takes_longer_than_its_number_of_computes_is_priced(
     assert model.predict(modes) <= limit * (1 + 1e-9)
 
 
-def test_budget_is_exact_where_the_nominal_cost_divides() -> None:
-    assert nominal_cost(20, 3).budget_for(2.0) == 30
-    assert nominal_cost(28, 9).budget_for(4.0) == 63
-    assert nominal_cost(20, 3).budget_for(20.0) == 3
+def test_the_computes_are_exact_where_the_nominal_cost_divides() -> None:
+    assert nominal_cost(20, 3).computes_for(2.0) == 30
+    assert nominal_cost(28, 9).computes_for(4.0) == 63
+    assert nominal_cost(20, 3).computes_for(20.0) == 3
 
 
 @pytest.mark.parametrize("speedup", [0.5, 1.0])
 def test_no_speedup_allows_full_compute(speedup: float) -> None:
-    assert COST.budget_for(speedup) == 8
+    assert COST.computes_for(speedup) == 8
 
 
 def test_a_speedup_out_of_reach_names_the_largest_one() -> None:
     # One full step and six forecasts: 1 + 0.4 + 2 * 0.05 + 6 * 0.01 = 1.56; 1.8 / 1.56 = 1.1538
     with pytest.raises(BudgetError, match=r"at most 1\.15, received 1\.2") as caught:
-        COST.budget_for(1.2)
+        COST.computes_for(1.2)
 
     named = re.search(r"at most ([\d.]+),", str(caught.value))
     assert named is not None
-    assert COST.budget_for(float(named[1])) == COST.sites
+    assert COST.computes_for(float(named[1])) == COST.sites
 
 
 def test_a_speedup_that_is_no_number_is_refused() -> None:
     with pytest.raises(ConfigError, match="received nan"):
-        COST.budget_for(float("nan"))
+        COST.computes_for(float("nan"))
+
+
+@given(st.integers(1, 400), st.integers(1, 60))
+def test_a_share_of_full_compute_pays_for_its_computes_whatever_floats_make_of_it(
+    computes: int, sites: int
+) -> None:
+    site_steps = computes * sites
+
+    assert computes_of(1.0, site_steps) == site_steps
+    assert computes_of(computes / site_steps, site_steps) == computes
+    assert computes_of((computes + 0.9) / site_steps, site_steps) == computes
 
 
 def test_nominal_cost_counts_full_steps() -> None:

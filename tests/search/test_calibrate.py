@@ -7,8 +7,7 @@ import torch
 
 from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument.forecast import weighted_sum
-from ditcache_rl.schedules.forecast import newton_weights
+from ditcache_rl.schedules.forecast import newton_coefficients, weighted_sum
 from ditcache_rl.search.calibrate import (
     Products,
     errors_of,
@@ -42,8 +41,8 @@ def test_errors_are_those_of_estimates_that_are_formed(board: Board, mode: Mode)
 
     for i, j, t in ((0, 0, 1), (0, 0, 4), (0, 1, 2), (1, 2, 4)):
         order = min(mode - Mode.REUSE, int(i < j))
-        weights = newton_weights(sigmas[[j, i]], sigmas[t], order)
-        estimate = weighted_sum([residuals[j], residuals[i]], np.stack([weights] * 2))
+        coefficients = newton_coefficients(sigmas[[j, i]], sigmas[t], order)
+        estimate = weighted_sum([residuals[j], residuals[i]], np.stack([coefficients] * 2))
         error = (estimate - residuals[t]).norm(dim=1)
         relative = (error / residuals[t].norm(dim=1)).mean().item()
         assert table.relative[mode][i, j, t] == pytest.approx(relative, rel=1e-3)
@@ -53,7 +52,7 @@ def test_errors_are_those_of_estimates_that_are_formed(board: Board, mode: Mode)
     assert np.isinf(table.relative[mode][0, 2, 2])
 
 
-def test_a_fitted_gap_lacks_what_no_weights_of_its_two_residuals_can_give() -> None:
+def test_a_fitted_gap_lacks_what_no_sum_of_its_two_residuals_can_give() -> None:
     rng = np.random.default_rng(0)
     residuals, sigmas = rng.normal(size=(3, STEPS, 7)), np.sort(rng.uniform(size=STEPS + 1))[::-1]
     gram = residuals @ residuals.transpose(0, 2, 1)
@@ -87,7 +86,7 @@ def test_a_gap_costs_what_a_run_with_that_gap_alone_loses(board: Board, mode: Mo
                 continue
             pipe, prompts, seeds = board.pipe, PROMPTS, (0, 1)
             real, _ = draw_under(
-                pipe, StaticSchedule(modes), prompts=prompts, seeds=seeds, steps=STEPS
+                pipe, StaticSchedule.of(modes), prompts=prompts, seeds=seeds, steps=STEPS
             )
             lost = (real - draw(pipe, prompts, seeds=seeds, steps=STEPS)).abs().mean().item()
             assert edges[j, k] == pytest.approx(lost, rel=1e-2, abs=1e-6)

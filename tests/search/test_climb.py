@@ -2,116 +2,78 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ditcache_rl.bench import Case
-from ditcache_rl.schedules.patterns import pattern_costs, step_patterns
-from ditcache_rl.schedules.plan import Plan
-from ditcache_rl.search import ClimbSettings, Space, Trials, Weights, search_plan, spaced_plan
-from ditcache_rl.search.climb import anneal, climb, first_rows
+from ditcache_rl.schedules import ComputePath, ScheduleTable, Scored, spaced
+from ditcache_rl.search import METHODS, Space
+from ditcache_rl.search.climb import anneal, climb, climb_paths
 from ditcache_rl.types import Mode
-from tests.kit.boards import Puzzle, hidden_schedule
+from tests.kit.boards import Puzzle, hidden_schedule, puzzle_problem
 
-CASES = [Case("a", 1), Case("b", 2)]
-SETTINGS = ClimbSettings(evaluations=12, psnr_weight=1.0, ssim_weight=1.0)
-
-
-def computes(rows: NDArray[np.int64], sites: int) -> NDArray[np.int64]:
-    """Count what schedules (rows, steps) of patterns compute: (rows,)."""
-    return np.asarray(pattern_costs(step_patterns(sites))[rows].sum(axis=1))
+#: Spaced candidates of a search.
+FIRST = 6
+#: Those, one that is grown from the number of computes before, and a few more.
+EVALUATIONS = FIRST + 13
 
 
-def searched(
-    board: Puzzle, budgets: list[int], *, seed: int = 0, start: Plan | None = None
-) -> Plan:
-    rng = np.random.default_rng(seed)
-    return search_plan(board, CASES, budgets=budgets, settings=SETTINGS, rng=rng, start=start)
-
-
-def values(board: Puzzle, plan: Plan, budgets: list[int]) -> list[float]:
-    patterns = step_patterns(board.sites)
-    return [board.value(patterns[plan.patterns[budget]]) for budget in budgets]
-
-
-@pytest.mark.parametrize("sites", [1, 2, 3])
-@pytest.mark.parametrize("steps", [3, 4, 7, 28])
-def test_spaced_schedules_spend_every_budget_exactly(steps: int, sites: int) -> None:
-    plan = spaced_plan(steps, sites)
-
-    assert plan.patterns.shape == (steps * sites + 1, steps)
-    assert (plan.patterns[:sites] == -1).all()
-    spending = plan.patterns[sites:]
-    np.testing.assert_array_equal(computes(spending, sites), np.arange(sites, steps * sites + 1))
-    assert (spending[:, 0] == Mode.COMPUTE).all()
-    assert np.isnan(plan.quality).all()
-    assert plan.least == sites
-
-
-def test_spaced_schedules_are_evenly_spaced() -> None:
-    plan = spaced_plan(8, 1)
-
-    computed = [np.flatnonzero(row == Mode.COMPUTE).tolist() for row in plan.patterns]
-    assert computed[1] == [0]
-    assert computed[2] == [0, 4]
-    assert computed[4] == [0, 2, 4, 6]
-    assert computed[8] == list(range(8))
-    assert set(plan.patterns[2][[1, 2, 3, 5, 6, 7]]) == {Mode.FORECAST1}
+def searched(board: Puzzle, computes: list[int], *, seed: int = 0, **options: Any) -> ScheduleTable:
+    return METHODS["climb"](puzzle_problem(board, computes, EVALUATIONS, seed=seed, **options))
 
 
 @pytest.mark.parametrize("sites", [1, 2, 3])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_budget_is_spent_exactly(sites: int, seed: int) -> None:
+def test_every_number_of_computes_is_met_exactly(sites: int, seed: int) -> None:
     board = Puzzle(hidden_schedule(6, sites, seed))
-    budgets = list(range(sites, 6 * sites + 1))
+    computes = list(range(sites, 6 * sites + 1))
 
-    plan = searched(board, budgets, seed=seed)
+    table = searched(board, computes, seed=seed)
 
-    np.testing.assert_array_equal(computes(plan.patterns[budgets], sites), budgets)
-    assert (plan.patterns[budgets, 0] == Mode.COMPUTE).all()
-    np.testing.assert_array_equal(plan.quality[budgets, 0], values(board, plan, budgets))
-    # Nothing else was even tried: whatever is scored spends one of the budgets.
-    spent = [int((modes == Mode.COMPUTE).sum()) for modes in board.scored]
-    assert set(spent) == set(budgets)
-    assert not any(modes[0].any() for modes in board.scored)
+    assert list(table) == computes
+    for count, (schedule, psnr_db, *_) in table.items():
+        assert schedule.computes == count
+        assert not schedule.modes[0].any()
+        assert psnr_db == board.value(schedule)
+    # Nothing else was even tried: whatever is scored computes one of the numbers.
+    assert {schedule.computes for schedule in board.asked} == set(computes)
 
 
-def test_budgets_that_were_not_asked_for_stay_empty() -> None:
-    plan = searched(Puzzle(hidden_schedule(6, 1, 0)), [4, 2])
+def test_numbers_that_were_not_asked_for_have_no_schedule() -> None:
+    table = searched(Puzzle(hidden_schedule(6, 1, 0)), [2, 4])
 
-    assert np.flatnonzero(plan.patterns[:, 0] >= 0).tolist() == [2, 4]
-    assert np.flatnonzero(np.isfinite(plan.quality[:, 0])).tolist() == [2, 4]
+    assert list(table) == [2, 4]
+    assert table.scored() is not None
+    np.testing.assert_array_equal(table.sigmas, np.linspace(1, 0, 7))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_result_is_the_best_of_all_that_was_tried(seed: int) -> None:
     board = Puzzle(hidden_schedule(10, 1, seed))
 
-    plan = searched(board, [4])
+    table = searched(board, [4])
 
-    assert values(board, plan, [4]) == [max(board.value(modes) for modes in board.scored)]
-    spaced = step_patterns(1)[spaced_plan(10, 1).patterns[4]]
-    assert values(board, plan, [4])[0] >= board.value(spaced)
+    found = board.value(table[4].schedule)
+    assert found == max(board.value(schedule) for schedule in board.asked)
+    assert found >= board.value(spaced(10, 1, 4))
 
 
 def test_a_start_is_never_made_worse() -> None:
     board = Puzzle(hidden_schedule(10, 1, 3))
-    budgets = [int((board.hidden == Mode.COMPUTE).sum())]
-    best = Plan.empty(10, 10)
-    best.patterns[budgets[0]] = board.hidden[:, 0]
+    best = ScheduleTable.of(board.sigmas(), [board.hidden])
 
-    plan = searched(board, budgets, start=best)
+    table = searched(board, list(best), start=best)
 
-    assert values(board, plan, budgets) == [60.0]
-    np.testing.assert_array_equal(plan.patterns[budgets[0]], board.hidden[:, 0])
+    assert board.value(table[table.least].schedule) == 60.0
+    assert table[table.least].schedule == board.hidden
 
 
 def test_climbing_improves_on_what_it_starts_from() -> None:
     gains = []
     for seed in range(5):
         board = Puzzle(hidden_schedule(10, 1, seed))
-        plan = searched(board, [5], seed=seed)
-        first = board.scored[: 6 * len(CASES)]  # the spaced candidates
-        gains.append(values(board, plan, [5])[0] - max(board.value(m) for m in first))
+        table = searched(board, [5], seed=seed)
+        first = max(board.value(schedule) for schedule in board.asked[:FIRST])
+        gains.append(board.value(table[5].schedule) - first)
 
     assert min(gains) >= 0
     assert np.mean(gains) > 0.5
@@ -121,27 +83,21 @@ def test_the_same_seed_searches_the_same_way() -> None:
     runs = []
     for seed in (0, 0, 1):
         board = Puzzle(hidden_schedule(10, 2, 7))
-        runs.append((searched(board, [6, 9, 14], seed=seed), board.scored))
+        table = searched(board, [6, 9, 14], seed=seed)
+        runs.append(([one.schedule for one in table.values()], board.asked))
 
-    (plan, scored), (again, scored_again), (_, scored_other) = runs
-    np.testing.assert_array_equal(plan.patterns, again.patterns)
-    np.testing.assert_array_equal(scored, scored_again)
-    assert not np.array_equal(scored, scored_other)
+    (found, asked), (again, asked_again), (_, asked_other) = runs
+    assert found == again
+    assert asked == asked_again
+    assert asked != asked_other
 
 
-def test_every_budget_is_reported_when_it_is_done() -> None:
-    board, heard = Puzzle(hidden_schedule(6, 1, 0)), []
+def test_every_schedule_is_reported_when_it_is_found() -> None:
+    heard: list[Scored] = []
 
-    plan = search_plan(
-        board,
-        CASES,
-        budgets=[3, 2],
-        settings=SETTINGS,
-        rng=np.random.default_rng(0),
-        on_budget=lambda budget, psnr: heard.append((budget, psnr)),
-    )
+    table = searched(Puzzle(hidden_schedule(6, 1, 0)), [2, 3], on_found=heard.append)
 
-    assert heard == [(2, plan.quality[2, 0]), (3, plan.quality[3, 0])]
+    assert heard == [table[2], table[3]]
 
 
 def test_evaluations_are_bounded() -> None:
@@ -149,28 +105,95 @@ def test_evaluations_are_bounded() -> None:
 
     searched(board, [8])
 
-    tried = {modes.tobytes() for modes in board.scored}
-    assert len(tried) <= SETTINGS.evaluations + 7
+    assert len(set(board.asked)) == len(board.asked) == EVALUATIONS
 
 
 @pytest.mark.parametrize("strategy", [climb, anneal])
 def test_a_search_spends_its_evaluations_and_ends_at_the_best_that_it_saw(strategy: Any) -> None:
     board = Puzzle(hidden_schedule(12, 1, 0))
-    trials = Trials(board, CASES, Weights())
-    attempt, first = trials.attempt(150), first_rows(trials.space, 5)
+    problem = puzzle_problem(board, [5], 150)
+    first = problem.first(5, None, propose=False)
+    attempt = problem.attempt(first)
 
-    best = strategy(attempt, first, trials.space, np.random.default_rng(0))
+    best = strategy(attempt, first, problem.space, np.random.default_rng(0))
 
     assert (attempt.left, attempt.spent) == (0, 150)
-    assert board.value(trials.space.modes(best)) == max(map(board.value, board.scored))
+    assert board.value(best) == max(map(board.value, board.asked))
 
 
 @pytest.mark.parametrize("strategy", [climb, anneal])
 def test_a_search_ends_when_everything_is_known(strategy: Any) -> None:
-    board = Puzzle(hidden_schedule(4, 1, 0))
-    trials = Trials(board, CASES, Weights(), space=Space(4, 1, between=(Mode.REUSE,)))
-    attempt = trials.attempt(1000)
+    space = Space(4, 1, between=(Mode.REUSE,))
+    problem = puzzle_problem(Puzzle(hidden_schedule(4, 1, 0)), [2], 1000, space=space)
+    first = problem.first(2, None, propose=False)
+    attempt = problem.attempt(first)
 
-    strategy(attempt, first_rows(trials.space, 2), trials.space, np.random.default_rng(0))
+    strategy(attempt, first, space, np.random.default_rng(0))
 
     assert attempt.spent == 3
+
+
+class Valley:
+    """The error of a path: how far its computed steps are from some, squared; counts questions."""
+
+    def __init__(self, *least: int) -> None:
+        self.least = least
+        self.asked: list[ComputePath] = []
+
+    def error(self, path: ComputePath) -> float:
+        return float(sum((a - b) ** 2 for a, b in zip(path, self.least, strict=True)))
+
+    def __call__(self, path: ComputePath) -> float:
+        self.asked.append(path)
+        return self.error(path)
+
+
+@given(st.lists(st.integers(1, 11), min_size=3, max_size=3, unique=True), st.integers(0, 99))
+def test_a_climb_over_paths_finds_the_bottom_of_a_valley(later: list[int], seed: int) -> None:
+    valley = Valley(0, *sorted(later))
+
+    found = climb_paths(
+        valley, [(0, 1, 2, 3)], 12, evaluations=10_000, rng=np.random.default_rng(seed)
+    )
+
+    assert found == valley.least
+
+
+@given(
+    st.lists(st.integers(1, 11), min_size=3, max_size=3, unique=True),
+    st.integers(0, 40),
+    st.integers(0, 99),
+)
+def test_a_climb_over_paths_asks_once_for_each_and_ends_at_the_best_that_it_saw(
+    later: list[int], evaluations: int, seed: int
+) -> None:
+    valley, first = Valley(0, *sorted(later)), [(0, 1, 2, 3), (0, 4, 8, 11), (0, 1, 2, 3)]
+
+    found = climb_paths(valley, first, 12, evaluations=evaluations, rng=np.random.default_rng(seed))
+
+    assert valley.asked[:2] == first[:2], "where it starts is always scored"
+    assert len(set(valley.asked)) == len(valley.asked) <= max(evaluations, 2)
+    assert found == min(valley.asked, key=valley.error)
+    for path in valley.asked:
+        assert len(path) == 4
+        assert path[0] == 0
+        assert list(path) == sorted(set(path))
+        assert path[-1] < 12
+
+
+def test_a_climb_over_paths_stops_after_its_evaluations() -> None:
+    valley = Valley(0, 9)
+
+    found = climb_paths(valley, [(0, 3), (0, 2)], 12, evaluations=3, rng=np.random.default_rng(0))
+
+    assert len(valley.asked) == 3
+    assert found == min(valley.asked, key=valley.error)
+
+
+def test_a_path_of_the_first_step_alone_is_where_a_climb_stays() -> None:
+    valley = Valley(0)
+
+    found = climb_paths(valley, [(0,)], 12, evaluations=9, rng=np.random.default_rng(0))
+
+    assert found == (0,)
+    assert valley.asked == [(0,)]

@@ -3,8 +3,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
+from ditcache_rl.schedules import ComputePath
 from ditcache_rl.search.paths import (
-    Path,
     cheapest_path,
     minimax_path,
     path_cost,
@@ -16,15 +16,15 @@ from ditcache_rl.types import Floats
 STEPS = 7
 
 
-def every_path(length: int, last: int | None) -> list[Path]:
+def every_path(length: int, last: int | None) -> list[ComputePath]:
     paths = [(0, *rest) for rest in combinations(range(1, STEPS), length - 1)]
     return [path for path in paths if last in (None, path[-1])]
 
 
-def gaps(edges: Floats, path: Path) -> list[float]:
+def gaps(edges: Floats, path: ComputePath) -> list[float]:
     """List the costs of a path's gaps from the worst down."""
-    nodes = (*path, STEPS)
-    return sorted((edges[j, k] for j, k in pairwise(nodes)), reverse=True)
+    stops = (*path, STEPS)
+    return sorted((edges[j, k] for j, k in pairwise(stops)), reverse=True)
 
 
 @pytest.mark.parametrize("last", [None, STEPS - 1])
@@ -62,8 +62,8 @@ def test_a_threshold_is_never_exceeded_by_what_is_skipped(seed: int) -> None:
     errors = np.random.default_rng(seed).random((STEPS, STEPS, STEPS))
     for threshold in (0.2, 0.5, 0.8):
         path = threshold_path(errors, threshold)
-        nodes = (path[0], *path, STEPS)
-        for i, j, k in zip(nodes, nodes[1:], nodes[2:], strict=False):
+        stops = (path[0], *path, STEPS)
+        for i, j, k in zip(stops, stops[1:], stops[2:], strict=False):
             assert all(errors[i, j, step] <= threshold for step in range(j + 1, k))
             assert k == STEPS or errors[i, j, k] > threshold
 

@@ -13,7 +13,7 @@ from ditcache_rl.config import load_env
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate.policy import schedule_methods
 from ditcache_rl.pipelines import open_pipeline
-from ditcache_rl.policy import ScheduleFile, load_schedules
+from ditcache_rl.policy import Policy, load_schedules
 from ditcache_rl.search.run import SearchOptions, search_schedules
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import GUIDANCE, PROMPTS, build_tiny_pipe
@@ -42,23 +42,28 @@ def run(tiny_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(run: Path) -> ScheduleFile:
+def found(run: Path) -> dict[str, Policy]:
     return load_schedules(run / "schedules.json")
 
 
-def test_a_search_finds_every_budget_at_every_step_count(found: ScheduleFile) -> None:
-    computed = {
-        (s.method, s.steps): sorted(
-            t.modes.count("C")
-            for t in found.schedules
-            if (t.method, t.steps) == (s.method, s.steps)
-        )
-        for s in found.schedules
-    }
+def lines(found: dict[str, Policy]) -> list[tuple[Any, ...]]:
+    """List method, steps, schedule, PSNR and SSIM of everything that was found."""
+    return [
+        (method, steps, *one[:3])
+        for method, policy in found.items()
+        for steps, table in policy.tables.items()
+        for one in table.values()
+    ]
 
-    assert found.steps == [4, 6]
-    assert found.methods == ["uniform", "dp", "climb"]
-    assert all(counts == [steps // 2, 3 * steps // 4] for (_, steps), counts in computed.items())
+
+def test_a_search_finds_every_budget_at_every_step_count(found: dict[str, Policy]) -> None:
+    assert list(found) == ["uniform", "dp", "climb"]
+    for policy in found.values():
+        computed = {
+            steps: [one.schedule.text.count("C") for one in table.values()]
+            for steps, table in policy.tables.items()
+        }
+        assert computed == {4: [2, 3], 6: [3, 4]}
 
 
 def test_forecasts_are_fitted_at_every_step_count(tiny_env: Path, tmp_path: Path) -> None:
@@ -67,12 +72,12 @@ def test_forecasts_are_fitted_at_every_step_count(tiny_env: Path, tmp_path: Path
 
     search_schedules(whole, options(tmp_path, methods=["fitted"]))
 
-    found = load_schedules(tmp_path / "schedules.json")
-    assert found.steps == [4, 6]
-    for schedule in found.schedules:
-        assert schedule.fitted is not None
-        computed = schedule.table[:, 0] == Mode.COMPUTE
-        assert (np.isfinite(schedule.fitted).all(axis=1) == ~computed).all()
+    (found,) = load_schedules(tmp_path / "schedules.json").values()
+    assert {steps: list(table) for steps, table in found.tables.items()} == {4: [2, 3], 6: [3, 4]}
+    for schedule in (one.schedule for table in found.tables.values() for one in table.values()):
+        assert schedule.coefficients is not None
+        computed = schedule.modes[:, 0] == Mode.COMPUTE
+        assert (np.isfinite(schedule.coefficients).all(axis=1) == ~computed).all()
         assert computed.sum() in (schedule.steps // 2, 3 * schedule.steps // 4)
     with dc.cached(build_tiny_pipe(), tmp_path / "schedules.json", budget=0.5):
         pass  # the file is fit to be run
@@ -100,8 +105,8 @@ def test_an_interrupted_search_ends_as_one_that_was_not(
     search_schedules(config, options(tmp_path))
 
     assert calls == drawn
-    once, again = (load_schedules(f / "schedules.json") for f in (run, tmp_path))
-    assert again.schedules == once.schedules
+    once, again = (lines(load_schedules(f / "schedules.json")) for f in (run, tmp_path))
+    assert again == once
 
 
 def test_a_run_of_other_prompts_is_not_gone_on_with(run: Path, tiny_env: Path) -> None:
@@ -126,18 +131,18 @@ def test_what_cannot_be_searched_is_refused(
         options(tmp_path, **changes).check(load_env(tiny_env))
 
 
-def test_the_table_has_a_line_per_budget_and_a_column_per_method(found: ScheduleFile) -> None:
+def test_the_table_has_a_line_per_budget_and_a_column_per_method(found: dict[str, Policy]) -> None:
     table = render_schedules(found)
 
-    assert [column.header for column in table.columns] == ["steps", "computed", *found.methods]
+    assert [column.header for column in table.columns] == ["steps", "computed", *found]
     assert table.row_count == 4
 
 
-def test_an_evaluation_measures_every_schedule_of_a_step_count(found: ScheduleFile) -> None:
+def test_an_evaluation_measures_every_schedule_of_a_step_count(found: dict[str, Policy]) -> None:
     methods = schedule_methods(found, steps=6)
 
     assert [(m.name, m.target) for m in methods] == [
-        (name, f"{count}/6 computed") for name in found.methods for count in (3, 4)
+        (name, f"{count}/6 computed") for name in found for count in (3, 4)
     ]
     assert {m.family for m in methods} == {"static"}
     with pytest.raises(ConfigError, match=r"--steps among \[4, 6\] .* received 5"):
@@ -145,36 +150,37 @@ def test_an_evaluation_measures_every_schedule_of_a_step_count(found: ScheduleFi
 
 
 def test_a_schedule_file_runs_in_place_of_a_policy(
-    run: Path, found: ScheduleFile, tiny_folder: Path, tiny_call: dict[str, Any]
+    run: Path, found: dict[str, Policy], tiny_folder: Path, tiny_call: dict[str, Any]
 ) -> None:
     pipe = open_pipeline(str(tiny_folder), device="cpu")
-    for policy in (run / "schedules.json", str(run / "schedules.json"), found):
+    file, loaded = run / "schedules.json", Policy.best_of(found.values())
+    for policy in (file, str(file), loaded):
         with dc.cached(pipe, policy, budget=0.8) as attached:
             for steps in (4, 6):
                 pipe(PROMPTS[0], num_inference_steps=steps, output_type="latent", **tiny_call)
             modes = [log.modes[:, 0] for log in attached.logs]
         assert [int((m == Mode.COMPUTE).sum()) for m in modes] == [3, 4]
         best = max(
-            (s for s in found.schedules if s.modes.count("C") == 3 and s.steps == 4),
-            key=lambda s: s.psnr_db * 2 / 10 + 3 * s.ssim,
+            (policy.tables[4][3] for policy in found.values()),
+            key=lambda one: one.psnr_db * 2 / 10 + 3 * one.ssim,
         )  # the weights of the environment
         # The runner lowers a forecast to what is known.
-        np.testing.assert_array_equal(modes[0] == Mode.COMPUTE, best.table == Mode.COMPUTE)
+        np.testing.assert_array_equal(modes[0] == Mode.COMPUTE, best.schedule.modes == Mode.COMPUTE)
 
 
 def test_a_file_for_another_model_or_out_of_reach_is_refused(
-    found: ScheduleFile, tiny_folder: Path
+    found: dict[str, Policy], tiny_folder: Path
 ) -> None:
-    pipe = open_pipeline(str(tiny_folder), device="cpu")
+    pipe, policy = open_pipeline(str(tiny_folder), device="cpu"), Policy.best_of(found.values())
     with pytest.raises(BudgetError, match="within reach"):
-        dc.attach(pipe, found, budget=0.3)
+        dc.attach(pipe, policy, budget=0.3)
     with pytest.raises(ConfigError, match="knows its sites"):
-        dc.attach(pipe, found, sites=2)
+        dc.attach(pipe, policy, sites=2)
 
     other = build_tiny_pipe()
     other.transformer.proj_out.bias.data += 1
     with pytest.raises(ArtifactError, match="another model"):
-        dc.attach(other, found)
+        dc.attach(other, policy)
 
 
 def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
@@ -193,7 +199,7 @@ def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
 
     search_schedules(config, settings, progress=heard)
 
-    assert load_schedules(settings.out).methods == ["uniform"]
+    assert list(load_schedules(settings.out)) == ["uniform"]
     (note,) = heard.notes
     assert note.startswith("left out dp: expected one call of the transformer per step")
     with pytest.raises(UnsupportedModelError):

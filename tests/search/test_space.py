@@ -1,52 +1,71 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ditcache_rl.search import Space, pay_up
-from ditcache_rl.search.space import BETWEEN, move, spaced
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.schedules import Schedule, spaced
+from ditcache_rl.search import Space
+from ditcache_rl.search.space import BETWEEN, move
 from ditcache_rl.types import Mode
 
 
 @pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("between", [BETWEEN, (Mode.FORECAST1,)])
 @pytest.mark.parametrize("sites", [1, 3])
-def test_moves_stay_within_the_space_and_keep_what_is_spent(
+def test_moves_stay_within_the_space_and_keep_what_is_computed(
     sites: int, between: tuple[Mode, ...], ends: bool
 ) -> None:
     space, rng = Space(9, sites, between, ends), np.random.default_rng(0)
     changed = 0
-    for budget in range(space.least, 9 * sites + 1):
-        row = spaced(space, budget, between=Mode.FORECAST1)
+    for computes in range(space.least, 9 * sites + 1):
+        schedule = space.spaced(computes, between=Mode.FORECAST1)
         for _ in range(20):
-            moved = move(row, space, rng, times=int(rng.integers(1, 5)))
-            assert space.computes(moved) == budget
-            assert moved[0] == Mode.COMPUTE
-            assert not ends or moved[-1] == Mode.COMPUTE
-            idle = moved[space.costs[moved] == 0]
-            assert set(idle) <= set(map(int, between))
-            changed += not np.array_equal(moved, row)
-            row = moved
+            moved = move(schedule, space, rng, times=int(rng.integers(1, 5)))
+            assert moved.computes == computes
+            assert not moved.modes[0].any()
+            assert not ends or not moved.modes[-1].any()
+            idle = moved.modes[moved.costs == 0]
+            assert set(idle.ravel().tolist()) <= set(between)
+            changed += moved != schedule
+            schedule = moved
     assert changed > 50
 
 
-def test_spaced_schedules_compute_the_last_step_where_it_is_fixed() -> None:
-    space = Space(9, 1, ends=True)
+def test_a_move_leaves_what_it_starts_from_as_it_was() -> None:
+    space, schedule = Space(9, 1), spaced(9, 1, 4)
+    before = schedule.modes.copy()
 
-    rows = [spaced(space, budget, between=Mode.REUSE) for budget in (2, 3, 5)]
+    for seed in range(9):
+        move(schedule, space, np.random.default_rng(seed), times=4)
 
-    computed = [np.flatnonzero(row == Mode.COMPUTE).tolist() for row in rows]
-    assert computed == [[0, 8], [0, 4, 8], [0, 2, 4, 6, 8]]
+    np.testing.assert_array_equal(schedule.modes, before)
 
 
-@pytest.mark.parametrize("sites", [1, 3])
-def test_paying_up_keeps_what_is_computed_and_fills_the_longest_gap(sites: int) -> None:
-    space = Space(12, sites)
-    row = np.full(12, int(Mode.FORECAST1))
-    row[[0, 2]] = Mode.COMPUTE
+@given(st.integers(1, 4), st.integers(0, 2**16))
+def test_schedules_and_the_numbers_of_their_patterns_go_together(sites: int, seed: int) -> None:
+    space = Space(7, sites)
+    numbers = np.random.default_rng(seed).integers(len(space.patterns), size=7)
+    numbers[0] = 0
 
-    for budget in range(2 * sites, 12 * sites + 1):
-        paid = pay_up(row, budget, space.patterns)
-        assert space.computes(paid) == budget
-        assert (space.costs[paid] >= space.costs[row]).all()
+    schedule = space.schedule(numbers)
 
-    (added,) = np.flatnonzero(pay_up(row, 3 * sites, space.patterns) != row)
-    assert added == 7  # between 2 and the end
+    np.testing.assert_array_equal(schedule.modes, space.patterns[numbers])
+    np.testing.assert_array_equal(space.numbers(schedule), numbers)
+    np.testing.assert_array_equal(space.costs[numbers], schedule.costs)
+
+
+def test_a_schedule_without_step_patterns_lies_outside() -> None:
+    with pytest.raises(ConfigError, match="among the step patterns"):
+        Space(2, 2).numbers(Schedule.from_text("CR | C1"))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_space_spaces_schedules_as_wide_as_it_is(ends: bool) -> None:
+    space = Space(9, 2, ends=ends)
+
+    found = space.spaced(7, between=Mode.REUSE, power=1.5)
+
+    assert found == spaced(9, 2, 7, between=Mode.REUSE, power=1.5, ends=ends)
+    assert space.least == (4 if ends else 2)
+    assert space.free.tolist() == list(range(1, 8 if ends else 9))

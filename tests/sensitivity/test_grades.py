@@ -17,7 +17,7 @@ def test_high_sites_always_compute_and_the_others_when_due(
 ) -> None:
     modes = graded_modes(grades, steps, medium_every=medium_every, low_every=low_every)
 
-    StaticSchedule(modes)  # the first step computes every site
+    StaticSchedule.of(modes)  # the first step computes every site
     every = {Grade.HIGH: 1, Grade.MEDIUM: medium_every, Grade.LOW: low_every}
     for site, grade in enumerate(grades):
         computed = np.flatnonzero(modes[:, site] == Mode.COMPUTE)

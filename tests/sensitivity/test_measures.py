@@ -51,7 +51,7 @@ def test_an_injection_draws_what_a_schedule_would(board: Board) -> None:
     for step, site in [(1, 0), (2, 2), (STEPS - 1, 1)]:
         modes = np.zeros((STEPS, SITES), dtype=np.int8)
         modes[step, site] = Mode.REUSE
-        image, _ = board.draw_under(StaticSchedule(modes), CASES[:1])
+        image, _ = board.draw_under(StaticSchedule.of(modes), CASES[:1])
         error = (image - board.references(CASES[:1])).double().square().mean()
         assert made[step, site] == pytest.approx(float(error), rel=1e-3)
 

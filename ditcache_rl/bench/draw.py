@@ -1,0 +1,84 @@
+"""Draw images of cases on a pipeline, as it is or under a controller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import Controller
+from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.machine import synchronize
+
+
+class Case(NamedTuple):
+    """One image to draw."""
+
+    prompt: str
+    seed: int
+
+
+class Drawn(NamedTuple):
+    """What one call of a pipeline made, and what it took."""
+
+    images: Tensor
+    """(cases, 3, H, W) float32 in [0, 1], on the CPU."""
+    log: RequestLog | None
+    """What was done at every step; None without a controller."""
+    seconds: float
+    """Of the pipeline's call alone: a server attaches once."""
+
+
+def draw(
+    pipe: Any,
+    cases: Sequence[Case],
+    controller: Controller | None = None,
+    *,
+    steps: int,
+    call: Mapping[str, Any],
+    sites: int = 1,
+    blocks: str | None = None,
+    cache: TieredCache | None = None,
+) -> Drawn:
+    """Call a pipeline once.
+
+    Args:
+        pipe: Used as it is and left as it was.
+        cases: What to draw, one row each.
+        controller: Decides at every step; None runs the pipeline as it is.
+        steps: Denoising steps.
+        call: Further arguments of the call.
+        sites: Parts of the block stack that the controller decides about.
+        blocks: Where the blocks are, as in `BlockRunner`; None to find them.
+        cache: Where residuals are kept; a new one without caps by default.
+    """
+    logs: list[RequestLog] = []
+    generators = [torch.Generator("cpu").manual_seed(case.seed) for case in cases]
+    attached: AbstractContextManager[object] = nullcontext()
+    if controller is not None:
+        attached = BlockRunner(
+            pipe,
+            controller,
+            cache or TieredCache(),
+            sites=sites,
+            blocks=blocks,
+            on_finish=logs.append,
+        )
+    with attached:
+        synchronize()
+        started = time.perf_counter()
+        images: Tensor = pipe(
+            [case.prompt for case in cases],
+            generator=generators,
+            num_inference_steps=steps,
+            output_type="pt",
+            **call,
+        ).images
+        synchronize()
+        seconds = time.perf_counter() - started
+    return Drawn(images.float().cpu(), logs[0] if logs else None, seconds)

@@ -1,0 +1,188 @@
+"""What was learned or searched for a pipeline: schedules, and perhaps a network beside them."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ditcache_rl.control import ActionSpace, PolicyNetwork
+from ditcache_rl.errors import ArtifactError, closest
+from ditcache_rl.files import fits
+from ditcache_rl.schedules import CostModel, Objective, ScheduleTable
+from ditcache_rl.types import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUse:
+    """What a policy's network sees and does, and where it is used.
+
+    Attributes:
+        feature_schema: Digest of the observation, see `observation.schema_hash`.
+        tiers: Names of the tiers that an action may choose.
+        adaptive: Per step count, the site computes at which it beats its static schedule.
+        adaptive_tradeoff: Whether it is used under a tradeoff.
+    """
+
+    feature_schema: str
+    tiers: list[str]
+    adaptive: dict[str, list[int]]
+    adaptive_tradeoff: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a policy was made for, and how.
+
+    Attributes:
+        env_id: Id of the environment.
+        env_sha256: Digest of its file.
+        sites: Parts of the block stack.
+        blocks: Where the blocks are, as in an environment file.
+        model: Class, digest of the config and fingerprint of the weights of the denoiser.
+        scheduler: Class and digest of the config.
+        call: Arguments that the pipeline was called with.
+        profile: The cost model of the machine that made it, at the first step count.
+        objective: How PSNR and SSIM were weighed.
+        prompts: Train prompts that were searched on.
+        evaluations: Candidates per number of computes.
+        seed: Of search and training.
+        command: Command line that made it.
+        machine: Where it ran.
+        versions: Of the packages.
+        network: Of the policy's network; None if it has none.
+    """
+
+    env_id: str
+    env_sha256: str
+    sites: int
+    blocks: str
+    model: dict[str, str]
+    scheduler: dict[str, str]
+    call: dict[str, Any]
+    profile: dict[str, float]
+    objective: dict[str, float]
+    prompts: int
+    evaluations: int
+    seed: int
+    command: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    network: NetworkUse | None = None
+
+    @property
+    def actions(self) -> ActionSpace:
+        """The discrete actions of the network."""
+        assert self.network is not None, "a policy without a network has no actions"
+        return ActionSpace.of(self.sites, tuple(Tier[name.upper()] for name in self.network.tiers))
+
+    def check(self, where: str) -> None:
+        """Check what the types of the fields do not tell.
+
+        Raises:
+            ArtifactError: If a number is out of range or a name is unknown.
+        """
+        if not 1 <= self.sites <= 256:
+            raise ArtifactError(
+                f"{where}: sites must be an integer in [1, 256], received {self.sites!r}"
+            )
+        if set(self.objective) != set(Objective._fields):
+            raise ArtifactError(
+                f"{where}: objective must have psnr and ssim, received {self.objective}"
+            )
+        known = {tier.name.lower() for tier in Tier}
+        if self.network and not (self.network.tiers and set(self.network.tiers) <= known):
+            raise ArtifactError(
+                f"{where}: tiers must be among {sorted(known)}, received {self.network.tiers!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy in memory.
+
+    Attributes:
+        manifest: What it was made for.
+        tables: Per step count, the static schedules; the first is what it was made at.
+        safe: Per step count with measured floors, the schedules for these.
+        network: Corrects the schedules; None where only schedules were searched.
+        metrics: Measured results.
+    """
+
+    manifest: Manifest
+    tables: Mapping[int, ScheduleTable]
+    safe: Mapping[int, ScheduleTable] = field(default_factory=dict)
+    network: PolicyNetwork | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> list[int]:
+        """Step counts that have schedules; the first is what the policy was made at."""
+        return list(self.tables)
+
+    @property
+    def cost(self) -> CostModel:
+        """What calls at the first step count cost on the machine that made it."""
+        return CostModel.from_dict(self.manifest.profile)
+
+    @property
+    def objective(self) -> Objective:
+        """How PSNR and SSIM were weighed."""
+        return Objective(**self.manifest.objective)
+
+    @classmethod
+    def best_of(cls, policies: Iterable[Policy]) -> Policy:
+        """Take the best schedule of every number of computes from policies for the same thing."""
+        first, *others = policies
+        tables = dict(first.tables)
+        for policy in others:
+            for steps, table in policy.tables.items():
+                known = tables.setdefault(steps, table)
+                better = {
+                    computes: one
+                    for computes, one in table.items()
+                    if computes not in known
+                    or first.objective.quality(one.psnr_db, one.ssim)
+                    >= first.objective.quality(known[computes].psnr_db, known[computes].ssim)
+                }
+                tables[steps] = known.with_lines(better)
+        return replace(first, tables=tables)
+
+
+T = typing.TypeVar("T")
+
+
+def read_fields(kind: type[T], raw: Any, where: str) -> T:
+    """Make a dataclass of a JSON object that has exactly its fields.
+
+    Raises:
+        ArtifactError: If it has others, or a value is of another type.
+    """
+    if not isinstance(raw, dict):
+        raise ArtifactError(f"{where}: expected an object, received {raw!r:.80}")
+    known = {one.name: one.type for one in fields(kind)}  # type: ignore[arg-type]
+    for name in raw.keys() - known.keys():
+        raise ArtifactError(f"{where}: unknown field {name!r}.{closest(name, known)}")
+    for name in known.keys() - raw.keys():
+        raise ArtifactError(f"{where}: expected a field {name!r}, received none")
+    for name, hint in typing.get_type_hints(kind).items():
+        if not fits(raw[name], hint):
+            raise ArtifactError(
+                f"{where}: {name} must be {known[name]}, received {raw[name]!r:.80}"
+            )
+    return kind(**raw)
+
+
+def read_manifest(raw: dict[str, Any], where: str) -> Manifest:
+    """Make a manifest of a JSON object.
+
+    Raises:
+        ArtifactError: If a field is missing, unknown, of another type or out of range.
+    """
+    network = raw.get("network")
+    if network is not None:
+        network = read_fields(NetworkUse, network, f"{where}: network")
+    manifest = read_fields(Manifest, raw | {"network": network}, where)
+    manifest.check(where)
+    return manifest

@@ -1,0 +1,129 @@
+"""One schedule: what computes at every step, and how the rest is estimated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.types import HISTORY, Floats, Mode, Modes
+
+#: The steps that a schedule of one site computes, ascending, the first one 0.
+ComputePath = tuple[int, ...]
+
+_LETTERS = {Mode.COMPUTE: "C", Mode.REUSE: "R", Mode.FORECAST1: "1", Mode.FORECAST2: "2"}
+_MODES = {letter: mode for mode, letter in _LETTERS.items()}
+_BETWEEN_SITES = " | "
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """A table of modes that is decided beforehand; equal ones compute and estimate the same.
+
+    Attributes:
+        modes: (steps, sites) `Mode` values, int8; the first step computes every site.
+        coefficients: (steps, HISTORY) what the past outputs of the only site are weighed with,
+            newest first; nan at steps with Newton's. None where no step has its own.
+
+    Raises:
+        ConfigError: If the first step leaves a site uncomputed, a mode is none, or coefficients do
+            not fit.
+    """
+
+    modes: Modes
+    coefficients: Floats | None = None
+
+    def __post_init__(self) -> None:
+        modes, coefficients = self.modes.astype(np.int8), self.coefficients
+        if modes.ndim != 2 or not modes.size or modes[0].any():
+            first = modes[0].tolist() if modes.size else []
+            raise ConfigError(
+                "expected a (steps, sites) table whose first step computes every site, received "
+                f"shape {modes.shape} with first step {first}"
+            )
+        if modes.min() < min(Mode) or modes.max() > max(Mode):
+            raise ConfigError(
+                f"expected modes in [{min(Mode):d}, {max(Mode):d}], received [{modes.min()}, "
+                f"{modes.max()}]"
+            )
+        if coefficients is not None:
+            if modes.shape[1] != 1 or coefficients.shape != (len(modes), HISTORY):
+                raise ConfigError(
+                    f"expected coefficients of shape {(len(modes), HISTORY)} for a schedule of one "
+                    f"site, received {coefficients.shape} for modes of shape {modes.shape}"
+                )
+            if not np.isfinite(coefficients).any():
+                coefficients = None
+        object.__setattr__(self, "modes", modes)
+        object.__setattr__(self, "coefficients", coefficients)
+
+    @classmethod
+    def on_path(cls, path: ComputePath, steps: int, coefficients: Floats | None = None) -> Schedule:
+        """Compute some steps of one site, and use all that is known at the others."""
+        computed = np.isin(np.arange(steps), path)
+        known = np.minimum(computed.cumsum(), HISTORY)
+        return cls(np.where(computed, int(Mode.COMPUTE), known)[:, None], coefficients)
+
+    @classmethod
+    def from_text(cls, text: str, coefficients: Floats | None = None) -> Schedule:
+        """Read what `text` writes.
+
+        Raises:
+            ConfigError: If sites differ in length or a letter is none of a mode's, and as above.
+        """
+        columns = text.split(_BETWEEN_SITES)
+        if len({len(c) for c in columns}) != 1 or not set("".join(columns)) <= set(_MODES):
+            raise ConfigError(
+                f"expected a letter of {''.join(_MODES)} per step and as many for every site, "
+                f"received {text!r:.80}"
+            )
+        return cls(np.array([[_MODES[c] for c in column] for column in columns]).T, coefficients)
+
+    @property
+    def text(self) -> str:
+        """The modes, a letter per step, sites side by side."""
+        return modes_text(self.modes)
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps."""
+        return len(self.modes)
+
+    @property
+    def sites(self) -> int:
+        """Parts of the block stack."""
+        return int(self.modes.shape[1])
+
+    @property
+    def computes(self) -> int:
+        """Site computes."""
+        return int((self.modes == Mode.COMPUTE).sum())
+
+    @property
+    def costs(self) -> NDArray[np.int64]:
+        """(steps,) sites that each step computes."""
+        return np.asarray((self.modes == Mode.COMPUTE).sum(axis=1), dtype=np.int64)
+
+    @property
+    def path(self) -> ComputePath:
+        """The steps that compute anything."""
+        return tuple(np.flatnonzero(self.costs).tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[tuple[int, ...], bytes, bytes]:
+        own = b"" if self.coefficients is None else self.coefficients.tobytes()
+        return self.modes.shape, self.modes.tobytes(), own
+
+
+def modes_text(modes: Modes) -> str:
+    """Write (steps, sites) modes: a letter per step, sites side by side; a dot for none."""
+    columns = ("".join(_LETTERS.get(int(m), ".") for m in column) for column in modes.T)  # type: ignore[call-overload]
+    return _BETWEEN_SITES.join(columns)

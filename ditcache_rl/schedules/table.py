@@ -1,0 +1,181 @@
+"""Schedules of one run, by the sites that they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.errors import BudgetError, ConfigError
+from ditcache_rl.schedules.schedule import Schedule
+from ditcache_rl.types import HISTORY, Floats
+
+
+class Scored(NamedTuple):
+    """A schedule and what is known of its worth; nan is unknown."""
+
+    schedule: Schedule
+    psnr_db: float = np.nan
+    """Mean on the prompts that it was searched on."""
+    ssim: float = np.nan
+    """Mean on the prompts that it was searched on."""
+    floor_psnr_db: float = np.nan
+    """What 95 % of the select prompts reach."""
+    floor_ssim: float = np.nan
+    """What 95 % of the select prompts reach."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScheduleTable(Mapping[int, Scored]):
+    """One schedule for each of some numbers of site computes, in ascending order.
+
+    Attributes:
+        sigmas: (steps + 1,) noise levels of the run.
+        lines: By site computes, which is what the schedule of a line computes.
+    """
+
+    sigmas: Floats
+    lines: Mapping[int, Scored]
+
+    @classmethod
+    def of(cls, sigmas: Floats, entries: Iterable[Scored | Schedule]) -> ScheduleTable:
+        """Sort schedules by what they compute; of two that compute the same the later one stays.
+
+        Raises:
+            ConfigError: If there is none, or one has other steps or sites.
+        """
+        scored = [one if isinstance(one, Scored) else Scored(one) for one in entries]
+        shapes = {one.schedule.modes.shape for one in scored}
+        if len(shapes) != 1 or {steps for steps, _ in shapes} != {len(sigmas) - 1}:
+            raise ConfigError(
+                f"expected schedules of {len(sigmas) - 1} steps and the same sites, received "
+                f"{sorted(shapes) or 'none'}"
+            )
+        by_computes = {one.schedule.computes: one for one in scored}
+        return cls(sigmas, {computes: by_computes[computes] for computes in sorted(by_computes)})
+
+    def __getitem__(self, computes: int) -> Scored:
+        return self.lines[computes]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps."""
+        return len(self.sigmas) - 1
+
+    @property
+    def sites(self) -> int:
+        """Parts of the block stack."""
+        return next(iter(self.lines.values())).schedule.sites
+
+    @property
+    def site_steps(self) -> int:
+        """Site computes of full compute."""
+        return self.steps * self.sites
+
+    @property
+    def least(self) -> int:
+        """Site computes of the cheapest schedule."""
+        return next(iter(self.lines))
+
+    def within(self, computes: int) -> Schedule:
+        """Return the schedule that computes most of those that compute no more than so much.
+
+        Raises:
+            BudgetError: If every schedule computes more.
+        """
+        fitting = [known for known in self.lines if known <= computes]
+        if not fitting:
+            raise BudgetError(f"expected at least {self.least} site computes, received {computes}")
+        return self.lines[fitting[-1]].schedule
+
+    def scored(self) -> ScheduleTable | None:
+        """Return the lines whose quality is known; None if there is none."""
+        known = [one for one in self.lines.values() if np.isfinite(one.psnr_db)]
+        return ScheduleTable.of(self.sigmas, known) if known else None
+
+    def with_lines(self, better: Mapping[int, Scored]) -> ScheduleTable:
+        """Take the lines of another table where it has any."""
+        return ScheduleTable.of(self.sigmas, ({**self.lines, **better}).values())
+
+    def without_floors(self) -> ScheduleTable:
+        """Forget the floors, which are of the weights that they were measured with."""
+        bare = (Scored(one.schedule, one.psnr_db, one.ssim) for one in self.lines.values())
+        return ScheduleTable.of(self.sigmas, bare)
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Write the table as arrays.
+
+        Returns:
+            `sigmas` (steps + 1,), and for n schedules `modes` (n, steps, sites) int8,
+            `coefficients` (n, steps, HISTORY), `quality` (n, 2) and `floors` (n, 2) of PSNR in dB
+            and SSIM; nan where nothing is known.
+        """
+        lines = list(self.lines.values())
+        bare = np.full((self.steps, HISTORY), np.nan)
+        own = [one.schedule.coefficients for one in lines]
+        return {
+            "sigmas": self.sigmas,
+            "modes": np.stack([one.schedule.modes for one in lines]),
+            "coefficients": np.stack([bare if c is None else c for c in own]),
+            "quality": np.array([one[1:3] for one in lines]),
+            "floors": np.array([one[3:5] for one in lines]),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> ScheduleTable:
+        """Read what `to_arrays` writes.
+
+        Raises:
+            ConfigError: If shapes do not fit each other, or a schedule is none.
+        """
+        shape = arrays["modes"].shape
+        expected = {
+            "sigmas": (shape[1] + 1,) if len(shape) == 3 else (),
+            "modes": shape if len(shape) == 3 else (1, 1, 1),
+            "coefficients": (*shape[:2], HISTORY),
+            "quality": (shape[0] if shape else 1, 2),
+            "floors": (shape[0] if shape else 1, 2),
+        }
+        for name, wanted in expected.items():
+            if arrays[name].shape != wanted:
+                raise ConfigError(f"{name} must have shape {wanted}, received {arrays[name].shape}")
+        floats = {name: arrays[name].astype(np.float64) for name in expected if name != "modes"}
+        whole = np.isfinite(floats["coefficients"])
+        if (whole.any(axis=2) != whole.all(axis=2)).any() or (whole.any() and shape[2] != 1):
+            raise ConfigError(
+                "coefficients must be finite or nan as a whole at every step, and nan where there "
+                f"is more than one site, received {whole.any(axis=2).sum()} steps for "
+                f"{shape[2]} sites"
+            )
+        table = cls.of(
+            floats["sigmas"],
+            (
+                Scored(
+                    Schedule(modes.astype(np.int8), own if np.isfinite(own).any() else None),
+                    *quality,
+                    *floor,
+                )
+                for modes, own, quality, floor in zip(
+                    arrays["modes"],
+                    floats["coefficients"],
+                    floats["quality"].tolist(),
+                    floats["floors"].tolist(),
+                    strict=True,
+                )
+            ),
+        )
+        if len(table) != shape[0]:
+            raise ConfigError(
+                f"expected one schedule for each number of computes, received {shape[0]} for "
+                f"{len(table)}"
+            )
+        return table
