@@ -29,9 +29,11 @@ from ditcache_rl.bench import Board, Case, board_of, budget_of, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, find_policy, load_env
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.extras.coarse import coarse_steps
 from ditcache_rl.extras.train_upscaler import draw_pairs, gain_db
+from ditcache_rl.extras.upscaler import Upscaler, load_upscaler
 from ditcache_rl.inference import open_policy
-from ditcache_rl.instrument import BlockRunner, Upscaler, load_upscaler
+from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy
@@ -78,7 +80,7 @@ def main() -> None:
     found = forecasts(board, config, schedule)
     ways = found["policy"]
     best = max(ways, key=lambda way: ways[way]["select_db"])
-    coarse = coarse_steps(board, config, StaticSchedule.of(row, step_patterns(1)))
+    coarse = coarse_first_steps(board, config, StaticSchedule.of(row, step_patterns(1)))
     if options.picture is not None:
         draw_coarse(board, config, options.picture)
     compressed = compression(config, StaticSchedule.of(row, step_patterns(1)))
@@ -165,7 +167,7 @@ def _score(board: Board, cases: Sequence[Case], controller: StaticSchedule) -> f
     return float(board.judge(torch.cat(images), cases).psnr_db.mean())
 
 
-def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
+def coarse_first_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
     """Judge the network on pairs, and coarse steps by images and times, alone and on a schedule."""
     cases = cases_of(config, "test")
     net = load_upscaler(UPSCALER)
@@ -177,11 +179,11 @@ def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> d
         for count in COARSE:
             settings[f"{name}, {count} bilinear"] = controller, count, None
             settings[f"{name}, {count} network"] = controller, count, net
+    board.prepare(cases[:IMAGES])  # a reference that is drawn under coarse steps is coarse too
     quality = {}
     for name, (controller, count, upscaler) in track(settings.items(), "coarse steps"):
-        board.coarse_steps, board.upscaler = count, upscaler
-        quality[name] = _score(board, cases[:IMAGES], controller)
-    board.coarse_steps, board.upscaler = 0, None
+        with coarse_steps(board.pipe, count, upscaler=upscaler):
+            quality[name] = _score(board, cases[:IMAGES], controller)
     gains = [
         quality[f"computed, {count} network"] - quality[f"computed, {count} bilinear"]
         for count in COARSE
@@ -189,15 +191,13 @@ def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> d
 
     def call(name: str) -> Callable[[Case], float]:
         controller, count, upscaler = settings[name]
-        runner = BlockRunner(
-            board.pipe,
-            controller,
-            TieredCache(),
-            blocks=config.cache.blocks,
-            coarse_steps=count,
-            upscaler=upscaler,
-        )
-        return lambda case: _timed(board, runner, case)
+        runner = BlockRunner(board.pipe, controller, TieredCache(), blocks=config.cache.blocks)
+
+        def timed(case: Case) -> float:
+            with coarse_steps(board.pipe, count, upscaler=upscaler):
+                return _timed(board, runner, case)
+
+        return timed
 
     seconds = _interleaved({name: call(name) for name in settings}, cases)
     return {
@@ -212,11 +212,10 @@ def draw_coarse(board: Board, config: EnvConfig, path: Path) -> None:
     cases = cases_of(config, "test")[:DRAWN]
     reference = board.references(cases)
     columns = [reference]
-    board.coarse_steps = DRAWN_STEPS
-    for board.upscaler in (None, load_upscaler(UPSCALER)):
-        images, _ = board.draw_under(StaticSchedule(np.zeros((STEPS, 1), dtype=np.int8)), cases)
+    for upscaler in (None, load_upscaler(UPSCALER)):
+        with coarse_steps(board.pipe, DRAWN_STEPS, upscaler=upscaler):
+            images = board.draw(cases)
         columns += [images, (AMPLIFIED * (images - reference).abs()).clamp(max=1)]
-    board.coarse_steps, board.upscaler = 0, None
     rows = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
     picture = Image.fromarray((255 * rows.permute(1, 2, 0)).round().byte().numpy())
     path.parent.mkdir(parents=True, exist_ok=True)

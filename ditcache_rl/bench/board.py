@@ -17,7 +17,7 @@ from ditcache_rl.cache import Caps, TieredCache, ask_caps, lower_caps
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import Controller, StaticSchedule
 from ditcache_rl.errors import StateError
-from ditcache_rl.instrument import BlockRunner, RequestLog, Upscaler, is_attached
+from ditcache_rl.instrument import BlockRunner, RequestLog, is_attached
 from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.types import Floats, Modes
 
@@ -51,8 +51,6 @@ class Board:
         rows: Most images per call.
         caps: Bytes per tier, for all calls together.
         blocks: Where the blocks are, as in `BlockRunner`; None to find them.
-        coarse_steps: First steps at half the resolution, likewise.
-        upscaler: Brings them to the full grid.
     """
 
     def __init__(
@@ -65,12 +63,9 @@ class Board:
         rows: int = 32,
         caps: Caps = _NO_CAPS,
         blocks: str | None = None,
-        coarse_steps: int = 0,
-        upscaler: Upscaler | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
         self.blocks = blocks
-        self.coarse_steps, self.upscaler = coarse_steps, upscaler
         self.call = call
         self.cache = TieredCache.under(caps, device=torch.device(pipe.device))
         self._references: dict[Case, Tensor] = {}
@@ -97,8 +92,6 @@ class Board:
             self.cache,
             sites=self.sites,
             blocks=self.blocks,
-            coarse_steps=self.coarse_steps,
-            upscaler=self.upscaler,
             on_finish=logs.append,
         ):
             images = self.draw(cases)

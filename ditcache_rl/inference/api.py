@@ -17,7 +17,7 @@ from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference.cache import CacheHandle, open_cache
 from ditcache_rl.inference.targets import KnownPlans, PolicyController, ScheduleController, Wish
-from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog, load_upscaler
+from ditcache_rl.instrument import BlockRunner, Ranks, RequestLog
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.policy import Policy, ScheduleFile, load_policy, load_schedules, modes_text
 from ditcache_rl.serve import Bandit, Recorder
@@ -124,8 +124,6 @@ def attach(
     storage: str = "none",
     sites: int | None = None,
     blocks: str | None = None,
-    coarse_steps: int = 0,
-    upscaler: str | Path | None = None,
     request_bytes: int | str | None = None,
     ranks: Ranks | None = None,
     adapt: Bandit | None = None,
@@ -155,10 +153,6 @@ def attach(
         sites: Parts of the block stack, for a controller; a policy knows its own.
         blocks: Where the blocks are, for a controller, if they can't be found:
             "transformer.my_blocks". "transformer" alone caches what the transformer returns.
-        coarse_steps: So many first steps are computed at half the resolution, where FLUX and SD3
-            are known: faster, and worse. A speed-up or latency does not count them.
-        upscaler: Weights that bring coarse steps to the full grid, as
-            `ditcache_rl.rl.train_upscaler` makes them; bilinear without.
         request_bytes: Most bytes that one request may keep. Under a cap, requests beyond those
             that fit compute everything.
         ranks: Processes that run this request together and must decide the same.
@@ -168,16 +162,12 @@ def attach(
             `read_histories`.
 
     Raises:
-        ArtifactError: If the policy or the upscaler is damaged, or the policy
-            belongs to another model.
+        ArtifactError: If the policy is damaged, or belongs to another model.
         BudgetError: If the target is out of reach at the first step count of the policy.
         ConfigError: If arguments contradict each other.
         StateError: If the pipeline recomputes its blocks for gradients.
         UnsupportedModelError: If the blocks can't be told.
     """
-    if upscaler is not None and not coarse_steps:
-        raise ConfigError("an upscaler needs coarse_steps >= 1, received 0")
-    net = None if upscaler is None else load_upscaler(upscaler)
     total = memory_bytes(pipe.device)
     share = None if request_bytes is None else parse_bytes(request_bytes, total=total)
     given = {
@@ -234,8 +224,6 @@ def attach(
         opened,
         sites=sites,
         blocks=blocks,
-        coarse_steps=coarse_steps,
-        upscaler=net,
         request_bytes=share,
         ranks=ranks,
         adapt=adaptive,
