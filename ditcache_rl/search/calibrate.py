@@ -219,5 +219,5 @@ def _skip(
     order = min(between - Mode.REUSE, len(known) - 1)
     nodes = sigmas[newest - np.arange(min(HISTORY, newest + 1))]
     weights = newton_weights(nodes, float(sigmas[step]), order)
-    output = replay.skip(step, latents, weighted_sum(known, weights[None]))
+    output = replay.estimate(step, latents, weighted_sum(known, weights[None]))
     return replay.advance(step, output, latents)
