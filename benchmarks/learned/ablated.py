@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from ditcache_rl.schedules.plan import Plan
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -19,7 +20,6 @@ from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.rl.learn import make_ppo
 from ditcache_rl.rl.policy import PriorPolicy, exported
 from ditcache_rl.schedules import nominal_cost
-from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import Space, spaced_plan
 from ditcache_rl.search.space import spaced
 from ditcache_rl.types import Floats, Mode

@@ -16,8 +16,10 @@ from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.extras.coarse import coarse_steps
 from ditcache_rl.extras.train_upscaler import draw_pairs, gain_db
-from ditcache_rl.instrument import BlockRunner, Upscaler, load_upscaler
+from ditcache_rl.extras.upscaler import Upscaler, load_upscaler
+from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.shapes import UPSCALER
 
 COARSE = (1, 2, 3, 5)
@@ -25,23 +27,23 @@ COARSE = (1, 2, 3, 5)
 DRAWN, DRAWN_STEPS, AMPLIFIED = 4, 3, 8
 
 
-def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
+def coarse_first_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
     """Judge the network on pairs, and coarse steps by images and times, alone and on a schedule."""
     cases = cases_of(config, "test")
     net = load_upscaler(UPSCALER)
     gain = gain_db(net, draw_pairs(board.pipe, config.pipeline.call, cases))
-    everything = StaticSchedule(np.zeros((STEPS, 1), dtype=np.int8))
+    everything = StaticSchedule.of(np.zeros((STEPS, 1), dtype=np.int8))
     settings: dict[str, tuple[StaticSchedule, int, Upscaler | None]] = {}
     for name, controller in (("computed", everything), ("schedule", schedule)):
         settings[name] = controller, 0, None
         for count in COARSE:
             settings[f"{name}, {count} bilinear"] = controller, count, None
             settings[f"{name}, {count} network"] = controller, count, net
+    board.prepare(cases[:IMAGES])  # a reference that is drawn under coarse steps is coarse too
     quality = {}
     for name, (controller, count, upscaler) in track(settings.items(), "coarse steps"):
-        board.coarse_steps, board.upscaler = count, upscaler
-        quality[name] = score(board, controller, cases[:IMAGES])
-    board.coarse_steps, board.upscaler = 0, None
+        with coarse_steps(board.pipe, count, upscaler=upscaler):
+            quality[name] = score(board, controller, cases[:IMAGES])
     gains = [
         quality[f"computed, {count} network"] - quality[f"computed, {count} bilinear"]
         for count in COARSE
@@ -49,15 +51,13 @@ def coarse_steps(board: Board, config: EnvConfig, schedule: StaticSchedule) -> d
 
     def call(name: str) -> Callable[[Case], float]:
         controller, count, upscaler = settings[name]
-        runner = BlockRunner(
-            board.pipe,
-            controller,
-            TieredCache(),
-            blocks=config.cache.blocks,
-            coarse_steps=count,
-            upscaler=upscaler,
-        )
-        return lambda case: timed(board, runner, case)
+        runner = BlockRunner(board.pipe, controller, TieredCache(), blocks=config.cache.blocks)
+
+        def clocked(case: Case) -> float:
+            with coarse_steps(board.pipe, count, upscaler=upscaler):
+                return timed(board, runner, case)
+
+        return clocked
 
     seconds = interleaved({name: call(name) for name in settings}, cases)
     return {
@@ -72,11 +72,10 @@ def draw_coarse(board: Board, config: EnvConfig, path: Path) -> None:
     cases = cases_of(config, "test")[:DRAWN]
     reference = board.references(cases)
     columns = [reference]
-    board.coarse_steps = DRAWN_STEPS
-    for board.upscaler in (None, load_upscaler(UPSCALER)):
-        images, _ = board.draw_under(StaticSchedule(np.zeros((STEPS, 1), dtype=np.int8)), cases)
+    for upscaler in (None, load_upscaler(UPSCALER)):
+        with coarse_steps(board.pipe, DRAWN_STEPS, upscaler=upscaler):
+            images = board.draw(cases).images
         columns += [images, (AMPLIFIED * (images - reference).abs()).clamp(max=1)]
-    board.coarse_steps, board.upscaler = 0, None
     rows = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
     picture = Image.fromarray((255 * rows.permute(1, 2, 0)).round().byte().numpy())
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def grow_tree(
             skipped = latents
             if step:
                 weights = _weights(known, float(sigmas[step]), between)
-                output = replay.skip(step, latents, weighted_sum(history, weights))
+                output = replay.estimate(step, latents, weighted_sum(history, weights))
                 skipped = replay.advance(step, output, latents)
             pieces = []
             for start in range(0, len(latents), rows):

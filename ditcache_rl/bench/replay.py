@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,9 +21,11 @@ from ditcache_rl.bench.board import Board
 from ditcache_rl.bench.draw import Case
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
-from ditcache_rl.instrument.blocks import find_stack
+from ditcache_rl.instrument.blocks import find_stack, is_whole
+from ditcache_rl.instrument.exits import flatten
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.instrument.signatures import BlockSignature
+from ditcache_rl.instrument.taps import Tap, install, release
 from ditcache_rl.types import Floats
 
 #: Arguments of a transformer that have no batch dimension, whatever their first size is.
@@ -32,8 +35,7 @@ _SHARED = frozenset({"img_ids", "txt_ids"})
 class Replay:
     """The loop of one pipeline call, with the block stack, or the whole transformer, as one site.
 
-    Entering swaps the blocks of the pipeline's transformer on their instances, leaving puts them
-    back.
+    Entering taps the blocks of the pipeline's transformer, leaving gives the taps up.
 
     Args:
         board: Pipeline and steps.
@@ -59,16 +61,17 @@ class Replay:
             )
         self._scheduler = copy.deepcopy(board.pipe.scheduler)
         #: What the transformer returns is what is cached.
-        self.whole = "." not in (board.blocks or ".")
-        self._runs = [] if self.whole else self._replays()
+        self.whole = is_whole(board.blocks)
+        self._blocks = [] if self.whole else self._known_blocks()
+        self._taps: list[Tap] = []
         self.rows = len(cases)
         #: What stands in for the stack at the call under way, (rows, features); None to compute it.
-        self.estimate: Tensor | None = None
+        self.stand_in: Tensor | None = None
         #: What the stack added at the call under way.
         self.residual: Tensor | None = None
         self.inputs: tuple[Tensor, ...] = ()
 
-    def _replays(self) -> list[_BlockReplay]:
+    def _known_blocks(self) -> list[tuple[nn.Module, BlockSignature]]:
         stack = find_stack(self._denoiser)
         known = [] if stack is None else [s for s in stack.signatures if s is not None]
         if stack is None or stack.deep or len(known) < len(stack.blocks):
@@ -76,15 +79,14 @@ class Replay:
                 "expected a transformer whose blocks and their arguments are known by name to "
                 f"replay, received {type(self._denoiser).__name__}; choose a search without it"
             )
-        return [
-            _BlockReplay(block, signature, self, index, len(known))
-            for index, (block, signature) in enumerate(zip(stack.blocks, known, strict=True))
-        ]
+        return list(zip(stack.blocks, known, strict=True))
 
     def __enter__(self) -> Self:
-        """Swap the forwards of the blocks."""
-        for run in self._runs:
-            run.block.__dict__["forward"] = run
+        """Tap the blocks."""
+        last = len(self._blocks) - 1
+        for index, (block, signature) in enumerate(self._blocks):
+            kind = partial(_ReplayTap, self, signature, first=index == 0, last=index == last)
+            self._taps.append(install(block, kind))
         return self
 
     def __exit__(
@@ -94,12 +96,9 @@ class Replay:
         trace: TracebackType | None,
     ) -> None:
         """Restore."""
-        for run in self._runs:
-            if run.before is None:
-                run.block.__dict__.pop("forward", None)
-            else:
-                run.block.__dict__["forward"] = run.before
-        self.estimate = self.residual = None
+        while self._taps:
+            release(self._taps.pop())
+        self.stand_in = self.residual = None
         self.inputs = ()
 
     @property
@@ -123,18 +122,18 @@ class Replay:
             step: Whose arguments to use.
             latents: (rows, ...) of the recorded cases, or any number of rows of a single one.
         """
-        self.estimate = None
+        self.stand_in = None
         output = self._call(step, latents)
         if self.whole:
             return output, output.flatten(1)
         assert self.residual is not None, "the last block leaves it"
         return output, self.residual
 
-    def skip(self, step: int, latents: Tensor, estimate: Tensor) -> Tensor:
+    def estimate(self, step: int, latents: Tensor, estimate: Tensor) -> Tensor:
         """Return the output of the transformer with an estimate in place of the stack."""
         if self.whole:
             return estimate.view_as(latents)
-        self.estimate = estimate
+        self.stand_in = estimate
         return self._call(step, latents)
 
     def advance(self, step: int, output: Tensor, latents: Tensor) -> Tensor:
@@ -157,41 +156,42 @@ class Replay:
         return output
 
 
-class _BlockReplay:
-    """Stands in for the forward of one block."""
+class _ReplayTap(Tap):
+    """Stands in for one block of the stack."""
 
     def __init__(
-        self, block: nn.Module, signature: BlockSignature, replay: Replay, index: int, blocks: int
+        self,
+        replay: Replay,
+        signature: BlockSignature,
+        block: nn.Module,
+        *,
+        first: bool,
+        last: bool,
     ) -> None:
-        self.block = block
-        self.before = block.__dict__.get("forward")
-        self._plain = block.forward
+        super().__init__(block)
         self._signature, self._replay = signature, replay
-        self._first, self._last = index == 0, index == blocks - 1
+        self._first, self._last = first, last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Hand the estimate on, or compute and note what the stack added."""
         replay = self._replay
-        if replay.estimate is not None:
+        if replay.stand_in is not None:
             streams = self._signature.read(args, kwargs)
             if self._first:
-                parts = _unflatten(replay.estimate, streams)
+                parts = _unflatten(replay.stand_in, streams)
                 streams = tuple(a + b for a, b in zip(streams, parts, strict=True))
             return self._signature.pack(streams)
         if self._first:
             replay.inputs = self._signature.read(args, kwargs)
-        output = self._plain(*args, **kwargs)
+        output = self.plain(*args, **kwargs)
         if self._last:
-            replay.residual = _flatten(self._signature.unpack(output)) - _flatten(replay.inputs)
+            ends, rows = self._signature.unpack(output), len(replay.inputs[0])
+            replay.residual = flatten(ends, rows) - flatten(replay.inputs, rows)
         return output
 
 
-def _flatten(streams: Sequence[Tensor]) -> Tensor:
-    """Concatenate streams row by row: (rows, features)."""
-    return torch.cat([stream.flatten(1) for stream in streams], dim=1)
-
-
 def _unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Invert `_flatten`: views with the shapes of `like`."""
+    """Invert `flatten`: views with the shapes of `like`."""
     parts = torch.split(flat, [stream[0].numel() for stream in like], dim=1)
     return [part.view(stream.shape) for part, stream in zip(parts, like, strict=True)]
 

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ditcache_rl.bench import Case, cases_of
 from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.instrument.coarse import CoarseSteps
+from ditcache_rl.extras.coarse import CoarseDenoiser
+from ditcache_rl.extras.upscaler import Upscaler, bilinear, save_upscaler
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.instrument.upscaler import Upscaler, bilinear, save_upscaler
 from ditcache_rl.pipelines import open_configured
 
 #: Of the schedule that pairs are drawn on, and how many of them are: noise levels from 1 to 0.7.
@@ -97,7 +97,7 @@ def draw_pairs(pipe: Any, call: dict[str, Any], cases: Sequence[Case]) -> Pairs:
         UnsupportedModelError: If the grid of the denoiser is not known.
     """
     denoiser = denoiser_of(pipe)
-    grids = CoarseSteps(_STEPS, denoiser, upscaler=None)
+    coarse = CoarseDenoiser(denoiser)
     found: list[Pairs] = []
 
     def stop(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def draw_pairs(pipe: Any, call: dict[str, Any], cases: Sequence[Case]) -> Pairs:
 
     for start in track(range(0, len(cases), _ROWS), "pairs"):
         part = cases[start : start + _ROWS]
-        with _listening(denoiser, grids, found):
+        with _listening(denoiser, coarse, found):
             pipe(
                 [case.prompt for case in part],
                 generator=[torch.Generator("cpu").manual_seed(case.seed) for case in part],
@@ -119,13 +119,13 @@ def draw_pairs(pipe: Any, call: dict[str, Any], cases: Sequence[Case]) -> Pairs:
 
 
 @contextmanager
-def _listening(denoiser: Any, grids: CoarseSteps, pairs: list[Pairs]) -> Iterator[None]:
+def _listening(denoiser: Any, coarse: CoarseDenoiser, pairs: list[Pairs]) -> Iterator[None]:
     """Add a pair of every call of a denoiser."""
 
     def note(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        seen = grids.estimate(module.forward, args, kwargs)
+        seen = coarse.estimate(module.forward, args, kwargs)
         if seen is not None:
-            full = seen.latents - seen.sigma * grids.lay_out(output[0], seen.grid)
+            full = seen.latents - seen.sigma * coarse.lay_out(output[0], seen.grid)
             sigma = seen.coarse_sigma.expand(len(full), 1, 1, 1)
             pairs.append(Pairs(seen.coarse.cpu(), full.cpu(), sigma.cpu()))
 

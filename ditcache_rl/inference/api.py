@@ -15,7 +15,7 @@ from ditcache_rl.errors import ConfigError, closest
 from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run
 from ditcache_rl.inference.targets import PolicyController, Target
-from ditcache_rl.instrument import BlockRunner, Ranks, load_upscaler
+from ditcache_rl.instrument import BlockRunner, Ranks
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.policy import Policy, load_policy, load_schedules
 
@@ -37,8 +37,6 @@ def attach(
     memory: Memory = _UNLIMITED,
     sites: int | None = None,
     blocks: str | None = None,
-    coarse_steps: int = 0,
-    upscaler: str | Path | None = None,
     ranks: Ranks | None = None,
     adapt: Adapter | None = None,
     record: Listener | None = None,
@@ -61,10 +59,6 @@ def attach(
         sites: Parts of the block stack, for a controller; a policy knows its own.
         blocks: Where the blocks are, for a controller, if they can't be found:
             "transformer.my_blocks". "transformer" alone caches what the transformer returns.
-        coarse_steps: So many first steps are computed at half the resolution, where FLUX and SD3
-            are known: faster, and worse. A speed-up or latency does not count them.
-        upscaler: Weights that bring coarse steps to the full grid, as
-            `ditcache_rl.rl.train_upscaler` makes them; bilinear without.
         ranks: Processes that run this request together and must decide the same.
         adapt: Chooses a schedule of the policy for each request in place of the target, as a
             `Bandit` does by what it learns from audits.
@@ -72,17 +66,13 @@ def attach(
         unknown: Refused, with the nearest name that there is.
 
     Raises:
-        ArtifactError: If the policy or the upscaler is damaged, or the policy
-            belongs to another model.
+        ArtifactError: If the policy is damaged, or belongs to another model.
         BudgetError: If the target is out of reach at the first step count of the policy.
         ConfigError: If arguments contradict each other.
         StateError: If the pipeline recomputes its blocks for gradients.
         UnsupportedModelError: If the blocks can't be told.
     """
     _check_kinds(unknown, memory, record)
-    if upscaler is not None and not coarse_steps:
-        raise ConfigError("an upscaler needs coarse_steps >= 1, received 0")
-    net = None if upscaler is None else load_upscaler(upscaler)
     request_bytes = memory.request_bytes(pipe.device)
     given = {
         "speedup": speedup,
@@ -134,8 +124,6 @@ def attach(
         record=record,
         sites=sites,
         blocks=blocks,
-        coarse_steps=coarse_steps,
-        upscaler=net,
         request_bytes=request_bytes,
         ranks=ranks,
     )

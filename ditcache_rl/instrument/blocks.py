@@ -11,13 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.instrument.signatures import LATENTS, BlockSignature, make_signature, parameters_of
+from ditcache_rl.instrument.signatures import (
+    LATENTS,
+    BlockSignature,
+    known_signature,
+    make_signature,
+    parameters_of,
+)
 
 #: Attributes of a denoiser that hold its main blocks, in the order in which they run.
 STACK_NAMES = (
@@ -40,7 +46,7 @@ DENOISER_NAMES = (
     "unconditional_transformer",
     "unet",
     "prior",
-    "synthesis",  # of a GAN, see `gan.LatentWalk`
+    "synthesis",  # of a GAN, see `extras.gan.LatentWalk`
 )
 #: Denoisers whose blocks read outputs of blocks far before them: several sites would mix steps.
 _ONE_SITE = {"HunyuanDiT2DModel": "its later blocks read the outputs of the earlier ones"}
@@ -66,6 +72,16 @@ class Stack:
     deep: bool = False
     most_sites: int | None = None
 
+    @classmethod
+    def of(cls, denoiser: nn.Module, blocks: Sequence[nn.Module], names: Sequence[str]) -> Self:
+        """Describe blocks that run in this order."""
+        return cls(
+            tuple(blocks),
+            tuple(names),
+            tuple(known_signature(block) for block in blocks),
+            most_sites=1 if type(denoiser).__name__ in _ONE_SITE else None,
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
@@ -82,10 +98,39 @@ class Span:
     blocks: range
 
 
-def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
+def split_path(path: str) -> tuple[str, str]:
+    """Split "transformer.my_blocks" into denoiser and block list; "" for the denoiser itself."""
+    name, _, attribute = path.strip().partition(".")
+    return name, attribute
+
+
+def read_paths(blocks: str | None) -> dict[str, str]:
+    """Read where the blocks are: block lists, with commas, by denoiser.
+
+    Args:
+        blocks: Paths with commas between them; None or "" if they are to be found, which is {}.
+    """
+    found: dict[str, list[str]] = {}
+    for path in blocks.split(",") if blocks else ():
+        name, attribute = split_path(path)
+        found.setdefault(name, []).append(attribute)
+    return {name: ",".join(attributes) for name, attributes in found.items()}
+
+
+def is_whole(blocks: str | None) -> bool:
+    """Tell whether paths name denoisers and no block lists: what these return is cached."""
+    return set(read_paths(blocks).values()) == {""}
+
+
+def denoisers_of(pipe: Any, blocks: str | None = None) -> dict[str, nn.Module]:
     """Return the denoisers of a pipeline by component name, without what wraps them for training.
 
+    Args:
+        pipe: The pipeline.
+        blocks: Paths into those that count; None or "" for all.
+
     Raises:
+        ConfigError: If a path leads into none.
         UnsupportedModelError: If there is none, or no scheduler that could tell the step.
     """
     found = {name: getattr(pipe, name, None) for name in DENOISER_NAMES}
@@ -95,9 +140,16 @@ def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
             f"expected a diffusers pipeline with a scheduler and one of {', '.join(DENOISER_NAMES)}"
             f", received {type(pipe).__name__}"
         )
+    named = read_paths(blocks)
+    if not named.keys() <= modules.keys():
+        raise ConfigError(
+            f"blocks must be paths as 'transformer.my_blocks' into {', '.join(modules)}, received "
+            f"{blocks!r}"
+        )
     return {
         name: module.module if isinstance(module, DistributedDataParallel) else module
         for name, module in modules.items()
+        if not named or name in named
     }
 
 
@@ -129,19 +181,7 @@ def find_stack(denoiser: nn.Module, blocks: str | None = None) -> Stack | None:
     else:
         names = [name for name in STACK_NAMES if _is_list(getattr(denoiser, name, None))]
     found = [block for name in names for block in getattr(denoiser, name)]
-    return stack_of(denoiser, found, names) if found else None
-
-
-def stack_of(denoiser: nn.Module, blocks: Sequence[nn.Module], names: Sequence[str]) -> Stack:
-    """Describe blocks that run in this order."""
-    from ditcache_rl.instrument.signatures import known_signature
-
-    return Stack(
-        tuple(blocks),
-        tuple(names),
-        tuple(known_signature(block) for block in blocks),
-        most_sites=1 if type(denoiser).__name__ in _ONE_SITE else None,
-    )
+    return Stack.of(denoiser, found, names) if found else None
 
 
 def find_blocks(denoiser: nn.Module, blocks: str | None = None) -> list[nn.Module]:

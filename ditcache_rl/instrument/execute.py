@@ -9,31 +9,22 @@ where the denoiser itself adds something in between.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import Span
-from ditcache_rl.instrument.exits import Exit, exit_of, finish, flatten, with_rows
+from ditcache_rl.instrument.exits import Exit, finish, flatten, with_rows
+from ditcache_rl.instrument.layout import Role
 from ditcache_rl.instrument.request import Request, current_request
-from ditcache_rl.instrument.signatures import BlockSignature, has_opaque, map_tensors
+from ditcache_rl.instrument.signatures import has_opaque, map_tensors
 from ditcache_rl.instrument.state import SpanState
 from ditcache_rl.instrument.taps import Tap
 from ditcache_rl.types import Mode, Tier
-
-
-class Role(NamedTuple):
-    """What a block is to a runner."""
-
-    span: Span
-    signature: BlockSignature
-    last: bool
-    deep: bool
-    stack_head: nn.Module
 
 
 class Pass:
@@ -82,7 +73,7 @@ class RowsPass(Pass):
         if self._everyone:
             return self._compute_all(request, role, tap, args, kwargs)
         if not len(self.rows):
-            return self._skip(role, tap, args, kwargs)
+            return self._estimate(role, tap, args, kwargs)
         return self._compute_some(request, role, tap, args, kwargs)
 
     def _compute_all(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
@@ -98,7 +89,7 @@ class RowsPass(Pass):
                 state.forms[tap] = form
         if role.last:
             exits = tuple(
-                exit_of(start, end, self._batch, deep=role.deep)
+                Exit.between(start, end, self._batch, deep=role.deep)
                 for start, end in zip(self.inputs, streams, strict=True)
             )
             for state in self.states:
@@ -106,7 +97,7 @@ class RowsPass(Pass):
             self._record(request, self.inputs, streams, exits, len(self.states) * request.rows)
         return output
 
-    def _skip(self, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+    def _estimate(self, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
         form = self.states[0].forms.get(tap)
         if role.last:
             return role.signature.pack(self.estimated, form)
@@ -178,7 +169,7 @@ class RowsPass(Pass):
             entry = torch.cat(parts, dim=1)
         else:  # a stream itself may be modified later by whoever owns it
             entry = parts[0] if exits[0].is_residual else parts[0].clone()
-        request.record(self.span, self.states, entry, self.rows, self.tiers)
+        request.record(self.states, entry, self.rows, self.tiers)
 
     def _pick(self, tensor: Tensor) -> Tensor:
         return tensor.index_select(0, self._rows_of(tensor.device, len(tensor) // self._batch))
@@ -198,26 +189,23 @@ class RowsPass(Pass):
 class BlockTap(Tap):
     """Stands in for a block; outside of a request it is the plain one."""
 
+    depth = 1  # behind the tap of a denoiser that is its own only block
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what the span does that the block belongs to."""
+        """Do what the span does that the block belongs to, if it belongs to one."""
         request = current_request()
         if request is None or request.off:
             return self.plain(*args, **kwargs)
-        return run_block(self, request, args, kwargs)
-
-
-def run_block(tap: Tap, request: Request, args: Any, kwargs: Any) -> Any:
-    """Do what the span does that a block belongs to, if it belongs to one."""
-    assert request.layout is not None
-    role = request.layout.roles.get(tap)
-    if role is None:
-        return tap.plain(*args, **kwargs)
-    active = request.active
-    if active is None or active.span is not role.span:
-        active = request.active = _enter(request, role, args, kwargs)
-    if active.plain:
-        return tap.plain(*args, **kwargs)
-    return active.run(request, role, tap, args, kwargs)
+        assert request.layout is not None
+        role = request.layout.roles.get(self)
+        if role is None:
+            return self.plain(*args, **kwargs)
+        active = request.active
+        if active is None or active.span is not role.span:
+            active = request.active = _enter(request, role, args, kwargs)
+        if active.plain:
+            return self.plain(*args, **kwargs)
+        return active.run(request, role, self, args, kwargs)
 
 
 def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:

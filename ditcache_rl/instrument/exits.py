@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ class Exit(NamedTuple):
     shape: tuple[int, ...]
     """First dimension per row of the batch, then the others; empty where the stream ends here."""
 
-
-def exit_of(start: Any, end: Any, batch: int, *, deep: bool) -> Exit:
-    """Tell how a stream at the end is made of an entry."""
-    if not isinstance(end, Tensor) or len(end) % batch:
-        return Exit(False, ())
-    same = isinstance(start, Tensor) and start.shape == end.shape and not deep
-    return Exit(same, (len(end) // batch, *end.shape[1:]))
+    @classmethod
+    def between(cls, start: Any, end: Any, batch: int, *, deep: bool) -> Self:
+        """Compare a stream at the entrance with the same at the end."""
+        if not isinstance(end, Tensor) or len(end) % batch:
+            return cls(False, ())
+        same = isinstance(start, Tensor) and start.shape == end.shape and not deep
+        return cls(same, (len(end) // batch, *end.shape[1:]))
 
 
 def finish(

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache import NEVER, TieredCache, next_uses
+from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.history import SiteHistory
+from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.lookahead import LookAhead
-from ditcache_rl.instrument.state import SpanState
-from ditcache_rl.types import HISTORY, Modes
-
-if TYPE_CHECKING:
-    from ditcache_rl.instrument.blocks import Span
-    from ditcache_rl.instrument.layout import Layout
-
-#: A branch, and a span numbered over all denoisers: they name the cache entries of a request.
-_Key = tuple[int, int]
+from ditcache_rl.instrument.state import SpanKey, SpanState
+from ditcache_rl.types import HISTORY, Modes, Tier
 
 
 class RequestMemory:
@@ -35,8 +31,8 @@ class RequestMemory:
 
     def __init__(self, cache: TieredCache, request: int, max_bytes: int | None) -> None:
         self._cache, self._request, self._max_bytes = cache, request, max_bytes
-        self._states: dict[_Key, SpanState] = {}
-        self._held: dict[_Key, int] = {}
+        self._states: dict[SpanKey, SpanState] = {}
+        self._held: dict[SpanKey, int] = {}
         self.begin(0, None)
 
     def begin(self, rows: int, plan: Modes | None) -> None:
@@ -72,7 +68,7 @@ class RequestMemory:
                 visit=(span.index, len(layout.spans)),
                 uses=None if self._uses is None else self._uses[:, span.site],
             )
-            state = self._states[key] = SpanState(history, shapes)
+            state = self._states[key] = SpanState(key, history, shapes)
         return state
 
     def site_histories(self, layout: Layout, branch: int) -> list[SiteHistory]:
@@ -88,18 +84,44 @@ class RequestMemory:
             )
         return found
 
-    def may_keep(self, layout: Layout, branch: int, span: Span, part: Tensor) -> bool:
-        """Tell whether a history may grow to its full length under the limit of the request.
+    def record(
+        self,
+        states: Sequence[SpanState],
+        residual: Tensor,
+        rows: NDArray[np.int64],
+        tiers: NDArray[np.int8],
+        *,
+        step: int,
+        sigma: float,
+    ) -> None:
+        """Remember the residual that some rows computed; rows whose tier is DROP are left out.
+
+        A batch tensor lies in one tier: the fastest that any of its rows asks for; one must.
 
         Args:
-            layout: Of the denoiser.
-            branch: Of the history.
-            span: Of the history.
-            part: (some rows, features) what is to be kept.
+            states: Of a span on the branches in the batch.
+            residual: (branches × rows, features).
+            rows: Rows of each branch that computed.
+            tiers: (rows,) of all rows.
+            step: At which they did.
+            sigma: Its noise level.
         """
+        wanted = tiers[rows] != Tier.DROP
+        tier = Tier(int(tiers[rows][wanted].min()))
+        count = len(rows)
+        for chunk, state in enumerate(states):
+            part = residual[chunk * count : (chunk + 1) * count] if len(states) > 1 else residual
+            if not wanted.all():
+                part = part[torch.as_tensor(np.flatnonzero(wanted), device=part.device)]
+            elif len(states) > 1:
+                part = part.clone()  # a view would keep the bytes of the other branches
+            if self._may_keep(state.key, part):
+                state.history.record(part, rows[wanted], step, sigma, tier)
+
+    def _may_keep(self, key: SpanKey, part: Tensor) -> bool:
+        """Tell whether a history may grow to its full length under the limit of the request."""
         if self._max_bytes is None:
             return True
-        key = _key(layout, branch, span)
         self._held[key] = HISTORY * part.element_size() * part[0].numel() * self._rows
         if sum(self._held.values()) <= self._max_bytes:
             return True
@@ -133,5 +155,5 @@ def _idle_steps(plan: Modes | None, uses: NDArray[np.int64] | None) -> Mapping[i
     return dict(enumerate((computed & (uses[:, :, 0] == NEVER).all(axis=1)).tolist()))
 
 
-def _key(layout: Layout, branch: int, span: Span) -> _Key:
+def _key(layout: Layout, branch: int, span: Span) -> SpanKey:
     return branch, layout.first_span + span.index

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ditcache_rl.instrument.blocks import Stack, no_blocks, stack_of
+from ditcache_rl.instrument.blocks import Stack, no_blocks
 from ditcache_rl.instrument.signatures import BlockSignature, make_signature, parameters_of
 
 #: How image tokens are called where several arguments would fit.
@@ -52,7 +52,7 @@ def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], A
         if not chains:
             raise no_blocks(denoiser)
         longest = max(chains, key=lambda name: len(chains[name]))
-        stack = stack_of(denoiser, chains[longest], [longest])
+        stack = Stack.of(denoiser, chains[longest], [longest])
     order = [call.module for call in calls if call.module in set(stack.blocks)]
     if sorted(map(id, order)) != sorted(map(id, stack.blocks)):
         raise no_blocks(denoiser)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +16,16 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, planned_modes
+from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
+from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.memory import RequestMemory
-from ditcache_rl.types import Decision, Mode, Modes, RunInfo, StepInfo, Tier
-
-if TYPE_CHECKING:
-    from ditcache_rl.instrument.blocks import Span
-    from ditcache_rl.instrument.layout import Layout
-    from ditcache_rl.instrument.ranks import Ranks
-    from ditcache_rl.instrument.state import SpanState
-    from ditcache_rl.instrument.taps import Tap
+from ditcache_rl.instrument.ranks import Ranks
+from ditcache_rl.instrument.state import SpanState
+from ditcache_rl.instrument.taps import Tap
+from ditcache_rl.types import Decision, Mode, Modes, RunInfo, StepInfo
 
 _CURRENT: ContextVar[Request | None] = ContextVar("ditcache_rl_request", default=None)
 _IDS = itertools.count()
@@ -118,16 +116,6 @@ class Request:
             self.off = True
             for log in self.logs:
                 log.seconds = time.perf_counter() - started
-
-    @property
-    def log(self) -> RequestLog | None:
-        """What was done since the pipeline set its timesteps last; None before the first call."""
-        return self.logs[-1] if self.logs else None
-
-    @property
-    def step(self) -> int:
-        """Index of the present step."""
-        return self._step
 
     def begin_call(self, layout: Layout, facts: CallFacts) -> None:
         """Note a call of a denoiser; `off` tells afterwards whether it is left alone."""
@@ -248,38 +236,15 @@ class Request:
 
     def record(
         self,
-        span: Span,
         states: Sequence[SpanState],
         residual: Tensor,
         rows: NDArray[np.int64],
         tiers: NDArray[np.int8],
     ) -> None:
-        """Remember the residual that some rows computed; rows whose tier is DROP are left out.
-
-        A batch tensor lies in one tier: the fastest that any of its rows asks for.
-
-        Args:
-            span: What was run.
-            states: Of the branches in the batch.
-            residual: (branches × rows, features).
-            rows: Rows of each branch that computed.
-            tiers: (rows,) of all rows.
-        """
-        assert self.log is not None
-        wanted = tiers[rows] != Tier.DROP
-        if not wanted.any():
-            return
-        tier = Tier(int(tiers[rows][wanted].min()))
-        count = len(rows)
-        for chunk, (branch, state) in enumerate(zip(self.chunks, states, strict=True)):
-            part = residual[chunk * count : (chunk + 1) * count] if len(states) > 1 else residual
-            if not wanted.all():
-                part = part[torch.as_tensor(np.flatnonzero(wanted), device=part.device)]
-            elif len(states) > 1:
-                part = part.clone()  # a view would keep the bytes of the other branches
-            if self._memory.may_keep(self._present, branch, span, part):
-                state.history.record(part, rows[wanted], self._step, self._sigma, tier)
-        self.log.peak_bytes = max(self.log.peak_bytes, self.cache.used_bytes)
+        """Remember what some rows computed of a span; see `RequestMemory.record`."""
+        self._memory.record(states, residual, rows, tiers, step=self._step, sigma=self._sigma)
+        log = self.logs[-1]
+        log.peak_bytes = max(log.peak_bytes, self.cache.used_bytes)
 
     def _start_run(self, rows: int) -> None:
         """Begin a schedule of timesteps: the first, or the next stage of the pipeline."""

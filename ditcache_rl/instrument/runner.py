@@ -10,25 +10,20 @@ import copy
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from torch import nn
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.errors import ConfigError
-from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.instrument.blocks import denoisers_of, read_paths
 from ditcache_rl.instrument.calls import rows_of_call
-from ditcache_rl.instrument.coarse import CoarseSteps
 from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
+from ditcache_rl.instrument.install import check_denoiser, install_layout, remove_layout
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
+from ditcache_rl.instrument.ranks import Ranks
 from ditcache_rl.instrument.request import Request
-from ditcache_rl.instrument.taps import tap_of
-from ditcache_rl.instrument.upscaler import Upscaler
-
-if TYPE_CHECKING:
-    from ditcache_rl.instrument.ranks import Ranks
 
 _RUNNERS = "_ditcache_rl_runners"
 _LOCK = threading.Lock()
@@ -47,17 +42,14 @@ class BlockRunner:
         sites: Parts of each block stack that are cached separately.
         blocks: Where the blocks are, if names and a forward pass don't tell: `transformer.blocks`;
             `transformer` alone caches what it returns. None or "" to find them.
-        coarse_steps: So many first steps are computed at half the resolution.
-        upscaler: Brings them to the full grid; bilinear without one.
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
         on_finish: Called with the log of every request, also of one that failed.
 
     Raises:
-        ConfigError: If the stack can't have that many sites, or `coarse_steps` is negative.
-        UnsupportedModelError: If there is no denoiser, its blocks can't be told, or there are
-            coarse steps and its grid is not known.
+        ConfigError: If the stack can't have that many sites, or `blocks` leads to no denoiser.
+        UnsupportedModelError: If there is no denoiser, or its blocks can't be told.
     """
 
     def __init__(
@@ -68,8 +60,6 @@ class BlockRunner:
         *,
         sites: int = 1,
         blocks: str | None = None,
-        coarse_steps: int = 0,
-        upscaler: Upscaler | None = None,
         request_bytes: int | None = None,
         ranks: Ranks | None = None,
         on_finish: Callable[[RequestLog], None] | None = None,
@@ -90,23 +80,20 @@ class BlockRunner:
                 key,
                 sites=sites,
                 probe_blocks=controller.probe_blocks,
-                blocks=_names_of(blocks, name),
-                coarse=CoarseSteps(coarse_steps, denoiser, upscaler=upscaler)
-                if coarse_steps
-                else None,
+                blocks=read_paths(blocks).get(name),
             )
-            for key, (name, denoiser) in enumerate(_named(denoisers_of(pipe), blocks).items())
+            for key, (name, denoiser) in enumerate(denoisers_of(pipe, blocks).items())
         ]
         self._watches = [ModelWatch(layout.denoiser) for layout in self.layouts]
         self._seen: list[Fingerprint] = []
 
     def __enter__(self) -> Self:
-        """Install; `UnsupportedModelError` and `StateError` are those of `Layout.install`."""
+        """Install; `UnsupportedModelError` and `StateError` are those of `install_layout`."""
         if self._entered:
             return self
         try:
             for layout in self.layouts:
-                layout.install()
+                install_layout(layout)
         except BaseException:
             self._remove_layouts()
             raise
@@ -148,7 +135,7 @@ class BlockRunner:
         """Run one call of the pipeline, under the runner's controller if no other is given."""
         plain = plain_call(pipe)
         for layout in self.layouts:
-            layout.check()
+            check_denoiser(layout)
         admitted = self._admit()
         request = Request(
             copy.copy(controller or self._controller),
@@ -160,8 +147,7 @@ class BlockRunner:
             admitted=admitted,
             ranks=self._ranks,
         )
-        taps = {tap_of(layout.denoiser): layout for layout in self.layouts}
-        request.layouts = {tap: layout for tap, layout in taps.items() if tap is not None}
+        request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
         self._check_model(pipe.scheduler, "before")
         try:
             with request.current():
@@ -194,7 +180,7 @@ class BlockRunner:
 
     def _remove_layouts(self) -> None:
         for layout in self.layouts:
-            layout.remove()
+            remove_layout(layout)
 
 
 def _request_class(plain: type) -> type:
@@ -233,24 +219,3 @@ def denoiser_of(pipe: Any) -> nn.Module:
         UnsupportedModelError: If there is none.
     """
     return next(iter(denoisers_of(pipe).values()))
-
-
-def _named(denoisers: dict[str, nn.Module], blocks: str | None) -> dict[str, nn.Module]:
-    """Keep the denoiser that `blocks` names, all without it."""
-    if not blocks:
-        return denoisers
-    wanted = {path.strip().partition(".")[0] for path in blocks.split(",")}
-    if not wanted <= set(denoisers):
-        raise ConfigError(
-            f"blocks must be paths as 'transformer.my_blocks' into {', '.join(denoisers)}, "
-            f"received {blocks!r}"
-        )
-    return {name: denoiser for name, denoiser in denoisers.items() if name in wanted}
-
-
-def _names_of(blocks: str | None, denoiser: str) -> str | None:
-    """Return the block lists that `blocks` names in one denoiser."""
-    if not blocks:
-        return None
-    paths = [path.strip().partition(".") for path in blocks.split(",")]
-    return ",".join(rest for name, _, rest in paths if name == denoiser)

@@ -6,11 +6,15 @@ from typing import Any
 
 from ditcache_rl.instrument.history import SiteHistory
 
+#: A branch, and a span numbered over all denoisers: they name the cache entries of a request.
+SpanKey = tuple[int, int]
+
 
 class SpanState:
     """What a request knows of one span on one branch.
 
     Attributes:
+        key: Names both.
         history: Its residuals.
         shapes: Of the streams at the entrance; with others the history is worthless.
         exits: How the end is made of an entry: see `exits.Exit`; empty before the first.
@@ -18,9 +22,10 @@ class SpanState:
         pure: Nothing happens to the streams between the blocks.
     """
 
-    __slots__ = ("exits", "forms", "history", "pure", "shapes")
+    __slots__ = ("exits", "forms", "history", "key", "pure", "shapes")
 
-    def __init__(self, history: SiteHistory, shapes: tuple[Any, ...]) -> None:
+    def __init__(self, key: SpanKey, history: SiteHistory, shapes: tuple[Any, ...]) -> None:
+        self.key = key
         self.history = history
         self.shapes = shapes
         self.exits: tuple[Any, ...] = ()

@@ -2,7 +2,7 @@
 
 A tap sits where `nn.Module.compile` puts a compiled call. So a compiled block stays compiled behind
 it, decisions stay outside of its graph, and a `forward` that others replace meanwhile (offloading,
-quantization) is used as it is.
+quantization) is used as it is. Several taps of a module stand one behind the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, TypeVar, cast
 
 from torch import nn
 
@@ -24,56 +24,85 @@ class Tap(ABC):
     Attributes:
         module: Stood in front of.
         users: How many have installed it and not released it.
-        compiled: The compiled call of the module; None without one.
+        behind: The next tap, or the compiled call of the module; None without either.
         plain: What would have run.
     """
+
+    #: Taps of one module stand in this order, the least in front; of equals the newest.
+    depth: ClassVar[int] = 0
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.users = 0
-        self.compiled = compiled = module.__dict__.get(_PLACE)
-        self.plain: Callable[..., Any] = module._call_impl if compiled is None else compiled
+        self.stand_before(module.__dict__.get(_PLACE))
 
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module."""
 
-    def restore(self) -> None:
-        """Leave the module as it was, unless somebody compiled it anew since."""
-        if self.module.__dict__.get(_PLACE) is not self:
-            return
-        if self.compiled is None:
-            del self.module.__dict__[_PLACE]
-        else:
-            self.module.__dict__[_PLACE] = self.compiled
+    def stand_before(self, behind: Callable[..., Any] | None) -> None:
+        """Take a place in the row."""
+        self.behind = behind
+        self.plain: Callable[..., Any] = self.module._call_impl if behind is None else behind
 
 
-def tap_of(module: nn.Module) -> Tap | None:
-    """Return the tap of a module, if it has one."""
-    found = module.__dict__.get(_PLACE)
-    return found if isinstance(found, Tap) else None
+TapT = TypeVar("TapT", bound=Tap)
+
+
+def taps_of(module: nn.Module) -> list[Tap]:
+    """List the taps of a module, from the front to the module."""
+    found, place = [], module.__dict__.get(_PLACE)
+    while isinstance(place, Tap):
+        found.append(place)
+        place = place.behind
+    return found
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Tell whether a module runs a compiled call, behind a tap or without one."""
-    found = module.__dict__.get(_PLACE)
-    return (found.compiled if isinstance(found, Tap) else found) is not None
+    """Tell whether a module runs a compiled call, behind taps or without one."""
+    place = module.__dict__.get(_PLACE)
+    while isinstance(place, Tap):
+        place = place.behind
+    return place is not None
 
 
-def install(module: nn.Module, kind: type[Tap]) -> Tap:
-    """Tap a module, or use the tap that it has; `release` it once for each call of this."""
+def install(module: nn.Module, kind: Callable[[nn.Module], TapT]) -> TapT:
+    """Tap a module; `release` the tap once for each call of this.
+
+    Args:
+        module: To stand in front of.
+        kind: A class of taps, of which a module has one that all users share; or a function that
+            makes a tap of one's own, of a class that nobody shares.
+    """
     with _LOCK:
-        tap = tap_of(module)
+        row = taps_of(module)
+        tap: Any = next((tap for tap in row if type(tap) is kind), None)
         if tap is None:
             tap = kind(module)
-            module.__dict__[_PLACE] = tap
+            front = [other for other in row if other.depth < tap.depth]
+            if front:
+                tap.stand_before(front[-1].behind)
+                front[-1].stand_before(tap)
+            else:
+                module.__dict__[_PLACE] = tap
         tap.users += 1
-        return tap
+        return cast(TapT, tap)
 
 
 def release(tap: Tap) -> None:
-    """Give up one use; the last one restores the module."""
+    """Give up one use; the last one leaves the module as if the tap had never been.
+
+    Where somebody has compiled the module anew since, no tap stands before it any more.
+    """
     with _LOCK:
         tap.users -= 1
-        if tap.users == 0:
-            tap.restore()
+        row = taps_of(tap.module)
+        if tap.users or tap not in row:
+            return
+        place = row.index(tap)
+        if place:
+            row[place - 1].stand_before(tap.behind)
+        elif tap.behind is None:
+            del tap.module.__dict__[_PLACE]
+        else:
+            tap.module.__dict__[_PLACE] = tap.behind

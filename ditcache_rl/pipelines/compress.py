@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.instrument.blocks import denoisers_of, find_blocks
+from ditcache_rl.instrument.blocks import denoisers_of, find_blocks, split_path
 
 
 def quantize_weights(denoiser: nn.Module, kind: str) -> None:
@@ -84,7 +84,7 @@ def prune_blocks(pipe: Any, paths: Sequence[str]) -> None:
     lists: dict[str, nn.ModuleList] = {}
     for path in paths:
         where, _, number = path.rpartition(".")
-        name, _, attribute = where.partition(".")
+        name, attribute = split_path(where)
         found = getattr(denoisers.get(name), attribute, None) if attribute else None
         size = len(found) if isinstance(found, nn.ModuleList) else 0
         if found is None or not number.isdecimal() or int(number) >= size:

@@ -218,5 +218,5 @@ def _skip(
     order = min(between - Mode.REUSE, len(known) - 1)
     levels = sigmas[newest - np.arange(min(HISTORY, newest + 1))]
     coefficients = newton_coefficients(levels, float(sigmas[step]), order)
-    output = replay.skip(step, latents, weighted_sum(known, coefficients[None]))
+    output = replay.estimate(step, latents, weighted_sum(known, coefficients[None]))
     return replay.advance(step, output, latents)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.forecast import line_coefficients, path_coefficients, weighted_sum
 from ditcache_rl.types import HISTORY, Floats
@@ -61,7 +62,7 @@ class GapFitter:
     """
 
     def __init__(self, board: Board, cases: Sequence[Case]) -> None:
-        if board.sites != 1 or not board.blocks or "." in board.blocks:
+        if board.sites != 1 or not is_whole(board.blocks):
             raise UnsupportedModelError(
                 "expected a denoiser that is cached as a whole to fit forecasts, received "
                 f"{board.sites} sites of its blocks; set sites = 1 and blocks to the name of the "

@@ -9,7 +9,7 @@ pass gives v J for all sites and steps at once.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,6 @@ from ditcache_rl.sensitivity.listen import (
     Visit,
     batches,
     count_sites,
-    pairs_with_before,
     per_row,
     residual_of,
 )
@@ -126,13 +125,24 @@ class _Slopes(SiteListener):
             ) from error
         slopes = {visit: [next(found, None) for _ in zeros] for visit, zeros in self._zeros.items()}
         moved = np.full((rows, steps, self._site_count), np.nan)
-        for visit, now, before in pairs_with_before(self._residuals):
+        for visit, now, before in _pairs_with_before(self._residuals):
             cell = moved[:, visit.step, visit.site]
             np.nan_to_num(cell, copy=False)
             for slope, new, old in zip(slopes[visit], now, before, strict=True):
                 if slope is not None:
                     cell += per_row((slope * (old - new)).flatten(1).sum(1), rows)
         return moved
+
+
+def _pairs_with_before(
+    visits: Mapping[Visit, Sequence[Tensor]],
+) -> list[tuple[Visit, Sequence[Tensor], Sequence[Tensor]]]:
+    """Pair what every visit holds with what the same span held one step before."""
+    return [
+        (visit, held, visits[before])
+        for visit, held in visits.items()
+        if (before := visit._replace(step=visit.step - 1)) in visits
+    ]
 
 
 def _refuse_quantized(pipe: Any) -> None:

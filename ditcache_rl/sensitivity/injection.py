@@ -17,7 +17,6 @@ from ditcache_rl.sensitivity.listen import (
     batches,
     count_sites,
     residual_of,
-    with_residual,
 )
 from ditcache_rl.types import Floats
 
@@ -81,9 +80,25 @@ class _Injection(SiteListener):
         if row is None or before is None:
             return None
         changed = []
-        for end, stale in zip(ends, with_residual(starts, ends, before), strict=True):
+        for end, stale in zip(ends, _with_residual(starts, ends, before), strict=True):
             if isinstance(end, Tensor):
                 end = end.clone()
                 end[row :: len(self._cells)] = stale[row :: len(self._cells)]
             changed.append(end)
         return changed
+
+
+def _with_residual(
+    starts: Sequence[Any], ends: Sequence[Any], residual: Sequence[Tensor]
+) -> list[Any]:
+    """Return the streams that a span would give out with a residual that `residual_of` returned."""
+    kept = iter(residual)
+    return [
+        _add(start, next(kept)) if isinstance(end, Tensor) else end
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _add(start: Any, residual: Tensor) -> Tensor:
+    same = getattr(start, "shape", None) == residual.shape
+    return start + residual if same else residual

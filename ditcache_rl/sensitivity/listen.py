@@ -5,7 +5,8 @@ A listener is for measuring: unlike the runner it skips nothing, and it may let 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -19,6 +20,7 @@ from ditcache_rl.instrument.blocks import Stack, denoisers_of, find_blocks, find
 from ditcache_rl.instrument.branches import CallReader
 from ditcache_rl.instrument.clock import Clock
 from ditcache_rl.instrument.probe import complete_stack
+from ditcache_rl.instrument.taps import Tap, install, release
 from ditcache_rl.types import Floats
 
 #: What a block is made of, by how the names of its children start. Both kinds are sites of their
@@ -57,8 +59,8 @@ class Visit(NamedTuple):
 class SiteListener:
     """Hears what every site takes in and gives out while a pipeline runs.
 
-    What it hears goes to `around`, `enter` and `leave`, which subclasses override. Entering hooks
-    the denoisers on their instances, leaving removes everything.
+    What it hears goes to `around`, `enter` and `leave`, which subclasses override. Entering taps
+    the denoisers, leaving removes everything.
 
     Args:
         pipe: A diffusers pipeline that nothing is attached to.
@@ -79,7 +81,7 @@ class SiteListener:
         self._denoisers = denoisers_of(pipe)
         self._sublayers = sublayers
         self._sites = sites
-        self._forwards: dict[nn.Module, Any] = {}
+        self._taps: list[Tap] = []
         self._handles: list[Any] = []
         self._entered: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._place = self._last = (-1, 0)
@@ -91,7 +93,7 @@ class SiteListener:
 
         Args:
             place: Step, and number of the call within it.
-            plain: The denoiser's forward.
+            plain: Runs the denoiser.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
         """
@@ -107,15 +109,14 @@ class SiteListener:
         return None
 
     def run(self, place: tuple[int, int], plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run the forward of a denoiser as the call at a place."""
+        """Run a denoiser as the call at a place."""
         self._place = place
         return plain(*args, **kwargs)
 
     def __enter__(self) -> Self:
-        """Hook the denoisers; their blocks follow at the first call, which may tell them."""
+        """Tap the denoisers; their blocks follow at the first call, which may tell them."""
         for number, denoiser in enumerate(self._denoisers.values()):
-            self._forwards[denoiser] = denoiser.__dict__.get("forward")
-            denoiser.__dict__["forward"] = self._listening(number, denoiser)
+            self._taps.append(install(denoiser, partial(_ListenTap, self, number)))
         return self
 
     def __exit__(
@@ -127,34 +128,19 @@ class SiteListener:
         """Restore; calling it twice is harmless."""
         while self._handles:
             self._handles.pop().remove()
-        while self._forwards:
-            denoiser, before = self._forwards.popitem()
-            if before is None:
-                del denoiser.__dict__["forward"]
-            else:
-                denoiser.__dict__["forward"] = before
+        while self._taps:
+            release(self._taps.pop())
 
-    def _listening(self, number: int, denoiser: nn.Module) -> Callable[..., Any]:
-        plain, reader = denoiser.forward, CallReader(denoiser)
-        stack: Stack | None = None
+    def hear(self, timestep: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Number a call of a denoiser, and run it."""
+        if self._clock.restarted():
+            self._last = (-1, 0)
+        step = self._clock.step(timestep, again=False)
+        self._last = (step, self._last[1] + 1 if step == self._last[0] else 0)
+        return self.around(self._last, plain, args, kwargs)
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            nonlocal stack
-            if stack is None:
-                stack = find_stack(denoiser)
-                if stack is None or None in stack.signatures:
-                    stack = complete_stack(denoiser, stack, lambda: plain(*args, **kwargs))
-                self._hook(number, denoiser, stack)
-            if self._clock.restarted():
-                self._last = (-1, 0)
-            step = self._clock.step(reader.read(args, kwargs).timestep, again=False)
-            self._last = (step, self._last[1] + 1 if step == self._last[0] else 0)
-            return self.around(self._last, plain, args, kwargs)
-
-        return forward
-
-    def _hook(self, number: int, denoiser: nn.Module, stack: Stack) -> None:
-        """Hook the first and the last module of every part."""
+    def hook(self, number: int, denoiser: nn.Module, stack: Stack) -> None:
+        """Hook the first and the last module of every part of a denoiser."""
         parts = _sublayers(denoiser, stack) if self._sublayers else _spans(stack, self._sites)
         for index, part in enumerate(parts):
             place = number, index
@@ -186,6 +172,27 @@ class SiteListener:
     def _visit(self, place: tuple[int, int], part: _Part) -> Visit:
         step, call = self._place
         return Visit(step, part.site, call, place)
+
+
+class _ListenTap(Tap):
+    """Stands in for a denoiser that is listened to."""
+
+    def __init__(self, listener: SiteListener, number: int, denoiser: nn.Module) -> None:
+        super().__init__(denoiser)
+        self._listener, self._number = listener, number
+        self._reader = CallReader(denoiser)
+        self._hooked = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Hand the call to the listener, the first one after it has told the blocks."""
+        if not self._hooked:
+            stack = find_stack(self.module)
+            if stack is None or None in stack.signatures:
+                stack = complete_stack(self.module, stack, lambda: self.plain(*args, **kwargs))
+            self._listener.hook(self._number, self.module, stack)
+            self._hooked = True
+        timestep = self._reader.read(args, kwargs).timestep
+        return self._listener.hear(timestep, self.plain, args, kwargs)
 
 
 class _Part(NamedTuple):
@@ -266,22 +273,6 @@ def residual_of(starts: Sequence[Any], ends: Sequence[Any]) -> list[Tensor]:
     ]
 
 
-def with_residual(
-    starts: Sequence[Any], ends: Sequence[Any], residual: Sequence[Tensor]
-) -> list[Any]:
-    """Return the streams that a span would give out with a residual that `residual_of` returned."""
-    kept = iter(residual)
-    return [
-        _add(start, next(kept)) if isinstance(end, Tensor) else end
-        for start, end in zip(starts, ends, strict=True)
-    ]
-
-
-def _add(start: Any, residual: Tensor) -> Tensor:
-    same = getattr(start, "shape", None) == residual.shape
-    return start + residual if same else residual
-
-
 def per_row(values: Tensor, rows: int) -> Floats:
     """Add up what belongs to one sample, whose guidance branches lie one after the other: (rows,).
 
@@ -295,14 +286,3 @@ def per_row(values: Tensor, rows: int) -> Floats:
 def batches(cases: Sequence[Any], rows: int) -> list[Sequence[Any]]:
     """Cut cases into batches of at most `rows`."""
     return [cases[start : start + rows] for start in range(0, len(cases), rows)]
-
-
-def pairs_with_before(
-    visits: Mapping[Visit, Sequence[Tensor]],
-) -> list[tuple[Visit, Sequence[Tensor], Sequence[Tensor]]]:
-    """Pair what every visit holds with what the same span held one step before."""
-    return [
-        (visit, held, visits[before])
-        for visit, held in visits.items()
-        if (before := visit._replace(step=visit.step - 1)) in visits
-    ]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Folder of the committed weights; `FluxPipeline.from_pretrained` opens it.
 PIPELINE_DIR = Path(__file__).parent / "pipeline"
-#: Weights that bring its coarse steps to the full grid: `cached(..., coarse_steps=1, upscaler=)`.
+#: Weights that bring its coarse steps to the full grid, see `extras.coarse.coarse_steps`.
 UPSCALER = Path(__file__).parent / "upscaler.safetensors"
 #: Pixels per side, and the call arguments that the pipeline was trained with.
 SIDE_PX = 64

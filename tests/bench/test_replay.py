@@ -8,6 +8,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.instrument.taps import taps_of
 from tests.kit.pipelines import BLOCKS, GUIDANCE, PROMPTS, draw
 
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
@@ -25,7 +26,7 @@ def test_computing_every_step_is_the_pipeline_itself(board: Board) -> None:
         latents = replay.start()
         for step in range(4):
             output, residual = replay.compute(step, latents)
-            assert replay.skip(step, latents, residual).shape == output.shape
+            assert replay.estimate(step, latents, residual).shape == output.shape
             latents = replay.advance(step, output, latents)
 
     torch.testing.assert_close(latents, expected, rtol=0, atol=0)
@@ -38,12 +39,12 @@ def test_the_pipeline_is_left_as_it_was_also_after_an_exception(board: Board) ->
 
     def fail() -> None:
         with Replay(board, CASES[:1]):
-            assert all("forward" in block.__dict__ for block in blocks)
+            assert all(taps_of(block) for block in blocks)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert not any("forward" in block.__dict__ for block in blocks)
+    assert not any(taps_of(block) for block in blocks)
 
 
 def test_an_attached_pipeline_is_not_replayed(board: Board) -> None:

@@ -5,7 +5,7 @@ from safetensors import safe_open
 from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.extras.train_upscaler import draw_pairs, gain_db, main
-from ditcache_rl.instrument import load_upscaler
+from ditcache_rl.extras.upscaler import load_upscaler
 from ditcache_rl.shapes import UPSCALER, load_pipeline
 
 

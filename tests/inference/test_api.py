@@ -11,12 +11,11 @@ from torch import Tensor
 
 import ditcache_rl as dc
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import AllCompute, EveryK
+from ditcache_rl.control import EveryK
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.policy import Policy, save_policy
 from ditcache_rl.schedules import CostModel, Scored
-from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import Mode
 from tests.kit.environment import PROMPTS, untrained_policy
 
@@ -322,21 +321,3 @@ def test_a_target_reaches_the_network(pipe: Any, tiny_call: dict[str, Any]) -> N
     # A network that has learned nothing does what the schedule does.
     assert run.logs[0].compute_share == [0.5]
     assert torch.equal(adaptive, static)
-
-
-def test_coarse_steps_take_the_upscaler_that_they_are_given(
-    pipe: Any, tiny_call: dict[str, Any]
-) -> None:
-    images = []
-    for options in ({}, {"coarse_steps": 2}, {"coarse_steps": 2, "upscaler": UPSCALER}):
-        with dc.cached(pipe, AllCompute(), **options):
-            images.append(draw(pipe, tiny_call))
-
-    assert torch.equal(images[0], draw(pipe, tiny_call))
-    assert not torch.equal(images[0], images[1])
-    assert not torch.equal(images[1], images[2])
-
-
-def test_an_upscaler_without_coarse_steps_is_refused(pipe: Any) -> None:
-    with pytest.raises(ConfigError, match="needs coarse_steps >= 1, received 0"):
-        dc.attach(pipe, AllCompute(), upscaler=UPSCALER)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.instrument.blocks import find_blocks, split_sites
+from ditcache_rl.instrument.blocks import find_blocks, is_whole, read_paths, split_sites
 from ditcache_rl.instrument.signatures import BlockSignature, known_signature
 from tests.kit.pipelines import BLOCKS, DOUBLE_BLOCKS
 
@@ -58,6 +58,23 @@ def test_blocks_are_found_in_the_order_in_which_they_run(tiny_pipe: Any) -> None
     assert len(blocks) == BLOCKS
     assert blocks[:DOUBLE_BLOCKS] == list(transformer.transformer_blocks)
     assert blocks[DOUBLE_BLOCKS:] == list(transformer.single_transformer_blocks)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "lists", "whole"),
+    [
+        (None, {}, False),
+        ("", {}, False),
+        ("transformer", {"transformer": ""}, True),
+        ("transformer, transformer_2", {"transformer": "", "transformer_2": ""}, True),
+        ("unet, prior.a, prior.b", {"unet": "", "prior": "a,b"}, False),
+    ],
+)
+def test_paths_name_block_lists_or_whole_denoisers(
+    blocks: str | None, lists: dict[str, str], whole: bool
+) -> None:
+    assert read_paths(blocks) == lists
+    assert is_whole(blocks) is whole
 
 
 def test_a_model_without_block_lists_is_named_with_what_it_has() -> None:

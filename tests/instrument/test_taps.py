@@ -1,9 +1,11 @@
+import itertools
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
-from ditcache_rl.instrument.taps import Tap, install, release, tap_of
+from ditcache_rl.instrument.taps import Tap, install, is_compiled, release, taps_of
 
 
 class Double(Tap):
@@ -50,4 +52,36 @@ def test_what_was_compiled_before_stays_and_what_is_compiled_after_too() -> None
     module._compiled_call_impl = later = lambda x: x + 100
     release(tap)
     assert module.__dict__["_compiled_call_impl"] is later
-    assert tap_of(module) is None
+    assert not taps_of(module)
+
+
+class Inner(Tap):
+    depth = 1
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.plain(*args, **kwargs) + 1
+
+
+class Own(Inner):
+    pass
+
+
+@pytest.mark.parametrize("came", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("went", list(itertools.permutations(range(3))))
+def test_taps_stand_by_depth_in_whatever_order_they_come_and_go(
+    came: tuple[int, ...], went: tuple[int, ...]
+) -> None:
+    module = nn.Identity()
+    module._compiled_call_impl = compiled = lambda x: x + 10
+    kinds = [Double, Inner, Own]
+
+    taps = {index: install(module, kinds[index]) for index in came}
+    assert module(1) == 2 * (1 + 10 + 1 + 1)
+    left = {0, 1, 2}
+    for index in went:
+        assert is_compiled(module)
+        release(taps[index])
+        left.remove(index)
+        assert module(1) == (2 if 0 in left else 1) * (1 + 10 + len(left - {0}))
+
+    assert module.__dict__["_compiled_call_impl"] is compiled

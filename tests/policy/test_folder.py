@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ditcache_rl.schedules.plan import Plan
 from safetensors.torch import load_file, save_file
 
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.policy import Manifest, Policy, load_policy, save_policy
-from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.types import Tier
 
 SITES, STEPS = 2, 4

@@ -3,10 +3,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ditcache_rl.schedules.plan import Plan
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules import nominal_cost
-from ditcache_rl.schedules.plan import Plan
 from ditcache_rl.search import spaced_plan
 from ditcache_rl.serve import Arm, Bandit
 

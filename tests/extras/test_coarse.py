@@ -1,5 +1,8 @@
 """Early steps on a grid of half the size."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,8 +15,19 @@ from benchmarks.zoo.pipelines import model
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, StaticSchedule
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.instrument import BlockRunner, CoarseSteps, RequestLog, Upscaler
-from ditcache_rl.instrument.coarse import coarsen, mean_places, pack, raster, unpack
+from ditcache_rl.extras.coarse import (
+    CoarseDenoiser,
+    coarse_steps,
+    coarsen,
+    mean_places,
+    pack,
+    raster,
+    unpack,
+)
+from ditcache_rl.extras.upscaler import Upscaler, load_upscaler
+from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.instrument.taps import taps_of
+from ditcache_rl.shapes import UPSCALER
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import draw
 
@@ -28,25 +42,36 @@ def flux_call(places: Tensor) -> dict[str, Any]:
     return {"hidden_states": randn(2, 64, 16), "timestep": torch.full((2,), 0.6), "img_ids": places}
 
 
-def draw_coarse(pipe: Any, steps: int, **options: Any) -> tuple[Tensor, RequestLog]:
-    logs: list[RequestLog] = []
-    controller = options.pop("controller", AllCompute())
-    with BlockRunner(
-        pipe, controller, TieredCache(), coarse_steps=steps, on_finish=logs.append, **options
-    ):
-        return draw(pipe), logs[0]
+Drawn = Callable[..., tuple[Tensor, RequestLog]]
 
 
-def tokens_seen(pipe: Any, steps: int, **options: Any) -> list[int]:
+@pytest.fixture(params=["outside", "inside"])
+def draw_coarse(request: pytest.FixtureRequest) -> Drawn:
+    """Draw with coarse steps that are entered outside or inside of what caches."""
+
+    def drawn(pipe: Any, steps: int, **options: Any) -> tuple[Tensor, RequestLog]:
+        logs: list[RequestLog] = []
+        controller = options.pop("controller", AllCompute())
+        runner = BlockRunner(pipe, controller, TieredCache(), on_finish=logs.append, **options)
+        around: list[AbstractContextManager[object]] = [coarse_steps(pipe, steps), runner]
+        with ExitStack() as stack:
+            for one in around if request.param == "outside" else reversed(around):
+                stack.enter_context(one)
+            return draw(pipe), logs[0]
+
+    return drawn
+
+
+@contextmanager
+def tokens_of(pipe: Any) -> Iterator[list[int]]:
     seen: list[int] = []
     handle = pipe.transformer.x_embedder.register_forward_pre_hook(
         lambda module, args: seen.append(args[0].shape[1])
     )
     try:
-        draw_coarse(pipe, steps, **options)
+        yield seen
     finally:
         handle.remove()
-    return seen
 
 
 def test_tokens_are_laid_out_as_flux_does() -> None:
@@ -81,7 +106,7 @@ def test_coarse_latents_are_a_mixture_at_their_own_noise_level() -> None:
 
 
 def test_a_denoiser_that_knows_the_answer_gives_it_on_the_full_grid(tiny_pipe: Any) -> None:
-    coarse, call = CoarseSteps(1, tiny_pipe.transformer, upscaler=None), flux_call(raster(8, 8))
+    coarse, call = CoarseDenoiser(tiny_pipe.transformer), flux_call(raster(8, 8))
     clean = 0.3  # the same everywhere, so that bilinear is exact
 
     def knows(**given: Any) -> tuple[Tensor]:
@@ -105,7 +130,7 @@ def test_a_denoiser_that_knows_the_answer_gives_it_on_the_full_grid(tiny_pipe: A
     ids=["turned", "other size", "controlnet", "odd sides"],
 )
 def test_an_unknown_grid_is_computed_as_it_is(change: dict[str, Any], tiny_pipe: Any) -> None:
-    coarse, call = CoarseSteps(1, tiny_pipe.transformer, upscaler=None), flux_call(raster(8, 8))
+    coarse, call = CoarseDenoiser(tiny_pipe.transformer), flux_call(raster(8, 8))
     call |= change
 
     given = coarse.run(lambda **given: given, (), call)
@@ -115,16 +140,65 @@ def test_an_unknown_grid_is_computed_as_it_is(change: dict[str, Any], tiny_pipe:
 
 
 @pytest.mark.parametrize("blocks", [None, "transformer"])
-def test_only_the_first_steps_are_coarse(blocks: str | None, tiny_pipe: Any) -> None:
+def test_only_the_first_steps_are_coarse(
+    blocks: str | None, tiny_pipe: Any, draw_coarse: Drawn
+) -> None:
     plain = draw(tiny_pipe)
 
-    assert tokens_seen(tiny_pipe, 2, blocks=blocks) == [16, 16, 64, 64, 64, 64]
+    with tokens_of(tiny_pipe) as seen:
+        coarse, _ = draw_coarse(tiny_pipe, 2, blocks=blocks)
+
+    assert seen == [16, 16, 64, 64, 64, 64]
     assert torch.equal(draw(tiny_pipe), plain)
     assert torch.equal(draw_coarse(tiny_pipe, 0, blocks=blocks)[0], plain)
-    assert not torch.equal(draw_coarse(tiny_pipe, 2, blocks=blocks)[0], plain)
+    assert not torch.equal(coarse, plain)
+    with coarse_steps(tiny_pipe, 2):
+        assert torch.equal(draw(tiny_pipe), coarse)
 
 
-def test_what_a_coarse_step_returned_is_reused_on_the_full_grid(tiny_pipe: Any) -> None:
+def test_every_call_begins_with_coarse_steps(tiny_pipe: Any) -> None:
+    with tokens_of(tiny_pipe) as seen, coarse_steps(tiny_pipe, 1):
+        draw(tiny_pipe, steps=3)
+        draw(tiny_pipe, steps=2)
+
+    assert seen == [16, 64, 64, 16, 64]
+
+
+def test_the_pipeline_is_restored_after_an_exception(tiny_pipe: Any) -> None:
+    def fail() -> None:
+        with coarse_steps(tiny_pipe, 2):
+            assert taps_of(tiny_pipe.transformer)
+            raise ZeroDivisionError
+
+    plain, before = draw(tiny_pipe), dict(vars(tiny_pipe.transformer))
+    with pytest.raises(ZeroDivisionError):
+        fail()
+
+    assert vars(tiny_pipe.transformer) == before
+    assert torch.equal(draw(tiny_pipe), plain)
+
+
+def test_calls_of_another_thread_are_left_alone(tiny_pipe: Any) -> None:
+    plain = draw(tiny_pipe)
+
+    with coarse_steps(tiny_pipe, 2), ThreadPoolExecutor(1) as other:
+        elsewhere = other.submit(draw, tiny_pipe).result()
+        here = draw(tiny_pipe)
+
+    assert torch.equal(elsewhere, plain)
+    assert not torch.equal(here, plain)
+
+
+def test_coarse_steps_take_the_upscaler_that_they_are_given(tiny_pipe: Any) -> None:
+    with coarse_steps(tiny_pipe, 2):
+        bilinear = draw(tiny_pipe)
+    with coarse_steps(tiny_pipe, 2, upscaler=load_upscaler(UPSCALER)):
+        assert not torch.equal(draw(tiny_pipe), bilinear)
+
+
+def test_what_a_coarse_step_returned_is_reused_on_the_full_grid(
+    tiny_pipe: Any, draw_coarse: Drawn
+) -> None:
     modes = np.array([[Mode.COMPUTE], [Mode.REUSE], *[[Mode.COMPUTE]] * 4], dtype=np.int8)
 
     _, log = draw_coarse(tiny_pipe, 1, blocks="transformer", controller=StaticSchedule.of(modes))
@@ -132,7 +206,7 @@ def test_what_a_coarse_step_returned_is_reused_on_the_full_grid(tiny_pipe: Any) 
     assert log.modes[:, 0, 0].tolist() == modes[:, 0].tolist()
 
 
-def test_what_blocks_kept_of_another_grid_is_a_miss(tiny_pipe: Any) -> None:
+def test_what_blocks_kept_of_another_grid_is_a_miss(tiny_pipe: Any, draw_coarse: Drawn) -> None:
     modes = np.array([[Mode.COMPUTE], [Mode.REUSE], *[[Mode.COMPUTE]] * 4], dtype=np.int8)
 
     _, log = draw_coarse(tiny_pipe, 1, controller=StaticSchedule.of(modes))
@@ -142,7 +216,7 @@ def test_what_blocks_kept_of_another_grid_is_a_miss(tiny_pipe: Any) -> None:
 
 def test_sd3_latents_are_halved_as_they_are() -> None:
     denoiser: Any = model("SD3Transformer2DModel")
-    coarse = CoarseSteps(1, denoiser, upscaler=None)
+    coarse = CoarseDenoiser(denoiser)
     channels = denoiser.config.in_channels
     call = {"hidden_states": randn(1, channels, 8, 16), "timestep": torch.tensor([600.0])}
 
@@ -157,11 +231,14 @@ def test_sd3_latents_are_halved_as_they_are() -> None:
 
 def test_a_denoiser_without_a_known_grid_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"one of Flux.*, received PixArtTransformer2D"):
-        CoarseSteps(1, model("PixArtTransformer2DModel"), upscaler=None)
+        CoarseDenoiser(model("PixArtTransformer2DModel"))
 
 
 def test_wrong_options_are_refused(tiny_pipe: Any) -> None:
-    with pytest.raises(ConfigError, match="coarse_steps must be >= 0, received -1"):
-        draw_coarse(tiny_pipe, -1)
+    with (
+        pytest.raises(ConfigError, match="coarse_steps must be >= 0, received -1"),
+        coarse_steps(tiny_pipe, -1),
+    ):
+        pass
     with pytest.raises(ConfigError, match=r"of 4 channels, .* received one for 16"):
-        CoarseSteps(1, tiny_pipe.transformer, upscaler=Upscaler(16))
+        CoarseDenoiser(tiny_pipe.transformer, upscaler=Upscaler(16))

@@ -78,7 +78,7 @@ def load_upscaler(file: str | Path) -> Upscaler:
         net.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(
-            f"{file}: expected the weights of an upscaler, as ditcache_rl.rl.train_upscaler "
-            f"writes them, received {str(error).splitlines()[0]}"
+            f"{file}: expected the weights of an upscaler, as ditcache_rl.extras."
+            f"train_upscaler writes them, received {str(error).splitlines()[0]}"
         ) from error
     return net.requires_grad_(False)

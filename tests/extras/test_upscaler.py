@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.instrument import Upscaler, bilinear, load_upscaler, save_upscaler
+from ditcache_rl.extras.upscaler import Upscaler, bilinear, load_upscaler, save_upscaler
 
 COARSE = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
 SIGMA = torch.tensor([0.2, 0.9]).view(2, 1, 1, 1)
