@@ -23,9 +23,9 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.harness import Benchmark, console, parser
+from benchmarks.shapes.reader import HELD_OUT_SEED, load_reader, load_report, measure, read
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.shapes import CALL, PIPELINE_DIR, SIDE_PX
-from ditcache_rl.shapes.recipe.reader import HELD_OUT_SEED, load_reader, load_report, measure, read
 from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES, caption, is_held_out, sample_scenes
 
 STEPS = 28

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ditcache_rl.extras.gan import LatentWalk, StyleGenerator, StyleReuse
+from benchmarks.precision.generator import StyleGenerator
+from ditcache_rl.extras.gan import LatentWalk, StyleReuse
 from ditcache_rl.inference import cached
 
 #: Edits per layer from which a sweep of style mixing changes the styles.

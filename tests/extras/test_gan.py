@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 import ditcache_rl as dc
+from benchmarks.precision.generator import StyleGenerator
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.extras.gan import LatentWalk, StyleGenerator, StyleReuse, WalkSampler
+from ditcache_rl.extras.gan import LatentWalk, StyleReuse, WalkSampler
 from ditcache_rl.sensitivity import gradient_sensitivity, injection_sensitivity, rank_correlation
 from ditcache_rl.types import Mode
 

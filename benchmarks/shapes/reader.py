@@ -3,7 +3,7 @@
 A small convolutional classifier, trained on renders alone. It judges what the embedded pipeline
 draws, so it must never be trained on a picture that the pipeline made. To train it anew::
 
-    python -m ditcache_rl.shapes.recipe.reader --steps 1000 --out reader.safetensors
+    python -m benchmarks.shapes.reader --steps 1000 --out reader.safetensors
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def load_report(file: Path = WEIGHTS) -> ReaderReport:
     if received != expected:
         raise ArtifactError(
             f"{file.name}: expected a reader with {expected}, received {received}; train it again "
-            "with `python -m ditcache_rl.shapes.recipe.reader`"
+            "with `python -m benchmarks.shapes.reader`"
         )
     return ReaderReport(
         accuracy=json.loads(metadata["held_out_accuracy"]),

@@ -4,8 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ditcache_rl.errors import ArtifactError, ShapeError
-from ditcache_rl.shapes.recipe.reader import (
+from benchmarks.shapes.reader import (
     HELD_OUT_SEED,
     WEIGHTS,
     Reader,
@@ -14,6 +13,7 @@ from ditcache_rl.shapes.recipe.reader import (
     measure,
     read,
 )
+from ditcache_rl.errors import ArtifactError, ShapeError
 from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES, sample_scenes
 
 # Away from the scenes of the reader's own report, which start at HELD_OUT_SEED.

@@ -1,0 +1,1 @@
+"""What reads the scenes that the embedded pipeline draws."""
