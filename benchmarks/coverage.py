@@ -51,7 +51,7 @@ from benchmarks.zoo.loop import DenoiserLoop
 from benchmarks.zoo.pipelines import PIPELINES, build, pipeline_unit
 from benchmarks.zoo.ranks import rank_disagreements
 from benchmarks.zoo.requests import cancel_identical, eight_rows, threads_identical
-from benchmarks.zoo.rows import Unit
+from benchmarks.zoo.rows import Unit, row_gaps
 from benchmarks.zoo.stack import compile_figures, int8_figures
 from benchmarks.zoo.tiny import build_tiny_pipe
 from ditcache_rl.cache import TieredCache
@@ -109,7 +109,9 @@ def _sweep(kind: str, names: list[str], make: Callable[[str], Unit]) -> list[dic
     for name in track(names, description=f"{kind}s"):
         line: dict[str, Any] = {"kind": kind, "name": name, "passed": False}
         try:
-            found = examine(make(name), seed=len(name))
+            unit = make(name)
+            found = examine(unit, seed=len(name))
+            line["row_gaps"] = row_gaps(unit) if unit.rows else None
         except Exception as error:
             line["error"] = "".join(traceback.format_exception_only(error))[:500].strip()
         else:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.zoo.denoisers import DENOISERS
-from benchmarks.zoo.rows import NOISE, ROUNDING, PerRow, RowGaps, Unit, blind, rounding, row_gaps
+from benchmarks.zoo.rows import ROUNDING, PerRow, Unit, blind, rounding
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.instrument import BlockRunner, RequestLog
@@ -34,10 +34,8 @@ class Examined(NamedTuple):
     spans: int
     branches: int
     """Most guidance branches of a step."""
-    row_gaps: RowGaps | None
-    """None where it draws one sample at a time, as is the next."""
     row_rounding: float | None
-    """See `rounding`."""
+    """See `rounding`; None where it draws one sample at a time."""
     checks: dict[str, bool]
 
     @property
@@ -84,12 +82,12 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
-    gaps = share = None
+    share = None
     if unit.rows:
-        gaps, share = row_gaps(unit), rounding(unit)
-        checks["rows_as_alone"] = share <= ROUNDING and gaps.mean <= NOISE
+        share = rounding(unit)
+        checks["rows_as_alone"] = share <= ROUNDING
         checks["rows_see_no_others"] = blind(unit)
-    return Examined(*findings, log.branches, gaps, share, checks)
+    return Examined(*findings, log.branches, share, checks)
 
 
 def scheduled(logs: list[RequestLog], unit: Unit) -> Any:

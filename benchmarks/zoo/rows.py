@@ -1,4 +1,4 @@
-"""A row's image depends on its own prompt, seed and decisions: three laws, each with its reason.
+"""A row's image depends on its own prompt, seed and decisions: two laws, each with its reason.
 
 A matrix product sums a batch in another order than a row, and which order depends on the size of
 the batch: the uncached pipeline itself draws a row a little differently at every size. Under a
@@ -7,7 +7,9 @@ to the same row alone only as far as the uncached pipeline is. What can be asked
 
 - In float64 it is the row alone, up to rounding. What leaked from another row would stay.
 - Whatever the other rows hold, its bits are the same.
-- In float32 it is about as far from the row alone as rows of the uncached pipeline are.
+
+How far it is from the row alone in float32, over what rows of the uncached pipeline are, is a
+figure and no law: a few roundings are compared with a few others, and processors round differently.
 """
 
 from __future__ import annotations
@@ -31,9 +33,6 @@ TABLES = ((0, 1, 0, 2, 0, 1), (0, 0, 1, 1, 0, 2), (0, 0, 0, 0, 0, 0))
 #: Largest difference in float64, relative to the largest latent. Its rounding is 1e-16; guidance,
 #: forecasts and samplers multiply it, and a wrong row is of order 1.
 ROUNDING = 1e-10
-#: Most that `RowGaps.mean` may be. A residual that is computed once enters several steps, and its
-#: rounding with it each time; the uncached pipeline rounds anew at every step.
-NOISE = 1.5
 #: From a seed to that of another row.
 _OTHER = 100
 

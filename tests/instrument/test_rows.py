@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from benchmarks.zoo.requests import ROW_TABLES, eight_rows, prompted
-from benchmarks.zoo.rows import NOISE, ROUNDING, rounding
+from benchmarks.zoo.requests import ROW_TABLES, prompted
+from benchmarks.zoo.rows import ROUNDING, rounding
 
 
 def test_eight_rows_that_decide_for_themselves_are_drawn_as_alone(tiny_pipe: Any) -> None:
     unit = prompted(tiny_pipe)
 
     assert rounding(unit, range(len(ROW_TABLES)), ROW_TABLES) <= ROUNDING
-    assert eight_rows(tiny_pipe).mean <= NOISE
