@@ -78,7 +78,7 @@ class Run:
         return [*self._opened.notes, *(self._tables.notes() if self._tables else [])]
 
     def summary(self) -> str:
-        """Describe the requests so far: modes, tiers, bytes, seconds, the last effective mask."""
+        """Describe the requests so far: modes, tiers, bytes, seconds, what the last one did."""
         if not self.logs:
             return "no request has finished yet"
         counts = {mode: sum(int((log.modes == mode).sum()) for log in self.logs) for mode in Mode}
@@ -96,7 +96,7 @@ class Run:
                 *tier_lines(self.cache),
                 *(f"note          {note}" for note in self._notes()),
                 *(f"audited       {line}" for line in learned),
-                f"last mask     {mask_text(self.logs[-1])}",
+                f"last modes    {modes_text(self.logs[-1].modes[:, 0])}",
             ]
         )
 
@@ -120,8 +120,3 @@ def tier_lines(cache: TieredCache) -> list[str]:
     }
     shown = ", ".join(f"{count} {name}" for name, count in troubles.items() if count)
     return [*lines, f"troubles      {shown}"] if shown else lines
-
-
-def mask_text(log: RequestLog) -> str:
-    """Write the effective mask of the first row: a letter per step, sites side by side."""
-    return modes_text(log.modes[:, 0])

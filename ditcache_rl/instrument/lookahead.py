@@ -15,17 +15,17 @@ _VISITS = 16
 class LookAhead:
     """Ask the cache for entries in the order in which a request will read them.
 
-    With a plan that is what it says. Without one, what the present step has decided, and at the
-    next step what reuse would read: a compute step is when there is time to load.
+    With planned modes that is what they say. Without them, what the present step has decided,
+    and at the next step what reuse would read: a compute step is when there is time to load.
 
     Args:
         cache: Asked to prefetch.
-        plan: (steps, rows, sites) modes, if they are known.
+        planned: (steps, rows, sites) modes, if they are known.
     """
 
-    def __init__(self, cache: TieredCache, plan: Modes | None) -> None:
+    def __init__(self, cache: TieredCache, planned: Modes | None) -> None:
         self._cache = cache
-        self._counts = None if plan is None else plan.max(axis=1)
+        self._counts = None if planned is None else planned.max(axis=1)
 
     def visit(
         self,

@@ -35,19 +35,19 @@ class RequestMemory:
         self._held: dict[SpanKey, int] = {}
         self.begin(0, None)
 
-    def begin(self, rows: int, plan: Modes | None) -> None:
+    def begin(self, rows: int, planned: Modes | None) -> None:
         """Forget everything and begin a run.
 
         Args:
             rows: Samples of the request.
-            plan: (steps, rows, sites) modes, if they are known.
+            planned: (steps, rows, sites) modes, if they are known.
         """
         self.forget()
         self._rows = rows
-        self._uses = None if plan is None else next_uses(plan)
-        #: Steps at which the plan computes everything and reads nothing of it later.
-        self.idle = _idle_steps(plan, self._uses)
-        self._ahead = LookAhead(self._cache, plan)
+        self._uses = None if planned is None else next_uses(planned)
+        #: Steps at which what is planned computes everything and reads nothing of it later.
+        self.idle = _idle_steps(planned, self._uses)
+        self._ahead = LookAhead(self._cache, planned)
 
     def forget(self) -> None:
         """Free all entries."""
@@ -147,11 +147,11 @@ class RequestMemory:
             self._ahead.visit(histories, sites, step, span.index, decided)
 
 
-def _idle_steps(plan: Modes | None, uses: NDArray[np.int64] | None) -> Mapping[int, bool]:
-    """Tell at which steps there is nothing to decide and nothing to keep; False without a plan."""
-    if plan is None or uses is None:
+def _idle_steps(planned: Modes | None, uses: NDArray[np.int64] | None) -> Mapping[int, bool]:
+    """Tell at which steps there is nothing to decide and nothing to keep; never where unplanned."""
+    if planned is None or uses is None:
         return defaultdict(bool)
-    computed = ~plan.any(axis=(1, 2))
+    computed = ~planned.any(axis=(1, 2))
     return dict(enumerate((computed & (uses[:, :, 0] == NEVER).all(axis=1)).tolist()))
 
 

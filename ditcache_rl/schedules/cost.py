@@ -246,8 +246,8 @@ def fit_cost(schedules: Sequence[Modes], seconds: Sequence[float]) -> CostModel:
             f"received {len(schedules)} that do not; add all-compute, a schedule that reuses, and "
             "one that forecasts"
         )
-    weights = 1 / np.asarray(seconds, dtype=np.float64)[:, None]
-    solution, _ = nnls(columns / scales * weights, np.ones(len(seconds)))
+    relative = 1 / np.asarray(seconds, dtype=np.float64)[:, None]
+    solution, _ = nnls(columns / scales * relative, np.ones(len(seconds)))
     times = np.zeros(len(told))
     times[told] = solution / scales
     return CostModel(

@@ -107,7 +107,7 @@ class ScheduleTable(Mapping[int, Scored]):
         return ScheduleTable.of(self.sigmas, ({**self.lines, **better}).values())
 
     def without_floors(self) -> ScheduleTable:
-        """Forget the floors, which are of the weights that they were measured with."""
+        """Forget the floors, which are of the model that they were measured on."""
         bare = (Scored(one.schedule, one.psnr_db, one.ssim) for one in self.lines.values())
         return ScheduleTable.of(self.sigmas, bare)
 

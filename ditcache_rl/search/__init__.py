@@ -2,7 +2,7 @@
 
 from ditcache_rl.search.fit import GapFitter
 from ditcache_rl.search.hard import Sample, sample_cases
-from ditcache_rl.search.methods import METHODS, Method
+from ditcache_rl.search.methods import METHODS, Search
 from ditcache_rl.search.problem import Problem, Propose
 from ditcache_rl.search.proposals import Calibration, gap_proposals, proposals
 from ditcache_rl.search.space import Space
@@ -12,11 +12,11 @@ __all__ = [
     "METHODS",
     "Calibration",
     "GapFitter",
-    "Method",
     "Problem",
     "Propose",
     "Sample",
     "Score",
+    "Search",
     "Space",
     "Trials",
     "gap_proposals",

@@ -151,7 +151,7 @@ def measure_gaps(
         (T, T + 1) mean absolute error of the final latents when the steps between computed step j
         and the next computed step k are skipped; gaps beyond `longest` are inf.
 
-    Source: the edge weights of LeMiCa (arXiv 2511.00090).
+    Source: the edges of LeMiCa (arXiv 2511.00090).
     """
     total = np.zeros((board.steps, board.steps + 1))
     for case in cases:
@@ -192,9 +192,9 @@ def _gaps_of(
                 if step - start > longest:
                     del skipping[start]
                     continue
-                skipping[start] = (_skip(replay, step, own, known, start, between), known)
+                skipping[start] = (_estimate(replay, step, own, known, start, between), known)
             if step and longest:
-                own = _skip(replay, step, reference, history, step - 1, between)
+                own = _estimate(replay, step, reference, history, step - 1, between)
                 skipping[step - 1] = own, list(history)
             rows = torch.cat([reference, latents])
             output, residual = replay.compute(step, rows)
@@ -210,7 +210,7 @@ def _gaps_of(
     return edges
 
 
-def _skip(
+def _estimate(
     replay: Replay, step: int, latents: Tensor, known: list[Tensor], newest: int, between: Mode
 ) -> Tensor:
     """Take a step without computing it; `known` are the residuals of step `newest` and before."""

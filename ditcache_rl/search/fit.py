@@ -197,7 +197,7 @@ class GapFitter:
         own = np.zeros(HISTORY)
         if stop - known[0] > 1:
             own = added[len(path) - 1] if added is not None else self._fit(parts, path, stop)
-        reached = [self._skip(part, known, stop, own) for part in parts]
+        reached = [self._reach(part, known, stop, own) for part in parts]
         return reached, np.vstack([state.added, own])
 
     def _fit(
@@ -213,11 +213,11 @@ class GapFitter:
         known = path[::-1][:HISTORY]
         gram, moment = np.zeros((len(known),) * 2), np.zeros(len(known))
         for part, target in zip(parts, self._targets, strict=True):
-            start = self._skip(part, known, stop, np.zeros(HISTORY))
+            start = self._reach(part, known, stop, np.zeros(HISTORY))
             wrong = (target[stop] - start).flatten(1).double()
             effect = torch.stack(
                 [
-                    (self._skip(part, known, stop, unit) - start).flatten(1).double()
+                    (self._reach(part, known, stop, unit) - start).flatten(1).double()
                     for unit in np.eye(HISTORY)[: len(known)]
                 ],
                 dim=2,
@@ -228,7 +228,7 @@ class GapFitter:
         added[: len(known)] = _solve(gram, moment, _RIDGE)
         return added
 
-    def _skip(
+    def _reach(
         self,
         part: tuple[Replay, Tensor, list[Tensor]],
         known: Sequence[int],

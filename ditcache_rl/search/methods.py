@@ -17,7 +17,7 @@ from ditcache_rl.search.proposals import dp_proposals, minimax_proposals, thresh
 from ditcache_rl.search.space import Space
 from ditcache_rl.search.trials import Attempt
 
-Method = Callable[[Problem], ScheduleTable]
+Search = Callable[[Problem], ScheduleTable]
 """Finds a schedule for every number of computes of a problem, each computing exactly that."""
 
 
@@ -100,7 +100,7 @@ def search_fitted(problem: Problem) -> ScheduleTable:
     return problem.table(found)
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Mapping[str, Search] = MappingProxyType(
     {
         "uniform": search_uniform,
         "table": search_table,
@@ -114,10 +114,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     }
 )
 
-_Search = Callable[[int, Schedule | None], Scored]
+_Step = Callable[[int, Schedule | None], Scored]
 
 
-def _one_by_one(problem: Problem, search: _Search) -> ScheduleTable:
+def _one_by_one(problem: Problem, search: _Step) -> ScheduleTable:
     """Search one number of computes after the other, each knowing what the one before found."""
     found, before = [], problem.before
     for computes in problem.computes:
@@ -129,7 +129,7 @@ def _one_by_one(problem: Problem, search: _Search) -> ScheduleTable:
 
 def _local(
     problem: Problem,
-    strategy: Callable[[Attempt, Sequence[Schedule], Space, np.random.Generator], Schedule],
+    climbs: Callable[[Attempt, Sequence[Schedule], Space, np.random.Generator], Schedule],
     computes: int,
     before: Schedule | None,
     *,
@@ -137,7 +137,7 @@ def _local(
 ) -> Scored:
     first = problem.first(computes, before, propose=propose)
     attempt = problem.attempt(first)
-    return attempt.scored(strategy(attempt, first, problem.space, problem.rng))
+    return attempt.scored(climbs(attempt, first, problem.space, problem.rng))
 
 
 def _best_proposal(

@@ -53,8 +53,8 @@ def cheapest_path(costs: Floats, length: int, *, last: int | None = None) -> Com
 
 def path_cost(costs: Floats, path: ComputePath) -> float:
     """Add up the costs of a path's gaps, as `cheapest_path` counts them."""
-    nodes = (path[0], *path, len(costs))
-    return float(sum(costs[i, j, k] for i, j, k in zip(nodes, nodes[1:], nodes[2:], strict=False)))
+    ends = (path[0], *path, len(costs))
+    return float(sum(costs[i, j, k] for i, j, k in zip(ends, ends[1:], ends[2:], strict=False)))
 
 
 def minimax_path(edges: Floats, length: int, *, last: int | None = None) -> ComputePath:

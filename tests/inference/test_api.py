@@ -105,21 +105,21 @@ def test_the_summary_tells_what_was_done(
         assert run.summary() == "no request has finished yet"
         draw(pipe, tiny_call)
         draw(pipe, tiny_call)
-        requests, steps, tier, mask = run.summary().splitlines()
+        requests, steps, tier, modes = run.summary().splitlines()
 
     assert requests.startswith("requests      2, median 0.")
     assert steps == "site steps    8: 50% compute, 25% reuse, 25% forecast1, 0% forecast2"
     assert tier.startswith("device tier   ")
     assert " 0 misses, 0 rejected, peak 0." in tier
     # The first forecast knows one residual only, so it repeats it.
-    assert mask == "last mask     CRC1"
+    assert modes == "last modes    CRC1"
 
 
-def test_sites_stand_side_by_side_in_the_mask(pipe: Any, tiny_call: dict[str, Any]) -> None:
+def test_sites_stand_side_by_side_in_a_summary(pipe: Any, tiny_call: dict[str, Any]) -> None:
     with dc.cached(pipe, EveryK(2), sites=2) as run:
         draw(pipe, tiny_call)
 
-    assert run.summary().splitlines()[-1] == "last mask     CRCR | CRCR"
+    assert run.summary().splitlines()[-1] == "last modes    CRCR | CRCR"
 
 
 def test_an_exception_inside_restores_the_pipeline(pipe: Any, policy: Policy) -> None:

@@ -221,7 +221,7 @@ def test_the_summary_names_tiers_and_what_was_lowered(tiny_pipe: Any, folder: Pa
 
     assert "host tier" in text  # in use or asleep, as this machine has it
     assert "disk tier" in text
-    assert "last mask     CRCRCR" in text
+    assert "last modes    CRCRCR" in text
 
 
 def test_a_cap_that_cannot_be_followed_spoils_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
