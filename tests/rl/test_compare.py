@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from ditcache_rl.bench import cases_of
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
-from ditcache_rl.bench import cases_of
 from tests.kit.environment import tiny_config, tiny_scenario
 
 
