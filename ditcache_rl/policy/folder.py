@@ -11,7 +11,6 @@ import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -56,8 +55,9 @@ def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
     for kind, tables in (("table", policy.tables), ("safe", policy.safe)):
         for steps, table in tables.items():
             for name, values in table.to_arrays().items():
-                whole = torch.from_numpy(np.ascontiguousarray(values))
-                tensors[f"{kind}.{steps}.{name}"] = whole.to(_TYPES[name])
+                # Copies: tables may share their noise levels, the tensors of a file may not.
+                copied = torch.tensor(values, dtype=_TYPES[name])
+                tensors[f"{kind}.{steps}.{name}"] = copied.contiguous()
     data = save_tensors(tensors)
     facts = {
         "steps": policy.steps,
@@ -109,7 +109,7 @@ def load_policy(folder: Path) -> Policy:
     if tensors:
         raise ArtifactError(f"{where}: expected no other tensors, received {sorted(tensors)}")
     if network is not None:
-        _check_patterns([*tables["table"].values()], manifest, where)
+        _check_patterns([*tables["table"].values(), *tables["safe"].values()], manifest, where)
     metrics = read_json(folder / METRICS)
     return Policy(manifest, tables["table"], tables["safe"], network, metrics)
 

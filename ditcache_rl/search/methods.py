@@ -67,8 +67,11 @@ def search_nsga2(problem: Problem) -> ScheduleTable:
     computes = problem.computes
     first = [one for count in computes for one in problem.first(count, None, propose=False)]
     attempt = problem.trials.attempt(max(problem.evaluations * len(computes), len(first)))
-    found = evolve(attempt, first, problem.space, computes, problem.rng)
-    return problem.table(attempt.scored(one) for one in found)
+    best = evolve(attempt, first, problem.space, computes, problem.rng)
+    found = [attempt.scored(schedule) for schedule in best]
+    for scored in found:
+        problem.on_found(scored)
+    return problem.table(found)
 
 
 def search_fitted(problem: Problem) -> ScheduleTable:

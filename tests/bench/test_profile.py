@@ -94,7 +94,7 @@ def test_full_compute_is_timed_on_the_plain_pipeline(
 
 
 @pytest.mark.parametrize("sites", [1, 2])
-def test_forecasts_of_one_site_are_timed_with_fitted_weights(
+def test_forecasts_of_one_site_are_timed_with_fitted_coefficients(
     tiny_pipe: Any, tiny_call: dict[str, Any], monkeypatch: pytest.MonkeyPatch, sites: int
 ) -> None:
     decide, used = StaticSchedule.decide, []
@@ -109,11 +109,11 @@ def test_forecasts_of_one_site_are_timed_with_fitted_weights(
     modes[[0, 2]] = Mode.COMPUTE
     profile.timed_call(tiny_pipe, modes, prompt=PROMPTS["train"][0], call=tiny_call)
 
-    weights = [None if fitted is None else fitted.weights.tolist() for fitted in used]
+    coefficients = [None if fitted is None else fitted.coefficients.tolist() for fitted in used]
     if sites == 1:
-        assert weights == [None, [[0.5, 0.0, 0.0]], None, [[0.5, 0.5, 0.0]]]
+        assert coefficients == [None, [[0.5, 0.0, 0.0]], None, [[0.5, 0.5, 0.0]]]
     else:
-        assert weights == [None] * 4
+        assert coefficients == [None] * 4
 
 
 def test_a_real_profile_prices_computing(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:

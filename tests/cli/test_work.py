@@ -57,9 +57,9 @@ def test_a_pipeline_without_a_transformer_is_searched(unet_env: Path, tmp_path: 
         patch.chdir(tmp_path)
         assert main(["search", str(unet_env), *asked]) == 0
 
-    found = load_schedules(out)
-    assert found.model["class"] == "UNet2DConditionModel"
-    assert found.command.startswith(f"ditcache-rl search {unet_env}")
+    (manifest,) = [policy.manifest for policy in load_schedules(out).values()]
+    assert manifest.model["class"] == "UNet2DConditionModel"
+    assert manifest.command.startswith(f"ditcache-rl search {unet_env}")
 
 
 @pytest.mark.filterwarnings("ignore")

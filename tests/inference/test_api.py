@@ -210,8 +210,8 @@ def test_a_floor_is_refused_where_none_was_measured(
 ) -> None:
     table = policy.tables[4]
     floors = {2: (30.0, 0.9), 4: (60.0, 1.0)}
-    measured = {n: Scored(*table[n][:3], *floor) for n, floor in floors.items()}
-    policy = replace(policy, tables={**policy.tables, 4: table.with_lines(measured)})
+    table = table.with_lines({n: Scored(*table[n][:3], *floor) for n, floor in floors.items()})
+    policy = replace(policy, tables={**policy.tables, 4: table}, safe={4: table})
     with dc.cached(pipe, policy, min_psnr=30.0):
         draw(pipe, tiny_call)
         with pytest.raises(BudgetError, match="measured floors for 5 steps"):

@@ -1,24 +1,24 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ditcache_rl.schedules.plan import Plan
 
-from ditcache_rl.control import NetworkController, StaticSchedule
+from ditcache_rl.control import Controller, NetworkController, StaticSchedule, planned_modes
 from ditcache_rl.errors import BudgetError, ConfigError
-from ditcache_rl.inference import PolicyController, Target, tradeoff_budget
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.search import spaced_plan
-from ditcache_rl.types import Mode
+from ditcache_rl.inference import PolicyController, Target
+from ditcache_rl.policy import Policy, load_schedules, save_schedules
+from ditcache_rl.schedules import CostModel, Schedule, ScheduleTable, Scored, spaced_table
+from ditcache_rl.types import Floats, Mode, RunInfo
 from tests.kit.environment import levels_of, untrained_policy
 
 #: 10 steps: an image costs 0.1 s, a step 0.01 s, computing it 0.08 s: 1.0 s for full compute.
 COST = CostModel(
     fixed_s=0.1, step_s=0.01, site_s=0.08, forecast_s=0.0, num_inference_steps=10, sites=1
 )
-PLAN = spaced_plan(10, 1)
+TABLE = spaced_table(np.linspace(1, 0, 11), 1)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ PLAN = spaced_plan(10, 1)
         ({"min_ssim": math.nan}, r"min_ssim must be in \(0, 1\]"),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused(given: dict[str, float], message: str) -> None:
+def test_a_target_that_makes_no_sense_is_refused(given: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Target(**given)
 
 
 @pytest.mark.parametrize(
-    ("wish", "budget"),
+    ("target", "computes"),
     [
         (Target(budget=1.0), 10),
         (Target(budget=0.3), 3),  # 0.3 * 10 is below 3 in floats
@@ -63,16 +63,23 @@ def test_a_wish_that_makes_no_sense_is_refused(given: dict[str, float], message:
         (Target(tradeoff=3.0), 0),
     ],
 )
-def test_a_wish_becomes_site_computes(wish: Target, budget: int) -> None:
-    assert wish.site_computes(PLAN, COST) == budget
+def test_a_target_becomes_site_computes(target: Target, computes: int) -> None:
+    assert target.computes(TABLE, COST) == computes
 
 
-FLOORS = np.full((11, 2), np.nan)
-FLOORS[[3, 4, 6, 10]] = [30.0, 0.9], [29.0, 0.95], [40.0, 0.99], [60.0, 1.0]
+def with_floors(
+    table: ScheduleTable, floors: dict[int, tuple[float, float]], *schedules: Schedule
+) -> ScheduleTable:
+    """Say that some lines were measured; schedules take the place of others that cost as much."""
+    table = table.with_lines({one.computes: Scored(one) for one in schedules})
+    return table.with_lines({n: Scored(*table[n][:3], *floor) for n, floor in floors.items()})
+
+
+FLOORS = {3: (30.0, 0.9), 4: (29.0, 0.95), 6: (40.0, 0.99), 10: (60.0, 1.0)}
 
 
 @pytest.mark.parametrize(
-    ("wish", "budget"),
+    ("target", "computes"),
     [
         (Target(min_psnr=20.0), 3),
         (Target(min_psnr=30.0), 3),
@@ -82,92 +89,62 @@ FLOORS[[3, 4, 6, 10]] = [30.0, 0.9], [29.0, 0.95], [40.0, 0.99], [60.0, 1.0]
         (Target(min_ssim=1.0), 10),
     ],
 )
-def test_a_floor_becomes_the_least_budget_that_keeps_it(wish: Target, budget: int) -> None:
-    assert wish.site_computes(PLAN._replace(floors=FLOORS), COST) == budget
+def test_a_floor_becomes_the_fewest_computes_that_keep_it(target: Target, computes: int) -> None:
+    assert target.computes(with_floors(TABLE, FLOORS), COST) == computes
 
 
 def test_a_floor_that_was_not_measured_is_refused() -> None:
     with pytest.raises(BudgetError, match="measured floors for 10 steps"):
-        Target(min_psnr=30.0).site_computes(PLAN, COST)
+        Target(min_psnr=30.0).computes(TABLE, COST)
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "target",
     [Target(speedup=3.6), Target(speedup=math.inf), Target(latency_s=0.27), Target(budget=0.05)],
     ids=str,
 )
-def test_out_of_reach_names_what_is_reachable(wish: Target) -> None:
+def test_out_of_reach_names_what_is_reachable(target: Target) -> None:
     with pytest.raises(BudgetError) as refused:
-        wish.site_computes(PLAN, COST)
+        target.computes(TABLE, COST)
 
     # One of 10 steps takes 0.28 s: 1 / 0.28 = 3.571
     assert "computes 1 of 10 site steps, a speedup of 3.57x (0.280 s per call)" in str(
         refused.value
     )
-    assert Target(speedup=3.57).site_computes(PLAN, COST) == 1
-    assert Target(latency_s=0.28).site_computes(PLAN, COST) == 1
+    assert Target(speedup=3.57).computes(TABLE, COST) == 1
+    assert Target(latency_s=0.28).computes(TABLE, COST) == 1
 
 
 def test_reachable_is_what_the_schedules_of_the_policy_reach() -> None:
-    searched = Plan.unfitted(np.where(np.arange(11)[:, None] < 3, -1, PLAN.patterns), PLAN.quality)
+    searched = ScheduleTable.of(TABLE.sigmas, [one for n, one in TABLE.items() if n >= 3])
 
     # The cost model alone would allow 3.57x, but no schedule computes less than three steps.
     with pytest.raises(BudgetError, match=r"computes 3 of 10 site steps, a speedup of 2\.27x"):
-        Target(speedup=3.0).site_computes(searched, COST)
-    assert Target(speedup=2.27).site_computes(searched, COST) == 3
+        Target(speedup=3.0).computes(searched, COST)
+    assert Target(speedup=2.27).computes(searched, COST) == 3
 
 
-@pytest.mark.parametrize(
-    ("weight", "budget"),
-    [
-        # Expected reward, psnr / 10 + ssim - weight * time share, by hand:
-        (0.0, 8),  # 2.70, 3.50, 3.70, 3.94
-        (0.5, 8),  # 2.52, 3.28, 3.40, 3.52
-        (1.0, 2),  # 2.34, 3.06, 3.10, 3.10: see below
-        (4.0, 2),  # 1.26, 1.74, 1.30, 0.58
-        (9.0, 1),  # -0.54, -0.46, ...
-    ],
-)
-def test_a_tradeoff_takes_the_budget_of_the_best_expected_reward(
-    weight: float, budget: int
-) -> None:
-    quality = np.full((11, 2), np.nan)
-    known = {1: (20.0, 0.7), 2: (27.0, 0.8), 5: (28.0, 0.9), 8: (30.0, 0.94)}
-    for count, scored in known.items():
-        quality[count] = scored
-    rewards = {
-        count: psnr / 10 + ssim - weight * (0.2 + 0.08 * count)
-        for count, (psnr, ssim) in known.items()
-    }
-
-    found = tradeoff_budget(
-        Plan.unfitted(PLAN.patterns, quality), COST, {"psnr": 1, "ssim": 1}, weight
-    )
-
-    assert found == max(rewards, key=rewards.__getitem__)
+def without_network(policy: Policy) -> Policy:
+    return replace(policy, manifest=replace(policy.manifest, network=None), network=None)
 
 
-def test_the_weights_of_the_reward_count() -> None:
-    quality = np.full((11, 2), np.nan)
-    quality[2], quality[5] = (30.0, 0.5), (20.0, 0.9)
-    plan = Plan.unfitted(PLAN.patterns, quality)
-
-    assert tradeoff_budget(plan, COST, {"psnr": 1, "ssim": 0}, 0.0) == 2
-    assert tradeoff_budget(plan, COST, {"psnr": 0, "ssim": 1}, 0.0) == 5
-
-
-def test_a_plan_that_was_never_scored_is_taken_in_the_middle() -> None:
-    assert tradeoff_budget(PLAN, COST, {"psnr": 1, "ssim": 1}, 1.0) == 6
+def modes_chosen(controller: PolicyController, levels: Floats) -> list[int]:
+    """Return the modes of the only site under the schedule that a policy chooses."""
+    chosen = controller.choose(levels)
+    assert isinstance(chosen, StaticSchedule)
+    (schedule,) = chosen.schedules
+    modes: list[int] = schedule.modes[:, 0].tolist()
+    return modes
 
 
-def test_the_network_decides_only_at_the_budgets_where_it_is_better(
+def test_the_network_decides_only_at_the_computes_where_it_is_better(
     tiny_pipe: Any, tiny_call: dict[str, Any]
 ) -> None:
     policy = untrained_policy(tiny_pipe, tiny_call, adaptive={"4": [2]})
 
-    def chosen(wish: Target, steps: int, adaptive: bool | None = None) -> type:
+    def chosen(target: Target, steps: int, adaptive: bool | None = None) -> type:
         return type(
-            PolicyController(policy, wish, adaptive=adaptive).choose(
+            PolicyController(policy, target, adaptive=adaptive).choose(
                 levels_of(tiny_pipe, tiny_call, steps)
             )
         )
@@ -180,42 +157,84 @@ def test_the_network_decides_only_at_the_budgets_where_it_is_better(
     assert chosen(Target(budget=0.75), 6, adaptive=True) is NetworkController
 
 
-def test_a_schedule_is_the_one_of_the_budget(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
+def test_a_network_that_is_not_there_is_refused(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
+    bare = without_network(untrained_policy(tiny_pipe, tiny_call, adaptive={"4": [2]}))
+
+    with pytest.raises(ConfigError, match="expected a policy with a network"):
+        PolicyController(bare, Target(budget=0.5), adaptive=True)
+    for adaptive in (None, False):
+        controller = PolicyController(bare, Target(budget=0.5), adaptive=adaptive)
+        chosen = controller.choose(levels_of(tiny_pipe, tiny_call, 4))
+        assert isinstance(chosen, StaticSchedule)
+
+
+def test_a_schedule_is_the_one_of_the_target(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
     policy = untrained_policy(tiny_pipe, tiny_call)
     levels = levels_of(tiny_pipe, tiny_call, 4)
 
-    half = PolicyController(policy, Target(budget=0.5)).choose(levels)
-    # Every further tenth of compute is worth 1 + 0.1 in the scores of this policy's plan.
-    greedy = PolicyController(policy, Target(tradeoff=0.0)).choose(levels)
-    frugal = PolicyController(policy, Target(tradeoff=12.0)).choose(levels)
+    half = PolicyController(policy, Target(budget=0.5))
+    # Every further tenth of compute is worth 1 + 0.1 in the scores of this policy's table.
+    greedy = PolicyController(policy, Target(tradeoff=0.0))
+    frugal = PolicyController(policy, Target(tradeoff=12.0))
 
-    assert isinstance(half, StaticSchedule)
-    assert isinstance(greedy, StaticSchedule)
-    assert isinstance(frugal, StaticSchedule)
     compute, forecast = Mode.COMPUTE, Mode.FORECAST1
-    assert half.modes[:, 0].tolist() == [compute, forecast, compute, forecast]
-    assert greedy.modes[:, 0].tolist() == [compute] * 4
-    assert frugal.modes[:, 0].tolist() == [compute, forecast, forecast, forecast]
+    assert modes_chosen(half, levels) == [compute, forecast, compute, forecast]
+    assert modes_chosen(greedy, levels) == [compute] * 4
+    assert modes_chosen(frugal, levels) == [compute, forecast, forecast, forecast]
 
 
 def test_a_floor_takes_the_cheaper_of_both_schedules(
     tiny_pipe: Any, tiny_call: dict[str, Any]
 ) -> None:
     policy = untrained_policy(tiny_pipe, tiny_call, steps=(4, 6), adaptive={"4": [2, 3]})
-    careful = spaced_plan(4, 1)
-    careful.patterns[2] = [0, 1, 1, 0]
-    careful.floors[[2, 3]] = [30.0, 0.8], [35.0, 0.9]
-    policy.plans[4].floors[[2, 3]] = [20.0, 0.8], [35.0, 0.9]
-    policy = replace(policy, safe={4: careful})
+    spaced = policy.tables[4]
+    other = Schedule(np.array([[0], [1], [1], [0]]))
+    careful = with_floors(spaced, {2: (30.0, 0.8), 3: (35.0, 0.9)}, other)
+    usual = with_floors(spaced, {2: (20.0, 0.8), 3: (35.0, 0.9)})
+    policy = replace(policy, tables={**policy.tables, 4: usual}, safe={4: careful})
 
-    def chosen(wish: Target, steps: int = 4) -> Any:
-        return PolicyController(policy, wish).choose(levels_of(tiny_pipe, tiny_call, steps))
+    def chosen(target: Target, steps: int = 4) -> Controller:
+        return PolicyController(policy, target).choose(levels_of(tiny_pipe, tiny_call, steps))
 
-    assert chosen(Target(min_psnr=30.0)).modes[:, 0].tolist() == [0, 1, 1, 0]
-    for wish in (Target(min_ssim=0.8), Target(min_psnr=20.0)):
-        usual = policy.plans[4].row(2).patterns
-        assert chosen(wish).modes[:, 0].tolist() == usual.tolist(), "better on average"
+    def modes(target: Target) -> list[int]:
+        return modes_chosen(PolicyController(policy, target), usual.sigmas)
+
+    assert modes(Target(min_psnr=30.0)) == [0, 1, 1, 0]
+    for target in (Target(min_ssim=0.8), Target(min_psnr=20.0)):
+        assert modes(target) == usual[2].schedule.modes[:, 0].tolist(), "better on average"
     assert isinstance(chosen(Target(min_psnr=35.0)), StaticSchedule), "floors are of schedules"
     assert isinstance(chosen(Target(budget=0.5)), NetworkController)
     with pytest.raises(BudgetError, match="measured floors for 6 steps"):
         chosen(Target(min_psnr=30.0), 6)
+
+
+def test_a_policy_of_a_schedule_file_says_its_future(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    made = without_network(untrained_policy(tiny_pipe, tiny_call))
+    other = Schedule(np.array([[0], [1], [1], [0]]))
+    better = made.tables[4].with_lines({2: Scored(other, 99.0, 1.0)})
+    save_schedules(
+        {"one": made, "another": replace(made, tables={4: better})}, tmp_path / "schedules.json"
+    )
+    policy = Policy.best_of(load_schedules(tmp_path / "schedules.json").values())
+
+    for steps, schedule in ((4, other), (6, made.tables[6][3].schedule)):
+        controller = PolicyController(policy, Target(budget=0.5))
+        levels = levels_of(tiny_pipe, tiny_call, steps)
+        controller.reset(RunInfo(steps, levels, rows=2, sites=1))
+        modes = planned_modes(controller)
+        assert modes is not None
+        np.testing.assert_array_equal(modes, np.stack([schedule.modes] * 2, axis=1))
+
+
+def test_nobody_knows_beforehand_what_a_network_decides(
+    tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    policy = untrained_policy(tiny_pipe, tiny_call, adaptive={"4": [2]})
+    run = RunInfo(4, levels_of(tiny_pipe, tiny_call, 4), rows=2, sites=1)
+
+    for target, knows in ((Target(budget=0.5), False), (Target(budget=0.75), True)):
+        controller = PolicyController(policy, target)
+        controller.reset(run)
+        assert (controller.planned() is not None) == knows

@@ -11,6 +11,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import HISTORY, Decision, Mode, Modes, StepInfo
 from tests.instrument.test_execute import FEW, tables
 from tests.kit.oracle import effective, overruled_output
@@ -97,19 +98,21 @@ def test_a_rule_that_looks_into_the_blocks_is_refused(tiny_pipe: Any) -> None:
 
 
 FITTED = np.array([0, 1, 0, 2, 0, 3], dtype=np.int8)[:, None]
-WEIGHTS = np.where(FITTED > 0, [1.2, -0.1, 0.2], np.nan) * (np.arange(HISTORY) < FITTED)
+COEFFICIENTS = np.where(FITTED > 0, [1.2, -0.1, 0.2], np.nan) * (np.arange(HISTORY) < FITTED)
 
 
 @pytest.mark.parametrize("entries", [1, 2])
-def test_fitted_weights_are_left_where_residuals_are_missing(tiny_pipe: Any, entries: int) -> None:
+def test_fitted_coefficients_are_left_where_residuals_are_missing(
+    tiny_pipe: Any, entries: int
+) -> None:
     entry_bytes = draw(tiny_pipe).nbytes
-    left = np.where(entries >= FITTED, WEIGHTS, np.nan)
+    left = np.where(entries >= FITTED, COEFFICIENTS, np.nan)
     lowered = np.minimum(FITTED, entries)
     expected, _ = draw_under(tiny_pipe, StaticSchedule.of(lowered, left), blocks="transformer")
 
     latents, log = draw_under(
         tiny_pipe,
-        StaticSchedule.of(FITTED, WEIGHTS),
+        StaticSchedule.of(FITTED, COEFFICIENTS),
         blocks="transformer",
         cap_bytes=entries * entry_bytes,
     )
@@ -118,11 +121,11 @@ def test_fitted_weights_are_left_where_residuals_are_missing(tiny_pipe: Any, ent
     assert torch.equal(latents, expected)
 
 
-def test_fitted_weights_are_left_where_other_steps_were_computed(tiny_pipe: Any) -> None:
+def test_fitted_coefficients_are_left_where_other_steps_were_computed(tiny_pipe: Any) -> None:
     other = np.array([0, 1, 1, 0, 0, 3], dtype=np.int8)[:, None]
 
     class Astray(StaticSchedule):
-        """Follows another table than the weights were fitted to."""
+        """Follows another table than the coefficients were fitted to."""
 
         def decide(self, info: StepInfo) -> Decision:
             decision = super().decide(info)
@@ -131,9 +134,9 @@ def test_fitted_weights_are_left_where_other_steps_were_computed(tiny_pipe: Any)
         def planned(self) -> None:  # type: ignore[override]
             """Let nothing rely on the table."""
 
-    before = np.where(np.arange(STEPS)[:, None] < 2, WEIGHTS, np.nan)
+    before = np.where(np.arange(STEPS)[:, None] < 2, COEFFICIENTS, np.nan)
     expected, _ = draw_under(tiny_pipe, StaticSchedule.of(other, before), blocks="transformer")
 
-    latents, _ = draw_under(tiny_pipe, Astray(FITTED, WEIGHTS), blocks="transformer")
+    latents, _ = draw_under(tiny_pipe, Astray(Schedule(FITTED, COEFFICIENTS)), blocks="transformer")
 
     assert torch.equal(latents, expected)

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ditcache_rl.schedules.plan import Plan
 from safetensors.torch import load_file, save_file
 
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.policy import Manifest, Policy, load_policy, save_policy
-from ditcache_rl.types import Tier
+from ditcache_rl.policy import Manifest, NetworkUse, Policy, load_policy, save_policy
+from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
+from ditcache_rl.types import HISTORY, Mode, Tier
+from tests.kit.policies import same_tables
 
 SITES, STEPS = 2, 4
 ACTIONS = ActionSpace.of(SITES, (Tier.DEVICE, Tier.DROP))
@@ -24,43 +25,63 @@ Edit = Callable[[dict[str, Any]], Any]
 TensorEdit = Callable[[dict[str, torch.Tensor]], Any]
 
 
+def table_of(*patterns: list[int], sites: int, scored: bool) -> ScheduleTable:
+    """A table of schedules by their step patterns; of the first one more is known."""
+    modes = [ActionSpace.of(sites, ()).patterns[numbers] for numbers in patterns]
+    coefficients = None
+    if sites == 1:
+        coefficients = np.full((STEPS, HISTORY), np.nan)
+        coefficients[1] = 1.5, -0.5, 0.0
+    first = Scored(Schedule(modes[0], coefficients), 20.5, 0.5, 18.25, 0.25)
+    rest = map(Schedule, modes[1:])
+    levels = np.linspace(1, 0, STEPS + 1)
+    return ScheduleTable.of(levels, [first if scored else first.schedule, *rest])
+
+
 def make_policy(sites: int = SITES) -> Policy:
-    """Build a policy as training would: a random network, and plans for some of the budgets."""
+    """Build a policy as training would: a random network, and a few schedules."""
     generator = torch.Generator().manual_seed(0)
     actions = ActionSpace.of(sites, (Tier.DEVICE, Tier.DROP))
     network = PolicyNetwork(len(actions.schema()) - actions.logits, actions.logits)
     for parameter in network.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
-    plan = Plan.empty(STEPS * sites, STEPS)
-    plan.patterns[[sites, 2 * sites, 4 * sites]] = [0, 1, 2, 3], [0, 1, 0, 2], [0, 0, 0, 0]
-    plan.quality[sites] = 20.5, 0.5
-    if sites == 1:
-        plan.weights[1, 1] = 1.5, -0.5, 0.0
     manifest = Manifest(
         env_id="ditcache/test-v0",
         env_sha256="0" * 64,
-        feature_schema=schema_hash(actions.schema()),
         sites=sites,
         blocks="",
-        tiers=["device", "drop"],
         model={"class": "FluxTransformer2DModel", "config": "1", "weights": "2"},
         scheduler={"class": "FlowMatchEulerDiscreteScheduler", "config": "3"},
         call={"height": 64, "width": 64, "flag": True, "name": None},
-        steps=[STEPS],
-        adaptive={str(STEPS): [2, 4]},
-        adaptive_tradeoff=False,
-        sigmas={str(STEPS): [1.0, 0.75, 0.5, 0.25, 0]},
         profile={"fixed_s": 0.5, "site_s": 1},
-        reward={"psnr": 1.0, "ssim": 1},
+        objective={"psnr": 1.0, "ssim": 1},
+        prompts=8,
+        evaluations=40,
         seed=3,
         command="train.py",
         machine={"cpu": "one", "cores": 2},
         versions={"torch": "2"},
+        network=NetworkUse(
+            feature_schema=schema_hash(actions.schema()),
+            tiers=["device", "drop"],
+            adaptive={str(STEPS): [2, 4]},
+            adaptive_tradeoff=False,
+        ),
     )
-    safe = plan._replace(patterns=plan.patterns[:, [0, 3, 2, 1]])
+    table = table_of([0, 1, 2, 3], [0, 1, 0, 2], [0, 0, 0, 0], sites=sites, scored=True)
+    safe = table_of([0, 3, 2, 1], [0, 2, 0, 1], [0, 0, 0, 0], sites=sites, scored=False)
     return Policy(
-        manifest, network, {STEPS: plan}, {STEPS: safe}, {"gain_db": 0.5, "unknown": None}
+        manifest, {STEPS: table}, {STEPS: safe}, network, {"gain_db": 0.5, "unknown": None}
     )
+
+
+def without_network(policy: Policy) -> Policy:
+    """Leave the schedules alone, some of which no network could follow."""
+    (table,) = policy.tables.values()
+    mixed = Schedule.from_text("CR11 | CC2R")
+    tables = {STEPS: table.with_lines({mixed.computes: Scored(mixed)})}
+    manifest = dataclasses.replace(policy.manifest, network=None)
+    return dataclasses.replace(policy, manifest=manifest, tables=tables, network=None)
 
 
 @pytest.fixture(scope="module")
@@ -108,35 +129,61 @@ def test_a_policy_comes_back_as_it_was(saved: Path) -> None:
 
     loaded = load_policy(saved)
 
-    digest = hashlib.sha256((saved / "controller.safetensors").read_bytes()).hexdigest()
-    assert loaded.manifest == dataclasses.replace(policy.manifest, tensors_sha256=digest)
+    assert loaded.manifest == policy.manifest
     assert loaded.metrics == policy.metrics
-    for found, made in ((loaded.plans, policy.plans), (loaded.safe, policy.safe)):
-        assert found.keys() == made.keys()
-        assert np.array_equal(found[STEPS].patterns, made[STEPS].patterns)
-        np.testing.assert_array_equal(found[STEPS].quality, made[STEPS].quality)
-    assert loaded.plans[STEPS].row(5).patterns.tolist() == [0, 1, 0, 2]
+    assert same_tables(loaded.tables, policy.tables)
+    assert same_tables(loaded.safe, policy.safe)
+    assert loaded.steps == [STEPS]
+    assert loaded.tables[STEPS].within(5).text == "CRC1 | CRC1"
     assert loaded.manifest.actions.tiers == ACTIONS.tiers
     assert np.array_equal(loaded.manifest.actions.patterns, ACTIONS.patterns)
 
 
-def test_fitted_weights_come_back_and_must_be_whole(tmp_path: Path) -> None:
+def test_a_policy_without_a_network_comes_back_as_it_was(tmp_path: Path) -> None:
+    policy = without_network(make_policy())
+    save_policy(policy, tmp_path / "policy", card="# A policy\n")
+
+    loaded = load_policy(tmp_path / "policy")
+
+    assert loaded.manifest == policy.manifest
+    assert loaded.network is None
+    assert same_tables(loaded.tables, policy.tables)
+    assert same_tables(loaded.safe, policy.safe)
+
+
+def test_tables_come_back_in_their_order(tmp_path: Path) -> None:
+    levels = np.linspace(1, 0, 3)
+    short = ScheduleTable.of(levels, [Schedule.from_text("C1 | C1")])
+    made = make_policy()
+    policy = dataclasses.replace(made, tables={**made.tables, 2: short})
+    save_policy(policy, tmp_path / "policy", card="")
+
+    loaded = load_policy(tmp_path / "policy")
+
+    assert (loaded.steps, list(loaded.safe)) == ([STEPS, 2], [STEPS])
+    assert same_tables(loaded.tables, policy.tables)
+
+
+def test_fitted_coefficients_come_back_and_must_be_whole(tmp_path: Path) -> None:
     policy, folder = make_policy(sites=1), tmp_path / "policy"
     save_policy(policy, folder, card="# A policy\n")
 
-    np.testing.assert_array_equal(
-        load_policy(folder).plans[STEPS].weights, policy.plans[STEPS].weights
-    )
-    edit_tensors(folder, lambda tensors: tensors[WEIGHTS][1, 1, 2:].fill_(torch.nan))
-    assert f"{WEIGHTS} must be finite or nan as a whole" in complaint(folder)
+    loaded = load_policy(folder)
+
+    assert same_tables(loaded.tables, policy.tables)
+    assert loaded.tables[STEPS][1].schedule.coefficients is not None
+    edit_tensors(folder, lambda tensors: tensors[COEFFICIENTS][0, 1, 2:].fill_(torch.nan))
+    assert f"table.{STEPS}: coefficients must be finite or nan as a whole" in complaint(folder)
 
 
 def test_the_loaded_network_says_the_same_bit_for_bit(saved: Path) -> None:
     observation = torch.randn(64, len(ACTIONS.schema()), generator=torch.Generator().manual_seed(1))
 
-    network = load_policy(saved).network
+    network, made = load_policy(saved).network, make_policy().network
 
-    assert torch.equal(network(observation), make_policy().network(observation))
+    assert network is not None
+    assert made is not None
+    assert torch.equal(network(observation), made(observation))
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
@@ -188,35 +235,41 @@ def test_tensors_that_are_no_tensors_are_noticed_even_when_signed(folder: Path, 
     ("edit", "expected"),
     [
         (lambda m: m.update(site=1), "unknown field 'site'. Did you mean 'sites'?"),
-        (lambda m: m.pop("reward"), "expected a field 'reward', received none"),
-        (lambda m: m.update(schema_version=1), "expected schema_version 4, received 1"),
-        (lambda m: m.update(schema_version=None), "expected schema_version 4, received None"),
-        (lambda m: m.update(feature_schema="0" * 16), "feature_schema"),
+        (lambda m: m.pop("objective"), "expected a field 'objective', received none"),
+        (lambda m: m.update(schema_version=1), "expected schema_version 5, received 1"),
+        (lambda m: m.update(schema_version=None), "expected schema_version 5, received None"),
+        (lambda m: m["network"].update(feature_schema="0" * 16), "feature_schema"),
         (lambda m: m.update(sites=0), "sites must be"),
         (lambda m: m.update(sites=10**9), "sites must be"),
         (lambda m: m.update(sites="2"), "sites must be"),
         (lambda m: m.update(sites=True), "sites must be"),
         (lambda m: m.update(sites=1), "feature_schema"),
-        (lambda m: m.update(tiers=[]), "tiers must be"),
-        (lambda m: m.update(tiers=["moon"]), "tiers must be"),
-        (lambda m: m.update(tiers=[["device"]]), "tiers must be"),
-        (lambda m: m.update(tiers=5), "tiers must be"),
-        (lambda m: m.update(tiers=None), "tiers must be"),
+        (lambda m: m.update(network=7), "network: expected an object, received 7"),
+        (lambda m: m["network"].update(tier=[]), "network: unknown field 'tier'. Did you mean"),
+        (lambda m: m["network"].pop("adaptive"), "network: expected a field 'adaptive'"),
+        (lambda m: m["network"].update(tiers=[]), "tiers must be"),
+        (lambda m: m["network"].update(tiers=["moon"]), "tiers must be"),
+        (lambda m: m["network"].update(tiers=[["device"]]), "tiers must be"),
+        (lambda m: m["network"].update(tiers=5), "tiers must be"),
+        (lambda m: m["network"].update(tiers=None), "tiers must be"),
+        (lambda m: m["network"].update(adaptive={"4": 2}), "adaptive must be"),
+        (lambda m: m["network"].update(adaptive_tradeoff="no"), "adaptive_tradeoff must be"),
         (lambda m: m.update(steps=[0]), "steps must be"),
         (lambda m: m.update(steps=[10**9]), "steps must be"),
         (lambda m: m.update(steps=4), "steps must be"),
         (lambda m: m.update(steps=[4.0]), "steps must be"),
+        (lambda m: m.update(steps=[True]), "steps must be"),
+        (lambda m: m.update(steps=[]), "steps must have at least one number"),
+        (lambda m: m.pop("steps"), "steps must be integers in [1, 4096], received None"),
+        (lambda m: m.update(safe_steps=["4"]), "safe_steps must be"),
+        (lambda m: m.pop("safe_steps"), "safe_steps must be"),
         (lambda m: m.update(model=None), "model must be"),
         (lambda m: m.update(model={"class": 1}), "model must be"),
-        (lambda m: m.update(adaptive={"4": 2}), "adaptive must be"),
-        (lambda m: m.update(adaptive_tradeoff="no"), "adaptive_tradeoff must be"),
         (lambda m: m.update(profile={"fixed_s": "fast"}), "profile must be"),
-        (
-            lambda m: m["sigmas"].update({"4": [1.0, 0.0]}),
-            "sigmas must have 5 numbers for 4 steps, received 2",
-        ),
-        (lambda m: m["sigmas"].clear(), "for 4 steps, received 0"),
-        (lambda m: m.update(reward=[1.0]), "reward must be"),
+        (lambda m: m.update(objective=[1.0]), "objective must be"),
+        (lambda m: m.update(objective={"psnr": 1.0}), "objective must have psnr and ssim"),
+        (lambda m: m.update(prompts="8"), "prompts must be"),
+        (lambda m: m.update(evaluations=1.5), "evaluations must be"),
         (lambda m: m.update(seed=1.5), "seed must be"),
         (lambda m: m.update(env_id=7), "env_id must be"),
         (lambda m: m.update(tensors_sha256=None), "tensors_sha256 must be"),
@@ -242,9 +295,9 @@ def test_damage_to_the_manifest_names_file_and_field(
         ("[]", "expected a JSON object"),
         ("7", "expected a JSON object"),
         ('{"sites": 1, "sites": 2}', "duplicate keys"),
-        ('{"reward": {"psnr": 1, "psnr": 2}}', "duplicate keys"),
-        ('{"reward": NaN}', "NaN"),
-        ('{"reward": -Infinity}', "-Infinity"),
+        ('{"objective": {"psnr": 1, "psnr": 2}}', "duplicate keys"),
+        ('{"objective": NaN}', "NaN"),
+        ('{"objective": -Infinity}', "-Infinity"),
         ('{"call": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
         ('{"call": "' + "x" * (1 << 18) + '"}', "expected at most 262144 bytes"),
     ],
@@ -275,45 +328,96 @@ def test_tensors_beyond_the_size_limit_are_not_read(folder: Path) -> None:
 
 
 HEAD = "network.head.weight"
-PATTERNS, QUALITY, WEIGHTS = (f"plan.{STEPS}.{name}" for name in ("patterns", "quality", "weights"))
+TABLE = f"table.{STEPS}"
+SIGMAS, MODES, COEFFICIENTS, QUALITY = (
+    f"{TABLE}.{name}" for name in ("sigmas", "modes", "coefficients", "quality")
+)
 
 
 def overwrite(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> TensorEdit:
     return lambda tensors: tensors.update({name: change(tensors[name]).contiguous()})
 
 
-def filled(name: str, place: tuple[int, int], value: float) -> TensorEdit:
+def filled(name: str, place: tuple[int, ...], value: float) -> TensorEdit:
     def edit(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name][place] = value
 
     return edit
 
 
+def without_schedules(tensors: dict[str, torch.Tensor]) -> None:
+    for name in tensors:
+        if name.startswith(TABLE) and name != SIGMAS:
+            tensors[name] = tensors[name][:0].contiguous()
+
+
+def without_a_step(tensors: dict[str, torch.Tensor]) -> None:
+    for name in (MODES, COEFFICIENTS):
+        tensors[name] = tensors[name][:, 1:].contiguous()
+        tensors[name][:, 0] = 0
+    tensors[SIGMAS] = tensors[SIGMAS][1:].contiguous()
+    tensors[COEFFICIENTS][:] = torch.nan
+
+
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
         (overwrite(HEAD, lambda t: t[:-1]), f"{HEAD} must have shape"),
-        (overwrite(PATTERNS, lambda t: t[:, 1:]), f"{PATTERNS} must have shape"),
-        (overwrite(QUALITY, lambda t: t[1:]), f"{QUALITY} must have shape"),
-        (overwrite(WEIGHTS, lambda t: t[..., :1]), f"{WEIGHTS} must have shape"),
-        (overwrite(WEIGHTS, lambda t: torch.full_like(t, torch.inf)), f"{WEIGHTS} must be finite"),
-        (overwrite(WEIGHTS, torch.ones_like), "nan where there is more than one site"),
+        (overwrite(MODES, lambda t: t[:, 1:]), f"{TABLE}: sigmas must have shape (4,)"),
+        (overwrite(MODES, lambda t: t[0]), f"{TABLE}: "),
+        (overwrite(SIGMAS, lambda t: t[1:]), f"{TABLE}: sigmas must have shape"),
+        (overwrite(QUALITY, lambda t: t[1:]), f"{TABLE}: quality must have shape"),
+        (overwrite(COEFFICIENTS, lambda t: t[..., :1]), f"{TABLE}: coefficients must have shape"),
+        (
+            overwrite(COEFFICIENTS, lambda t: torch.full_like(t, torch.inf)),
+            f"{COEFFICIENTS} must be finite",
+        ),
+        (overwrite(COEFFICIENTS, torch.ones_like), "nan where there is more than one site"),
+        (filled(SIGMAS, (1,), torch.nan), f"{SIGMAS} must be finite"),
         (overwrite(HEAD, torch.Tensor.half), f"{HEAD} must be torch.float32"),
-        (overwrite(PATTERNS, torch.Tensor.float), f"{PATTERNS} must be torch.int32"),
+        (overwrite(MODES, torch.Tensor.float), f"{MODES} must be torch.int8"),
+        (overwrite(SIGMAS, torch.Tensor.float), f"{SIGMAS} must be torch.float64"),
         (overwrite(HEAD, lambda t: t / 0), f"{HEAD} must be finite"),
-        (filled(PATTERNS, (2, 1), len(ACTIONS.patterns)), f"{PATTERNS} must lie in"),
-        (filled(PATTERNS, (2, 1), -2), f"{PATTERNS} must lie in"),
-        (filled(PATTERNS, (2, 1), -1), f"{PATTERNS} must"),
-        (filled(PATTERNS, (2, 0), 1), f"{PATTERNS} must"),
-        (overwrite(PATTERNS, lambda t: t * 0 - 1), f"{PATTERNS} must"),
-        (lambda tensors: tensors.pop(HEAD), "expected tensors"),
-        (lambda tensors: tensors.update(extra=torch.zeros(1)), "expected tensors"),
+        (filled(MODES, (1, 1, 0), len(Mode)), f"{TABLE}: expected modes in [0, 3]"),
+        (filled(MODES, (1, 1, 0), -1), f"{TABLE}: expected modes in [0, 3]"),
+        (filled(MODES, (1, 0, 0), 1), f"{TABLE}: expected a (steps, sites) table whose first"),
+        (filled(MODES, (1, 1, 0), Mode.COMPUTE), "steps are all among the step patterns"),
+        (filled(f"safe.{STEPS}.modes", (1, 3, 0), 0), "steps are all among the step patterns"),
+        (overwrite(MODES, torch.zeros_like), "one schedule for each number of computes"),
+        (without_schedules, "received none"),
+        (without_a_step, "expected 4 steps of 2 sites, received 3 of 2"),
+        (lambda tensors: tensors.pop(HEAD), f"expected a tensor {HEAD}"),
+        (lambda tensors: tensors.pop(MODES), f"expected a tensor {MODES}"),
+        (
+            lambda tensors: tensors.update(extra=torch.zeros(1)),
+            "expected no other tensors, received ['extra']",
+        ),
     ],
 )
 def test_damage_to_the_tensors_names_file_and_tensor(
     folder: Path, edit: TensorEdit, expected: str
 ) -> None:
     edit_tensors(folder, edit)
+
+    message = complaint(folder)
+
+    assert message.startswith(f"{folder / 'controller.safetensors'}: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda m: m.update(network=None), f"expected no other tensors, received ['{HEAD[:-7]}"),
+        (lambda m: m.update(steps=[STEPS, STEPS]), f"expected a tensor {SIGMAS}"),
+        (lambda m: m.update(steps=[6]), "expected a tensor table.6.sigmas"),
+        (lambda m: m.update(safe_steps=[]), "expected no other tensors"),
+    ],
+)
+def test_a_manifest_that_names_other_tensors_is_refused(
+    folder: Path, edit: Edit, expected: str
+) -> None:
+    edit_manifest(folder, edit)
 
     message = complaint(folder)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, spaced, spaced_table
 from ditcache_rl.types import HISTORY, Floats, Mode
+from tests.kit.policies import same_table
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -35,18 +36,6 @@ TABLE = ScheduleTable.of(
         Scored(spaced(6, 1, 6), 60.0, 1.0),
     ],
 )
-
-
-def same(found: ScheduleTable, expected: ScheduleTable) -> bool:
-    """Tell whether two tables hold the same; what is unknown in one is so in the other."""
-    return (
-        np.array_equal(found.sigmas, expected.sigmas)
-        and list(found) == list(expected)
-        and all(
-            one.schedule == other.schedule and np.array_equal(one[1:], other[1:], equal_nan=True)
-            for one, other in zip(found.values(), expected.values(), strict=True)
-        )
-    )
 
 
 @st.composite
@@ -145,7 +134,7 @@ def test_a_table_comes_back_from_its_arrays(table: ScheduleTable) -> None:
         "floors": (n, 2),
     }
     assert arrays["modes"].dtype == np.int8
-    assert same(ScheduleTable.from_arrays(arrays), table)
+    assert same_table(ScheduleTable.from_arrays(arrays), table)
 
 
 def test_arrays_hold_nan_where_nothing_is_known() -> None:
@@ -218,7 +207,7 @@ def test_better_lines_take_the_place_of_what_computes_the_same() -> None:
     assert list(table) == [2, 3, 4, 6]
     assert (table[3], table[4]) == (new, better)
     assert (table[2], table[6]) == (TABLE[2], TABLE[6])
-    assert same(TABLE.with_lines({}), TABLE)
+    assert same_table(TABLE.with_lines({}), TABLE)
     assert list(TABLE) == [2, 4, 6], "the table itself stays"
 
 

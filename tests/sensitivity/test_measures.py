@@ -51,7 +51,7 @@ def test_an_injection_draws_what_a_schedule_would(board: Board) -> None:
     for step, site in [(1, 0), (2, 2), (STEPS - 1, 1)]:
         modes = np.zeros((STEPS, SITES), dtype=np.int8)
         modes[step, site] = Mode.REUSE
-        image, _ = board.draw_under(StaticSchedule.of(modes), CASES[:1])
+        image = board.draw(CASES[:1], StaticSchedule.of(modes)).images
         error = (image - board.references(CASES[:1])).double().square().mean()
         assert made[step, site] == pytest.approx(float(error), rel=1e-3)
 
@@ -96,7 +96,7 @@ def test_a_measure_leaves_the_pipeline_as_it_was(measure: Callable[..., Any], bo
     modules = [pipe.transformer, *pipe.transformer.modules()]
     before = [(dict(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
     needs = [weight.requires_grad for weight in pipe.transformer.parameters()]
-    kind, image = type(pipe), board.draw(CASES)
+    kind, images = type(pipe), board.draw(CASES).images
 
     measure(board, CASES)
 
@@ -105,7 +105,7 @@ def test_a_measure_leaves_the_pipeline_as_it_was(measure: Callable[..., Any], bo
     after = [(dict(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
     assert [a[0].keys() for a in after] == [b[0].keys() for b in before]
     assert [a[1:] for a in after] == [b[1:] for b in before]
-    assert torch.equal(board.draw(CASES), image)
+    assert torch.equal(board.draw(CASES).images, images)
 
 
 @pytest.mark.parametrize("measure", [gradient_sensitivity, attention_sensitivity])

@@ -3,23 +3,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ditcache_rl.schedules.plan import Plan
 
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.schedules import nominal_cost
-from ditcache_rl.search import spaced_plan
+from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, nominal_cost, spaced_table
 from ditcache_rl.serve import Arm, Bandit
 
 FLOOR = 35.0
+LEVELS = np.linspace(1, 0, 5)
 
 
 def arms(*, known: bool = False) -> list[Arm]:
     """Schedules of 1, 2 and 3 computed steps of 4, in time as many seconds."""
-    plan = spaced_plan(4, 1)
+    table = spaced_table(LEVELS, 1)
     if known:
-        plan.quality[:, 0] = [np.nan, 30, 50, 55, 60]
-        plan.floors[:, 0] = [np.nan, 25, 45, 50, 60]
-    return Arm.all_of(plan, nominal_cost(4, 1), min_psnr=FLOOR)
+        figures = {1: (30, 25), 2: (50, 45), 3: (55, 50), 4: (60, 60)}
+        measured = {
+            computes: Scored(table[computes].schedule, psnr_db=mean, floor_psnr_db=floor)
+            for computes, (mean, floor) in figures.items()
+        }
+        table = table.with_lines(measured)
+    return Arm.all_of(table, nominal_cost(4, 1), min_psnr=FLOOR)
 
 
 def serve(bandit: Bandit, psnr: list[float], requests: int, *, spread: float = 1.0) -> list[int]:
@@ -103,12 +106,21 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == ["bandit.json"]
 
 
-def test_what_was_learned_of_other_schedules_does_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["modes", "coefficients", "number"])
+def test_what_was_learned_of_other_schedules_does_not_count(tmp_path: Path, changed: str) -> None:
     file = tmp_path / "bandit.json"
     serve(Bandit(min_psnr=FLOOR, audit=0.5, state=file), [42, 50, 55], 100)
-    plan = Plan.empty(4, 4)
-    plan.patterns[1] = [0, 2, 2, 2]
-    others = Arm.all_of(plan, nominal_cost(4, 1), min_psnr=FLOOR)
+    table, modes = spaced_table(LEVELS, 1), np.array([[0], [2], [2], [2]])
+    assert table[1].schedule == Schedule(modes)
+    if changed == "modes":
+        table = table.with_lines({1: Scored(Schedule(np.where(modes == 2, 3, modes)))})
+    elif changed == "coefficients":
+        table = table.with_lines(
+            {1: Scored(Schedule(modes, np.where(modes > 0, [1.0, 0.0, 0.0], np.nan)))}
+        )
+    else:
+        table = ScheduleTable.of(LEVELS, [table[1]])
+    others = Arm.all_of(table, nominal_cost(4, 1), min_psnr=FLOOR)
 
     assert Bandit(min_psnr=FLOOR, audit=1e-9, state=file).turn("kind", others).arm is None
 
