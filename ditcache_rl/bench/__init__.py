@@ -2,7 +2,7 @@
 
 from ditcache_rl.bench.board import Board, Quality, Scorer, caps_of, cases_of, named_computes
 from ditcache_rl.bench.draw import Case, Drawn, draw
-from ditcache_rl.bench.profile import measure_profile
+from ditcache_rl.bench.profile import keep_profile, measure_profile
 from ditcache_rl.bench.replay import Replay
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "caps_of",
     "cases_of",
     "draw",
+    "keep_profile",
     "measure_profile",
     "named_computes",
 ]

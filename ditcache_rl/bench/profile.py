@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ditcache_rl.bench.draw import Case, draw
+from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.files import read_json, write_json
 from ditcache_rl.schedules import CostModel, Schedule, fit_cost
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
@@ -50,6 +53,36 @@ def measure_profile(
     full = seconds[:, :1]
     typical = np.median(full) * np.median(seconds / full, axis=0)
     return fit_cost(schedules, [float(s) for s in typical])
+
+
+def keep_profile(
+    config: EnvConfig,
+    pipe: Any,
+    file: Path,
+    *,
+    on_run: Callable[[float], None] | None = None,
+) -> CostModel:
+    """Measure what the first step count of an environment costs, or read what was measured.
+
+    Args:
+        config: The environment.
+        pipe: Its pipeline.
+        file: Where the profile is kept.
+        on_run: As in `measure_profile`.
+    """
+    if file.exists():
+        return CostModel.from_dict(read_json(file))
+    cost = measure_profile(
+        pipe,
+        steps=config.steps[0],
+        sites=config.cache.sites,
+        prompt=config.read_prompts("train")[0],
+        call=config.pipeline.call,
+        blocks=config.cache.blocks,
+        on_run=on_run,
+    )
+    write_json(file, cost.to_dict())
+    return cost
 
 
 def probe_schedules(steps: int, sites: int) -> list[Modes]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.errors import ArtifactError, closest
 from ditcache_rl.files import fits
-from ditcache_rl.schedules import CostModel, Objective, ScheduleTable
+from ditcache_rl.machine import machine_facts, version_facts
+from ditcache_rl.schedules import CostModel, Objective, ScheduleTable, Scored
 from ditcache_rl.types import Tier
 
 
@@ -70,6 +73,40 @@ class Manifest:
     machine: dict[str, Any]
     versions: dict[str, str]
     network: NetworkUse | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: EnvConfig,
+        *,
+        model: dict[str, str],
+        scheduler: dict[str, str],
+        cost: CostModel,
+        prompts: int,
+        evaluations: int,
+        seed: int,
+        command: str,
+        network: NetworkUse | None = None,
+    ) -> Manifest:
+        """Describe what is made for an environment on this machine, by these versions."""
+        return cls(
+            env_id=config.id,
+            env_sha256=config.sha256,
+            sites=config.cache.sites,
+            blocks=config.cache.blocks,
+            model=model,
+            scheduler=scheduler,
+            call=config.pipeline.call,
+            profile=cost.to_dict(),
+            objective=Objective.of(config.reward)._asdict(),
+            prompts=prompts,
+            evaluations=evaluations,
+            seed=seed,
+            command=command,
+            machine=dict(machine_facts()),
+            versions={name: text for name, text in version_facts().items() if text is not None},
+            network=network,
+        )
 
     @property
     def actions(self) -> ActionSpace:
@@ -142,12 +179,14 @@ class Policy:
                 better = {
                     computes: one
                     for computes, one in table.items()
-                    if computes not in known
-                    or first.objective.quality(one.psnr_db, one.ssim)
-                    >= first.objective.quality(known[computes].psnr_db, known[computes].ssim)
+                    if computes not in known or first._value(one) >= first._value(known[computes])
                 }
                 tables[steps] = known.with_lines(better)
         return replace(first, tables=tables)
+
+    def _value(self, scored: Scored) -> float:
+        quality = self.objective.quality(scored.psnr_db, scored.ssim)
+        return quality if math.isfinite(quality) else -math.inf
 
 
 T = typing.TypeVar("T")

@@ -9,20 +9,8 @@ from ditcache_rl.policy import Policy
 
 def write_card(policy: Policy) -> str:
     """Describe a policy in Markdown: what it is for, how it was made, what it gains."""
-    manifest, metrics = policy.manifest, policy.metrics
+    manifest = policy.manifest
     first = policy.steps[0]
-    lines = []
-    for line in metrics["select"]:
-        low, high = line["ci95"]
-        static, network = line["static_psnr_db"], line["network_psnr_db"]
-        lines.append(
-            f"| {line['target']} | {static['mean']:.2f} / {static['p5']:.2f} "
-            f"| {network['mean']:.2f} / {network['p5']:.2f} "
-            f"| {line['gain']:+.3f} [{low:+.3f}, {high:+.3f}] "
-            f"| {'network' if line['network_used'] else 'schedule'} |"
-        )
-    table = "\n".join(lines)
-    n = metrics["select"][0]["n"] if metrics["select"] else 0
     cost, safe = policy.cost, policy.safe[first]
     floors = "\n".join(
         f"| {computes}/{cost.site_steps} | {cost.reference_s / cost.with_computes(computes):.2f}x "
@@ -30,11 +18,12 @@ def write_card(policy: Policy) -> str:
         for computes, one in safe.items()
         if math.isfinite(one.floor_psnr_db)
     )
+    counts = ", ".join(map(str, policy.steps))
+    online = f", and an online controller at {first} steps" if policy.network else ""
     return f"""# Policy for {manifest.env_id}
 
-Static schedules for every budget at {", ".join(map(str, policy.steps))} steps, and an online
-controller at {first} steps. For `{manifest.model["class"]}` with `{manifest.scheduler["class"]}`;
-another model is refused.
+Static schedules for every budget at {counts} steps{online}. For
+`{manifest.model["class"]}` with `{manifest.scheduler["class"]}`; another model is refused.
 
 ```python
 import ditcache_rl as dc
@@ -45,12 +34,40 @@ with dc.cached(pipe, "PATH/OF/THIS/FOLDER", speedup=2.0) as run:
 
 ## How it was made
 
-`{manifest.command}`, seed {manifest.seed}, {metrics["train_minutes"]:.1f} minutes on
+`{manifest.command}`, seed {manifest.seed}, {policy.metrics["train_minutes"]:.1f} minutes on
 {manifest.machine.get("cpu")}, {manifest.machine.get("threads")} threads. One call at {first} steps
 takes {cost.reference_s:.3f} s there, a step that reuses {cost.step_s * 1e3:.2f} ms, a computed site
 {cost.site_s * 1e3:.2f} ms, and {cost.resume_s * 1e3:.2f} ms more after a step without.
 
-## Network against static schedule
+{_network(policy)}## Floors
+
+What 95 % of these prompts reach, which is what `min_psnr` and `min_ssim` go by; schedules searched
+on hard prompts stand in where they reach more. Speed-ups are those of the cost model.
+
+| computed | speed-up | PSNR | SSIM |
+|---|---|---|---|
+{floors or "| not measured | | | |"}
+"""
+
+
+def _network(policy: Policy) -> str:
+    """Say what the network gains over the schedules, if there is one."""
+    if policy.network is None:
+        return ""
+    lines = []
+    for line in policy.metrics["select"]:
+        low, high = line["ci95"]
+        static, network = line["static_psnr_db"], line["network_psnr_db"]
+        lines.append(
+            f"| {line['target']} | {static['mean']:.2f} / {static['p5']:.2f} "
+            f"| {network['mean']:.2f} / {network['p5']:.2f} "
+            f"| {line['gain']:+.3f} [{low:+.3f}, {high:+.3f}] "
+            f"| {'network' if line['network_used'] else 'schedule'} |"
+        )
+    table = "\n".join(lines)
+    n = policy.metrics["select"][0]["n"] if policy.metrics["select"] else 0
+    first = policy.steps[0]
+    return f"""## Network against static schedule
 
 {n} prompts that neither search nor training has seen, {first} steps; PSNR against full compute,
 mean / 5th percentile in dB; gain paired by prompt, with its 95 % bootstrap interval (dB under a
@@ -61,12 +78,4 @@ the schedule.
 |---|---|---|---|---|
 {table}
 
-## Floors
-
-What 95 % of these prompts reach, which is what `min_psnr` and `min_ssim` go by; schedules searched
-on hard prompts stand in where they reach more. Speed-ups are those of the cost model.
-
-| computed | speed-up | PSNR | SSIM |
-|---|---|---|---|
-{floors or "| not measured | | | |"}
 """

@@ -6,17 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case, measure_profile, named_computes
+from ditcache_rl.bench import Board, Case, named_computes
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.files import read_json, replacing, write_json
+from ditcache_rl.files import replacing, write_json
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.schedules import (
-    CostModel,
     Objective,
     ScheduleTable,
     Scored,
@@ -39,25 +37,6 @@ Tick = Callable[[float, str], None]
 
 #: Cases of searches that begin near what they look for.
 _FEW = 8
-
-
-def profile_stage(
-    config: EnvConfig, pipe: Any, prompt: str, *, steps: int, file: Path, tick: Tick
-) -> CostModel:
-    """Measure what schedules cost on this machine."""
-    if file.exists():
-        return CostModel.from_dict(read_json(file))
-    cost = measure_profile(
-        pipe,
-        steps=steps,
-        sites=config.cache.sites,
-        prompt=prompt,
-        call=config.pipeline.call,
-        blocks=config.cache.blocks,
-        on_run=lambda share: tick(share, f"{steps} steps"),
-    )
-    write_json(file, cost.to_dict())
-    return cost
 
 
 def sample_stage(board: Board, cases: Sequence[Case], count: int, *, file: Path) -> Sample:

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from ditcache_rl.bench import Board, cases_of
+from ditcache_rl.bench import Board, cases_of, keep_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
 from ditcache_rl.rl.card import write_card
@@ -31,7 +30,6 @@ from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.rl.stages import (
     floors_stage,
-    profile_stage,
     rescale_stage,
     safe_stage,
     sample_stage,
@@ -105,13 +103,11 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
 
         progress.enter("profile")
         first, *others = config.steps
-        cost = profile_stage(
+        cost = keep_profile(
             config,
             pipe,
-            cases[0].prompt,
-            steps=first,
-            file=options.run / f"profile-{first}.json",
-            tick=progress.tick,
+            options.run / f"profile-{first}.json",
+            on_run=lambda share: progress.tick(share, f"{first} steps"),
         )
 
         progress.enter("references")
@@ -205,22 +201,15 @@ def _policy(
         adaptive={str(first): better},
         adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
     )
-    manifest = Manifest(
-        env_id=config.id,
-        env_sha256=config.sha256,
-        sites=config.cache.sites,
-        blocks=config.cache.blocks,
+    manifest = Manifest.of(
+        config,
         model=model_identity(denoiser_of(pipe)),
         scheduler=scheduler_identity(pipe.scheduler),
-        call=config.pipeline.call,
-        profile=cost.to_dict(),
-        objective={"psnr": config.reward.psnr, "ssim": config.reward.ssim},
+        cost=cost,
         prompts=config.search.prompts,
         evaluations=config.search.evaluations,
         seed=options.seed,
         command=options.command,
-        machine=dict(machine_facts()),
-        versions={name: text for name, text in version_facts().items() if text is not None},
         network=use,
     )
     metrics = {

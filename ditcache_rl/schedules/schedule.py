@@ -36,7 +36,7 @@ class Schedule:
     coefficients: Floats | None = None
 
     def __post_init__(self) -> None:
-        modes, coefficients = self.modes.astype(np.int8), self.coefficients
+        modes, coefficients = self.modes, self.coefficients
         if modes.ndim != 2 or not modes.size or modes[0].any():
             first = modes[0].tolist() if modes.size else []
             raise ConfigError(
@@ -56,7 +56,7 @@ class Schedule:
                 )
             if not np.isfinite(coefficients).any():
                 coefficients = None
-        object.__setattr__(self, "modes", modes)
+        object.__setattr__(self, "modes", modes.astype(np.int8))
         object.__setattr__(self, "coefficients", coefficients)
 
     @classmethod

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case, cases_of, measure_profile
+from ditcache_rl.bench import Board, Case, cases_of, keep_profile
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.files import read_json, write_json
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Manifest, Policy, save_schedules
-from ditcache_rl.schedules import CostModel, Objective, ScheduleTable, Scored, computes_of, rescale
+from ditcache_rl.schedules import Objective, ScheduleTable, Scored, computes_of, rescale
 from ditcache_rl.search.methods import METHODS
 from ditcache_rl.search.problem import Problem
 from ditcache_rl.search.proposals import Calibration, gap_proposals
@@ -117,8 +116,9 @@ def search_schedules(
     model, scheduler = model_identity(denoiser_of(pipe)), scheduler_identity(pipe.scheduler)
     cases = cases_of(config, "train")[: options.prompts]
     with progress as bar:
-        cost = _profile(config, pipe, cases[0].prompt, options.run, bar)
+        bar.say("profile")
         first, *others = config.steps
+        cost = keep_profile(config, pipe, options.run / f"profile-{first}.json")
         boards = {steps: Board.of(config, pipe, steps=steps) for steps in config.steps}
         found = _search(config, options, boards[first], cases, bar)
         tables = {name: {first: table} for name, table in found.items()}
@@ -126,44 +126,18 @@ def search_schedules(
             carried = _carried(config, options, boards[steps], cases, found, bar)
             for name, table in carried.items():
                 tables[name][steps] = table
-    manifest = Manifest(
-        env_id=config.id,
-        env_sha256=config.sha256,
-        sites=config.cache.sites,
-        blocks=config.cache.blocks,
+    manifest = Manifest.of(
+        config,
         model=model,
         scheduler=scheduler,
-        call=config.pipeline.call,
-        profile=cost.to_dict(),
-        objective=Objective.of(config.reward)._asdict(),
+        cost=cost,
         prompts=options.prompts,
         evaluations=options.evaluations,
         seed=options.seed,
         command=options.command,
-        machine=dict(machine_facts()),
-        versions={name: text for name, text in version_facts().items() if text is not None},
     )
     save_schedules({name: Policy(manifest, own) for name, own in tables.items()}, options.out)
     return options.out
-
-
-def _profile(config: EnvConfig, pipe: Any, prompt: str, run: Path, bar: Progress) -> CostModel:
-    """Measure what schedules cost here, or read what was measured."""
-    steps = config.steps[0]
-    file = run / f"profile-{steps}.json"
-    if file.exists():
-        return CostModel.from_dict(read_json(file))
-    bar.say("profile")
-    cost = measure_profile(
-        pipe,
-        steps=steps,
-        sites=config.cache.sites,
-        prompt=prompt,
-        call=config.pipeline.call,
-        blocks=config.cache.blocks,
-    )
-    write_json(file, cost.to_dict())
-    return cost
 
 
 def _search(
