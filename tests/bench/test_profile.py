@@ -1,14 +1,16 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ditcache_rl.bench import measure_profile, profile
+from ditcache_rl.bench import keep_profile, measure_profile, profile
 from ditcache_rl.bench.profile import probe_schedules
+from ditcache_rl.config import load_env
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.instrument import is_attached
-from ditcache_rl.schedules import CostModel, fit_cost
+from ditcache_rl.schedules import CostModel, fit_cost, nominal_cost
 from ditcache_rl.types import Decision, Mode, Modes, StepInfo
 from tests.kit.environment import PROMPTS
 
@@ -124,3 +126,21 @@ def test_a_real_profile_prices_computing(tiny_pipe: Any, tiny_call: dict[str, An
     assert cost.num_inference_steps == 4
     assert cost.reference_s > 0
     assert "forward" not in tiny_pipe.transformer.__dict__
+
+
+def test_a_profile_is_measured_once_and_kept(
+    tiny_env: Path, tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, file, calls = load_env(tiny_env), tmp_path / "profile.json", 0
+
+    def measured(*_: Any, **options: Any) -> CostModel:
+        nonlocal calls
+        calls += 1
+        return nominal_cost(options["steps"], options["sites"])
+
+    monkeypatch.setattr(profile, "measure_profile", measured)
+
+    once, again = (keep_profile(config, tiny_pipe, file) for _ in range(2))
+
+    assert once == again == nominal_cost(config.steps[0], config.cache.sites)
+    assert calls == 1

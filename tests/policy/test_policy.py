@@ -1,6 +1,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ditcache_rl.errors import ArtifactError
@@ -99,3 +100,11 @@ def test_the_actions_of_a_network_follow_from_its_manifest() -> None:
 def test_a_manifest_that_is_out_of_range_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         read_manifest(asdict(MANIFEST) | changes, "here")
+
+
+def test_a_schedule_that_was_scored_is_better_than_one_that_was_not() -> None:
+    manifest = replace(MANIFEST, sites=1)
+    scored = Policy(manifest, {4: table_of(("CC11", 3.0, 0.1))})
+    unknown = Policy(manifest, {4: table_of(("C1C1", np.nan, np.nan))})
+
+    assert best_of(scored, unknown) == best_of(unknown, scored) == {4: {2: "CC11"}}
