@@ -99,10 +99,10 @@ def _qualities(pipe: Any, policy: Policy, prompts: list[str], call: dict[str, An
     found = []
     for budget in BUDGETS:
         controller = PolicyController(policy, Target(budget=budget), adaptive=False)
-        wished = controller.choose(np.array(policy.manifest.sigmas[str(STEPS)]))
-        assert isinstance(wished, StaticSchedule)
+        chosen = controller.choose(policy.tables[STEPS].sigmas)
+        assert isinstance(chosen, StaticSchedule)
         sites, blocks = policy.manifest.sites, policy.manifest.blocks
-        with BlockRunner(pipe, wished, TieredCache(), sites=sites, blocks=blocks):
+        with BlockRunner(pipe, chosen, TieredCache(), sites=sites, blocks=blocks):
             found.append(float(psnr_db(_images(pipe, prompts, call), reference).mean()))
     return found
 
