@@ -1,9 +1,9 @@
 """Measure what each part of PPO's set-up is worth, where there is something to learn.
 
 From searched schedules the network stays where it starts (`docs/learning.md`), so that every
-ablation would read zero. Here it starts from a plan that leaves several decibels to gain: evenly
+ablation would read zero. Here it starts from schedules that leave several decibels to gain: evenly
 spaced computed steps with reuse between, at 12 steps. What is reported is the mean PSNR that the
-greedy network gains over that plan on select prompts, after the same number of episodes, at each
+greedy network gains over them on select prompts, after the same number of episodes, at each
 budget; and what the episodes gained while it learned. Interquartile means over seeds and budgets
 with 95 % intervals from a bootstrap stratified by budget (rliable, arXiv 2108.13264).
 
@@ -22,16 +22,16 @@ from rich.progress import track
 
 from benchmarks.harness import ROOT, Benchmark, console, parser
 from benchmarks.learned.ablated import (
-    BUDGETS,
+    COMPUTES,
     VARIANTS,
     Training,
     forecasts_gain,
     tasks_of,
     train,
-    weak_setting,
+    weak_scenario,
 )
 from benchmarks.learned.curves import draw, percent, sheet_of, summary
-from ditcache_rl.bench import board_of, cases_of
+from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.files import write_json
 from ditcache_rl.pipelines import open_configured
@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     config = load_env(ENV)
     pipe = open_configured(config.pipeline)
     pipe.set_progress_bar_config(disable=True)
-    setting = weak_setting(config, lambda told: board_of(told, pipe, steps=told.steps[0]))
+    scenario = weak_scenario(config, pipe)
     seen, judged = cases_of(config, "train")[:SEEN], cases_of(config, "select")[:JUDGED]
-    console.print("references and what the plan earns")
-    setting.baseline([task for cases in (seen, judged) for task in tasks_of(cases)])
+    console.print("references and what the schedules earn")
+    scenario.baseline([task for cases in (seen, judged) for task in tasks_of(cases)])
 
     seeds = range(1, options.seeds + 1)
     found: dict[str, list[Training]] = {name: [] for name in VARIANTS}
@@ -65,18 +65,18 @@ def main(arguments: list[str] | None = None) -> None:
     for seed, name in track(jobs, "trainings", console=console):
         piece = pieces / f"{name}-{seed}.json"
         if not piece.exists():
-            made = train(setting, seen, judged, VARIANTS[name], options.episodes, seed=seed)
+            made = train(scenario, seen, judged, VARIANTS[name], options.episodes, seed=seed)
             write_json(piece, made._asdict())
         found[name].append(Training(**json.loads(piece.read_text())))
 
     figures, details = summary(found, np.random.default_rng(0))
-    for budget, gain in zip(BUDGETS, forecasts_gain(setting, judged), strict=True):
-        figures[f"even_forecasts_gain_db_{percent(budget)}"] = gain
+    for computes, gain in zip(COMPUTES, forecasts_gain(scenario, judged), strict=True):
+        figures[f"even_forecasts_gain_db_{percent(computes)}"] = gain
     console.print(sheet_of(figures))
     if options.png is not None:
         draw(details, options.episodes, options.png)
     about = {"episodes": options.episodes, "seeds": options.seeds, "variants": details}
-    run.finish(figures, about, options.json, title="gain over the plan, select prompts")
+    run.finish(figures, about, options.json, title="gain over the schedules, select prompts")
 
 
 def _options() -> Any:

@@ -21,16 +21,14 @@ from benchmarks.precision.coarse import coarse_first_steps, draw_coarse
 from benchmarks.precision.compression import compression
 from benchmarks.precision.drawn import STEPS
 from benchmarks.precision.forecasts import forecasts
-from ditcache_rl.bench import board_of, budget_of
-from ditcache_rl.config import find_policy, load_env
-from ditcache_rl.control import StaticSchedule
+from ditcache_rl.bench import Board
+from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
 from ditcache_rl.pipelines import open_pipeline
-from ditcache_rl.policy import Policy
-from ditcache_rl.schedules.patterns import step_patterns
+from ditcache_rl.schedules import computes_of
 
 #: Share of the steps that the schedule computes: measured 3.3x on two cores.
-SHARE = 0.25
+BUDGET = 0.25
 
 
 def main() -> None:
@@ -41,18 +39,15 @@ def main() -> None:
     run = Benchmark()
     config = load_env("shapes")
     pipe = open_pipeline(config.pipeline.source, device=config.pipeline.device)
-    board = board_of(config, pipe, steps=STEPS)
-    policy = open_policy(find_policy("shapes-ppo"))
-    assert isinstance(policy, Policy)
-    row = policy.plans[STEPS].row(budget_of(SHARE, STEPS))
-    schedule = step_patterns(1)[row.patterns]
+    board = Board.of(config, pipe, steps=STEPS)
+    schedule = open_policy("shapes-ppo").tables[STEPS].within(computes_of(BUDGET, STEPS))
     found = forecasts(board, config, schedule)
     ways = found["policy"]
     best = max(ways, key=lambda way: ways[way]["select_db"])
-    coarse = coarse_first_steps(board, config, StaticSchedule.of(row, step_patterns(1)))
+    coarse = coarse_first_steps(board, config, schedule)
     if options.picture is not None:
         draw_coarse(board, config, options.picture)
-    compressed = compression(config, StaticSchedule.of(row, step_patterns(1)))
+    compressed = compression(config, schedule)
     seconds = {name: entry["seconds"] for name, entry in compressed["settings"].items()}
     plain = seconds["full"]
     figures = {
@@ -72,11 +67,11 @@ def main() -> None:
     run.finish(figures, details, options.json, title="compensation")
 
 
-def _show(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+def _show(title: str, lines: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(dict.fromkeys(name for line in lines.values() for name in line))
     built = Table(title, *names)
-    for name, row in rows.items():
-        built.add_row(name, *(f"{row[key]:.4g}" for key in names))
+    for name, line in lines.items():
+        built.add_row(name, *(f"{line[key]:.4g}" for key in names))
     console.print(built)
 
 

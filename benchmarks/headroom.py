@@ -30,7 +30,7 @@ from benchmarks.trees.table import (
     read_tables,
     table_board,
 )
-from benchmarks.trees.yardstick import BUDGETS, Yardstick
+from benchmarks.trees.yardstick import COMPUTES, Yardstick
 from ditcache_rl.config import load_env
 
 TABLE = ROOT / "benchmarks" / "results" / "headroom-shapes-12.safetensors"
@@ -60,8 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         details["tables"][table.kind] = static_and_oracle(table, figures, rng)
         details["tables"][table.kind]["searches"] = searches(table, board)
         details["tables"][table.kind]["predictors"] = {
-            str(budget): [one._asdict() for one in predictors(board, Yardstick(table, budget))]
-            for budget in BUDGETS
+            str(computes): [one._asdict() for one in predictors(board, Yardstick(table, computes))]
+            for computes in COMPUTES
         }
     contenders = [*fewer_steps(board, first), *heuristics(board, first)]
     for folder in options.policies:

@@ -4,7 +4,7 @@ Four questions, on test prompts that nothing was chosen on, in one process:
 
 - Does the network decide better than the schedule that it starts from? (`paired_gain_db_B`, and
   over several seeds of PPO: `seeds_above_static_count`)
-- Do learned forecasts beat the best schedule whose forecasts have Newton's weights?
+- Do learned forecasts beat the best schedule whose forecasts have Newton's coefficients?
   (`forecast_gain_db_B`; that schedule was searched on train prompts by climbing on final images)
 - Do schedules beat rules that decide step by step? (`search_over_heuristics_db_2x`: at a half, a
   third and a fifth of the steps computed; thresholds are chosen on select prompts)
@@ -27,7 +27,7 @@ from benchmarks.learned.gains import budget_gains
 from benchmarks.learned.promises import floor, promises
 from benchmarks.learned.rules import over_rules
 from benchmarks.learned.seeds import seeds_above
-from ditcache_rl.bench import board_of, budgets_of, cases_of
+from ditcache_rl.bench import Board, cases_of, named_computes
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.pipelines import open_configured
 from ditcache_rl.policy import load_policy
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     policy = load_policy(find_policy(options.policy))
     pipe = open_configured(config.pipeline)
     pipe.set_progress_bar_config(disable=True)
-    board = board_of(config, pipe, steps=config.steps[0])
+    board = Board.of(config, pipe, steps=config.steps[0])
     choose, test = cases_of(config, "select"), cases_of(config, "test")
     if options.quick:
         choose, test = choose[:8], test[:16]
@@ -54,13 +54,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     figures: dict[str, float] = {}
     rng = np.random.default_rng(0)
-    budgets = budgets_of(config, board.steps)
+    counts = named_computes(config, board.steps)
     details = {
-        "budgets": budget_gains(board, policy, budgets, test, figures, rng),
+        "budgets": budget_gains(board, policy, counts, test, figures, rng),
         "rules": over_rules(board, policy, (choose[:FEW], test), figures, rng),
-        "floor": floor(board, policy, budgets, (choose, test), figures),
-        "promises": promises(config, board, policy, budgets, test[: options.timed], figures),
-        "seeds": seeds_above(config, board, policy, budgets, choose[:FEW], options, figures, rng),
+        "floor": floor(board, policy, counts, (choose, test), figures),
+        "promises": promises(config, board, policy, counts, test[: options.timed], figures),
+        "seeds": seeds_above(config, board, policy, counts, choose[:FEW], options, figures, rng),
     }
     figures["train_default_s"] = 60 * policy.metrics["train_minutes"]
     run.finish(figures, details, options.json, title=f"{policy.manifest.env_id}, test prompts")

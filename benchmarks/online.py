@@ -78,7 +78,7 @@ def main() -> None:
         "kinds": [
             {
                 "steps": kind.steps,
-                "budgets": [arm.budget for arm in kind.arms],
+                "budgets": [arm.schedule.computes for arm in kind.arms],
                 "mean_db": kind.psnr_db.mean(axis=1).tolist(),
                 "p5_db": np.percentile(kind.psnr_db, 5, axis=1).tolist(),
                 "seconds": np.median(kind.seconds, axis=1).tolist(),

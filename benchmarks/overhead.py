@@ -23,13 +23,12 @@ from benchmarks.costs.machinery import (
     all_compute,
     decision,
     environment,
-    one_call,
     profile,
 )
 from benchmarks.harness import Benchmark, parser
+from ditcache_rl.bench import cases_of, draw
 from ditcache_rl.config import load_env
 from ditcache_rl.pipelines import open_pipeline
-from ditcache_rl.rl.episodes import cases_of
 
 FULL, QUICK = OverheadAmounts(120, 10, 8, 7, 11), OverheadAmounts(10, 3, 2, 2, 5)
 
@@ -45,7 +44,7 @@ def main() -> None:
     source = config.pipeline
     pipe = open_pipeline(source.source, dtype=source.dtype, device=source.device)
     cases = cases_of(config, "train")
-    one_call(pipe, config, cases[0])  # the first one compiles and allocates
+    draw(pipe, cases[:1], steps=STEPS, call=source.call)  # the first one compiles and allocates
     parts = {
         "all_compute_overhead_share": all_compute(pipe, config, cases[0], amounts),
         "controller_decision_s": decision(pipe, config, cases, amounts),

@@ -4,11 +4,11 @@ Rank correlation is over sites and steps, against injection on the same images: 
 residual at one step, and the final image is measured. Grades from 10 prompts are compared with
 grades from 40. The graded schedule caches what the transformer returns: steps that are graded high,
 by the sum over their sites, compute; the others are refreshed at intervals, and forecast in between
-with weights that are fitted on train prompts. How many are graded high is chosen on select prompts,
-interval by interval. On test prompts the schedule is timed beside the plain pipeline, and its loss
-is in the article's sense: PSNR of the cached image and of the plain one against a common ground
-truth, the same prompt and seed at four times the steps. Last, a sweep of style mixing on a GAN with
-random weights is timed with and without reuse of its layers.
+with coefficients that are fitted on train prompts. How many are graded high is chosen on select
+prompts, interval by interval. On test prompts the schedule is timed beside the plain pipeline, and
+its loss is in the article's sense: PSNR of the cached image and of the plain one against a common
+ground truth, the same prompt and seed at four times the steps. Last, a sweep of style mixing on a
+GAN with random weights is timed with and without reuse of its layers.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def main() -> None:
         "agreement_with_40_prompts": {str(size): share for size, share in agreement.items()},
         "site_sensitivity_by_image": np.nanmean(every, axis=1).tolist(),
         "site_injection_by_image": np.nanmean(injection, axis=1).tolist(),
-        "graded": {str(every): row for every, row in graded.items()},
+        "graded": {str(every): entry for every, entry in graded.items()},
         "style_mixing": mixing,
     }
     run.finish(figures, details, options.json, title=f"sensitivity at {STEPS} steps")

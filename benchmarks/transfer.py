@@ -1,6 +1,6 @@
 """How few episodes bring a policy of other environments to a new one.
 
-At once the shipped policy does what it does in use: its plans are carried over by noise level
+At once the shipped policy does what it does in use: its schedules are carried over by noise level
 where it has none for the run. On a few train prompts of the new environment, one fitted search goes
 on from there, and one from evenly spaced steps. After each number of candidates, what either would
 ship is measured on test prompts, beside a dedicated policy, searched as `ditcache-rl search
@@ -18,9 +18,8 @@ from rich.table import Table
 
 from benchmarks.harness import Benchmark, console, parser
 from benchmarks.learned.adapted import ENVIRONMENTS, Point, adapt, new_board
-from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
-from ditcache_rl.policy import Policy
 
 #: Decibels below the dedicated policy that count as its quality.
 NEAR_DB = 0.3
@@ -31,8 +30,7 @@ def main() -> None:
     options = parser(__doc__).parse_args()
     run = Benchmark()
     config = load_env("shapes")
-    policy = open_policy(find_policy("shapes-ppo"))
-    assert isinstance(policy, Policy)
+    policy = open_policy("shapes-ppo")
     found = {}
     figures: dict[str, float] = {}
     for name, new in track(ENVIRONMENTS.items(), "environments", console=console):

@@ -17,11 +17,11 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.harness import console
+from ditcache_rl.bench import Case, Drawn, draw
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.cache.disk import DiskTier
 from ditcache_rl.cache.integrity import is_finite
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.fingerprint import ModelWatch
 from ditcache_rl.shapes import CALL
@@ -44,18 +44,18 @@ def staggered(steps: int, sites: int, order: Mode, *, warm: int = 3, period: int
     return modes
 
 
-def draw(pipe: Any, modes: Modes, cache: TieredCache, side: int) -> tuple[torch.Tensor, float]:
-    """Return an image and the seconds of its call; attaching is outside of the clock."""
-    with BlockRunner(pipe, StaticSchedule(modes), cache, sites=modes.shape[1]):
-        started = time.perf_counter()
-        images = pipe(
-            PROMPT,
-            num_inference_steps=len(modes),
-            generator=torch.Generator("cpu").manual_seed(0),
-            output_type="pt",
-            **(CALL | {"height": side, "width": side}),
-        ).images
-        return images, time.perf_counter() - started
+def drawn(pipe: Any, modes: Modes, cache: TieredCache, side: int) -> Drawn:
+    """Draw an image of a side length."""
+    steps, sites = modes.shape
+    return draw(
+        pipe,
+        [Case(PROMPT, 0)],
+        StaticSchedule.of(modes),
+        steps=steps,
+        call=CALL | {"height": side, "width": side},
+        sites=sites,
+        cache=cache,
+    )
 
 
 @contextmanager
@@ -90,18 +90,18 @@ def capped(
     sites = len(find_blocks(pipe.transformer))
     modes = staggered(steps, sites, Mode.FORECAST2)
     free = TieredCache()
-    expected, _ = draw(pipe, modes, free, SIDE)
+    expected = drawn(pipe, modes, free, SIDE).images
     working_set = free.stats.peak_bytes
     cache = capped_cache(folder, working_set)
     cap = cache.device.cap_bytes or 0
     ratios, same = [], True
     with chilled(cache):
-        draw(pipe, modes, cache, SIDE)  # touches the slabs for the first time
+        drawn(pipe, modes, cache, SIDE)  # touches the slabs for the first time
         for pair in track(range(pairs), "capped", console=console, transient=True):
             seconds = {}
             for tiered in (False, True) if pair % 2 == 0 else (True, False):
-                image, seconds[tiered] = draw(pipe, modes, cache if tiered else free, SIDE)
-                same = same and torch.equal(image, expected)
+                images, _, seconds[tiered] = drawn(pipe, modes, cache if tiered else free, SIDE)
+                same = same and torch.equal(images, expected)
             ratios.append(seconds[True] / seconds[False])
     stats = cache.stats
     cache.close()
@@ -128,7 +128,7 @@ def checks(pipe: Any) -> tuple[float, dict[str, object]]:
     sites = len(find_blocks(pipe.transformer))
     modes = staggered(28, sites, Mode.FORECAST2)
     cache, watch = TieredCache(), ModelWatch(pipe.transformer)
-    seconds = median(draw(pipe, modes, cache, 64)[1] for _ in range(5))
+    seconds = median(drawn(pipe, modes, cache, 64).seconds for _ in range(5))
     puts = cache.stats.puts / 5
     entry = torch.randn(cache.stats.peak_bytes // (3 * sites) // 4)
     data = memoryview(entry.numpy().data).cast("B")
@@ -165,9 +165,9 @@ def memory(pipe: Any, folder: Path, sides: Sequence[int]) -> list[dict[str, floa
             modes = np.zeros((4, sites), dtype=np.int8)
             modes[3] = order
             free = TieredCache()
-            draw(pipe, modes, free, side)
+            drawn(pipe, modes, free, side)
             cache = capped_cache(folder, free.stats.peak_bytes)
-            draw(pipe, modes, cache, side)
+            drawn(pipe, modes, cache, side)
             cache.close()
             lines.append(
                 {

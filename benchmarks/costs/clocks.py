@@ -6,16 +6,8 @@ import copy
 import time
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from ditcache_rl.bench import (
-    Board,
-    Case,
-)
-from ditcache_rl.control import (
-    Controller,
-)
-from ditcache_rl.instrument import RequestLog
+from ditcache_rl.bench import Board, Case, Drawn
+from ditcache_rl.control import Controller
 from ditcache_rl.machine import synchronize
 from ditcache_rl.types import Decision, RunInfo, StepInfo
 
@@ -46,21 +38,12 @@ class ClockedBoard(Board):
     """Notes the seconds of every call under a controller that the pipeline itself took."""
 
     call_s: list[float]
-    _decisions: Timed | None = None
 
-    def draw_under(
-        self, controller: Controller, cases: Sequence[Case]
-    ) -> tuple[Tensor, RequestLog]:
+    def draw(self, cases: Sequence[Case], controller: Controller | None = None) -> Drawn:
         """Draw as ever; waiting for decisions is not the pipeline's time."""
-        self._decisions = Timed(controller)
-        return super().draw_under(self._decisions, cases)
-
-    def draw(self, cases: Sequence[Case]) -> Tensor:
-        """Draw as ever."""
-        started = time.perf_counter()
-        images = super().draw(cases)
-        elapsed = time.perf_counter() - started
-        if self._decisions is not None:
-            self.call_s.append(elapsed - sum(self._decisions.seconds))
-            self._decisions = None
-        return images
+        if controller is None:
+            return super().draw(cases)
+        decisions = Timed(controller)
+        drawn = super().draw(cases, decisions)
+        self.call_s.append(drawn.seconds - sum(decisions.seconds))
+        return drawn

@@ -14,31 +14,19 @@ from rich.progress import track
 
 from benchmarks.costs.clocks import ClockedBoard, Timed
 from benchmarks.harness import console
-from ditcache_rl.bench import (
-    Case,
-    budget_of,
-    measure_profile,
-)
+from ditcache_rl.bench import Board, Case, draw, measure_profile
 from ditcache_rl.bench.profile import timed_call
-from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import EnvConfig, find_policy
-from ditcache_rl.control import (
-    ActionSpace,
-    AllCompute,
-    NetworkController,
-    PolicyNetwork,
-)
+from ditcache_rl.control import ActionSpace, AllCompute, NetworkController, PolicyNetwork
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import load_policy
-from ditcache_rl.rl import DenoiseVecEnv, Setting, Task
-from ditcache_rl.schedules import nominal_cost
-from ditcache_rl.search import spaced_plan
+from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
+from ditcache_rl.schedules import computes_of, nominal_cost, spaced, spaced_table
+from ditcache_rl.schedules.patterns import pattern_numbers
 from ditcache_rl.types import HISTORY, Mode, Modes, Tier
 
 STEPS = 28
-BUDGET_SHARE = 0.25
+BUDGET = 0.25
 ROWS = 16
 SCHEDULES = 5  # random ones that the cost model has to predict
 NETWORK_CALLS = 500
@@ -55,34 +43,17 @@ class OverheadAmounts(NamedTuple):
     schedule_repeats: int
 
 
-def one_call(pipe: Any, config: EnvConfig, case: Case) -> float:
-    """Return the seconds of one call at batch 1."""
-    generator = torch.Generator("cpu").manual_seed(case.seed)
-    synchronize()
-    started = time.perf_counter()
-    pipe(
-        case.prompt,
-        num_inference_steps=STEPS,
-        generator=generator,
-        output_type="pt",
-        **config.pipeline.call,
-    )
-    synchronize()
-    return time.perf_counter() - started
-
-
 def all_compute(
     pipe: Any, config: EnvConfig, case: Case, amounts: OverheadAmounts
 ) -> tuple[float, dict[str, object]]:
     """Compare plain calls with calls under the runner; attaching is outside of the clock."""
+    call, sites = config.pipeline.call, config.cache.sites
     seconds = np.empty((amounts.pairs, 2))
     for pair in track(range(amounts.pairs), "runner", console=console, transient=True):
         for attached in (False, True) if pair % 2 == 0 else (True, False):
-            if attached:
-                with BlockRunner(pipe, AllCompute(), TieredCache(), sites=config.cache.sites):
-                    seconds[pair, 1] = one_call(pipe, config, case)
-            else:
-                seconds[pair, 0] = one_call(pipe, config, case)
+            controller = AllCompute() if attached else None
+            drawn = draw(pipe, [case], controller, steps=STEPS, call=call, sites=sites)
+            seconds[pair, int(attached)] = drawn.seconds
     ratios = seconds[:, 1] / seconds[:, 0]
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
     return middle - 1, {
@@ -99,11 +70,16 @@ def decision(
     """Time the decisions of real requests, and the network apart from them."""
     name, controller, network = network_controller(config)
     timed = Timed(controller)
-    blocks = config.cache.blocks
-    with BlockRunner(pipe, timed, TieredCache(), sites=config.cache.sites, blocks=blocks):
-        one_call(pipe, config, cases[0])
-        timed.seconds.clear()
-        request_s = [one_call(pipe, config, case) for case in cases[: amounts.requests]]
+    board = Board(
+        pipe,
+        STEPS,
+        sites=config.cache.sites,
+        call=config.pipeline.call,
+        blocks=config.cache.blocks,
+    )
+    board.draw(cases[:1], timed)  # warms up
+    timed.seconds.clear()
+    request_s = [board.draw([case], timed).seconds for case in cases[: amounts.requests]]
     observation = torch.zeros(1, network.features + network.head.out_features)
     alone = []
     with torch.inference_mode():
@@ -123,18 +99,19 @@ def decision(
 def network_controller(config: EnvConfig) -> tuple[str, NetworkController, PolicyNetwork]:
     """Build the controller of the shipped policy, or one that nobody trained if there is none."""
     sites = config.cache.sites
-    budget = budget_of(BUDGET_SHARE, STEPS * sites)
+    computes = computes_of(BUDGET, STEPS * sites)
     try:
         policy = load_policy(find_policy())
     except ConfigError:
         name, actions = "untrained", ActionSpace.of(sites, config.tiers)
         network = PolicyNetwork(len(actions.schema()) - actions.logits, actions.logits).eval()
-        plan = spaced_plan(STEPS, sites)
+        schedule = spaced(STEPS, sites, computes)
     else:
+        assert policy.network is not None, "the policy that is shipped has one"
         name, actions, network = find_policy().name, policy.manifest.actions, policy.network
-        plan = policy.plans[STEPS]
+        schedule = policy.tables[STEPS].within(computes)
     controller = NetworkController(
-        actions, network, plan=plan.row(budget), budget=budget, latency_weight=0.0
+        actions, network, schedule=schedule, computes=computes, latency_weight=0.0
     )
     return name, controller, network
 
@@ -157,15 +134,16 @@ def environment(
         blocks=config.cache.blocks,
     )
     board.call_s = []
-    plan = spaced_plan(STEPS, sites)
-    setting = Setting(config, board, nominal_cost(STEPS, sites), plan)
-    budget = budget_of(BUDGET_SHARE, STEPS * sites)
-    tasks = [Task(case, budget, 0.0) for case in cases]
+    table = spaced_table(board.sigmas(), sites)
+    scenario = Scenario(config, board, nominal_cost(STEPS, sites), table)
+    computes = computes_of(BUDGET, STEPS * sites)
+    tasks = [Task(case, computes, 0.0) for case in cases]
     board.prepare(cases)
-    setting.baseline(tasks)
+    scenario.baseline(tasks)
 
-    env = DenoiseVecEnv(setting, ROWS, itertools.cycle(tasks).__next__)
-    actions = np.stack([plan.row(budget).patterns, np.full(STEPS, Tier.DEVICE)], axis=1)
+    env = DenoiseVecEnv(scenario, ROWS, itertools.cycle(tasks).__next__)
+    followed = pattern_numbers(table.within(computes).modes, scenario.actions.patterns)
+    actions = np.stack([followed, np.full(STEPS, Tier.DEVICE)], axis=1)
     batch_s = []
     env.reset()
     board.call_s.clear()
@@ -237,7 +215,7 @@ def profile(
 
 
 def random_schedule(sites: int, rng: np.random.Generator) -> Modes:
-    """Draw budget, computed steps and the modes between, as the runner will carry them out."""
+    """Draw how many steps compute, which, and the modes between, as the runner carries them out."""
     modes = rng.integers(Mode.REUSE, Mode.FORECAST2 + 1, size=STEPS)
     computed = 1 + rng.choice(STEPS - 1, size=int(rng.integers(1, STEPS)), replace=False)
     modes[[0, *computed]] = Mode.COMPUTE

@@ -1,4 +1,4 @@
-"""Play controllers on a board, and choose the threshold of a rule for every budget."""
+"""Play controllers on a board, and choose the threshold of a rule by what it computes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def play(board: Board, controller: Controller, cases: Sequence[Case]) -> Played:
     psnr, computes = [], []
     for start in range(0, len(cases), board.rows):
         part = cases[start : start + board.rows]
-        images, log = board.draw_under(controller, part)
+        images, log, _ = board.draw(part, controller)
+        assert log is not None, "a controller makes one"
         psnr.append(board.judge(images, part).psnr_db)
         computes.append(log.compute_share * board.steps)
     return Played(np.concatenate(psnr), np.concatenate(computes))
@@ -36,26 +37,26 @@ def swept(
     rule: Callable[[float], Controller],
     thresholds: Sequence[float],
     halves: tuple[Sequence[Case], Sequence[Case]],
-    budgets: Sequence[int],
+    most: Sequence[int],
 ) -> dict[int, tuple[float, Played]]:
-    """Choose a rule's threshold for every budget on one half, and play it on the other.
+    """Choose a rule's threshold for numbers of computes on one half, and play it on the other.
 
     Args:
         board: Where it plays.
         rule: Makes the controller of a threshold.
         thresholds: To choose from.
         halves: Prompts to choose on, and held-out prompts.
-        budgets: Mean steps that may be computed.
+        most: Mean steps that may be computed.
 
     Returns:
-        By budget, where one is within it, the threshold with the best mean PSNR and its play.
+        By that number, where one is within it, the threshold with the best mean PSNR and its play.
     """
     choose, held_out = halves
     tried = {threshold: play(board, rule(threshold), choose) for threshold in thresholds}
     found: dict[int, tuple[float, Played]] = {}
-    for budget in budgets:
-        within = [t for t, played in tried.items() if played.computes.mean() <= budget + 1e-9]
+    for computes in most:
+        within = [t for t, played in tried.items() if played.computes.mean() <= computes + 1e-9]
         if within:
             best = max(within, key=lambda t: tried[t].psnr_db.mean())
-            found[budget] = best, play(board, rule(best), held_out)
+            found[computes] = best, play(board, rule(best), held_out)
     return found

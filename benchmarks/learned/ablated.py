@@ -1,13 +1,12 @@
-"""Trainings of PPO that do one thing otherwise, from a plan that can be improved on."""
+"""Trainings of PPO that do one thing otherwise, from a schedule that can be improved on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from ditcache_rl.schedules.plan import Plan
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -15,23 +14,21 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig, PPOConfig
 from ditcache_rl.control import PolicyNetwork, best_actions
-from ditcache_rl.rl import DenoiseVecEnv, Episodes, Setting, Task
+from ditcache_rl.rl import DenoiseVecEnv, Episodes, Scenario, Task
 from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.rl.learn import make_ppo
 from ditcache_rl.rl.policy import PriorPolicy, exported
-from ditcache_rl.schedules import nominal_cost
-from ditcache_rl.search import Space, spaced_plan
-from ditcache_rl.search.space import spaced
+from ditcache_rl.schedules import ScheduleTable, nominal_cost, spaced, spaced_table
 from ditcache_rl.types import Floats, Mode
 
 #: Steps computed, of 12.
-BUDGETS = (3, 4, 5)
+COMPUTES = (3, 4, 5)
 #: Rows that draw the same task where their mean is the baseline.
 GROUP = 4
 #: Small rollouts and large steps, as there are few episodes. Chosen among three with one seed.
 PPO = PPOConfig(rows=8, learning_rate=5e-3, batch_size=96, n_epochs=6, target_kl=0.2, ent_coef=0.0)
 #: By how much the log-prior is weakened, so that a few hundred episodes can overrule it: the
-#: planned one of four patterns has a probability of 0.71.
+#: scheduled one of four patterns has a probability of 0.71.
 WEAKER = 0.5
 #: Beginnings of the names of what a family of features comprises; together they are all.
 FAMILIES = {
@@ -42,11 +39,11 @@ FAMILIES = {
     "prior": ("prior",),
 }
 Rewards = Callable[[Floats, Floats], Floats]
-"""Makes rewards of the returns of a batch and those of the plan, (rows,) each."""
+"""Makes rewards of the returns of a batch and those of the schedules, (rows,) each."""
 
 
 def paired(returns: Floats, baseline: Floats) -> Floats:
-    """Centre by what the plan earns on the same prompt, seed and target."""
+    """Centre by what the schedule earns on the same prompt, seed and target."""
     return returns - baseline
 
 
@@ -119,41 +116,39 @@ class Training(NamedTuple):
     """What came of one variant and seed."""
 
     gain_db: list[float]
-    """Of the greedy network over the plan on select prompts, per budget."""
+    """Of the greedy network over the schedule on select prompts, by computes."""
     curve_db: list[float]
     """Mean gain of the episodes of every rollout while it learned."""
 
 
-def weak_setting(config: EnvConfig, board_of: Callable[[EnvConfig], Board]) -> Setting:
-    """Set up the environment with a plan that can be improved on, and one tier.
-
-    Args:
-        config: The environment.
-        board_of: Makes the board of the changed one.
-    """
+def weak_scenario(config: EnvConfig, pipe: Any) -> Scenario:
+    """Set up the environment with schedules that can be improved on, and one tier."""
     cache = replace(config.cache, tiers=config.cache.tiers[:1])
     config = replace(config, cache=cache, ppo=PPO)
-    board = board_of(config)
-    space, plan = Space(board.steps, board.sites), Plan.empty(board.steps, board.steps)
-    for budget in range(1, board.steps + 1):
-        plan.patterns[budget] = spaced(space, budget, between=Mode.REUSE)
-    return Setting(config, board, nominal_cost(board.steps, board.sites), plan)
+    board = Board.of(config, pipe, steps=config.steps[0])
+    steps, sites = board.steps, board.sites
+    weak = [
+        spaced(steps, sites, computes, between=Mode.REUSE)
+        for computes in range(sites, steps * sites + 1)
+    ]
+    table = ScheduleTable.of(board.sigmas(), weak)
+    return Scenario(config, board, nominal_cost(steps, sites), table)
 
 
 def tasks_of(cases: Sequence[Case]) -> list[Task]:
-    """Ask for every case at every budget."""
-    return [Task(case, budget, 0.0) for case in cases for budget in BUDGETS]
+    """Ask for every case with every number of computes."""
+    return [Task(case, computes, 0.0) for case in cases for computes in COMPUTES]
 
 
 def draws(cases: Sequence[Case], group: int, rng: np.random.Generator) -> Iterator[Task]:
     """Draw tasks without end, each as often as a group has rows."""
     while True:
         case = cases[int(rng.integers(len(cases)))]
-        yield from [Task(case, int(rng.choice(BUDGETS)), 0.0)] * group
+        yield from [Task(case, int(rng.choice(COMPUTES)), 0.0)] * group
 
 
 def train(
-    setting: Setting,
+    scenario: Scenario,
     seen: Sequence[Case],
     judged: Sequence[Case],
     variant: Variant,
@@ -164,22 +159,22 @@ def train(
     """Train a network under a variant, and judge it.
 
     Args:
-        setting: What is played on.
+        scenario: What is played on.
         seen: Prompts to learn on.
         judged: Prompts to judge on.
         variant: What is done otherwise.
         episodes: At least so many; the last rollout is a whole one.
         seed: Of actions, tasks and weights.
     """
-    config = replace(setting.config.ppo, algorithm=variant.algorithm)
-    steps, shown = setting.board.steps, variant.shown(setting.actions.schema())
+    config = replace(scenario.config.ppo, algorithm=variant.algorithm)
+    steps, shown = scenario.board.steps, variant.shown(scenario.actions.schema())
     gains: list[Floats] = []
 
     def hear(outcome: Outcome, _: Floats) -> None:
-        gains.append(gain_db(setting, outcome))
+        gains.append(gain_db(scenario, outcome))
 
     tasks = draws(seen, variant.group, np.random.default_rng(seed))
-    env = DenoiseVecEnv(setting, config.rows, tasks.__next__, on_outcome=hear)
+    env = DenoiseVecEnv(scenario, config.rows, tasks.__next__, on_outcome=hear)
     try:
         model = make_ppo(
             Ablated(env, shown, variant.rewards), config, episode_steps=steps, seed=seed
@@ -189,40 +184,42 @@ def train(
         env.close()
     assert isinstance(model.policy, PriorPolicy)
     rollouts = np.concatenate(gains).reshape(-1, model.n_steps // steps * config.rows)
-    greedy = judge(setting, judged, exported(model.policy), shown)
+    greedy = judge(scenario, judged, exported(model.policy), shown)
     return Training(greedy.mean(axis=0).tolist(), rollouts.mean(axis=1).tolist())
 
 
 def judge(
-    setting: Setting, cases: Sequence[Case], network: PolicyNetwork, shown: NDArray[np.float32]
+    scenario: Scenario, cases: Sequence[Case], network: PolicyNetwork, shown: NDArray[np.float32]
 ) -> Floats:
-    """Play a network greedily, and return its gain over the plan in dB: (cases, budgets)."""
-    episodes, tasks, rows = Episodes(setting), tasks_of(cases), setting.config.ppo.rows
+    """Play a network greedily, and return its gain over the schedules in dB: (cases, computes)."""
+    episodes, tasks, rows = Episodes(scenario), tasks_of(cases), scenario.config.ppo.rows
     logits_of, gains = network.on_host(), []
     for start in range(0, len(tasks), rows):
         episodes.begin(tasks[start : start + rows])
         outcome = None
         while outcome is None:
             logits = logits_of(episodes.observation * shown)
-            chosen = best_actions(logits, episodes.masks, len(setting.actions.patterns))
+            chosen = best_actions(logits, episodes.masks, len(scenario.actions.patterns))
             outcome = episodes.act(chosen)
-        gains.append(gain_db(setting, outcome))
-    return np.concatenate(gains).reshape(len(cases), len(BUDGETS))
+        gains.append(gain_db(scenario, outcome))
+    return np.concatenate(gains).reshape(len(cases), len(COMPUTES))
 
 
-def gain_db(setting: Setting, outcome: Outcome) -> Floats:
-    """Return the PSNR of every row beyond that of the plan, in dB."""
-    cases, budgets = [task.case for task in outcome.tasks], [task.budget for task in outcome.tasks]
-    return np.asarray(outcome.quality.psnr_db - setting.static(cases, budgets).psnr_db)
+def gain_db(scenario: Scenario, outcome: Outcome) -> Floats:
+    """Return the PSNR of every row beyond that of its schedule, in dB."""
+    return np.asarray(outcome.quality.psnr_db - _scheduled_db(scenario, outcome.tasks))
 
 
-def forecasts_gain(setting: Setting, cases: Sequence[Case]) -> list[float]:
+def forecasts_gain(scenario: Scenario, cases: Sequence[Case]) -> list[float]:
     """Return what forecasts in place of reuse would gain at the same computed steps, in dB."""
-    board, tasks = setting.board, tasks_of(cases)
-    forecasts = replace(setting, plan=spaced_plan(board.steps, board.sites), baselines={})
-    better, known = (
-        one.static([task.case for task in tasks], [task.budget for task in tasks]).psnr_db
-        for one in (forecasts, setting)
-    )
-    gains = (better - known).reshape(len(cases), len(BUDGETS))
+    board, tasks = scenario.board, tasks_of(cases)
+    forecasts = replace(scenario, table=spaced_table(board.sigmas(), board.sites), baselines={})
+    better, known = (_scheduled_db(one, tasks) for one in (forecasts, scenario))
+    gains = (better - known).reshape(len(cases), len(COMPUTES))
     return [float(gain) for gain in gains.mean(axis=0)]
+
+
+def _scheduled_db(scenario: Scenario, tasks: Sequence[Task]) -> Floats:
+    """Return the PSNR of tasks under their schedules: (tasks,)."""
+    cases, schedules = zip(*((task.case, scenario.scheduled(task)) for task in tasks), strict=True)
+    return scenario.static(cases, schedules).psnr_db

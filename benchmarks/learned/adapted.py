@@ -9,20 +9,25 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case, board_of, cases_of
+from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.inference import KnownPlans
+from ditcache_rl.inference import Tables
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy
-from ditcache_rl.schedules import carry_plans
-from ditcache_rl.schedules.forecast import Nodes, nodes_of, row_of
-from ditcache_rl.schedules.patterns import step_patterns
-from ditcache_rl.search import Calibration, Rollouts, Space, pay_up, planned_rows, proposals
-from ditcache_rl.search.climb import first_rows
-from ditcache_rl.search.fit import climb_nodes
-from ditcache_rl.search.space import spaced
-from ditcache_rl.types import Floats, Mode
+from ditcache_rl.schedules import ComputePath, Objective, Schedule, carry, spaced
+from ditcache_rl.schedules.spacing import pay_up
+from ditcache_rl.search import (
+    Calibration,
+    GapFitter,
+    Problem,
+    Space,
+    Trials,
+    gap_proposals,
+    proposals,
+)
+from ditcache_rl.search.climb import climb_paths
+from ditcache_rl.types import Floats
 
 #: Train prompts of a search, and test prompts.
 TRAIN, TEST = 16, 24
@@ -55,13 +60,6 @@ ENVIRONMENTS = {
     "96_px": NewEnvironment(28, call={"height": 96, "width": 96}),
     "pruned": NewEnvironment(28, options={"prune": ["transformer.single_transformer_blocks.3"]}),
 }
-
-
-class Known(NamedTuple):
-    """A schedule, and the weights of its forecasts if it has any."""
-
-    nodes: Nodes
-    weights: Floats | None
 
 
 class Point(NamedTuple):
@@ -103,7 +101,7 @@ def new_board(config: EnvConfig, new: NewEnvironment) -> Board:
     pipe = open_pipeline(source.source, device=source.device, **new.options)
     kind = type(pipe.scheduler)
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **new.scheduler)
-    board = board_of(config, pipe, steps=new.steps)
+    board = Board.of(config, pipe, steps=new.steps)
     board.call = {**board.call, **new.call}
     return board
 
@@ -119,79 +117,87 @@ def adapt(board: Board, config: EnvConfig, policy: Policy, computed: int) -> dic
     """
     cases, test = cases_of(config, "train")[:TRAIN], cases_of(config, "test")[:TEST]
     board.prepare(test)
-    space = Space(board.steps, 1)
-    cold = [spaced(space, computed, between=Mode.FORECAST1), *first_rows(space, computed)]
+    problem = Problem(
+        Trials(board, cases, Objective()),
+        (computed,),
+        DEDICATED,
+        np.random.default_rng(0),
+        Calibration(board, cases),
+        propose=_proposed,
+    )
     starts = {
         "carried": _carried(policy, board.sigmas(), computed),
-        "even": [Known(nodes_of(row), None) for row in cold],
+        "even": [
+            spaced(board.steps, 1, computed),
+            *problem.first(computed, None, propose=False),
+        ],
     }
     points = {
         way: adapted(board, cases, first, computed, partial(_score_db, board, test))
         for way, first in starts.items()
     }
     with Meter(board) as meter:
-        rollouts = Rollouts(board, cases)
-        calibration = Calibration(board, cases)
-        proposed = [
-            *planned_rows(calibration, space, computed),
-            *proposals(calibration, space, computed),
-        ]
-        nodes = climb_nodes(
-            rollouts,
-            [nodes_of(row) for row in (*cold, *proposed)],
+        fitter = GapFitter(board, cases)
+        path = climb_paths(
+            fitter.error,
+            [one.path for one in problem.first(computed, None, propose=True)],
+            board.steps,
             evaluations=DEDICATED,
-            rng=np.random.default_rng(0),
+            rng=problem.rng,
         )
-        made = Known(nodes, rollouts.weights(nodes))
+        made = fitter.fit(path)
     dedicated = Point(DEDICATED, meter.episodes, _score_db(board, test, made))
-    return {"nodes": nodes, "dedicated": dedicated} | points
+    return {"nodes": path, "dedicated": dedicated} | points
 
 
-def _carried(policy: Policy, sigmas: Floats, computed: int) -> list[Known]:
-    """Return what the policy does in a run, and what each of its plans alone would have it do."""
-    plans = [KnownPlans(policy.leveled, sites=1).at(sigmas)]
-    plans += [carry_plans([one], sigmas, sites=1) for one in policy.leveled]
-    rows = [plan.row(computed) for plan in plans]
-    return [Known(nodes_of(row.patterns), row.weights) for row in rows]
+def _proposed(calibration: Calibration, space: Space, computed: int) -> list[Schedule]:
+    return gap_proposals(calibration, space, computed) + proposals(calibration, space, computed)
+
+
+def _carried(policy: Policy, sigmas: Floats, computed: int) -> list[Schedule]:
+    """Return what the policy does in a run, and what each of its tables alone would have it do."""
+    own = list(policy.tables.values())
+    tables = [Tables(own).at(sigmas), *(carry([one], sigmas) for one in own)]
+    return [table.within(computed) for table in tables]
 
 
 def adapted(
     board: Board,
     cases: Sequence[Case],
-    first: Sequence[Known],
+    first: Sequence[Schedule],
     computed: int,
-    score: Callable[[Known], float],
+    score: Callable[[Schedule], float],
 ) -> list[Point]:
     """Search from some schedules on, and tell what would be shipped on the way."""
-    rows = [pay_up(row_of(known.nodes, board.steps), computed, step_patterns(1)) for known in first]
-    seen: list[tuple[float, Nodes, float]] = []
+    seen: list[tuple[float, ComputePath, float]] = []
     with Meter(board) as meter:
-        rollouts = Rollouts(board, cases)
-        climb_nodes(
-            rollouts,
-            [nodes_of(row) for row in rows],
+        fitter = GapFitter(board, cases)
+
+        def error(path: ComputePath) -> float:
+            found = fitter.error(path)
+            seen.append((found, path, meter.episodes))
+            return found
+
+        climb_paths(
+            error,
+            [pay_up(Schedule(one.modes), computed).path for one in first],
+            board.steps,
             evaluations=CANDIDATES[-1],
             rng=np.random.default_rng(0),
-            on_evaluation=lambda nodes, error: seen.append((error, nodes, meter.episodes)),
         )
     points = [Point(0, 0.0, score(first[0]))]
-    fits: dict[Nodes, tuple[float, float]] = {}
+    fits: dict[ComputePath, tuple[float, float]] = {}
     for count in CANDIDATES:
-        _, nodes, _ = min(seen[:count])
-        if nodes not in fits:
+        _, path, _ = min(seen[:count])
+        if path not in fits:
             with Meter(board) as meter:
-                fitted = Known(nodes, rollouts.weights(nodes))
-            fits[nodes] = meter.episodes, score(fitted)
-        fit, psnr = fits[nodes]
+                fitted = fitter.fit(path)
+            fits[path] = meter.episodes, score(fitted)
+        fit, psnr = fits[path]
         points.append(Point(count, seen[:count][-1][2] + fit, psnr))
     return points
 
 
-def _score_db(board: Board, cases: Sequence[Case], known: Known) -> float:
-    """Return the mean PSNR against full compute; without weights, forecasts are Newton's lines."""
-    row = row_of(known.nodes, board.steps)
-    if known.weights is None:
-        row = np.minimum(row, Mode.FORECAST1)
-    weights = None if known.weights is None else [known.weights] * len(cases)
-    modes = Space(board.steps, 1).modes(row)
-    return float(board.score(cases, [modes] * len(cases), weights).psnr_db.mean())
+def _score_db(board: Board, cases: Sequence[Case], schedule: Schedule) -> float:
+    """Return the mean PSNR against full compute."""
+    return float(board.score(cases, [schedule] * len(cases)).psnr_db.mean())

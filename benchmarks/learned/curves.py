@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.harness.seeds import iqm, stratified
-from benchmarks.learned.ablated import BUDGETS, VARIANTS, Training
+from benchmarks.learned.ablated import COMPUTES, VARIANTS, Training
 
 
 def summary(
@@ -27,8 +27,8 @@ def summary(
             f"{name}_gain_low_db": over["low"],
             f"{name}_gain_high_db": over["high"],
         }
-        for budget, gains in zip(BUDGETS, table.T, strict=True):
-            figures[f"{name}_gain_db_{percent(budget)}"] = float(gains.mean())
+        for computes, gains in zip(COMPUTES, table.T, strict=True):
+            figures[f"{name}_gain_db_{percent(computes)}"] = float(gains.mean())
         details[name] = {
             "gain_db": table.tolist(),
             "curve_db": [training.curve_db for training in trainings],
@@ -36,20 +36,20 @@ def summary(
     return figures, details
 
 
-def percent(budget: int) -> int:
-    """Return a budget as the figures name it."""
-    return round(100 * budget / 12)
+def percent(computes: int) -> int:
+    """Return a share of full compute as the figures name it."""
+    return round(100 * computes / 12)
 
 
 def sheet_of(figures: Mapping[str, float]) -> Table:
     """Lay out what every variant gained, with its interval."""
     built = Table(title="gain over even steps with reuse between, dB")
-    for column in ("variant", *(f"{budget} of 12" for budget in BUDGETS), "IQM", "95 %"):
+    for column in ("variant", *(f"{computes} of 12" for computes in COMPUTES), "IQM", "95 %"):
         built.add_column(column, justify="right")
     for name in VARIANTS:
         built.add_row(
             name,
-            *(f"{figures[f'{name}_gain_db_{percent(budget)}']:+.2f}" for budget in BUDGETS),
+            *(f"{figures[f'{name}_gain_db_{percent(n)}']:+.2f}" for n in COMPUTES),
             f"{figures[f'{name}_gain_db']:+.2f}",
             f"{figures[f'{name}_gain_low_db']:+.2f} .. {figures[f'{name}_gain_high_db']:+.2f}",
         )
@@ -68,7 +68,7 @@ def draw(details: Mapping[str, Any], episodes: int, path: Path) -> None:
         style = ("-", "--", ":")[place % 3]
         axes.plot(played, curve, style, linewidth=1.2 if place else 2.6, label=name)
     axes.set_xlabel("episodes")
-    axes.set_ylabel("gain of explored episodes over the plan (dB)")
+    axes.set_ylabel("gain of explored episodes over the schedules (dB)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -13,8 +13,8 @@ from benchmarks.harness import ROOT, Lines, console
 from benchmarks.harness.play import Played, play
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.evaluate import bootstrap_mean
-from ditcache_rl.inference import PolicyController, ScheduleController, Wish
-from ditcache_rl.policy import Policy, load_schedules
+from ditcache_rl.inference import PolicyController, Target, open_policy
+from ditcache_rl.policy import Policy
 from ditcache_rl.types import Floats
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,23 +26,23 @@ _RESAMPLES = 9999
 def budget_gains(
     board: Board,
     policy: Policy,
-    budgets: Sequence[int],
+    counts: Sequence[int],
     test: Sequence[Case],
     figures: dict[str, float],
     rng: np.random.Generator,
 ) -> Lines:
-    """Compare network, schedule, that for floors and the best closed-form one at every budget."""
-    closed, lines = load_schedules(CLOSED_FORM), []
-    careful = replace(policy, plans={**policy.plans, **policy.safe})
-    for budget in track(budgets, "budgets", console=console):
-        wish, tag = Wish(budget=budget / board.steps), round(100 * budget / board.steps)
+    """Compare network, schedule, that for floors and the best closed-form one at equal computes."""
+    closed, lines = open_policy(CLOSED_FORM), []
+    careful = replace(policy, tables={**policy.tables, **policy.safe})
+    for computes in track(counts, "budgets", console=console):
+        target, tag = Target(budget=computes / board.steps), round(100 * computes / board.steps)
         network, static, safe, newton = (
             play(board, controller, test)
             for controller in (
-                PolicyController(policy, wish, adaptive=True),
-                PolicyController(policy, wish, adaptive=False),
-                PolicyController(careful, wish, adaptive=False),
-                ScheduleController(closed, wish),
+                PolicyController(policy, target, adaptive=True),
+                PolicyController(policy, target, adaptive=False),
+                PolicyController(careful, target, adaptive=False),
+                PolicyController(closed, target),
             )
         )
         gain = bootstrap_mean(network.psnr_db - static.psnr_db, rng)
@@ -63,7 +63,7 @@ def budget_gains(
         }
         lines.append(
             {
-                "budget": budget,
+                "budget": computes,
                 "n": len(test),
                 "network_db": float(network.psnr_db.mean()),
                 "static_db": float(static.psnr_db.mean()),

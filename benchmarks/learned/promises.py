@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.harness import Lines
+from benchmarks.harness import Lines, console
 from benchmarks.harness.play import play
 from benchmarks.learned.gains import CLOSED_FORM, p5
 from ditcache_rl.bench import Board, Case
+from ditcache_rl.cli.progress import Bar
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.evaluate import Method, evaluate
-from ditcache_rl.inference import PolicyController, ScheduleController, Wish
-from ditcache_rl.policy import Policy, load_schedules
-from ditcache_rl.schedules import CostModel
+from ditcache_rl.inference import PolicyController, Target, open_policy
+from ditcache_rl.policy import Policy
 
 FLOOR_DB = 35.0
 
@@ -22,29 +22,29 @@ FLOOR_DB = 35.0
 def floor(
     board: Board,
     policy: Policy,
-    budgets: Sequence[int],
+    counts: Sequence[int],
     halves: tuple[Sequence[Case], Sequence[Case]],
     figures: dict[str, float],
 ) -> dict[str, float]:
     """Ask for a floor; beside it the closed-form schedule that keeps it, and an oracle."""
     select, test = halves
-    cost = CostModel.from_dict(policy.manifest.profile).for_steps(board.steps)
-    chosen = play(board, PolicyController(policy, Wish(min_psnr=FLOOR_DB)), test)
+    cost = policy.cost.for_steps(board.steps)
+    chosen = play(board, PolicyController(policy, Target(min_psnr=FLOOR_DB)), test)
     spent = round(float(chosen.computes.mean()))
-    closed = load_schedules(CLOSED_FORM)
-    wishes = {budget: Wish(budget=budget / board.steps) for budget in budgets}
+    closed = open_policy(CLOSED_FORM)
+    targets = {n: Target(budget=n / board.steps) for n in counts}
     newton = next(
         (
-            b
-            for b in budgets
-            if p5(play(board, ScheduleController(closed, wishes[b]), select)) >= FLOOR_DB
+            n
+            for n in counts
+            if p5(play(board, PolicyController(closed, targets[n]), select)) >= FLOOR_DB
         ),
         board.steps,
     )
     plays = [
-        play(board, PolicyController(policy, wishes[b], adaptive=False), test)
-        for b in budgets
-        if b <= spent
+        play(board, PolicyController(policy, targets[n], adaptive=False), test)
+        for n in counts
+        if n <= spent
     ]
     enough = np.stack([one.psnr_db >= FLOOR_DB for one in plays])
     cheapest = np.where(enough.any(axis=0), enough.argmax(axis=0), len(plays) - 1)
@@ -65,22 +65,22 @@ def promises(
     config: EnvConfig,
     board: Board,
     policy: Policy,
-    budgets: Sequence[int],
+    counts: Sequence[int],
     test: Sequence[Case],
     figures: dict[str, float],
 ) -> Lines:
     """Time calls against the plain pipeline, and compare with what the policy says."""
-    cost = CostModel.from_dict(policy.manifest.profile).for_steps(board.steps)
+    cost = policy.cost.for_steps(board.steps)
     methods = [
         Method(
             "policy",
             "learned",
-            f"{budget}/{board.steps}",
-            PolicyController(policy, Wish(budget=budget / board.steps)),
+            f"{computes}/{board.steps}",
+            PolicyController(policy, Target(budget=computes / board.steps)),
             sites=policy.manifest.sites,
             blocks=policy.manifest.blocks,
         )
-        for budget in budgets
+        for computes in counts
     ]
     found = evaluate(
         board.pipe,
@@ -89,14 +89,15 @@ def promises(
         seeds=[case.seed for case in test],
         steps=board.steps,
         call=config.pipeline.call,
+        progress=Bar("methods", console),
     )
     lines = [
         {
-            "budget": budget,
-            "promised_x": cost.reference_s / cost.with_computes(budget),
+            "budget": computes,
+            "promised_x": cost.reference_s / cost.with_computes(computes),
             "measured_x": float(np.median(found.seconds[0] / seconds)),
         }
-        for budget, seconds in zip(budgets, found.seconds[1:], strict=True)
+        for computes, seconds in zip(counts, found.seconds[1:], strict=True)
     ]
     errors = [abs(line["measured_x"] / line["promised_x"] - 1) for line in lines]
     figures["promise_error_share"] = max(errors)

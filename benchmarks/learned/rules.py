@@ -14,7 +14,7 @@ from benchmarks.harness.play import Played, play, swept
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.evaluate import bootstrap_mean
-from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 
@@ -44,13 +44,13 @@ def over_rules(
         where = inside if rule in (TeaCache, FBCache) else board
         found = swept(where, rule, thresholds, halves, list(SPEEDUPS.values()))
         lines += [
-            {"rule": name, "budget": budget, "setting": setting, "played": played}
-            for budget, (setting, played) in found.items()
+            {"rule": name, "budget": computes, "setting": threshold, "played": played}
+            for computes, (threshold, played) in found.items()
         ]
-    for speedup, budget in SPEEDUPS.items():
-        wish = Wish(budget=budget / board.steps)
-        ours = play(board, PolicyController(policy, wish, adaptive=False), halves[1])
-        there = [line for line in lines if line["budget"] == budget]
+    for speedup, computes in SPEEDUPS.items():
+        target = Target(budget=computes / board.steps)
+        ours = play(board, PolicyController(policy, target, adaptive=False), halves[1])
+        there = [line for line in lines if line["budget"] == computes]
         for line in there:
             played: Played = line.pop("played")
             gain = bootstrap_mean(ours.psnr_db - played.psnr_db, rng)

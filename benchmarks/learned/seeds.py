@@ -14,11 +14,10 @@ from benchmarks.harness.play import play
 from benchmarks.harness.seeds import iqm, stratified
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.policy import Policy
-from ditcache_rl.rl import Setting
+from ditcache_rl.rl import Scenario
 from ditcache_rl.rl.learn import learn
-from ditcache_rl.schedules import CostModel
 
 #: Train prompts that networks of several seeds see.
 SEEN = 128
@@ -28,7 +27,7 @@ def seeds_above(
     config: EnvConfig,
     board: Board,
     policy: Policy,
-    budgets: Sequence[int],
+    counts: Sequence[int],
     select: Sequence[Case],
     options: Any,
     figures: dict[str, float],
@@ -36,23 +35,24 @@ def seeds_above(
 ) -> dict[str, Any]:
     """Train the network from several seeds, each from the policy's schedules."""
     config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
-    cost = CostModel.from_dict(policy.manifest.profile).for_steps(board.steps)
     cases = cases_of(config, "train")[:SEEN]
     board.prepare(cases)
     curves, gains = [], []
-    wishes = [Wish(budget=budget / board.steps) for budget in budgets]
+    targets = [Target(budget=computes / board.steps) for computes in counts]
     static = [
-        play(board, PolicyController(policy, wish, adaptive=False), select) for wish in wishes
+        play(board, PolicyController(policy, target, adaptive=False), select) for target in targets
     ]
-    setting = Setting(config, board, cost, policy.plans[board.steps])
+    cost = policy.cost.for_steps(board.steps)
+    scenario = Scenario(config, board, cost, policy.tables[board.steps])
     for seed in track(range(1, options.seeds + 1), "seeds", console=console):
         curve: dict[int, float] = {}
         folder = options.runs / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        network = learn(setting, cases, folder, seed=seed, on_episodes=curve.__setitem__)
+        network = learn(scenario, cases, folder, seed=seed, on_episodes=curve.__setitem__)
         trained = replace(policy, network=network)
         played = [
-            play(board, PolicyController(trained, wish, adaptive=True), select) for wish in wishes
+            play(board, PolicyController(trained, target, adaptive=True), select)
+            for target in targets
         ]
         curves.append(sorted(curve.items()))
         gains.append(

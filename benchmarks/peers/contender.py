@@ -8,6 +8,7 @@ from typing import Any
 
 from ditcache_rl.evaluate import Family, Method
 from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.schedules import Schedule
 
 Value = float | int | str
 
@@ -20,15 +21,14 @@ class Setup:
         pipe: The pipeline.
         steps: Denoising steps of the reference.
         calibrate: Draws one image; what must be calibrated first is, meanwhile.
-        schedules: By contender and knob value, `modes` as `modes_text` writes them, and `weights`
-            of fitted forecasts by step, an empty list where there are none.
+        schedules: Searched ones, by contender and steps that they compute.
         order: Blocks, those first that are best left out.
     """
 
     pipe: Any
     steps: int
     calibrate: Callable[[], object]
-    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    schedules: Mapping[str, Mapping[int, Schedule]] = field(default_factory=dict)
     order: Sequence[int] = ()
 
 

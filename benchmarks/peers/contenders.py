@@ -15,8 +15,8 @@ from benchmarks.peers.solvers import fewer_steps, other_solver
 from benchmarks.peers.under_runner import (
     PLAIN,
     converted,
+    fewer_blocks,
     fewer_every_k,
-    layer_mask,
     rule,
     schedule,
     shipped_policy,
@@ -143,7 +143,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("FORA", "heuristic", "k", (2, 3, 4, 5, 7, 9), rule(EveryK)),
     Contender("Newton every k", "static", "k", (2, 3, 4, 5, 7, 9), rule(EveryK, order=1)),
     Contender("Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), whole_every_k),
-    Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), layer_mask),
+    Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), fewer_blocks),
     Contender("DPCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("DPCache")),
     Contender("LeMiCa", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("LeMiCa")),
     Contender("BudCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("BudCache")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, scheduler_identity
-from ditcache_rl.policy import modes_text, weights_lists
-from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, Weights
+from ditcache_rl.schedules import ComputePath, Objective, Schedule
+from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
-from ditcache_rl.search.paths import Path as Steps
 from ditcache_rl.search.paths import cheapest_path, minimax_path
-from ditcache_rl.types import Mode
+from ditcache_rl.types import HISTORY, Mode
 
 Entry = dict[str, Any]
-"""A schedule: `modes` as `modes_text` writes them, and fitted `weights` by step, empty for none."""
+"""A schedule: `modes` as `Schedule.text`, and `weights`, its coefficients by step if it has any."""
 
 #: How much more than their sum large errors count in MeanCache (its gamma).
 _GAMMA = 4.0
@@ -55,7 +55,7 @@ def schedules_for(
         steps: Denoising steps.
         call: Further arguments of its call.
         cases: Train prompts.
-        evaluations: Candidates per budget of a search that draws them.
+        evaluations: Candidates per number of computes, of a search that draws them.
         file: Where schedules of many pipelines are kept.
         say: Hears what is being searched.
 
@@ -102,32 +102,26 @@ def _search(
     except UnsupportedModelError as error:  # its loop can't be taken apart
         say(f"without DPCache, MeanCache, LeMiCa: {error}")
         found = {}
-    for name, board, method, budgets, between in (
+    for name, board, method, counts, between in (
         ("BudCache", stack, "anneal", published, (Mode.REUSE,)),
         ("whole denoiser", whole, "fitted", [n for n in OWN_COMPUTES if n < steps], None),
     ):
         say(f"searching {name}")
         space = Space(steps, 1) if between is None else Space(steps, 1, between=between)
-        trials = Trials(board, cases, Weights(), space=space)
+        trials = Trials(board, cases, Objective(), space=space)
         rng = np.random.default_rng(0)
-        problem = Problem(trials, sorted(budgets), evaluations, rng, calibration)
+        problem = Problem(trials, sorted(counts), evaluations, rng, calibration)
         try:
-            rows = METHODS[method](problem)
+            table = METHODS[method](problem)
         except UnsupportedModelError as error:
             say(f"{name} without fitted forecasts: {error}")
-            rows = METHODS["polish"](problem)
-        found[name] = {
-            str(budget): {
-                "modes": modes_text(space.modes(entry.row)),
-                "weights": [] if entry.weights is None else weights_lists(entry.weights),
-            }
-            for budget, entry in rows.items()
-        }
+            table = METHODS["polish"](problem)
+        found[name] = {str(n): write_entry(scored.schedule) for n, scored in table.items()}
     return found
 
 
 def _calibrated(
-    calibration: Calibration, steps: int, budgets: Sequence[int]
+    calibration: Calibration, steps: int, counts: Sequence[int]
 ) -> dict[str, dict[str, Entry]]:
     """Choose schedules by measured errors alone."""
     errors = calibration.errors().displacement[Mode.FORECAST1]
@@ -136,25 +130,28 @@ def _calibrated(
     )
     peaks = gap_costs(errors, power=_GAMMA)
     return {
-        "DPCache": _paths(steps, budgets, lambda n: _after_three(errors, n)),
-        "MeanCache-like": _paths(steps, budgets, lambda n: cheapest_path(peaks, n)),
-        "LeMiCa": _paths(steps, budgets, lambda n: minimax_path(gaps, n), Mode.REUSE),
+        "DPCache": _paths(steps, counts, lambda n: _after_three(errors, n)),
+        "MeanCache-like": _paths(steps, counts, lambda n: cheapest_path(peaks, n)),
+        "LeMiCa": _paths(steps, counts, lambda n: minimax_path(gaps, n), Mode.REUSE),
     }
 
 
 def _paths(
-    steps: int, budgets: Sequence[int], choose: Callable[[int], Steps], fill: Mode = Mode.FORECAST1
+    steps: int,
+    counts: Sequence[int],
+    choose: Callable[[int], ComputePath],
+    fill: Mode = Mode.FORECAST1,
 ) -> dict[str, Entry]:
     """Write the paths that a rule chooses as schedules."""
     found: dict[str, Entry] = {}
-    for budget in budgets:
+    for computes in counts:
         modes = np.full((steps, 1), fill, dtype=np.int8)
-        modes[list(choose(budget))] = Mode.COMPUTE
-        found[str(budget)] = {"modes": modes_text(modes), "weights": []}
+        modes[list(choose(computes))] = Mode.COMPUTE
+        found[str(computes)] = write_entry(Schedule(modes))
     return found
 
 
-def _after_three(errors: np.ndarray[Any, Any], computes: int) -> Steps:
+def _after_three(errors: np.ndarray[Any, Any], computes: int) -> ComputePath:
     """Choose as DPCache does: the first three steps are computed, whatever they are worth."""
     costs = gap_costs(errors)
     for step in (1, 2):
@@ -177,13 +174,28 @@ def _order(
     for block in range(blocks):
         modes[block, 1::2, block] = Mode.REUSE
     quality = board.score(
-        [case for case in cases for _ in range(blocks)], [*modes] * len(cases)
+        [case for case in cases for _ in range(blocks)], [*map(Schedule, modes)] * len(cases)
     ).psnr_db.reshape(len(cases), blocks)
     return [int(block) for block in np.argsort(-quality.mean(axis=0))]
 
 
 def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
     """Hand what was searched to the contenders."""
-    return Setup(
-        setup.pipe, setup.steps, setup.calibrate, entry["schedules"], tuple(entry["order"])
-    )
+    schedules = {
+        name: {int(computes): read_entry(one) for computes, one in found.items()}
+        for name, found in entry["schedules"].items()
+    }
+    return replace(setup, schedules=schedules, order=tuple(entry["order"]))
+
+
+def write_entry(schedule: Schedule) -> Entry:
+    """Write a schedule as the file of schedules holds it."""
+    own = [] if schedule.coefficients is None else schedule.coefficients.tolist()
+    weights = [[round(x, 7) for x in one] if np.isfinite(one[0]) else [] for one in own]
+    return {"modes": schedule.text, "weights": weights}
+
+
+def read_entry(entry: Entry) -> Schedule:
+    """Invert `write_entry`."""
+    own = [one or [np.nan] * HISTORY for one in entry["weights"]]
+    return Schedule.from_text(entry["modes"], np.array(own) if own else None)

@@ -17,15 +17,14 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import EveryK, StaticSchedule
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.inference import PolicyController, Wish
+from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.pipelines.compress import quantize_weights
 from ditcache_rl.policy import load_policy
-from ditcache_rl.policy.schedule_file import read_modes
-from ditcache_rl.types import HISTORY, Mode
+from ditcache_rl.types import Mode
 
 #: Value of the knob for a converted pipeline without a cache.
 PLAIN = "all"
@@ -40,13 +39,11 @@ def schedule(name: str, blocks: str = "") -> Callable[[Setup, Any], dict[str, An
     """Follow a schedule that was searched, chosen by its computed steps."""
 
     def make(setup: Setup, value: int) -> dict[str, Any]:
-        found = setup.schedules.get(name, {}).get(str(value))
+        found = setup.schedules.get(name, {}).get(value)
         if found is None:
             raise ConfigError(f"expected a schedule of {value} computed steps for {name}")
         where = {"blocks": blocks} if blocks else {}
-        weights = [row or [np.nan] * HISTORY for row in found["weights"]]
-        fitted = np.array(weights) if weights else None
-        return {"controller": StaticSchedule(read_modes(found["modes"]), fitted), **where}
+        return {"controller": StaticSchedule(found), **where}
 
     return make
 
@@ -65,14 +62,14 @@ def whole_every_k(setup: Setup, value: int) -> dict[str, Any]:
     return {"controller": EveryK(value, order=2), "blocks": denoiser_name(setup.pipe)}
 
 
-def layer_mask(setup: Setup, value: int) -> dict[str, Any]:
+def fewer_blocks(setup: Setup, value: int) -> dict[str, Any]:
     """Leave the first so many blocks of the order out at every second step."""
     blocks = len(find_blocks(denoiser_of(setup.pipe)))
     if not 1 <= value <= len(setup.order):
         raise ConfigError(f"expected 1 to {len(setup.order)} blocks to leave out, received {value}")
     modes = np.zeros((setup.steps, blocks), dtype=np.int8)
     modes[1::2, list(setup.order[:value])] = Mode.REUSE
-    return {"controller": StaticSchedule(modes), "sites": blocks}
+    return {"controller": StaticSchedule.of(modes), "sites": blocks}
 
 
 def shipped_policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
@@ -81,7 +78,7 @@ def shipped_policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
     def make(setup: Setup, value: float) -> dict[str, Any]:
         policy = load_policy(find_policy("shapes-ppo"))
         check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
-        controller = PolicyController(policy, Wish(**{target: value}))
+        controller = PolicyController(policy, Target(**{target: value}))
         made_for = policy.manifest
         return {
             "controller": controller,

@@ -11,23 +11,22 @@ import torch
 from rich.progress import track
 
 from benchmarks.precision.drawn import IMAGES, STEPS, interleaved, timer
-from ditcache_rl.bench import Board, Case, board_of, cases_of
-from ditcache_rl.cache import TieredCache
+from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.schedules import Schedule
 
 #: Prompts that blocks are tried on.
 TRIED = 8
 QUANTIZED = ("", "int8", "int8-dynamic")
 
 
-def compression(config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
+def compression(config: EnvConfig, schedule: Schedule) -> dict[str, Any]:
     """Draw and time every combination of quantized weights, a block less and a schedule."""
     source, cases = config.pipeline.source, cases_of(config, "test")
-    whole = board_of(config, open_pipeline(source, device="cpu"), steps=STEPS)
+    whole = Board.of(config, open_pipeline(source, device="cpu"), steps=STEPS)
     harms = _harms(config, whole)
     pruned = max(harms, key=lambda path: harms[path])
     reference = whole.references(cases[:IMAGES])
@@ -35,18 +34,18 @@ def compression(config: EnvConfig, schedule: StaticSchedule) -> dict[str, Any]:
     calls: dict[str, Callable[[Case], float]] = {}
     for kind, block in track(list(itertools.product(QUANTIZED, ("", pruned))), "compression"):
         pipe = open_pipeline(source, device="cpu", quantize=kind, prune=[block] if block else [])
-        board = board_of(config, pipe, steps=STEPS)
+        board = Board.of(config, pipe, steps=STEPS)
         for cached in (False, True):
             words = [kind, "pruned" if block else "", "cache" if cached else ""]
             name = " + ".join(word for word in words if word) or "full"
-            runner = BlockRunner(pipe, schedule, TieredCache(), blocks=config.cache.blocks)
-            part = cases[:IMAGES]
-            images = board.draw_under(schedule, part)[0] if cached else board.draw(part)
+            followed = schedule if cached else None
+            controller = None if followed is None else StaticSchedule(followed)
+            images = board.draw(cases[:IMAGES], controller).images
             settings[name] = {
                 "psnr_db": float(psnr_db(images, reference).mean()),
                 "weights_bytes": float(_weights_bytes(pipe.transformer)),
             }
-            calls[name] = timer(board, runner if cached else None)
+            calls[name] = timer(board, followed)
     seconds = interleaved(calls, cases)
     for name, entry in settings.items():
         entry["seconds"] = seconds[name]
@@ -64,7 +63,7 @@ def _harms(config: EnvConfig, whole: Board) -> dict[str, float]:
     harms = {}
     for path in track(paths, "blocks"):
         pipe = open_pipeline(config.pipeline.source, device="cpu", prune=[path])
-        images = board_of(config, pipe, steps=STEPS).draw(cases)
+        images = Board.of(config, pipe, steps=STEPS).draw(cases).images
         harms[path] = float(whole.judge(images, cases).psnr_db.mean())
     return harms
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.progress import track
@@ -11,7 +10,7 @@ from rich.progress import track
 from benchmarks.harness.play import play
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.schedules import Schedule
 
 STEPS = 28
 IMAGES = 32
@@ -19,24 +18,15 @@ IMAGES = 32
 CALLS = 9
 
 
-def score(board: Board, controller: StaticSchedule, cases: Sequence[Case]) -> float:
-    """Return the mean PSNR of cases under a controller, in dB."""
-    return float(play(board, controller, cases).psnr_db.mean())
+def score(board: Board, schedule: Schedule, cases: Sequence[Case]) -> float:
+    """Return the mean PSNR of cases under a schedule, in dB."""
+    return float(play(board, StaticSchedule(schedule), cases).psnr_db.mean())
 
 
-def timer(board: Board, runner: BlockRunner | None) -> Callable[[Case], float]:
-    """Make what times one call."""
-    return lambda case: timed(board, runner, case)
-
-
-def timed(board: Board, runner: BlockRunner | None, case: Case) -> float:
-    """Return the seconds of one call; attaching is outside of the clock."""
-    if runner is not None:
-        with runner:
-            return timed(board, None, case)
-    started = time.perf_counter()
-    board.draw([case])
-    return time.perf_counter() - started
+def timer(board: Board, schedule: Schedule | None) -> Callable[[Case], float]:
+    """Make what times one call, as it is or under a schedule; attaching is not in its time."""
+    controller = None if schedule is None else StaticSchedule(schedule)
+    return lambda case: board.draw([case], controller).seconds
 
 
 def interleaved(

@@ -11,46 +11,44 @@ from rich.progress import track
 from benchmarks.precision.drawn import IMAGES, STEPS, score
 from ditcache_rl.bench import Board, cases_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import StaticSchedule
-from ditcache_rl.schedules.forecast import newton_weights, row_of
-from ditcache_rl.search import Rollouts, Space
-from ditcache_rl.types import HISTORY, Floats, Mode, Modes
+from ditcache_rl.schedules import ComputePath, Schedule
+from ditcache_rl.schedules.forecast import newton_coefficients
+from ditcache_rl.search import GapFitter
+from ditcache_rl.types import HISTORY, Floats
 
-#: Prompts that weights are fitted on.
+#: Prompts that coefficients are fitted on.
 FITTED = 16
 #: What a forecast adds to the newest residual is multiplied by this.
 DAMPED = 0.7
 
 
-def forecasts(board: Board, config: EnvConfig, schedule: Modes) -> dict[str, Any]:
+def forecasts(board: Board, config: EnvConfig, schedule: Schedule) -> dict[str, Any]:
     """Draw schedules with every way to estimate what they skip: PSNR in dB by schedule and way."""
-    computes = int((schedule == Mode.COMPUTE).sum())
-    every = np.linspace(0, STEPS - 1, computes).round().astype(int)
-    masks = {"policy": np.flatnonzero(schedule[:, 0] == Mode.COMPUTE), "even": every}
-    rollouts = Rollouts(board, cases_of(config, "train")[:FITTED])
+    even = np.linspace(0, STEPS - 1, schedule.computes).round().astype(int)
+    paths: dict[str, ComputePath] = {"policy": schedule.path, "even": tuple(even.tolist())}
+    fitter = GapFitter(board, cases_of(config, "train")[:FITTED])
     sigmas = board.sigmas()
     parts = {part: cases_of(config, part)[:IMAGES] for part in ("select", "test")}
     found: dict[str, Any] = {}
-    for name, nodes in masks.items():
-        ways = {way: _table(sigmas, nodes, weigh) for way, weigh in WAYS.items()}
-        ways["fitted"] = rollouts.weights(tuple(nodes.tolist()))
-        modes = Space(STEPS, 1).modes(row_of(tuple(nodes.tolist()), STEPS))
+    for name, path in paths.items():
+        ways = {
+            way: Schedule.on_path(path, STEPS, _coefficients(sigmas, path, weigh))
+            for way, weigh in WAYS.items()
+        }
+        ways["fitted"] = fitter.fit(path)
         found[name] = {
-            way: {
-                f"{part}_db": score(board, StaticSchedule(modes, table), cases)
-                for part, cases in parts.items()
-            }
-            for way, table in track(ways.items(), f"forecasts, {name} schedule")
+            way: {f"{part}_db": score(board, filled, cases) for part, cases in parts.items()}
+            for way, filled in track(ways.items(), f"forecasts, {name} schedule")
         }
     return found
 
 
 def _newton(order: int) -> Callable[[Floats, float, float], Floats]:
-    return lambda known, sigma, after: newton_weights(known, sigma, min(order, len(known) - 1))
+    return lambda known, sigma, after: newton_coefficients(known, sigma, min(order, len(known) - 1))
 
 
 def _damped(known: Floats, sigma: float, after: float) -> Floats:
-    reuse = newton_weights(known, sigma, 0)
+    reuse = newton_coefficients(known, sigma, 0)
     return reuse + DAMPED * (_newton(1)(known, sigma, after) - reuse)
 
 
@@ -59,7 +57,7 @@ def _average(known: Floats, sigma: float, after: float) -> Floats:
     return _newton(1)(known, (sigma + after) / 2, after)
 
 
-#: Weights of past residuals, from their noise levels, that of the step and that of the next one.
+#: Coefficients of past residuals, from their noise levels, that of the step and of the next one.
 WAYS: dict[str, Callable[[Floats, float, float], Floats]] = {
     "reuse": _newton(0),
     "order 1 (two anchors)": _newton(1),
@@ -69,10 +67,12 @@ WAYS: dict[str, Callable[[Floats, float, float], Floats]] = {
 }
 
 
-def _table(sigmas: Floats, nodes: Any, weigh: Callable[[Floats, float, float], Floats]) -> Floats:
-    """Write the weights of a schedule: (steps, HISTORY), nan at computed steps."""
+def _coefficients(
+    sigmas: Floats, path: ComputePath, weigh: Callable[[Floats, float, float], Floats]
+) -> Floats:
+    """Write the coefficients of a schedule: (steps, HISTORY), nan at computed steps."""
     table = np.full((STEPS, HISTORY), np.nan)
-    for step in sorted(set(range(STEPS)) - set(nodes.tolist())):
-        known = sigmas[[node for node in nodes if node < step][::-1][:HISTORY]]
+    for step in sorted(set(range(STEPS)) - set(path)):
+        known = sigmas[[computed for computed in path if computed < step][::-1][:HISTORY]]
         table[step] = weigh(known, float(sigmas[step]), float(sigmas[step + 1]))
     return table

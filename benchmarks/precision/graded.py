@@ -12,20 +12,15 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.harness import console
-from benchmarks.precision.drawn import STEPS, timed
-from ditcache_rl.bench import Board, Case, cases_of
-from ditcache_rl.cache import TieredCache
+from benchmarks.precision.drawn import STEPS, timer
+from ditcache_rl.bench import Board, Case, Replay, cases_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.metrics import psnr_db, ssim
-from ditcache_rl.schedules.forecast import nodes_of, row_of
-from ditcache_rl.search import Rollouts, Space
-from ditcache_rl.sensitivity import (
-    grade_sites,
-    graded_modes,
-)
-from ditcache_rl.types import Floats, Mode
+from ditcache_rl.schedules import Schedule
+from ditcache_rl.search import GapFitter
+from ditcache_rl.sensitivity import grade_sites, graded_modes
+from ditcache_rl.types import Floats
 
 #: What is cached where steps are graded.
 DENOISER = "transformer"
@@ -40,6 +35,32 @@ SHARES = (0.75, 0.6, 0.45, 0.36, 0.3)
 MOST_LOSS_DB = 0.15
 #: Prompts that forecasts are fitted on, and that a share is chosen on.
 FITTED, CHOSEN = 16, 16
+
+
+class TruthFitter(GapFitter):
+    """Fits gap by gap as ever, and all gaps together to the final latents of a finer run.
+
+    Args:
+        board: Pipeline and steps.
+        cases: What is drawn.
+        finer: The same pipeline with more steps.
+    """
+
+    def __init__(self, board: Board, cases: Sequence[Case], finer: Board) -> None:
+        super().__init__(board, cases)
+        parts = [cases[start : start + board.rows] for start in range(0, len(cases), board.rows)]
+        self._truth = torch.cat([_final(Replay(finer, part)) for part in parts])
+
+    def _wrong(self, latents: Sequence[Tensor]) -> Tensor:
+        return (self._truth - torch.cat(list(latents))).flatten(1).double()
+
+
+@torch.no_grad()
+def _final(replay: Replay) -> Tensor:
+    """Return the final latents of full compute."""
+    *_, latents = recorded = replay.recorded()
+    last = len(recorded) - 1
+    return replay.advance(last, replay.compute(last, latents)[0], latents)
 
 
 def graded_policies(
@@ -58,19 +79,17 @@ def graded_policies(
     finer = Board(
         board.pipe, FINER * STEPS, sites=1, call=board.call, rows=board.rows, blocks=DENOISER
     )
-    rollouts = Rollouts(board, train[:FITTED], finer=finer)
+    fitter = TruthFitter(board, train[:FITTED], finer)
     found: dict[int, dict[str, Any]] = {}
-    chosen: dict[int, StaticSchedule] = {}
+    chosen: dict[int, Schedule] = {}
     for every in EVERY:
         lines: list[dict[str, Any]] = []
         for share in track(SHARES, f"refresh {every}", console=console, transient=True):
             grades = grade_sites(sensitivity, low=0, high=share)
-            modes = graded_modes(grades[:, None], STEPS, medium_every=every)
-            nodes = nodes_of(modes[:, 0].astype(np.int64))
-            filled = Space(STEPS, 1).modes(row_of(nodes, STEPS))
-            schedule = StaticSchedule(filled, rollouts.weights(nodes))
+            graded = Schedule(graded_modes(grades[:, None], STEPS, medium_every=every))
+            schedule = fitter.fit(graded.path)
             quality = _quality(board, finer, schedule, select[:CHOSEN])
-            lines.append({"medium_share": share, "computed": nodes} | quality)
+            lines.append({"medium_share": share, "computed": graded.path} | quality)
             if len(lines) == 1 or quality["loss_db"] <= min(line["loss_db"] for line in lines):
                 chosen[every] = schedule
             if quality["loss_db"] <= MOST_LOSS_DB:
@@ -79,20 +98,12 @@ def graded_policies(
             "candidates_on_select_prompts": lines
         }
 
-    def call_s(schedule: StaticSchedule | None, case: Case) -> float:
-        if schedule is None:
-            return timed(board, None, case)
-        runner = BlockRunner(
-            board.pipe, schedule, TieredCache(), sites=board.sites, blocks=board.blocks
-        )
-        return timed(board, runner, case)
-
-    options: list[StaticSchedule | None] = [None, *chosen.values()]
-    seconds = np.empty((pairs, len(options)))
+    calls = [timer(board, schedule) for schedule in (None, *chosen.values())]
+    seconds = np.empty((pairs, len(calls)))
     for pair in track(range(pairs), "time", console=console, transient=True):
-        for turn in range(len(options)):
-            index = (turn + pair) % len(options)
-            seconds[pair, index] = call_s(options[index], test[pair % len(test)])
+        for turn in range(len(calls)):
+            index = (turn + pair) % len(calls)
+            seconds[pair, index] = calls[index](test[pair % len(test)])
     for index, every in enumerate(chosen, start=1):
         found[every] |= {
             "speedup_x": statistics.median(seconds[:, 0] / seconds[:, index]),
@@ -103,7 +114,7 @@ def graded_policies(
 
 
 def _quality(
-    board: Board, finer: Board, schedule: StaticSchedule, cases: Sequence[Case]
+    board: Board, finer: Board, schedule: Schedule, cases: Sequence[Case]
 ) -> dict[str, Any]:
     truth, reference = finer.references(cases), board.references(cases)
     cached = _draw(board, schedule, cases)
@@ -114,15 +125,15 @@ def _quality(
         "graded_to_truth_db": float(own.mean()),
         "graded_to_reference_db": float(psnr_db(cached, reference).mean()),
         "graded_to_reference_ssim": float(ssim(cached, reference).mean()),
-        "compute_share": float((schedule.modes == Mode.COMPUTE).mean()),
+        "compute_share": schedule.computes / schedule.modes.size,
         "images": len(cases),
     }
 
 
-def _draw(board: Board, schedule: StaticSchedule, cases: Sequence[Case]) -> Tensor:
+def _draw(board: Board, schedule: Schedule, cases: Sequence[Case]) -> Tensor:
     """Draw cases under a schedule, as many at a time as the board takes: (cases, 3, H, W)."""
     images = [
-        board.draw_under(schedule, cases[start : start + board.rows])[0]
+        board.draw(cases[start : start + board.rows], StaticSchedule(schedule)).images
         for start in range(0, len(cases), board.rows)
     ]
     return torch.cat(images)

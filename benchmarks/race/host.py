@@ -40,7 +40,7 @@ class Entrant(NamedTuple):
         return f"{self.contender.name}, {self.contender.knob} {self.value}"
 
 
-class Drawn(NamedTuple):
+class MeasuredImage(NamedTuple):
     """One image and what it took."""
 
     image: Tensor
@@ -52,7 +52,7 @@ class Drawn(NamedTuple):
 class Host(Protocol):
     """Draws images under entrants."""
 
-    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> Drawn:
+    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> MeasuredImage:
         """Draw and time one image."""
         ...
 
@@ -77,12 +77,12 @@ class LocalHost:
         for layer in _linear_layers(setup.pipe):
             self._count(layer)
 
-    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> Drawn:
+    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> MeasuredImage:
         """Draw and time one image."""
         self._work = 0
         with silent(self._setup.pipe):
             shot = self._watch.shoot(self._method(entrant), prompt, seed=seed)
-        return Drawn(shot.image, shot.seconds, self._work)
+        return MeasuredImage(shot.image, shot.seconds, self._work)
 
     def warm_up(self, entrant: Entrant, prompt: str, seed: int) -> int:
         """Draw one image uncounted."""
@@ -127,10 +127,10 @@ class RemoteHost:
         self._process.start()
         other.close()
 
-    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> Drawn:
+    def shoot(self, entrant: Entrant, prompt: str, seed: int) -> MeasuredImage:
         """Draw and time one image."""
         image, seconds, work = self._ask("shoot", entrant, prompt, seed)
-        return Drawn(torch.from_numpy(image), seconds, work)
+        return MeasuredImage(torch.from_numpy(image), seconds, work)
 
     def warm_up(self, entrant: Entrant, prompt: str, seed: int) -> int:
         """Draw one image uncounted."""

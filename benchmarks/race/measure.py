@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.race.host import Drawn, Entrant, Host
+from benchmarks.race.host import Entrant, Host, MeasuredImage
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import interpolate_frontier
@@ -147,9 +147,9 @@ def _turn(
     hosts: Mapping[str, Host],
     log: Log,
     on_image: Callable[[str], None],
-) -> dict[str, Drawn]:
+) -> dict[str, MeasuredImage]:
     """Draw one case under every entrant, beginning with another one at each case."""
-    drawn: dict[str, Drawn] = {}
+    drawn: dict[str, MeasuredImage] = {}
     shift = number % len(turn)
     for entrant in [*turn[shift:], *turn[:shift]]:
         on_image(entrant.label)
@@ -196,7 +196,7 @@ def worth_more(running: Sequence[Entrant], log: Log) -> list[Entrant]:
     return [s for s in running if s in kept or (s.contender is None and s.process in processes)]
 
 
-def _judged(one: Drawn, reference: Drawn, lpips: Lpips | None) -> Point:
+def _judged(one: MeasuredImage, reference: MeasuredImage, lpips: Lpips | None) -> Point:
     point = {
         "seconds": one.seconds,
         # Models that a contender brings along are not counted.
@@ -207,5 +207,5 @@ def _judged(one: Drawn, reference: Drawn, lpips: Lpips | None) -> Point:
     return point | ({"lpips": float(lpips(one.image, reference.image)[0])} if lpips else {})
 
 
-def _picture(one: Drawn) -> Any:
+def _picture(one: MeasuredImage) -> Any:
     return (one.image[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.play import play
-from ditcache_rl.bench import board_of, cases_of
+from ditcache_rl.bench import Board, cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.inference import open_policy
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy
-from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.patterns import step_patterns
 from ditcache_rl.serve import Arm, Bandit
 from ditcache_rl.types import Floats
 
@@ -36,7 +33,7 @@ class Kind(NamedTuple):
     psnr_db: Floats
     """(arms, prompts)."""
     seconds: Floats
-    """(arms + 1, repeats) of a pipeline call; the last row is full compute."""
+    """(arms + 1, repeats) of a pipeline call; those of full compute are last."""
 
 
 class Served(NamedTuple):
@@ -55,28 +52,27 @@ class Served(NamedTuple):
 def measure(env: str, policy: str, floor: float, step_counts: Sequence[int]) -> list[Kind]:
     """Draw test prompts under every schedule of a policy at some of its step counts."""
     config, opened = load_env(env), open_policy(policy)
-    assert isinstance(opened, Policy)
     source = config.pipeline
     pipe = open_pipeline(source.source, dtype="float32", device=source.device)
     pipe.set_progress_bar_config(disable=True)
     cases = cases_of(config, "test")[:_PROMPTS]
     kinds = []
     for steps in step_counts:
-        plan = opened.plans[steps]
-        cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
-        arms = Arm.all_of(plan, cost, min_psnr=floor)
-        board = board_of(config, pipe, steps=steps)
-        schedules = [StaticSchedule.of(arm.row, step_patterns(1)) for arm in arms]
-        psnr = np.stack([play(board, schedule, cases).psnr_db for schedule in schedules])
-        full = StaticSchedule(np.zeros((steps, 1), dtype=np.int8))
+        arms = _arms(opened, steps, floor)
+        board = Board.of(config, pipe, steps=steps)
+        full = StaticSchedule.of(np.zeros((steps, 1), dtype=np.int8))
+        static = [StaticSchedule(arm.schedule) for arm in arms]
+        psnr = np.stack([play(board, controller, cases).psnr_db for controller in static])
         seconds = np.empty((len(arms) + 1, _REPEATS + 1))
         for repeat in range(_REPEATS + 1):  # round 0 warms up
-            for index, schedule in enumerate([*schedules, full]):
-                started = time.perf_counter()
-                board.draw_under(schedule, cases[:1])
-                seconds[index, repeat] = time.perf_counter() - started
+            for index, controller in enumerate([*static, full]):
+                seconds[index, repeat] = board.draw(cases[:1], controller).seconds
         kinds.append(Kind(steps, arms, psnr, seconds[:, 1:]))
     return kinds
+
+
+def _arms(policy: Policy, steps: int, floor: float) -> list[Arm]:
+    return Arm.all_of(policy.tables[steps], policy.cost.for_steps(steps), min_psnr=floor)
 
 
 def trace(kinds: list[Kind], shares: list[float], length: int, seed: int) -> list[tuple[int, int]]:
@@ -114,13 +110,14 @@ def fixed(
 
     The share of the nearest schedule of each kind that spends no less.
     """
-    shares = sorted({arm.budget / kind.steps for kind in kinds for arm in kind.arms})
+    shares = sorted({arm.schedule.computes / kind.steps for kind in kinds for arm in kind.arms})
     found = {}
     for share in [*shares, 1.0]:
         lines = []
         for number, prompt in requests:
             kind = kinds[number]
-            arms = [i for i, a in enumerate(kind.arms) if a.budget / kind.steps >= share - 1e-9]
+            least = share * kind.steps - 1e-9
+            arms = [i for i, a in enumerate(kind.arms) if a.schedule.computes >= least]
             arm = arms[0] if arms else len(kind.arms)
             above = not arms or kind.psnr_db[arm, prompt] >= floor
             lines.append((float(kind.seconds[arm].mean()), above))
@@ -134,7 +131,7 @@ def write_table(kinds: list[Kind], file: Path) -> None:
     lines = [
         {
             "steps": kind.steps,
-            "budgets": [arm.budget for arm in kind.arms],
+            "budgets": [arm.schedule.computes for arm in kind.arms],
             "psnr_db": kind.psnr_db.round(3).tolist(),
             "seconds": kind.seconds.round(5).tolist(),
         }
@@ -147,11 +144,9 @@ def write_table(kinds: list[Kind], file: Path) -> None:
 def read_table(file: Path, policy: str, floor: float) -> list[Kind]:
     """Read what was measured; the schedules are those of the policy."""
     opened = open_policy(policy)
-    assert isinstance(opened, Policy)
     kinds = []
     for line in json.loads(file.read_text()):
         steps = line["steps"]
-        cost = CostModel.from_dict(opened.manifest.profile).for_steps(steps)
-        arms = Arm.all_of(opened.plans[steps], cost, min_psnr=floor)
+        arms = _arms(opened, steps, floor)
         kinds.append(Kind(steps, arms, np.array(line["psnr_db"]), np.array(line["seconds"])))
     return kinds

@@ -13,29 +13,31 @@ from benchmarks.trees.table import STEPS
 from benchmarks.trees.yardstick import DIFFERENT_DB, Yardstick
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.control.observation import FeatureBuilder, Target, schema
-from ditcache_rl.types import Decision, Mode, Modes, RunInfo, StepInfo
+from ditcache_rl.control.observation import FeatureBuilder, RowTargets, schema
+from ditcache_rl.schedules import Schedule
+from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo
 
 
 class _Watcher:
     """Follows a schedule and notes what a learner would observe on the way.
 
-    It does not tell its plan: what is planned is not asked for where there is nothing to decide.
+    It does not tell its future: who does is not asked where there is nothing to decide.
     """
 
     probe_blocks = 0
 
-    def __init__(self, modes: Modes, budget: int, notes: list[NDArray[np.float32]]) -> None:
-        self._schedule = StaticSchedule(modes)
-        self._budget, self._notes = budget, notes
+    def __init__(self, schedule: Schedule, notes: list[NDArray[np.float32]]) -> None:
+        self._static = StaticSchedule(schedule)
+        self._computes, self._notes = schedule.computes, notes
 
     def reset(self, run: RunInfo) -> None:
-        self._schedule.reset(run)
+        self._static.reset(run)
         self._builder = FeatureBuilder()
-        self._builder.reset(run, Target(np.full(run.rows, self._budget), np.zeros(run.rows)))
+        targets = RowTargets(np.full(run.rows, self._computes), np.zeros(run.rows))
+        self._builder.reset(run, targets)
 
     def decide(self, info: StepInfo) -> Decision:
-        decision = self._schedule.decide(info)
+        decision = self._static.decide(info)
         self._notes.append(self._builder.observe(info, np.zeros((info.run.rows, 0))))
         self._builder.note((decision.modes == Mode.COMPUTE).sum(axis=1))
         return decision
@@ -87,8 +89,7 @@ def _watch(board: Board, yardstick: Yardstick, cases: Sequence[Case]) -> NDArray
     parts = []
     for start in range(0, len(cases), board.rows):
         notes: list[NDArray[np.float32]] = []
-        watcher = _Watcher(yardstick.schedule[:, None], yardstick.budget, notes)
-        board.draw_under(watcher, cases[start : start + board.rows])
+        board.draw(cases[start : start + board.rows], _Watcher(yardstick.schedule, notes))
         parts.append(np.stack(notes))
     return np.concatenate(parts, axis=1)
 

@@ -7,11 +7,8 @@ from typing import Any
 from rich.table import Table as Sheet
 
 from benchmarks.harness import Lines, console
-from benchmarks.trees.table import (
-    STEPS,
-    Table,
-)
-from benchmarks.trees.yardstick import BUDGETS
+from benchmarks.trees.table import STEPS, Table
+from benchmarks.trees.yardstick import COMPUTES
 
 
 def show(details: dict[str, Any], first: Table) -> None:
@@ -48,7 +45,7 @@ def _static_sheet(kind: str, found: dict[str, Any]) -> Sheet:
 
 def _search_sheet(kind: str, lines: Lines) -> Sheet:
     title = f"{kind}: dB of searches against the best static schedule, held out"
-    sheet = _sheet(title, "method", "candidates", *(f"{b} of {STEPS}" for b in BUDGETS))
+    sheet = _sheet(title, "method", "candidates", *(f"{n} of {STEPS}" for n in COMPUTES))
     cells: dict[tuple[str, int], list[str]] = {}
     for line in lines:
         key = line["method"], line["evaluations"]
@@ -61,10 +58,10 @@ def _search_sheet(kind: str, lines: Lines) -> Sheet:
 def _predictor_sheet(kind: str, predictors: dict[str, Lines]) -> Sheet:
     columns = ("computed", "feature", "step", "rho choose", "rho held out", "AUC")
     sheet = _sheet(f"{kind}: what tells that a prompt has a better schedule", *columns)
-    for budget, ranked in predictors.items():
+    for computes, ranked in predictors.items():
         for one in ranked[:3]:
             sheet.add_row(
-                budget,
+                computes,
                 one["feature"],
                 str(one["step"]),
                 f"{one['spearman_choose']:+.2f}",

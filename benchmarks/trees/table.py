@@ -66,7 +66,7 @@ class Table:
     choose: Half
     held_out: Half
 
-    def budget(self, computes: int, *, ends: bool = False) -> NDArray[np.int64]:
+    def computing(self, computes: int, *, ends: bool = False) -> NDArray[np.int64]:
         """Return the indices of the schedules that compute so many steps.
 
         Args:

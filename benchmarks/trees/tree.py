@@ -65,8 +65,8 @@ def grow_tree(
         for step in range(board.steps):
             skipped = latents
             if step:
-                weights = _weights(known, float(sigmas[step]), between)
-                output = replay.estimate(step, latents, weighted_sum(history, weights))
+                coefficients = _coefficients(known, float(sigmas[step]), between)
+                output = replay.estimate(step, latents, weighted_sum(history, coefficients))
                 skipped = replay.advance(step, output, latents)
             pieces = []
             for start in range(0, len(latents), rows):
@@ -75,7 +75,7 @@ def grow_tree(
                     on_rows(len(pieces[-1][0]))
             output, residual = (torch.cat(column) for column in zip(*pieces, strict=True))
             latents = replay.advance(step, output, latents)
-            # Where nothing older is known its weight is zero, and the newest stands in.
+            # Where nothing older is known its coefficient is zero, and the newest stands in.
             grown = [residual, *(history or [residual])][:depth]
             deeper = np.concatenate([np.full((len(known), 1), sigmas[step]), known[:, :-1]], axis=1)
             if step:
@@ -89,9 +89,9 @@ def grow_tree(
     return latents
 
 
-def _weights(known: Floats, sigma: float, mode: Mode) -> Floats:
+def _coefficients(known: Floats, sigma: float, mode: Mode) -> Floats:
     """Weigh the residuals as the runner does, the order lowered to what each node knows."""
     orders = np.minimum(mode - Mode.REUSE, np.isfinite(known).sum(axis=1) - 1)
     return np.stack(
-        [newton_coefficients(nodes, sigma, int(m)) for nodes, m in zip(known, orders, strict=True)]
+        [newton_coefficients(past, sigma, int(m)) for past, m in zip(known, orders, strict=True)]
     )

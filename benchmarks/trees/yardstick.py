@@ -1,6 +1,7 @@
 """Compare anything with the best static schedule and the oracle of a table, prompt by prompt.
 
-`Yardstick` is where a learner is measured: hand it PSNR on the held-out prompts at a budget.
+`Yardstick` is where a learner is measured: hand it PSNR on the held-out prompts and
+the number of computes.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import numpy as np
 
 from benchmarks.trees.table import STEPS, Table
 from benchmarks.trees.tree import tree_index
-from ditcache_rl.bench import Board, Case, Quality
+from ditcache_rl.bench import Case, Quality
 from ditcache_rl.evaluate import Interval, bootstrap_mean
-from ditcache_rl.types import Floats, Modes
+from ditcache_rl.schedules import Schedule
+from ditcache_rl.types import Floats
 
 #: Steps computed that are looked at; from 8 of 12 on nearly every image reaches the cap of PSNR.
-BUDGETS = (2, 3, 4, 5, 6, 7)
+COMPUTES = (2, 3, 4, 5, 6, 7)
 #: Headroom in dB below which nobody can take a share of it.
 LEAST_HEADROOM_DB = 0.05
 _RESAMPLES = 9999
@@ -25,9 +27,9 @@ _RESAMPLES = 9999
 DIFFERENT_DB = 0.5
 
 
-def percent(budget: int) -> int:
-    """Return a budget as the figures name it."""
-    return round(100 * budget / STEPS)
+def percent(computes: int) -> int:
+    """Return a share of full compute as the figures name it."""
+    return round(100 * computes / STEPS)
 
 
 class Share(NamedTuple):
@@ -39,17 +41,17 @@ class Share(NamedTuple):
 
 
 class Yardstick:
-    """The best static schedule and the oracle of one table at one budget, on held-out prompts.
+    """The best static schedule and the oracle of one table, on held-out prompts.
 
     Args:
         table: All schedules.
-        budget: Steps that compute.
+        computes: Steps that compute.
         ends: Whether only schedules that compute the last step count.
     """
 
-    def __init__(self, table: Table, budget: int, *, ends: bool = False) -> None:
-        self.table, self.budget = table, budget
-        self.index = table.budget(budget, ends=ends)
+    def __init__(self, table: Table, computes: int, *, ends: bool = False) -> None:
+        self.table, self.computes = table, computes
+        self.index = table.computing(computes, ends=ends)
         means = table.choose.psnr_db[:, self.index].mean(axis=0)
         #: Index of the schedule that is best on the prompts to choose on.
         self.chosen = int(self.index[np.argmax(means)])
@@ -59,10 +61,9 @@ class Yardstick:
         self.oracle: Floats = table.held_out.psnr_db[:, self.index].max(axis=1)
 
     @property
-    def schedule(self) -> Modes:
-        """(steps,) modes of the best static schedule."""
-        chosen: Modes = self.table.schedules[self.chosen]
-        return chosen
+    def schedule(self) -> Schedule:
+        """The best static schedule."""
+        return Schedule(self.table.schedules[self.chosen][:, None])
 
     def headroom(self, rng: np.random.Generator) -> Interval:
         """Return what the oracle gains over the static schedule, in dB."""
@@ -91,21 +92,26 @@ class Yardstick:
         return Share(float(ours.mean() / room.mean()), float(low), float(high))
 
 
-class TableBoard(Board):
-    """Scores schedules of a table on the prompts to choose on, without drawing anything."""
+class TableBoard:
+    """Scores schedules of a table on the prompts to choose on, without drawing anything.
 
-    def __init__(self, table: Table, *, rows: int = 32) -> None:
-        self.steps, self.sites, self.rows = STEPS, 1, rows
+    Args:
+        table: All schedules.
+        sigmas: (steps + 1,) noise levels of its steps.
+    """
+
+    def __init__(self, table: Table, sigmas: Floats) -> None:
+        self.steps, self.sites, self.rows = STEPS, 1, 32
+        self._sigmas = sigmas
         self._scores = dict(zip(table.choose.cases, table.choose.psnr_db, strict=True))
 
-    def score(
-        self,
-        cases: Sequence[Case],
-        schedules: Sequence[Modes],
-        weights: Sequence[Floats] | None = None,
-    ) -> Quality:
+    def sigmas(self) -> Floats:
+        """Return the noise levels."""
+        return self._sigmas
+
+    def score(self, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
         """Look PSNR up; the table has no SSIM, and no fitted forecasts."""
-        assert weights is None
-        index = tree_index(np.stack(schedules)[..., 0])
+        assert all(schedule.coefficients is None for schedule in schedules)
+        index = tree_index(np.stack([schedule.modes[:, 0] for schedule in schedules]))
         found = [self._scores[case][i] for case, i in zip(cases, index, strict=True)]
         return Quality(np.array(found), np.zeros(len(found)))

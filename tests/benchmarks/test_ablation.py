@@ -14,12 +14,12 @@ from benchmarks.learned.ablated import (
     Variant,
     grouped,
     train,
-    weak_setting,
+    weak_scenario,
 )
 from ditcache_rl.bench import cases_of
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import ActionSpace
-from ditcache_rl.rl import Setting
+from ditcache_rl.rl import Scenario
 from ditcache_rl.types import Tier
 from tests.kit.environment import tiny_config
 
@@ -27,12 +27,12 @@ NAMES = ActionSpace.of(1, (Tier.DEVICE,)).schema()
 
 
 @pytest.fixture
-def setting(
+def scenario(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Setting:
+) -> Scenario:
     monkeypatch.setattr(ablated, "PPO", PPOConfig(rows=4, batch_size=32, n_epochs=2))
     config = replace(tiny_config(tmp_path, tiny_call), steps=[6])
-    return weak_setting(config, lambda told: Board.of(told, tiny_pipe, steps=6))
+    return weak_scenario(config, tiny_pipe)
 
 
 def test_every_feature_is_in_one_family() -> None:
@@ -60,12 +60,12 @@ def test_groups_are_centred_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_trains_and_is_judged_at_every_budget(setting: Setting, name: str) -> None:
-    seen, judged = cases_of(setting.config, "train"), cases_of(setting.config, "select")
+def test_every_variant_trains_and_is_judged_at_every_budget(scenario: Scenario, name: str) -> None:
+    seen, judged = cases_of(scenario.config, "train"), cases_of(scenario.config, "select")
 
-    found, again = (train(setting, seen, judged, VARIANTS[name], 16, seed=1) for _ in range(2))
+    found, again = (train(scenario, seen, judged, VARIANTS[name], 16, seed=1) for _ in range(2))
 
-    assert len(found.gain_db) == len(ablated.BUDGETS)
+    assert len(found.gain_db) == len(ablated.COMPUTES)
     assert len(found.curve_db) == 1  # a rollout of four batches of four rows
     assert np.isfinite(found.gain_db + found.curve_db).all()
     assert found == again

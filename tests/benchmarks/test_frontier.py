@@ -9,8 +9,10 @@ from diffusers import FirstBlockCacheConfig
 
 from benchmarks import gpu
 from benchmarks.costs.real_sizes import examine
+from benchmarks.frontier import SCHEDULES
 from benchmarks.peers.contender import Contender, Setup
 from benchmarks.peers.contenders import CONTENDERS
+from benchmarks.peers.searched import read_entry, with_schedules, write_entry
 from benchmarks.peers.under_runner import PLAIN
 from benchmarks.race.frontiers import at_quality, at_speedup, curves, figures_of, lines_of
 from benchmarks.race.host import Entrant, LocalHost
@@ -18,9 +20,9 @@ from benchmarks.race.measure import TRIED_PROMPTS, Log, measure, worth_more
 from benchmarks.race.page import write_page
 from benchmarks.zoo.published import PublishedModel, fitting_layers
 from ditcache_rl.bench import Case
-from ditcache_rl.control import FBCache
+from ditcache_rl.control import FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.policy import modes_text
+from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import CALL, PROMPTS, draw, draw_under
 
@@ -160,12 +162,33 @@ def test_every_contender_is_measured_or_a_line_with_its_error(pipe: Any, tmp_pat
     assert by_name["FirstBlockCache"]["cache_bytes"] > 0  # type: ignore[operator]
 
 
+def test_the_schedules_that_are_kept_are_read_and_written_as_they_are() -> None:
+    (kept,) = json.loads(SCHEDULES.read_text())
+
+    entries = [one for found in kept["schedules"].values() for one in found.values()]
+    assert any(entry["weights"] for entry in entries)
+    for entry in entries:
+        assert write_entry(read_entry(entry)) == entry
+
+
+def test_a_contender_follows_the_schedule_of_its_computes(pipe: Any) -> None:
+    (kept,) = json.loads(SCHEDULES.read_text())
+    setup = with_schedules(Setup(pipe, kept["steps"], lambda: None), kept)
+    (contender,) = (one for one in CONTENDERS if one.name == "whole denoiser")
+
+    for computes in contender.values:
+        controller = contender.method(setup, computes).controller
+        assert isinstance(controller, StaticSchedule)
+        (followed,) = controller.schedules
+        assert (followed.steps, followed.computes) == (kept["steps"], computes)
+        assert followed.coefficients is not None
+
+
 @pytest.mark.parametrize("kind", ["bf16", "int8-dynamic"])
 def test_converted_models_take_the_place_of_the_plain_ones_for_a_call(pipe: Any, kind: str) -> None:
     plain = draw(pipe)
     (contender,) = (one for one in CONTENDERS if one.name == f"whole denoiser, {kind}")
-    modes = modes_text(np.array([[0], [1], [0], [1], [0], [1]], dtype=np.int8))
-    found = {"whole denoiser": {"3": {"modes": modes, "weights": []}}}
+    found = {"whole denoiser": {3: Schedule.from_text("CRCRCR")}}
     setup = Setup(pipe, STEPS, lambda: None, found)
     before, drawn = dict(pipe.components), {}
     for value in (PLAIN, 3):

@@ -15,6 +15,7 @@ from benchmarks.trees.yardstick import TableBoard, Yardstick
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import EveryK, TeaCache
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import Mode
 from tests.kit.environment import PROMPTS
 
@@ -40,16 +41,16 @@ def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
 
 
 def test_the_static_schedule_is_chosen_on_one_half_and_scored_on_the_other(table: Table) -> None:
-    for budget in (2, 5, 9):
-        yard = Yardstick(table, budget)
-        within = [i for i, m in enumerate(table.schedules) if (m == Mode.COMPUTE).sum() == budget]
+    for computes in (2, 5, 9):
+        yard = Yardstick(table, computes)
+        within = [i for i, m in enumerate(table.schedules) if (m == Mode.COMPUTE).sum() == computes]
         best = max(within, key=lambda i: table.choose.psnr_db[:, i].mean())
 
-        assert (yard.schedule == table.schedules[best]).all()
+        assert (yard.schedule.modes[:, 0] == table.schedules[best]).all()
         np.testing.assert_array_equal(yard.static, table.held_out.psnr_db[:, best])
         np.testing.assert_array_equal(yard.oracle, table.held_out.psnr_db[:, within].max(axis=1))
-        bound = Yardstick(table, budget, ends=True)
-        assert bound.schedule[-1] == Mode.COMPUTE
+        bound = Yardstick(table, computes, ends=True)
+        assert bound.schedule.path[-1] == STEPS - 1
         assert (bound.oracle <= yard.oracle).all()
 
 
@@ -70,7 +71,8 @@ def test_the_share_of_the_headroom_is_0_for_the_static_schedule_and_1_for_the_or
 def test_a_search_on_the_table_sees_what_the_table_says(table: Table) -> None:
     index = [3, 700, 2047]
 
-    quality = TableBoard(table).score(CASES, [table.schedules[i][:, None] for i in index])
+    scorer = TableBoard(table, np.linspace(1, 0, STEPS + 1))
+    quality = scorer.score(CASES, [Schedule(table.schedules[i][:, None]) for i in index])
 
     expected = table.choose.psnr_db[np.arange(3), index]
     np.testing.assert_array_equal(quality.psnr_db, expected)
@@ -85,12 +87,12 @@ def test_a_played_controller_is_judged_against_the_references(board: Board) -> N
     assert (half.psnr_db < 60).all()
 
 
-def test_a_rule_is_swept_to_the_best_setting_within_each_budget(board: Board) -> None:
+def test_a_rule_is_swept_to_the_best_threshold_within_each_number_of_computes(board: Board) -> None:
     found = swept(board, TeaCache, (0.0, 1.0, 3.0), (CASES[:2], CASES[2:]), (2, 12))
 
-    for budget, (_, played) in found.items():
+    for computes, (_, played) in found.items():
         assert len(played.psnr_db) == 1
-        assert played.computes.mean() <= budget + 2  # chosen on other prompts
+        assert played.computes.mean() <= computes + 2  # chosen on other prompts
     assert found[12][0] == 0.0
     assert 2 in found or len(found) == 1
 
@@ -124,7 +126,7 @@ def test_latents_are_decoded_as_the_pipeline_does(board: Board) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vae, "decode", noted)
-        images = board.draw(CASES[:2])
+        images = board.draw(CASES[:2]).images
     (unpacked,) = kept
     config = vae.config
     scaled = (unpacked - config.shift_factor) * config.scaling_factor

@@ -3,10 +3,10 @@ import pytest
 
 from benchmarks.harness.play import Played
 from benchmarks.learned.gains import CLOSED_FORM, p5_gain
-from ditcache_rl.bench import budgets_of
+from ditcache_rl.bench import named_computes
 from ditcache_rl.config import load_env
-from ditcache_rl.policy import load_schedules
-from ditcache_rl.types import Floats, Mode
+from ditcache_rl.inference import open_policy
+from ditcache_rl.types import Floats
 
 
 def played(psnr_db: Floats) -> Played:
@@ -14,12 +14,11 @@ def played(psnr_db: Floats) -> Played:
 
 
 def test_the_opponents_with_closed_forms_can_be_played_at_every_named_budget() -> None:
-    file, config = load_schedules(CLOSED_FORM), load_env("shapes")
+    policy, config = open_policy(CLOSED_FORM), load_env("shapes")
 
     steps = config.steps[0]
-    assert file.steps == [steps]
-    computed = {int((schedule.table == Mode.COMPUTE).sum()) for schedule in file.schedules}
-    assert computed == set(budgets_of(config, steps))
+    assert policy.steps == [steps]
+    assert list(policy.tables[steps]) == named_computes(config, steps)
 
 
 def test_the_gain_of_the_tail_is_paired_by_prompt() -> None:

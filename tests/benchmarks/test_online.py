@@ -37,7 +37,7 @@ def test_a_table_holds_every_schedule_and_prompt_and_is_read_as_written(
     for kind, read in zip(kinds, again, strict=True):
         assert kind.psnr_db.shape == (len(kind.arms), 2)
         assert len(kind.seconds) == len(kind.arms) + 1
-        assert [arm.budget for arm in read.arms] == [arm.budget for arm in kind.arms]
+        assert [arm.schedule for arm in read.arms] == [arm.schedule for arm in kind.arms]
         np.testing.assert_allclose(read.psnr_db, kind.psnr_db, atol=1e-3)
 
 

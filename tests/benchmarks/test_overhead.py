@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.costs import machinery
 from benchmarks.costs.machinery import OverheadAmounts, all_compute, decision, environment, profile
+from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.policy import save_policy
-from ditcache_rl.rl.episodes import cases_of
 from tests.kit.environment import untrained_policy
 
 AMOUNTS = OverheadAmounts(pairs=2, requests=2, batches=1, profile_repeats=1, schedule_repeats=1)

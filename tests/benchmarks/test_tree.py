@@ -27,7 +27,7 @@ def test_every_schedule_of_a_tree_equals_a_real_run(
     assert sum(computed) == 16
     assert max(computed) == 4
     for modes, grown in zip(schedules, latents, strict=True):
-        controller = StaticSchedule(modes[:, None])
+        controller = StaticSchedule.of(modes[:, None])
         call: dict[str, Any] = {"prompts": [PROMPTS[0]], "seeds": (7,), "steps": STEPS}
         real, _ = draw_under(tiny_pipe, controller, blocks=blocks, **call)
         assert_close(grown[None], real)
