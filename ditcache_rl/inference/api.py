@@ -46,8 +46,8 @@ def attach(
 
     Args:
         pipe: A diffusers pipeline; used as it is, and left as it was.
-        policy: A policy folder, the name of a shipped one, a schedule file, either of them loaded,
-            or a controller.
+        policy: A policy folder, the name of a shipped one, a schedule file, a `Policy`, or a
+            controller.
         speedup: Target; 2.0 if no target is given. By the cost model that is stored in the policy.
         latency_s: Target: seconds per call at batch 1.
         budget: Target: share of full compute, in (0, 1].

@@ -39,6 +39,39 @@ class ErrorTable(NamedTuple):
     displacement: dict[Mode, Floats]
     """The same, not divided, times the step that the sampler takes: in units of the latents."""
 
+    @classmethod
+    def of(cls, products: Products) -> ErrorTable:
+        """Tell every estimate's error without forming it.
+
+        Source: the tables of DPCache (arXiv 2602.22654) and SmoothCache (arXiv 2411.10510), here
+        from inner products.
+        """
+        gram, sigmas = products
+        steps = gram.shape[1]
+        norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
+        moves = np.abs(np.diff(sigmas))
+        table = cls(
+            {mode: np.full((steps,) * 3, np.inf) for mode in CALIBRATED},
+            {mode: np.full((steps,) * 3, np.inf) for mode in CALIBRATED},
+        )
+        for step in range(1, steps):
+            for newest in range(step):
+                for older in range(newest + 1):
+                    for mode in CALIBRATED:
+                        order = min(mode - Mode.REUSE, int(older < newest))
+                        levels = np.array([sigmas[newest], sigmas[older]])
+                        coefficients = newton_coefficients(levels, float(sigmas[step]), order)
+                        places = [step, newest, older]
+                        signed = np.array([-1.0, *coefficients[:2]])
+                        part = gram[:, places][:, :, places]
+                        error = np.sqrt(
+                            np.maximum(np.einsum("i,cij,j->c", signed, part, signed), 0)
+                        )
+                        at = (older, newest, step)
+                        table.relative[mode][at] = (error / norms[:, step]).mean()
+                        table.displacement[mode][at] = error.mean() * moves[step]
+        return table
+
 
 @torch.no_grad()
 def measure_products(board: Board, cases: Sequence[Case]) -> Products:
@@ -52,37 +85,6 @@ def measure_products(board: Board, cases: Sequence[Case]) -> Products:
             residuals.append(residual.float())
     stacked = torch.stack(residuals, dim=1)
     return Products((stacked @ stacked.transpose(1, 2)).double().cpu().numpy(), sigmas)
-
-
-def errors_of(products: Products) -> ErrorTable:
-    """Tell every estimate's error without forming it.
-
-    Source: the tables of DPCache (arXiv 2602.22654) and SmoothCache (arXiv 2411.10510), here from
-    inner products.
-    """
-    gram, sigmas = products
-    steps = gram.shape[1]
-    norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
-    moves = np.abs(np.diff(sigmas))
-    table = ErrorTable(
-        {mode: np.full((steps,) * 3, np.inf) for mode in CALIBRATED},
-        {mode: np.full((steps,) * 3, np.inf) for mode in CALIBRATED},
-    )
-    for step in range(1, steps):
-        for newest in range(step):
-            for older in range(newest + 1):
-                for mode in CALIBRATED:
-                    order = min(mode - Mode.REUSE, int(older < newest))
-                    levels = np.array([sigmas[newest], sigmas[older]])
-                    coefficients = newton_coefficients(levels, float(sigmas[step]), order)
-                    places = [step, newest, older]
-                    signed = np.array([-1.0, *coefficients[:2]])
-                    part = gram[:, places][:, :, places]
-                    error = np.sqrt(np.maximum(np.einsum("i,cij,j->c", signed, part, signed), 0))
-                    at = (older, newest, step)
-                    table.relative[mode][at] = (error / norms[:, step]).mean()
-                    table.displacement[mode][at] = error.mean() * moves[step]
-    return table
 
 
 def fitted_gap_costs(products: Products) -> Floats:

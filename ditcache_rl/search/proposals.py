@@ -15,7 +15,6 @@ from ditcache_rl.search.calibrate import (
     CALIBRATED,
     ErrorTable,
     Products,
-    errors_of,
     fitted_gap_costs,
     gap_costs,
     measure_gaps,
@@ -60,7 +59,7 @@ class Calibration:
     def errors(self) -> ErrorTable:
         """Return the errors of reuse and forecast."""
         if self._errors is None:
-            self._errors = errors_of(self.products())
+            self._errors = ErrorTable.of(self.products())
         return self._errors
 
     def fitted_gaps(self) -> Floats:

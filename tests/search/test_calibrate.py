@@ -9,8 +9,8 @@ from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.schedules.forecast import newton_coefficients, weighted_sum
 from ditcache_rl.search.calibrate import (
+    ErrorTable,
     Products,
-    errors_of,
     fitted_gap_costs,
     gap_costs,
     measure_gaps,
@@ -30,7 +30,7 @@ def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
 
 @pytest.mark.parametrize("mode", [Mode.REUSE, Mode.FORECAST1])
 def test_errors_are_those_of_estimates_that_are_formed(board: Board, mode: Mode) -> None:
-    table = errors_of(measure_products(board, CASES))
+    table = ErrorTable.of(measure_products(board, CASES))
     residuals = []
     with Replay(board, CASES) as replay, torch.no_grad():
         latents, sigmas = replay.start(), replay.sigmas
