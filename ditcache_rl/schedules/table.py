@@ -45,7 +45,8 @@ class ScheduleTable(Mapping[int, Scored]):
         """Sort schedules by what they compute; of two that compute the same the later one stays.
 
         Raises:
-            ConfigError: If there is none, or one has other steps or sites.
+            ConfigError: If there is none, or one has other steps or sites, or noise levels turn
+                back: some samplers repeat one, and some count them upwards.
         """
         scored = [one if isinstance(one, Scored) else Scored(one) for one in entries]
         shapes = {one.schedule.modes.shape for one in scored}
@@ -53,6 +54,12 @@ class ScheduleTable(Mapping[int, Scored]):
             raise ConfigError(
                 f"expected schedules of {len(sigmas) - 1} steps and the same sites, received "
                 f"{sorted(shapes) or 'none'}"
+            )
+        apart = np.diff(sigmas)
+        if not ((apart <= 0).all() or (apart >= 0).all()) or sigmas[0] == sigmas[-1]:
+            raise ConfigError(
+                "expected noise levels that never rise, or never fall, and do not end where they "
+                f"begin, received {np.array2string(sigmas, threshold=8)}"
             )
         by_computes = {one.schedule.computes: one for one in scored}
         return cls(sigmas, {computes: by_computes[computes] for computes in sorted(by_computes)})
