@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import parse_json, read_bytes
+from ditcache_rl.files import fits, parse_json, read_bytes
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.types import Modes
 
@@ -122,6 +122,8 @@ def _request(line: bytes) -> RecordedRequest:
     modes = {int(name): np.array(table, dtype=np.int8) for name, table in values["modes"].items()}
     if any(table.ndim != 3 or table.min() < -1 or table.max() > 3 for table in modes.values()):
         raise ValueError("no table of modes")
+    if not fits([*values["sigmas"], values["seconds"], values["peak_bytes"]], list[float]):
+        raise ValueError("no numbers")
     return RecordedRequest(
         modes,
         [float(s) for s in values["sigmas"]],

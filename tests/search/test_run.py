@@ -9,6 +9,7 @@ import torch
 
 import ditcache_rl as dc
 from ditcache_rl.bench import Board
+from ditcache_rl.bench.run import alone_in
 from ditcache_rl.cli.tables import render_schedules
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
@@ -113,6 +114,11 @@ def test_an_interrupted_search_ends_as_one_that_was_not(
 def test_a_run_of_other_prompts_is_not_gone_on_with(run: Path, tiny_env: Path) -> None:
     with pytest.raises(ConfigError, match=r"were made for prompts 2, received 3; leave --resume"):
         options(run, prompts=3).check(load_env(tiny_env))
+
+
+def test_two_searches_in_one_folder_are_refused(run: Path, tiny_env: Path) -> None:
+    with alone_in(run), pytest.raises(ConfigError, match="no other run works in"):
+        search_schedules(load_env(tiny_env), options(run))
 
 
 def test_a_run_of_other_weights_is_not_gone_on_with(
