@@ -20,6 +20,7 @@ from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import read_json, write_json
 from ditcache_rl.policy.policy import Manifest, Policy, read_fields, read_manifest
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
+from ditcache_rl.schedules.table import check_levels
 from ditcache_rl.types import HISTORY, MOST_STEPS
 
 SCHEMA_VERSION = 4
@@ -166,6 +167,7 @@ def _policy(
             )
         try:
             found[steps] = ScheduleTable.of(np.array(sigmas, dtype=np.float64), scored)
+            check_levels(found[steps].sigmas)
         except ConfigError as error:
             raise ArtifactError(f"{where}: {error}") from error
     manifest.check_profile(next(iter(found)), where)
