@@ -1,14 +1,16 @@
 """Files that are whole: written beside their place and put there at once, read with suspicion.
 
-JSON from strangers is bounded in size, without duplicate keys, infinities or nan.
+Whatever comes from outside is a regular file of bounded size; JSON is bounded in depth and keys
+too, without duplicate keys, and its numbers are finite and of sane size. Nothing here may wait for
+a pipe, or allocate by what a file says of itself.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
+import stat
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,9 @@ from typing import Any
 from ditcache_rl.errors import ArtifactError, ConfigError
 
 _MOST_JSON_BYTES = 1 << 18
+#: Of values in each other, of keys beside each other, and of a number, whose square is finite: what
+#: the package writes has 8, a few hundred, and bytes of memory or seeds.
+_MOST_DEPTH, _MOST_KEYS, _MOST_NUMBER = 32, 1 << 14, 1 << 64
 
 
 @contextmanager
@@ -82,18 +87,44 @@ def check_writable(*paths: Path, folders: bool = False) -> None:
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
-    """Read a file of bounded size.
+    """Read a regular file of bounded size.
 
     Raises:
-        ArtifactError: If it is missing or larger.
+        ArtifactError: If it is missing, of another kind, not to be read, or larger.
     """
     try:
-        size = path.stat().st_size
-    except OSError as error:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ArtifactError(f"{path}: expected a file, received a pipe or device")
+            size = os.fstat(file.fileno()).st_size
+            # Of what grows meanwhile, or says that it is empty, no more is read either.
+            data = b"" if size > most_bytes else file.read(most_bytes + 1)
+    except FileNotFoundError as error:
         raise ArtifactError(f"{path}: expected a file, found none") from error
-    if size > most_bytes:
-        raise ArtifactError(f"{path}: expected at most {most_bytes} bytes, received {size}")
-    return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ArtifactError(f"{path}: expected a file, received: {why}") from error
+    if max(size, len(data)) > most_bytes:
+        raise ArtifactError(
+            f"{path}: expected at most {most_bytes} bytes, received {max(size, len(data))}"
+        )
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that nobody writes to opens at once
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Read a text of bounded size.
+
+    Raises:
+        ArtifactError: As `read_bytes`, or if it is not in UTF-8.
+    """
+    try:
+        return read_bytes(path, most_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: expected text in UTF-8, received {error}") from error
 
 
 def read_json(path: Path, *, most_bytes: int = _MOST_JSON_BYTES) -> dict[str, Any]:
@@ -103,16 +134,79 @@ def read_json(path: Path, *, most_bytes: int = _MOST_JSON_BYTES) -> dict[str, An
         ArtifactError: If it is missing, larger than `most_bytes`, or no such object.
     """
     try:
-        value = json.loads(
-            read_bytes(path, most_bytes),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-        )
-    except (ValueError, RecursionError) as error:
+        value = parse_json(read_bytes(path, most_bytes))
+    except ValueError as error:
         raise ArtifactError(f"{path}: expected a JSON object, received {error}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: expected a JSON object, received {value!r:.80}")
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read a JSON value of a stranger.
+
+    Raises:
+        ValueError: If it is none, or not one that `check_sane` lets pass.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    check_sane(value)
+    return value
+
+
+def check_sane(value: Any) -> None:
+    """Refuse nesting and objects without end, and numbers that are not finite or of no sane size.
+
+    Raises:
+        ValueError: Saying which.
+    """
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        for one in level:
+            if isinstance(one, int | float) and not abs(one) <= _MOST_NUMBER:  # nan is not, either
+                shown = one if isinstance(one, float) else f"of {one.bit_length()} bits"
+                raise ValueError(f"the number {shown}; they must be finite and up to 2**64")
+            if isinstance(one, dict) and len(one) > _MOST_KEYS:
+                raise ValueError(f"{len(one)} keys; at most {_MOST_KEYS} are read")
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise ValueError(f"values in values, more than {_MOST_DEPTH} deep")
+
+
+def parse_tensors(data: bytes, where: str, *, most: float = 1e6) -> dict[str, Any]:
+    """Read safetensors, of any names, shapes and types.
+
+    Args:
+        data: Of a file of bounded size, which bounds the tensors.
+        where: Begins a message.
+        most: Largest absolute value; those of weights that work are far below a million.
+
+    Raises:
+        ArtifactError: If it is none, or a number is infinite or larger. nan is the caller's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load  # torch takes a second to import
+
+    try:
+        tensors = load(data)
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ArtifactError(
+            f"{where}: expected safetensors, received {str(error)[:200]}; export it again"
+        ) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and (tensor.float().abs() > most).any():
+            raise ArtifactError(
+                f"{where}: {name} must be finite and within {most:g}; export it again"
+            )
+    return dict(tensors)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -127,10 +221,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("duplicate keys")
     return found
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"the constant {text}; numbers must be finite ({math.inf!r} is not)")
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 #: Residuals that a site remembers: a forecast of order m needs m + 1 of them.
 HISTORY = 3
+#: What files may ask for, far above any use: samplers are trained on 1000 levels.
+MOST_STEPS, MOST_SITES = 1024, 256
 
 
 class Mode(IntEnum):

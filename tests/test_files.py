@@ -1,11 +1,31 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ditcache_rl.errors import ConfigError
-from ditcache_rl.files import check_writable, read_json, replacing, replacing_folder, write_json
+from ditcache_rl.bench import Case
+from ditcache_rl.config import load_env
+from ditcache_rl.errors import ArtifactError, ConfigError, DitcacheError
+from ditcache_rl.extras.upscaler import load_upscaler
+from ditcache_rl.files import (
+    check_writable,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+    replacing,
+    replacing_folder,
+    write_json,
+)
+from ditcache_rl.policy import load_policy, load_schedules
+from ditcache_rl.schedules import Objective
+from ditcache_rl.search import Trials
+from ditcache_rl.sensitivity import load_map
+from ditcache_rl.serve import read_requests
+from ditcache_rl.serve.state import read_state
+from tests.kit.boards import Puzzle, hidden_schedule
 
 
 def names(folder: Path) -> set[str]:
@@ -123,3 +143,100 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="closed is a folder without permission"):
         check_writable(closed / "new" / "report.json")
+
+
+def no_file(kind: str, path: Path) -> Path:
+    """Put something that is no regular file in the place of one."""
+    path.unlink(missing_ok=True)
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+    return path
+
+
+def a_policy(path: Path) -> object:
+    return load_policy(path.parent)
+
+
+#: Everything that reads what comes from outside, and what the file is called there.
+READERS: dict[str, Callable[[Path], object]] = {
+    "manifest.json": a_policy,
+    "schedules.json": load_schedules,
+    "upscaler.safetensors": load_upscaler,
+    "requests.jsonl": read_requests,
+    "bandit.json": lambda path: read_state(path, min_psnr=35.0),
+    "map.json": load_map,
+    "notes.txt": lambda path: read_text(path, 100),
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "endless"])
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_no_file_is_refused_by_its_name_and_never_waited_for(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    path = no_file(kind, tmp_path / name)
+
+    with pytest.raises(ArtifactError) as caught:
+        READERS[name](path)
+
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "requests.jsonl"])
+def test_bytes_that_are_no_text_are_refused_by_the_name_of_their_file(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00\xff")
+
+    with pytest.raises(ArtifactError, match=name):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "bytes"])
+def test_prompts_that_are_no_text_are_named(kind: str, tmp_path: Path) -> None:
+    env = tmp_path / "tiny.toml"
+    env.write_text(
+        'id = "ditcache/tiny-v0"\nsteps = [4]\npipeline = { source = "x" }\n'
+        'targets = { budgets = [0.5] }\nprompts = { train = "a", select = "b", test = "c" }\n'
+    )
+    (tmp_path / "a").write_bytes(b"\xff")
+    no_file(kind, tmp_path / "a") if kind != "bytes" else None
+
+    with pytest.raises(ConfigError, match=r"\[prompts\] train must name a file with text"):
+        load_env(env)
+
+
+def test_no_more_is_read_than_was_asked_for_even_where_a_file_says_it_is_empty() -> None:
+    endless = Path("/proc/self/maps")  # regular, of size 0, and long
+    assert endless.stat().st_size == 0
+
+    with pytest.raises(ArtifactError, match="expected at most 10 bytes, received 11"):
+        read_bytes(endless, 10)
+
+
+@pytest.mark.parametrize(
+    "text", ["1e999", "-1e999", "NaN", "[1" + "0" * 400 + "]", "1e30", "[" * 33 + "]" * 33]
+)
+def test_json_of_a_stranger_holds_sane_numbers_in_sane_depth(text: str) -> None:
+    with pytest.raises(ValueError, match=r"number|deep"):
+        parse_json(text)
+
+    assert parse_json('{"a": [1, -2.5e3, 18446744073709551615, true, null]}')["a"][2] == 2**64 - 1
+
+
+@pytest.mark.parametrize("line", ["[[0], 1e999, 1]", "[[1" + "0" * 30 + "], 1, 1]", "\xff"])
+def test_a_damaged_line_of_a_search_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "trials.jsonl").write_bytes(line.encode("latin-1") + b"\n")
+
+    with pytest.raises(DitcacheError, match=r"trials\.jsonl"):
+        Trials(
+            Puzzle(hidden_schedule(1, 1, 0)),
+            [Case("a", 1)],
+            Objective(1.0, 1.0),
+            file=tmp_path / "trials.jsonl",
+        )

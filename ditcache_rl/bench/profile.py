@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from ditcache_rl.bench.draw import Case, draw
+from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.errors import ArtifactError
 from ditcache_rl.files import read_json, write_json
 from ditcache_rl.schedules import CostModel, Schedule, fit_cost
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
@@ -69,13 +71,24 @@ def keep_profile(
         pipe: Its pipeline.
         file: Where the profile is kept.
         on_run: As in `measure_profile`.
+
+    Raises:
+        ArtifactError: If what is there is no profile of these steps and sites.
     """
+    steps, sites = config.steps[0], config.cache.sites
+
+    def read(kept: Path) -> CostModel:
+        cost = CostModel.from_dict(read_json(kept))
+        if (cost.num_inference_steps, cost.sites) != (steps, sites):
+            raise ArtifactError(f"{cost.num_inference_steps} steps and {cost.sites} sites")
+        return cost
+
     if file.exists():
-        return CostModel.from_dict(read_json(file))
+        return read_kept(file, read)
     cost = measure_profile(
         pipe,
-        steps=config.steps[0],
-        sites=config.cache.sites,
+        steps=steps,
+        sites=sites,
         prompt=config.read_prompts("train")[0],
         call=config.pipeline.call,
         blocks=config.cache.blocks,

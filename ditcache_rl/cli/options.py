@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from datetime import datetime
 from pathlib import Path
@@ -58,7 +59,8 @@ def add_resume(parser: ArgumentParser) -> None:
 def run_folder(home: Path, resume: str | None = None) -> Path:
     """Return a new run folder, or the one to go on with."""
     if resume is None:
-        return home / datetime.now().strftime("%Y%m%d-%H%M%S")
+        # Sorted by time, and shared with nothing that begins at the same moment, anywhere.
+        return home / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
     if resume != "latest":
         if not Path(resume).is_dir():
             raise ConfigError(f"--resume must name a run folder, received {resume!r}")

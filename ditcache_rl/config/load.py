@@ -15,8 +15,11 @@ from typing import Any
 from ditcache_rl.config.settings import ALGORITHMS, EnvConfig
 from ditcache_rl.config.shipped import find_shipped
 from ditcache_rl.config.sizes import parse_bytes
-from ditcache_rl.errors import ConfigError, closest
-from ditcache_rl.types import Tier
+from ditcache_rl.errors import ArtifactError, ConfigError, closest
+from ditcache_rl.files import check_sane, read_bytes
+from ditcache_rl.types import MOST_SITES, MOST_STEPS, Tier
+
+_MOST_BYTES, _MOST_COUNT = 1 << 18, 1_000_000
 
 
 def load_env(source: str | Path | None = None) -> EnvConfig:
@@ -30,13 +33,12 @@ def load_env(source: str | Path | None = None) -> EnvConfig:
     """
     path = find_shipped(source or "shapes", "envs", ".toml")
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, _MOST_BYTES)
         table = tomllib.loads(data.decode())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: expected an environment file, received {error.strerror}"
-        ) from error
-    except ValueError as error:
+        check_sane(table)
+    except ArtifactError as error:
+        raise ConfigError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected TOML, received {error}") from error
     config: EnvConfig = _build(EnvConfig, table, str(path), "")
     config = dataclasses.replace(config, path=path, sha256=hashlib.sha256(data).hexdigest())
@@ -103,11 +105,12 @@ def _check(config: EnvConfig) -> None:
         config.id,
     )
     require(
-        bool(config.steps) and min(config.steps) >= 3,
-        "steps must list counts of 3 or more",
+        bool(config.steps) and 3 <= min(config.steps) <= max(config.steps) <= MOST_STEPS,
+        f"steps must list counts of 3 or more, up to {MOST_STEPS}",
         config.steps,
     )
-    require(config.cache.sites >= 1, "[cache] sites must be >= 1", config.cache.sites)
+    sites = config.cache.sites
+    require(1 <= sites <= MOST_SITES, f"[cache] sites must lie in [1, {MOST_SITES}]", sites)
     known = {tier.name.lower() for tier in Tier}
     tiers = config.cache.tiers
     hint = "".join(closest(t, known) for t in tiers if t not in known)
@@ -139,6 +142,7 @@ def _check(config: EnvConfig) -> None:
     for name in ("rows", "episodes", "n_epochs", "batch_size"):
         number = getattr(config.ppo, name)
         require(number >= 1, f"[ppo] {name} must be >= 1", number)
+        require(number <= _MOST_COUNT, f"[ppo] {name} must be <= {_MOST_COUNT}", number)
     for name in ("learning_rate", "clip_range", "target_kl"):
         number = getattr(config.ppo, name)
         require(number > 0, f"[ppo] {name} must be > 0", number)

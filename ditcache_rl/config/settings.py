@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.files import read_text
 from ditcache_rl.types import Tier
+
+#: Of a file of prompts: a hundred thousand long ones.
+_MOST_PROMPT_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +201,14 @@ class EnvConfig:
         """Read the prompts of `train`, `select` or `test`.
 
         Raises:
-            ConfigError: If the file is missing or empty.
+            ConfigError: If the file is missing, empty, no text, or too large.
         """
         path = self.path.parent / getattr(self.prompts, part)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
+            lines = read_text(path, _MOST_PROMPT_BYTES).splitlines()
+        except ArtifactError as error:
             raise ConfigError(
-                f"{self.path}: [prompts] {part} must name a file, received {path}: {error.strerror}"
+                f"{self.path}: [prompts] {part} must name a file with text; {error}"
             ) from error
         prompts = [line.strip() for line in lines if line.strip()]
         if not prompts:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.files import parse_tensors, read_bytes
 
 #: Channels between the convolutions, and how many of these follow the first: 0.1 million weights
 #: for latents of 4 channels, far below a percent of the arithmetic of the smallest denoiser.
 _WIDTH, _DEPTH = 64, 3
 _FACTOR = 2
+#: Latents have 4 to 128 channels; half a megabyte of weights is what 16 of them take.
+_MOST_CHANNELS, _MOST_BYTES = 512, 1 << 24
 
 
 def bilinear(coarse: Tensor) -> Tensor:
@@ -73,10 +75,13 @@ def load_upscaler(file: str | Path) -> Upscaler:
         ArtifactError: If the file is not there, or does not hold such a network.
     """
     try:
-        tensors = load_file(file)
-        net = Upscaler(tensors["first.weight"].shape[1] - 1)
+        tensors = parse_tensors(read_bytes(Path(file), _MOST_BYTES), str(file))
+        channels = tensors["first.weight"].shape[1] - 1
+        if not 1 <= channels <= _MOST_CHANNELS or any(t.isnan().any() for t in tensors.values()):
+            raise ValueError(f"{channels} channels, or weights that are nan")
+        net = Upscaler(channels)
         net.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+    except (ArtifactError, KeyError, IndexError, RuntimeError, ValueError) as error:
         raise ArtifactError(
             f"{file}: expected the weights of an upscaler, as ditcache_rl.extras."
             f"train_upscaler writes them, received {str(error).splitlines()[0]}"

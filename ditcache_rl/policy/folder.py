@@ -12,18 +12,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import read_bytes, read_json, write_json
+from ditcache_rl.files import parse_tensors, read_bytes, read_json, write_json
 from ditcache_rl.policy.policy import Manifest, Policy, read_manifest
 from ditcache_rl.schedules import ScheduleTable
 from ditcache_rl.schedules.patterns import pattern_numbers
+from ditcache_rl.types import MOST_STEPS
 
 SCHEMA_VERSION = 5
 MANIFEST, TENSORS, METRICS, CARD = (
@@ -33,7 +32,6 @@ MANIFEST, TENSORS, METRICS, CARD = (
     "README.md",
 )
 _MOST_TENSOR_BYTES = 1 << 24
-_MOST_STEPS = 4096
 #: Types of the arrays of a table; those that hold nan where nothing is known.
 _TYPES = {
     "sigmas": torch.float64,
@@ -91,10 +89,10 @@ def load_policy(folder: Path) -> Policy:
     manifest = read_manifest(raw, str(path))
     for name, steps in counts.items():
         if not isinstance(steps, list) or not all(
-            type(count) is int and 1 <= count <= _MOST_STEPS for count in steps
+            type(count) is int and 1 <= count <= MOST_STEPS for count in steps
         ):
             raise ArtifactError(
-                f"{path}: {name} must be integers in [1, {_MOST_STEPS}], received {steps!r:.80}"
+                f"{path}: {name} must be integers in [1, {MOST_STEPS}], received {steps!r:.80}"
             )
     if not counts["steps"]:
         raise ArtifactError(f"{path}: steps must have at least one number, received none")
@@ -110,6 +108,7 @@ def load_policy(folder: Path) -> Policy:
         raise ArtifactError(f"{where}: expected no other tensors, received {sorted(tensors)}")
     if network is not None:
         _check_patterns([*tables["table"].values(), *tables["safe"].values()], manifest, where)
+    manifest.check_profile(counts["steps"][0], str(path))
     metrics = read_json(folder / METRICS)
     return Policy(manifest, tables["table"], tables["safe"], network, metrics)
 
@@ -122,12 +121,7 @@ def _read_tensors(path: Path, wanted: str) -> dict[str, Tensor]:
             f"{path}: expected sha256 {wanted} as in {MANIFEST}, received {digest}; export the "
             "policy again"
         )
-    try:
-        return dict(load_tensors(data))
-    except SafetensorError as error:
-        raise ArtifactError(
-            f"{path}: expected safetensors, received {error}; export the policy again"
-        ) from error
+    return parse_tensors(data, str(path))
 
 
 def _table(tensors: dict[str, Tensor], name: str, manifest: Manifest, path: Path) -> ScheduleTable:
@@ -189,7 +183,7 @@ def _take(
         )
     if tensor.dtype != kind:
         raise ArtifactError(f"{path}: {name} must be {kind}, received {tensor.dtype}")
-    if tensor.isinf().any() or (tensor.isnan().any() and not may_lack):
+    if tensor.isnan().any() and not may_lack:
         raise ArtifactError(f"{path}: {name} must be finite; export the policy again")
     return tensor
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace, PolicyNetwork
-from ditcache_rl.errors import ArtifactError, closest
+from ditcache_rl.errors import ArtifactError, ConfigError, closest
 from ditcache_rl.files import fits
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.schedules import CostModel, Objective, ScheduleTable, Scored
-from ditcache_rl.types import Tier
+from ditcache_rl.types import MOST_SITES, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,9 @@ class Manifest:
         Raises:
             ArtifactError: If a number is out of range or a name is unknown.
         """
-        if not 1 <= self.sites <= 256:
+        if not 1 <= self.sites <= MOST_SITES:
             raise ArtifactError(
-                f"{where}: sites must be an integer in [1, 256], received {self.sites!r}"
+                f"{where}: sites must be an integer in [1, {MOST_SITES}], received {self.sites!r}"
             )
         if set(self.objective) != set(Objective._fields):
             raise ArtifactError(
@@ -132,6 +132,22 @@ class Manifest:
         if self.network and not (self.network.tiers and set(self.network.tiers) <= known):
             raise ArtifactError(
                 f"{where}: tiers must be among {sorted(known)}, received {self.network.tiers!r}"
+            )
+
+    def check_profile(self, steps: int, where: str) -> None:
+        """Check that the profile is one of these sites and of so many steps.
+
+        Raises:
+            ArtifactError: If it is not.
+        """
+        try:
+            cost = CostModel.from_dict(self.profile)
+        except ConfigError as error:
+            raise ArtifactError(f"{where}: profile: {error}") from error
+        if (cost.num_inference_steps, cost.sites) != (steps, self.sites):
+            raise ArtifactError(
+                f"{where}: profile must be of {steps} steps and {self.sites} sites, received "
+                f"{cost.num_inference_steps} and {cost.sites}"
             )
 
 

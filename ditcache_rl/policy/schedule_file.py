@@ -20,10 +20,13 @@ from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import read_json, write_json
 from ditcache_rl.policy.policy import Manifest, Policy, read_fields, read_manifest
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
-from ditcache_rl.types import HISTORY
+from ditcache_rl.schedules.table import check_levels
+from ditcache_rl.types import HISTORY, MOST_STEPS
 
 SCHEMA_VERSION = 4
 _MOST_BYTES = 1 << 22
+#: Absolute value of a coefficient; those of fits are below a thousand.
+_MOST_COEFFICIENT = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,18 @@ class _Entry:
         Raises:
             ArtifactError: If it can't be run.
         """
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ArtifactError(
+                f"{where}: steps must be an integer in [1, {MOST_STEPS}], received {self.steps}"
+            )
         lengths = {len(own) for own in self.coefficients}
         if len(self.coefficients) != self.steps or not lengths <= {0, HISTORY}:
             raise ArtifactError(
                 f"{where}: coefficients must be a list per step, of {HISTORY} numbers or none, "
                 f"received {self.coefficients!r:.80}"
             )
+        if any(abs(x) > _MOST_COEFFICIENT for own in self.coefficients for x in own):
+            raise ArtifactError(f"{where}: coefficients must be within {_MOST_COEFFICIENT:g}")
         table = np.array([own or [np.nan] * HISTORY for own in self.coefficients])
         try:
             schedule = Schedule.from_text(self.modes, table if any(self.coefficients) else None)
@@ -69,8 +78,6 @@ class _Entry:
                 f"{where}: expected {self.steps} steps of {sites} sites, received "
                 f"{self.modes!r:.80}"
             )
-        if not (math.isfinite(self.psnr_db) and math.isfinite(self.ssim)):
-            raise ArtifactError(f"{where}: scores must be finite")
         return Scored(schedule, self.psnr_db, self.ssim)
 
 
@@ -158,7 +165,12 @@ def _policy(
                 f"{where}: sigmas must have {steps + 1} numbers for {steps} steps, received "
                 f"{len(sigmas) if numbers else sigmas!r:.80}"
             )
-        found[steps] = ScheduleTable.of(np.array(sigmas, dtype=np.float64), scored)
+        try:
+            found[steps] = ScheduleTable.of(np.array(sigmas, dtype=np.float64), scored)
+            check_levels(found[steps].sigmas)
+        except ConfigError as error:
+            raise ArtifactError(f"{where}: {error}") from error
+    manifest.check_profile(next(iter(found)), where)
     return Policy(manifest, found)
 
 

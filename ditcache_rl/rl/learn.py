@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from ditcache_rl.bench import Case
+from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import PPOConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl.callbacks import EpisodeLog, TrainingCallback, save_checkpoint
@@ -73,6 +74,9 @@ def learn(
 
     Returns:
         The trained actor.
+
+    Raises:
+        ArtifactError: If the checkpoint is damaged, or one of another network.
     """
     config = scenario.config.ppo
     rng = np.random.default_rng(seed)
@@ -88,8 +92,7 @@ def learn(
     try:
         model = make_ppo(env, config, episode_steps=board.steps, seed=seed)
         if checkpoint.exists():
-            model.set_parameters(str(checkpoint))
-            model.num_timesteps = _saved_timesteps(checkpoint)
+            model.num_timesteps = read_kept(checkpoint, lambda file: _restore(model, file))
             rng.bit_generator.advance(model.num_timesteps)  # type: ignore[attr-defined]
             log.episodes = model.num_timesteps // board.steps
         left = total - model.num_timesteps
@@ -104,7 +107,11 @@ def learn(
         env.close()
 
 
-def _saved_timesteps(checkpoint: Path) -> int:
-    """Read how far a checkpoint had come: a plain number, for which nothing is unpickled."""
+def _restore(model: OnPolicyAlgorithm, checkpoint: Path) -> int:
+    """Take the weights of a checkpoint, and tell how far it had come.
+
+    That is a plain number, for which nothing is unpickled.
+    """
+    model.set_parameters(str(checkpoint))
     with ZipFile(checkpoint) as archive:
         return int(json.loads(archive.read("data"))["num_timesteps"])

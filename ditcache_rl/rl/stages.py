@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ditcache_rl.bench import Board, Case, named_computes
+from ditcache_rl.bench import Board, Case, Scorer, named_computes
+from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.files import replacing, write_json
+from ditcache_rl.errors import ArtifactError
+from ditcache_rl.files import parse_json, read_bytes, replacing, write_json
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.schedules import (
@@ -37,13 +39,22 @@ Tick = Callable[[float, str], None]
 
 #: Cases of searches that begin near what they look for.
 _FEW = 8
+#: Of what a stage leaves: a table of a thousand steps and schedules has 30 MB.
+_MOST_BYTES = 1 << 28
 
 
 def sample_stage(board: Board, cases: Sequence[Case], count: int, *, file: Path) -> Sample:
     """Choose typical and hard cases for the searches."""
+
+    def read(kept: Path) -> Sample:
+        parts = parse_json(read_bytes(kept, _MOST_BYTES))
+        found = Sample(*([Case(prompt, seed) for prompt, seed in part] for part in parts))
+        if not found.mixed or not {case for part in found for case in part} <= set(cases):
+            raise ArtifactError("prompts or seeds of something else")
+        return found
+
     if file.exists():
-        parts = json.loads(file.read_text())
-        return Sample(*([Case(prompt, seed) for prompt, seed in part] for part in parts))
+        return read_kept(file, read)
     sample = sample_cases(board, cases, count)
     write_json(file, sample)
     return sample
@@ -58,7 +69,7 @@ def search_stage(
     steps and at some counts beyond, steps are spaced evenly unless that is better.
     """
     if file.exists():
-        return _read_table(file)
+        return _read_table(file, board)
     site_steps = board.steps * board.sites
     whole = [count * board.sites for count in range(2, board.steps + 1)]
     named = named_computes(config, board.steps)
@@ -109,7 +120,7 @@ def rescale_stage(
     that are carried over without a fit.
     """
     if file.exists():
-        return _read_table(file)
+        return _read_table(file, board)
     site_steps = board.steps * board.sites
     most = named_computes(config, config.steps[0])[-1]
     counts = [count for count in named_computes(config, board.steps) if count >= table.least]
@@ -191,7 +202,7 @@ def floors_stage(
         The table with its floors; full compute reaches everything.
     """
     if file.exists():
-        return _read_table(file)
+        return _read_table(file, scenario.board)
     table = scenario.table
     most = named_computes(scenario.config, table.steps)[-1]
     measured = [n for n in table if n <= most or n == table.site_steps // 2]
@@ -215,7 +226,7 @@ def safe_stage(
         The table with the schedules that have the higher floor of PSNR on select prompts.
     """
     if file.exists():
-        return _read_table(file)
+        return _read_table(file, scenario.board)
     config, board, table = scenario.config, scenario.board, scenario.table
     named = named_computes(config, board.steps)
 
@@ -261,6 +272,12 @@ def _write_table(file: Path, table: ScheduleTable) -> None:
         np.savez(part, allow_pickle=False, **table.to_arrays())
 
 
-def _read_table(file: Path) -> ScheduleTable:
-    with np.load(file) as saved:
-        return ScheduleTable.from_arrays(saved)
+def _read_table(file: Path, board: Scorer) -> ScheduleTable:
+    def read(kept: Path) -> ScheduleTable:
+        with np.load(io.BytesIO(read_bytes(kept, _MOST_BYTES))) as saved:
+            table = ScheduleTable.from_arrays(saved)
+        if (table.steps, table.sites) != (board.steps, board.sites):
+            raise ArtifactError(f"schedules of {table.steps} steps and {table.sites} sites")
+        return table
+
+    return read_kept(file, read)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ditcache_rl.bench import Board, cases_of, keep_profile
+from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
@@ -88,17 +89,25 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
     """Train a policy and write its folder; `bar` hears how far it is.
 
     Raises:
-        ConfigError: If the policy folder exists already.
+        ConfigError: If the policy folder exists already, or the run folder was made for something
+            else, or another training works in it.
+        ArtifactError: If what a stage has left is damaged.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
     options.check()
     started = time.perf_counter()
-    options.run.mkdir(parents=True, exist_ok=True)
+    facts = describe_run(config, "train", seed=options.seed)
     torch.manual_seed(options.seed)
-    with bar:
+    with alone_in(options.run), bar:
+        check_run(options.run, facts)
         progress = _Stages(bar)
         source = config.pipeline
         pipe = open_configured(source)
+        identity = {
+            "model": model_identity(denoiser_of(pipe)),
+            "scheduler": scheduler_identity(pipe.scheduler),
+        }
+        keep_run(options.run, facts | identity)
         cases = cases_of(config, "train")
 
         progress.enter("profile")
@@ -173,7 +182,7 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
         progress.enter("compare")
         comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
 
-    policy = _policy(config, options, pipe, network, tables, safe, cost, comparisons)
+    policy = _policy(config, options, identity, network, tables, safe, cost, comparisons)
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
     with replacing_folder(options.out) as partial:
@@ -184,7 +193,7 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
 def _policy(
     config: EnvConfig,
     options: TrainOptions,
-    pipe: Any,
+    identity: Mapping[str, dict[str, str]],
     network: PolicyNetwork,
     tables: Mapping[int, ScheduleTable],
     safe: ScheduleTable,
@@ -203,8 +212,7 @@ def _policy(
     )
     manifest = Manifest.of(
         config,
-        model=model_identity(denoiser_of(pipe)),
-        scheduler=scheduler_identity(pipe.scheduler),
+        **identity,
         cost=cost,
         prompts=config.search.prompts,
         evaluations=config.search.evaluations,

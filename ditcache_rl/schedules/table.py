@@ -135,7 +135,7 @@ class ScheduleTable(Mapping[int, Scored]):
         """Read what `to_arrays` writes.
 
         Raises:
-            ConfigError: If shapes do not fit each other, or a schedule is none.
+            ConfigError: If shapes do not fit each other, a schedule is none, or as `check_levels`.
         """
         shape = arrays["modes"].shape
         expected = {
@@ -149,6 +149,7 @@ class ScheduleTable(Mapping[int, Scored]):
             if arrays[name].shape != wanted:
                 raise ConfigError(f"{name} must have shape {wanted}, received {arrays[name].shape}")
         floats = {name: arrays[name].astype(np.float64) for name in expected if name != "modes"}
+        check_levels(floats["sigmas"])
         whole = np.isfinite(floats["coefficients"])
         if (whole.any(axis=2) != whole.all(axis=2)).any() or (whole.any() and shape[2] != 1):
             raise ConfigError(
@@ -179,3 +180,21 @@ class ScheduleTable(Mapping[int, Scored]):
                 f"{len(table)}"
             )
         return table
+
+
+def check_levels(sigmas: Floats) -> None:
+    """Refuse noise levels that no table was made for.
+
+    They fall, or rise where a sampler inverts an image; some samplers repeat one, up to a rounding.
+    The last one is where the sampler ends, anywhere.
+
+    Raises:
+        ConfigError: If they turn back, are all the same, or are not finite.
+    """
+    apart, slack = np.diff(sigmas[:-1]), 1e-6 * np.ptp(sigmas)
+    one_way = (apart <= slack).all() or (apart >= -slack).all()
+    if not (one_way and 0 < slack < np.inf):
+        raise ConfigError(
+            "expected noise levels that never rise, or never fall, received "
+            f"{np.array2string(sigmas, threshold=8)}"
+        )

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ditcache_rl.bench import Board, Case, cases_of, keep_profile
+from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
-from ditcache_rl.files import read_json, write_json
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Manifest, Policy, save_schedules
@@ -23,9 +23,6 @@ from ditcache_rl.search.problem import Problem
 from ditcache_rl.search.proposals import Calibration, gap_proposals
 from ditcache_rl.search.trials import Trials
 from ditcache_rl.types import UNSEEN, Progress
-
-#: Names the search that a run folder belongs to.
-_ABOUT = "search.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +77,11 @@ class SearchOptions:
                 f"--prompts must lie between 1 and the {available} of {config.prompts.train}, "
                 f"received {self.prompts}"
             )
-        about = self.run / _ABOUT
-        if about.exists() and read_json(about) != self._about(config):
-            raise ConfigError(
-                f"--resume: {about} belongs to a search of another environment or other prompts; "
-                "leave it out to start a new one"
-            )
+        check_run(self.run, self.facts(config))
 
-    def _about(self, config: EnvConfig) -> dict[str, Any]:
-        """Tell what the scores in the run folder depend on."""
-        return {"env_sha256": config.sha256, "prompts": self.prompts}
-
-    def open_run(self, config: EnvConfig) -> None:
-        """Make the run folder and say whose it is."""
-        write_json(self.run / _ABOUT, self._about(config))
+    def facts(self, config: EnvConfig) -> dict[str, Any]:
+        """Tell what the scores in the run folder depend on, beside the pipeline."""
+        return describe_run(config, "search", prompts=self.prompts)
 
 
 def search_schedules(
@@ -110,10 +98,15 @@ def search_schedules(
             left out with a note.
         KeyboardInterrupt: On Ctrl-C; every candidate that was drawn is kept in the run folder.
     """
+    with alone_in(options.run):
+        return _search_alone(config, options, progress)
+
+
+def _search_alone(config: EnvConfig, options: SearchOptions, progress: Progress) -> Path:
     options.check(config)
-    options.open_run(config)
     pipe = open_configured(config.pipeline)
     model, scheduler = model_identity(denoiser_of(pipe)), scheduler_identity(pipe.scheduler)
+    keep_run(options.run, options.facts(config) | {"model": model, "scheduler": scheduler})
     cases = cases_of(config, "train")[: options.prompts]
     with progress as bar:
         bar.say("profile")

@@ -15,9 +15,12 @@ import numpy as np
 
 from ditcache_rl.bench import Case, Scorer
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import replacing
+from ditcache_rl.files import parse_json, read_text, replacing
 from ditcache_rl.schedules import Objective, Schedule, Scored
 from ditcache_rl.search.space import Space
+
+#: Of lines of a few hundred bytes, each of which took seconds to draw.
+_MOST_BYTES = 1 << 28
 
 
 class Score(NamedTuple):
@@ -147,16 +150,16 @@ class Attempt:
 def _read(file: Path, space: Space) -> dict[Schedule, Score]:
     """Read lines of candidates; the last one may be torn."""
     known: dict[Schedule, Score] = {}
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = read_text(file, _MOST_BYTES).split("\n")
     if lines[-1]:  # nothing ended this line: the program was killed while writing it
         with replacing(file) as part:
             part.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
     for number, line in enumerate(lines[:-1], 1):
         try:
-            patterns, psnr, ssim = json.loads(line)
+            patterns, psnr, ssim = parse_json(line)
             numbers = np.array(patterns, dtype=np.int64)
             schedule, score = space.schedule(numbers), Score(float(psnr), float(ssim))
-        except (ValueError, TypeError, IndexError, ConfigError) as error:
+        except (ValueError, TypeError, IndexError, OverflowError, ConfigError) as error:
             raise ArtifactError(
                 f"{file}:{number}: expected [patterns, PSNR, SSIM], received {line!r:.80}; remove "
                 "the file to search from the start"

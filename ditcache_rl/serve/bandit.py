@@ -50,7 +50,7 @@ class Bandit:
         note: What became of the state file: why it was not used, or "".
 
     Raises:
-        ConfigError: If a number is out of range.
+        ConfigError: If a number is out of range, or `state` is a folder, pipe or device.
     """
 
     def __init__(
@@ -75,6 +75,9 @@ class Bandit:
         self.min_psnr, self.keep, self.audit = float(min_psnr), keep, audit
         self.active, self.note = True, ""
         self._file = None if state is None else Path(state)
+        if self._file is not None and self._file.exists() and not self._file.is_file():
+            # A pipe would hold up the request that saves.
+            raise ConfigError(f"state must name a file, {self._file} is none; choose another")
         self._rng = np.random.default_rng(seed)
         self._lock = threading.Lock()
         self._records: Kinds = {}

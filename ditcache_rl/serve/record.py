@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.files import fits, parse_json, read_bytes
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.types import Modes
 
@@ -89,18 +90,24 @@ def aside(file: Path) -> Path:
     return file.with_name(f"{file.name}.1")
 
 
-def read_requests(file: str | Path) -> tuple[list[RecordedRequest], int]:
+def read_requests(
+    file: str | Path, *, most_bytes: int = _MOST_BYTES
+) -> tuple[list[RecordedRequest], int]:
     """Read what was recorded, oldest first, and count the lines that were left out as damaged.
 
+    Args:
+        file: As the `Recorder` was given it.
+        most_bytes: Likewise.
+
     Raises:
-        ArtifactError: If there is no file, or not one line of it can be read.
+        ArtifactError: If there is no file, one is larger or no file, or not one line can be read.
     """
     found, damaged = [], 0
     for part in (aside(Path(file)), Path(file)):
-        for line in part.read_bytes().splitlines() if part.exists() else []:
+        for line in read_bytes(part, most_bytes).splitlines() if part.exists() else []:
             try:
                 found.append(_request(line))
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
                 damaged += 1
     if not found:
         raise ArtifactError(
@@ -111,10 +118,12 @@ def read_requests(file: str | Path) -> tuple[list[RecordedRequest], int]:
 
 
 def _request(line: bytes) -> RecordedRequest:
-    values = json.loads(line)
+    values = parse_json(line)
     modes = {int(name): np.array(table, dtype=np.int8) for name, table in values["modes"].items()}
     if any(table.ndim != 3 or table.min() < -1 or table.max() > 3 for table in modes.values()):
         raise ValueError("no table of modes")
+    if not fits([*values["sigmas"], values["seconds"], values["peak_bytes"]], list[float]):
+        raise ValueError("no numbers")
     return RecordedRequest(
         modes,
         [float(s) for s in values["sigmas"]],

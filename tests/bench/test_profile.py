@@ -9,6 +9,8 @@ from ditcache_rl.bench import keep_profile, measure_profile, profile
 from ditcache_rl.bench.profile import probe_schedules
 from ditcache_rl.config import load_env
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.errors import ArtifactError
+from ditcache_rl.files import write_json
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.schedules import CostModel, fit_cost, nominal_cost
 from ditcache_rl.types import Decision, Mode, Modes, StepInfo
@@ -144,3 +146,7 @@ def test_a_profile_is_measured_once_and_kept(
 
     assert once == again == nominal_cost(config.steps[0], config.cache.sites)
     assert calls == 1
+    for kept in (nominal_cost(4, 10**9), nominal_cost(5, config.cache.sites)):
+        write_json(file, kept.to_dict())
+        with pytest.raises(ArtifactError, match=r"profile\.json: .*remove the file"):
+            keep_profile(config, tiny_pipe, file)

@@ -38,3 +38,14 @@ def test_what_is_no_upscaler_is_refused(content: str, tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match="expected the weights of an upscaler"):
         load_upscaler(file)
+
+
+@pytest.mark.parametrize("shape", [(64,), (64, 0, 3, 3), (64, 1 << 40, 0, 3), (0,)])
+def test_an_upscaler_of_no_sane_shape_is_refused_before_it_is_made(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "upscaler.safetensors"
+    save_file({"first.weight": torch.zeros(shape)}, file)
+
+    with pytest.raises(ArtifactError, match=r"upscaler\.safetensors: expected the weights of an"):
+        load_upscaler(file)

@@ -15,7 +15,7 @@ from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.policy import Manifest, NetworkUse, Policy, load_policy, save_policy
-from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
+from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, nominal_cost
 from ditcache_rl.types import HISTORY, Mode, Tier
 from tests.kit.policies import same_tables
 
@@ -53,7 +53,7 @@ def make_policy(sites: int = SITES) -> Policy:
         model={"class": "FluxTransformer2DModel", "config": "1", "weights": "2"},
         scheduler={"class": "FlowMatchEulerDiscreteScheduler", "config": "3"},
         call={"height": 64, "width": 64, "flag": True, "name": None},
-        profile={"fixed_s": 0.5, "site_s": 1},
+        profile=nominal_cost(STEPS, sites).to_dict(),
         objective={"psnr": 1.0, "ssim": 1},
         prompts=8,
         evaluations=40,
@@ -260,12 +260,15 @@ def test_tensors_that_are_no_tensors_are_noticed_even_when_signed(folder: Path, 
         (lambda m: m.update(steps=[4.0]), "steps must be"),
         (lambda m: m.update(steps=[True]), "steps must be"),
         (lambda m: m.update(steps=[]), "steps must have at least one number"),
-        (lambda m: m.pop("steps"), "steps must be integers in [1, 4096], received None"),
+        (lambda m: m.pop("steps"), "steps must be integers in [1, 1024], received None"),
         (lambda m: m.update(safe_steps=["4"]), "safe_steps must be"),
         (lambda m: m.pop("safe_steps"), "safe_steps must be"),
         (lambda m: m.update(model=None), "model must be"),
         (lambda m: m.update(model={"class": 1}), "model must be"),
         (lambda m: m.update(profile={"fixed_s": "fast"}), "profile must be"),
+        (lambda m: m.update(profile={"fixed_s": 1}), "profile: cost model: expected fixed_s"),
+        (lambda m: m["profile"].update(sites=10**9), "profile must be of 4 steps and 2 sites"),
+        (lambda m: m["profile"].update(num_inference_steps=10**9), "received 1000000000 and 2"),
         (lambda m: m.update(objective=[1.0]), "objective must be"),
         (lambda m: m.update(objective={"psnr": 1.0}), "objective must have psnr and ssim"),
         (lambda m: m.update(prompts="8"), "prompts must be"),
@@ -296,8 +299,12 @@ def test_damage_to_the_manifest_names_file_and_field(
         ("7", "expected a JSON object"),
         ('{"sites": 1, "sites": 2}', "duplicate keys"),
         ('{"objective": {"psnr": 1, "psnr": 2}}', "duplicate keys"),
-        ('{"objective": NaN}', "NaN"),
-        ('{"objective": -Infinity}', "-Infinity"),
+        ('{"objective": NaN}', "the number nan"),
+        ('{"objective": -Infinity}', "the number -inf"),
+        ('{"objective": 1e999}', "the number inf"),
+        ('{"seed": 1' + "0" * 400 + "}", "the number of 1329 bits"),
+        ('{"call": ' + '{"a":' * 40 + "1" + "}" * 41, "more than 32 deep"),
+        ("{" + ",".join(f'"{n}":1' for n in range(20_000)) + "}", "20000 keys; at most"),
         ('{"call": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
         ('{"call": "' + "x" * (1 << 18) + '"}', "expected at most 262144 bytes"),
     ],
@@ -374,6 +381,11 @@ def without_a_step(tensors: dict[str, torch.Tensor]) -> None:
         ),
         (overwrite(COEFFICIENTS, torch.ones_like), "nan where there is more than one site"),
         (filled(SIGMAS, (1,), torch.nan), f"{SIGMAS} must be finite"),
+        (filled(SIGMAS, (1,), 2.0), f"{TABLE}: expected noise levels that never rise"),
+        (overwrite(SIGMAS, torch.zeros_like), f"{TABLE}: expected noise levels that never rise"),
+        (filled(HEAD, (0, 0), 1e30), f"{HEAD} must be finite and within 1e+06"),
+        (overwrite(MODES, lambda t: t[:, :, :0]), f"{TABLE}: expected a (steps, sites) table"),
+        (overwrite(HEAD, lambda t: t[:, :0]), f"{HEAD} must have shape"),
         (overwrite(HEAD, torch.Tensor.half), f"{HEAD} must be torch.float32"),
         (overwrite(MODES, torch.Tensor.float), f"{MODES} must be torch.int8"),
         (overwrite(SIGMAS, torch.Tensor.float), f"{SIGMAS} must be torch.float64"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.policy import Policy, load_schedules, save_schedules
 from ditcache_rl.policy.schedule_file import _digest
-from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
+from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, nominal_cost
 from tests.kit.policies import FOUND, MANIFEST, same_schedules, same_table, table_of
 
 
@@ -51,7 +51,8 @@ def fitted_policy(coefficients: Sequence[list[float]]) -> Policy:
     whole = np.array([row or [np.nan] * 3 for row in coefficients])
     schedule = Schedule.from_text("C1C1", whole)
     table = ScheduleTable.of(np.linspace(1, 0, 5), [Scored(schedule, 31.0, 0.9)])
-    return Policy(replace(MANIFEST, sites=1), {4: table})
+    profile = nominal_cost(4, 1).to_dict()
+    return Policy(replace(MANIFEST, sites=1, profile=profile), {4: table})
 
 
 def test_fitted_coefficients_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -128,6 +129,12 @@ LEVELS = {"4": [1.0, 0.75, 0.5, 0.25, 0.0]}
         ({"sigmas": LEVELS | {"6": ["1"] * 7}}, "sigmas must have 7 numbers for 6 steps"),
         ({"sigmas": LEVELS | {"6": 7}}, "sigmas must have 7 numbers for 6 steps, received 7"),
         ({"sigmas": None}, "sigmas must have 5 numbers for 4 steps"),
+        ({"sigmas": {"4": [1.0, 0.5, 0.75, 0.25, 0.0]}}, "noise levels that never rise"),
+        ({"profile": nominal_cost(4, 10**9).to_dict()}, "profile must be of 4 steps and 2 sites"),
+        ({"profile": nominal_cost(5, 2).to_dict()}, "profile must be of 4 steps and 2 sites"),
+        ({"schedules": entry(steps=20_000)}, r"\[1\]: steps must be an integer in \[1, 1024\]"),
+        ({"schedules": entry(coefficients=[[1e9] * 3] * 4)}, "coefficients must be within 1e"),
+        ({"seed": 10**400}, "the number of 1329 bits"),
         ({"schedules": entry(modes="C11C | C11")}, r"schedules\[1\]: expected a letter"),
         ({"schedules": entry(modes="C11X | C11C")}, r"schedules\[1\]: expected a letter"),
         ({"schedules": entry(modes="")}, r"schedules\[1\]: expected a \(steps, sites\) table"),

@@ -7,6 +7,7 @@ import pytest
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.errors import ArtifactError
 from ditcache_rl.rl.stages import (
     floors_stage,
     rescale_stage,
@@ -14,7 +15,7 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.schedules import Schedule, ScheduleTable
+from ditcache_rl.schedules import Schedule, ScheduleTable, spaced_table
 from ditcache_rl.search import Sample
 from ditcache_rl.types import Mode
 from tests.kit.boards import Puzzle, hidden_schedule
@@ -80,6 +81,40 @@ def test_a_finished_search_is_read_not_repeated(config: EnvConfig, tmp_path: Pat
 
     assert board.asked == []
     assert_same(table, again)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "json", "other steps", "no arrays", "folder"])
+def test_what_a_stage_left_damaged_is_named_with_what_to_do(
+    damage: str, config: EnvConfig, tmp_path: Path
+) -> None:
+    file = tmp_path / "table-28.npz"
+    board = Puzzle(hidden_schedule(28, 1, 0))
+    arrays = spaced_table(np.linspace(1, 0, 5 if damage == "other steps" else 29), 1).to_arrays()
+    np.savez(file, allow_pickle=False, **({} if damage == "no arrays" else arrays))
+    match damage:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-100])
+        case "empty":
+            file.write_bytes(b"")
+        case "json":
+            file.write_text("{}")
+        case "folder":
+            file.unlink()
+            file.mkdir()
+
+    with pytest.raises(ArtifactError, match=r"table-28\.npz: .*; remove the file"):
+        searched(config, board, file, Ticks())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[[], [", "[1, 2, 3]", "[[], [], []]", '[[["b", 1]], [], []]']
+)
+def test_a_sample_of_something_else_is_named_with_what_to_do(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sample.json").write_text(text)
+    board = cast(Board, Puzzle(hidden_schedule(28, 1, 0)))
+
+    with pytest.raises(ArtifactError, match=r"sample\.json: .*; remove the file"):
+        sample_stage(board, CASES, 8, file=tmp_path / "sample.json")
 
 
 def test_a_carried_table_is_scored_at_the_budgets_that_are_named(

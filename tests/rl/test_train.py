@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 import ditcache_rl as dc
+from ditcache_rl.bench.run import alone_in
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import write_json
 from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import load_policy
 from ditcache_rl.rl import train
@@ -96,7 +99,7 @@ def test_what_it_says_goes_on_and_leaves_finished_stages_alone(trained: Trained)
     status, said = trained.resumed
 
     assert status == 0, said
-    stages = "profile-4.json sample-4.json table-4.npz table-5.npz"
+    stages = "profile-4.json run.json sample-4.json table-4.npz table-5.npz"
     assert set(trained.kept) == set(stages.split())
     assert stamps(trained.run) == trained.kept
 
@@ -209,6 +212,51 @@ def test_a_policy_never_takes_the_place_of_its_run(trained: Trained) -> None:
         train.train(load_env(trained.env), options)
 
     assert stamps(trained.run) == trained.kept
+
+
+def test_a_run_of_something_else_is_not_gone_on_with(trained: Trained, tmp_path: Path) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    facts = json.loads((run / "run.json").read_text())
+    resumed = ("train", str(trained.env), "--resume", str(run), "--out", str(tmp_path / "policy"))
+
+    other_seed, seed_said = command(*resumed, "--seed", "4")
+    write_json(run / "run.json", facts | {"model": {"weights": "0" * 32}})
+    other_weights, weights_said = command(*resumed, "--seed", "3")
+    write_json(run / "run.json", facts | {"version": "0.0.1"})
+    other_version, version_said = command(*resumed, "--seed", "3")
+    (run / "run.json").unlink()
+    unknown, unknown_said = command(*resumed, "--seed", "3")
+
+    assert (other_seed, other_weights, other_version, unknown) == (2, 2, 2, 2)
+    assert "were made for seed 3, received 4; leave --resume out" in seed_said
+    assert "were made for model {'weights': '000" in weights_said
+    assert "were made for version '0.0.1'" in version_said
+    assert "run.json: expected what floors-4.npz, " in unknown_said
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_do(trained: Trained, tmp_path: Path) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    (run / "ppo.zip").write_bytes((run / "ppo.zip").read_bytes()[:-200])
+    out = str(tmp_path / "policy")
+
+    status, said = command(
+        "train", str(trained.env), "--resume", str(run), "--seed", "3", "--out", out
+    )
+
+    assert status == 2
+    assert "ppo.zip: expected what this run has left there" in said
+    assert "remove the file" in said
+
+
+def test_two_trainings_in_one_folder_are_refused_by_name(trained: Trained) -> None:
+    options = TrainOptions(trained.run, trained.home / "other", False, 3, "again")
+
+    with (
+        alone_in(trained.run),
+        pytest.raises(ConfigError, match=f"that of process {os.getpid()} on .*wait for it"),
+    ):
+        train.train(load_env(trained.env), options)
 
 
 def test_force_replaces_policies_and_nothing_else(trained: Trained, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ditcache_rl.errors import BudgetError, ConfigError
+from ditcache_rl.instrument.clock import Clock
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, spaced, spaced_table
 from ditcache_rl.types import HISTORY, Floats, Mode
 from tests.kit.policies import same_table
@@ -233,3 +235,33 @@ def test_without_floors_all_else_stays() -> None:
         assert one.schedule is TABLE[computes].schedule
         np.testing.assert_array_equal(one[1:3], TABLE[computes][1:3])
         assert np.isnan(one[3:]).all()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler, {}),
+        (diffusers.FlowMatchEulerDiscreteScheduler, {"invert_sigmas": True}),
+        (diffusers.HeunDiscreteScheduler, {}),
+        (diffusers.PNDMScheduler, {}),
+        (diffusers.DDIMScheduler, {"timestep_spacing": "trailing"}),
+        (diffusers.DDIMInverseScheduler, {}),
+        (diffusers.DPMSolverMultistepInverseScheduler, {"use_karras_sigmas": True}),
+        (diffusers.EDMDPMSolverMultistepScheduler, {"final_sigmas_type": "sigma_min"}),
+    ],
+)
+def test_the_noise_levels_of_real_samplers_are_read(kind: Any, options: dict[str, Any]) -> None:
+    scheduler = kind(**options)
+    scheduler.set_timesteps(20)
+    table = spaced_table(Clock(scheduler).sigmas(), 1)
+
+    assert same_table(ScheduleTable.from_arrays(table.to_arrays()), table)
+
+
+@pytest.mark.parametrize("levels", [[1, 0.5, 0.75, 0], [0, 0.5, 0.25, 1], [1, 1, 1, 1]])
+def test_noise_levels_that_turn_back_are_refused(levels: list[float]) -> None:
+    arrays = spaced_table(np.array(levels), 1).to_arrays()
+
+    with pytest.raises(ConfigError, match="noise levels that never rise, or never fall, received"):
+        ScheduleTable.from_arrays(arrays)

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import ditcache_rl as dc
 from ditcache_rl.bench import Board
+from ditcache_rl.bench.run import alone_in
 from ditcache_rl.cli.tables import render_schedules
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
@@ -95,7 +97,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(
             raise KeyboardInterrupt
         return real(self, *args)
 
-    for file in run.glob("profile-*.json"):  # measuring takes longest
+    for file in (*run.glob("profile-*.json"), run / "run.json"):  # measuring takes longest
         shutil.copy(file, tmp_path)
     monkeypatch.setattr(Board, "score", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -110,8 +112,33 @@ def test_an_interrupted_search_ends_as_one_that_was_not(
 
 
 def test_a_run_of_other_prompts_is_not_gone_on_with(run: Path, tiny_env: Path) -> None:
-    with pytest.raises(ConfigError, match="belongs to a search of another environment or other"):
+    with pytest.raises(ConfigError, match=r"were made for prompts 2, received 3; leave --resume"):
         options(run, prompts=3).check(load_env(tiny_env))
+
+
+def test_two_searches_in_one_folder_are_refused(run: Path, tiny_env: Path) -> None:
+    with alone_in(run), pytest.raises(ConfigError, match="no other run works in"):
+        search_schedules(load_env(tiny_env), options(run))
+
+
+def test_a_run_of_other_weights_is_not_gone_on_with(
+    run: Path, tiny_env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file: file.read_bytes() for file in run.glob("*.*")}
+
+    def other(*_: Any) -> Any:
+        pipe = build_tiny_pipe()
+        with torch.no_grad():
+            next(pipe.transformer.parameters()).mul_(1.5)
+        return pipe
+
+    monkeypatch.setattr("ditcache_rl.search.run.open_configured", other)
+    with pytest.raises(ConfigError, match="were made for model "):
+        search_schedules(load_env(tiny_env), options(run))
+
+    assert {file: file.read_bytes() for file in before if file.name != ".lock"} == {
+        file: data for file, data in before.items() if file.name != ".lock"
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,33 @@ def test_a_state_that_does_not_fit_says_what_is_used_instead(
 def test_a_number_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Bandit(**({"min_psnr": FLOOR} | wrong))
+
+
+@pytest.mark.parametrize("number", ["1e999", "1e30", "NaN", "-1" + "0" * 400])
+def test_insane_numbers_of_a_state_never_reach_a_request(number: str, tmp_path: Path) -> None:
+    file = tmp_path / "bandit.json"
+    serve(Bandit(min_psnr=FLOOR, audit=0.5, state=file), [42, 50, 55], 100)
+    state = json.loads(file.read_text())
+    (records,) = state["kinds"].values()
+    for record in records.values():
+        record["mean_db"] = "HERE"
+    file.write_text(json.dumps(state).replace('"HERE"', number))
+
+    bandit = Bandit(min_psnr=FLOOR, audit=0.5, state=file)
+
+    assert "bandit.json: expected a JSON object, received the number" in bandit.note
+    assert serve(bandit, [42, 50, 55], 10)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_a_state_that_is_no_file_is_refused_before_a_request_waits_for_it(
+    kind: str, tmp_path: Path
+) -> None:
+    place = Path("/dev/null") if kind == "device" else tmp_path / kind
+    if kind == "folder":
+        place.mkdir()
+    if kind == "pipe":
+        os.mkfifo(place)
+
+    with pytest.raises(ConfigError, match=f"state must name a file, {place} is none"):
+        Bandit(min_psnr=FLOOR, state=place)

@@ -92,3 +92,35 @@ def test_a_pipeline_records_its_requests(
     assert request.modes[0][:, 0, 0].tolist() == [0, 1, 0, 1]
     assert request.seconds > 0
     assert request.peak_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"seconds":1.0', '"seconds":1e999'),
+        ('"seconds":1.0', '"seconds":"nan"'),
+        ('"peak_bytes":12', '"peak_bytes":1' + "0" * 400),
+        ("[1.0,0.5,0.0]", '["1",0.5,0.0]'),
+        ("[1,0,2]", "[1,0,300]"),
+        ('"0":[', '"' + "9" * 5000 + '":['),
+        ('{"modes"', "[" * 50_000 + '{"modes"'),
+    ],
+)
+def test_a_line_of_insane_numbers_costs_itself_alone(tmp_path: Path, old: str, new: str) -> None:
+    file = tmp_path / "requests.jsonl"
+    Recorder(file)(log(1.0))
+    good = file.read_text()
+    assert old in good
+    file.write_text(good.replace(old, new) + good)
+
+    found, damaged = read_requests(file)
+
+    assert (len(found), damaged) == (1, 1)
+
+
+def test_no_more_is_read_than_a_recorder_may_have_written(tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    Recorder(file)(log())
+
+    with pytest.raises(ArtifactError, match=r"requests\.jsonl: expected at most 50 bytes"):
+        read_requests(file, most_bytes=50)
