@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from functools import wraps
 from types import TracebackType
 from typing import Any, Self
 
@@ -186,15 +187,15 @@ class BlockRunner:
 def _request_class(plain: type) -> type:
     """Derive a class whose `__call__` is a request, and that looks like the plain one."""
 
+    @wraps(plain.__call__)
     def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
         runners = pipe.__dict__.get(_RUNNERS)
         if not runners:  # a copy of a pipeline that has been detached since
             return plain.__call__(pipe, *args, **kwargs)
         return runners[-1].request(pipe, args, kwargs)
 
-    call.__doc__ = plain.__call__.__doc__
-    body = {"__call__": call, "__module__": plain.__module__, "__doc__": plain.__doc__}
-    return type(plain.__name__, (plain,), body)
+    like = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(plain.__name__, (plain,), {"__call__": call, **like})
 
 
 def _plain_class(attached: type) -> Any:
