@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 from ditcache_rl.control import Controller, NetworkController, StaticSchedule, planned_modes
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
@@ -15,8 +13,6 @@ from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
 from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo
 
-#: Noise levels that differ by less are the same.
-_SAME_LEVEL = 1e-4
 #: Tables that were carried over are kept for so many runs with noise levels of their own.
 _KEPT = 32
 
@@ -129,9 +125,7 @@ class Tables:
     def at(self, sigmas: Floats) -> ScheduleTable:
         """Return the table for (steps + 1,) noise levels."""
         for table in self._sources:
-            if len(table.sigmas) == len(sigmas) and np.allclose(
-                table.sigmas, sigmas, rtol=0.0, atol=_SAME_LEVEL
-            ):
+            if table.is_at(sigmas):
                 return table
         key = sigmas.tobytes()
         if key not in self._carried:
