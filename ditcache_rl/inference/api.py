@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Never, ParamSpec, TypeVar
@@ -16,12 +16,15 @@ from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run
 from ditcache_rl.inference.targets import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, Ranks
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.policy import Policy, load_policy, load_schedules
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _UNLIMITED = Memory()
+#: What every controller has.
+_CONTROLLER = ("probe_blocks", "reset", "decide")
 
 
 def attach(
@@ -46,8 +49,8 @@ def attach(
 
     Args:
         pipe: A diffusers pipeline; used as it is, and left as it was.
-        policy: A policy folder, the name of a shipped one, a schedule file, either of them loaded,
-            or a controller.
+        policy: A policy folder, the name of a shipped one, a schedule file, a `Policy`, or a
+            controller.
         speedup: Target; 2.0 if no target is given. By the cost model that is stored in the policy.
         latency_s: Target: seconds per call at batch 1.
         budget: Target: share of full compute, in (0, 1].
@@ -70,9 +73,19 @@ def attach(
         BudgetError: If the target is out of reach at the first step count of the policy.
         ConfigError: If arguments contradict each other.
         StateError: If the pipeline recomputes its blocks for gradients.
-        UnsupportedModelError: If the blocks can't be told.
+        UnsupportedModelError: If it is no pipeline, or its blocks can't be told.
     """
-    _check_kinds(unknown, memory, record)
+    _check_kinds(
+        unknown,
+        policy,
+        memory=memory,
+        record=record,
+        adapt=adapt,
+        ranks=ranks,
+        sites=sites,
+        blocks=blocks,
+    )
+    denoisers_of(pipe)
     request_bytes = memory.request_bytes(pipe.device)
     given = {
         "speedup": speedup,
@@ -114,7 +127,7 @@ def attach(
             raise ConfigError(
                 f"a controller decides by itself: expected no target, received {asked}"
             )
-        controller, sites = policy, sites or 1
+        controller, sites = policy, 1 if sites is None else sites
     return Run(
         pipe,
         controller,
@@ -129,17 +142,50 @@ def attach(
     )
 
 
-def _check_kinds(unknown: Iterable[str], memory: object, record: object) -> None:
+def _check_kinds(
+    unknown: Iterable[str],
+    policy: object,
+    *,
+    memory: object,
+    record: object,
+    adapt: object,
+    ranks: object,
+    sites: object,
+    blocks: object,
+) -> None:
     """Refuse what a type checker would have refused, had there been one."""
     for name in unknown:
         known = list(attach.__kwdefaults__ or ())
         raise ConfigError(
             f"expected arguments among {', '.join(known)}, received {name!r}.{closest(name, known)}"
         )
+    if not isinstance(policy, str | Path | Policy) and not _has(policy, *_CONTROLLER):
+        received = (
+            f"the class {policy.__name__}" if isinstance(policy, type) else type(policy).__name__
+        )
+        if isinstance(policy, Mapping):  # what `load_schedules` returns
+            received += f"; take one of its policies, {', '.join(map(repr, policy)) or 'none'}"
+        raise ConfigError(
+            "policy must be a policy folder, the name of a shipped one, a schedule file, a Policy "
+            f"or a controller as EveryK(2), received {received}"
+        )
     if not isinstance(memory, Memory):
         raise ConfigError(f"memory must be as Memory(device='70%'), received {memory!r}")
     if record is not None and not callable(record):
         raise ConfigError(f"record must be as Recorder('requests.jsonl'), received {record!r}")
+    if adapt is not None and not _has(adapt, "runner", "summary"):
+        raise ConfigError(f"adapt must be as Bandit(min_psnr=35), received {adapt!r}")
+    if ranks is not None and not _has(ranks, "share", "least"):
+        raise ConfigError(f"ranks must be as Ranks(), received {ranks!r}")
+    if sites is not None and not (type(sites) is int and sites >= 1):
+        raise ConfigError(f"sites must be a whole number >= 1, received {sites!r}")
+    if not isinstance(blocks, str | None):
+        raise ConfigError(f"blocks must be a path as 'transformer.my_blocks', received {blocks!r}")
+
+
+def _has(thing: object, *members: str) -> bool:
+    """Tell whether something made, and not its class, has members."""
+    return not isinstance(thing, type) and all(hasattr(thing, name) for name in members)
 
 
 def open_policy(source: str | Path) -> Policy:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
 
 from ditcache_rl.control import Controller, NetworkController, StaticSchedule, planned_modes
 from ditcache_rl.errors import BudgetError, ConfigError
@@ -39,14 +41,17 @@ class Target:
     min_ssim: float | None = None
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
+        every: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {name: value for name, value in every.items() if value is not None}
         if len(given) != 1:
             raise ConfigError(
                 f"expected exactly one of {', '.join(f.name for f in fields(self))}, received "
                 f"{given or 'none'}"
             )
         ((name, value),) = given.items()
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
+            raise ConfigError(f"{name} must be a number, received {value!r}")
         most = {"budget": 1.0, "min_ssim": 1.0, "min_psnr": PSNR_CAP_DB}.get(name, math.inf)
         lower_is_open = name != "tradeoff"
         if not (0 < value <= most if lower_is_open else value >= 0):

@@ -12,7 +12,7 @@ from torch import Tensor
 import ditcache_rl as dc
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
-from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
+from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.policy import Policy, save_policy
 from ditcache_rl.schedules import CostModel, Scored
@@ -228,6 +228,17 @@ def test_a_floor_is_refused_where_none_was_measured(
         ({"speedpu": 2.0}, "received 'speedpu'. Did you mean 'speedup'?"),
         ({"memory": "70%"}, r"must be as Memory\(device='70%'\), received '70%'"),
         ({"record": "requests.jsonl"}, r"must be as Recorder\(.*, received 'requests.jsonl'"),
+        ({"adapt": "bandit"}, r"adapt must be as Bandit\(min_psnr=35\), received 'bandit'"),
+        ({"adapt": dc.Bandit}, "adapt must be as Bandit"),
+        ({"ranks": 2}, r"ranks must be as Ranks\(\), received 2"),
+        ({"speedup": "2"}, "speedup must be a number, received '2'"),
+        ({"budget": True}, "budget must be a number, received True"),
+        ({"min_psnr": torch.tensor(35.0)}, "min_psnr must be a number, received tensor"),
+        ({"speedup": float("nan")}, "speedup must be > 0, received nan"),
+        ({"sites": 0}, "sites must be a whole number >= 1, received 0"),
+        ({"sites": 1.5}, "sites must be a whole number >= 1, received 1.5"),
+        ({"sites": "2"}, "sites must be a whole number >= 1, received '2'"),
+        ({"blocks": 3}, "blocks must be a path as 'transformer.my_blocks', received 3"),
     ],
 )
 def test_arguments_that_contradict_are_refused(
@@ -235,6 +246,31 @@ def test_arguments_that_contradict_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         dc.attach(pipe, policy, **options)
+
+
+@pytest.mark.parametrize("option", [{"sites": 0}, {"sites": -1}, {"blocks": ["transformer"]}])
+def test_places_that_are_none_are_refused_with_a_controller(
+    option: dict[str, Any], pipe: Any
+) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(option))} must be"):
+        dc.attach(pipe, EveryK(2), **option)
+
+
+@pytest.mark.parametrize("nothing", [None, "shapes", {}, object(), torch.nn.Linear(2, 2)])
+def test_what_is_no_pipeline_is_refused(nothing: Any, policy: Policy) -> None:
+    with pytest.raises(UnsupportedModelError, match="expected a diffusers pipeline with a sched"):
+        dc.attach(nothing, policy)
+
+
+@pytest.mark.parametrize("nothing", [None, 2.0, EveryK, ["shapes-ppo"], object(), {}])
+def test_what_is_no_policy_is_refused(nothing: Any, pipe: Any) -> None:
+    with pytest.raises(ConfigError, match="policy must be a policy folder, the name of"):
+        dc.attach(pipe, nothing)
+
+
+def test_policies_by_name_are_offered_by_name(pipe: Any, policy: Policy) -> None:
+    with pytest.raises(ConfigError, match="dict; take one of its policies, 'fitted', 'even'"):
+        dc.attach(pipe, {"fitted": policy, "even": policy})  # type: ignore[arg-type]
 
 
 def test_cached_takes_what_attach_takes() -> None:
