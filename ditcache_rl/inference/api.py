@@ -70,7 +70,8 @@ def attach(
 
     Raises:
         ArtifactError: If the policy is damaged, or belongs to another model.
-        BudgetError: If the target is out of reach at the first step count of the policy.
+        BudgetError: If the target is out of reach at the first step count of the policy; a request
+            where it is computes everything, and `Run.summary` says so.
         ConfigError: If arguments contradict each other.
         StateError: If the pipeline recomputes its blocks for gradients.
         UnsupportedModelError: If it is no pipeline, or its blocks can't be told.

@@ -8,7 +8,13 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
-from ditcache_rl.control import Controller, NetworkController, StaticSchedule, planned_modes
+from ditcache_rl.control import (
+    AllCompute,
+    Controller,
+    NetworkController,
+    StaticSchedule,
+    planned_modes,
+)
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
@@ -152,6 +158,8 @@ class Tables:
 class PolicyController:
     """Follow a policy under a target; steps and noise levels are those of the request.
 
+    A request whose target is out of reach, as with too few steps, computes everything.
+
     Args:
         policy: Schedules, perhaps a network, and what it is good for.
         target: What the user asks for.
@@ -169,11 +177,23 @@ class PolicyController:
             raise ConfigError("expected a policy with a network, received one of schedules alone")
         self._policy, self._target, self._adaptive = policy, target, adaptive
         self.tables = Tables(list(policy.tables.values()))
+        self._unmet: dict[int, str] = {}  # by steps; copies share it
 
     def reset(self, run: RunInfo) -> None:
-        """Choose schedule or network for the request's noise levels; errors are as of `choose`."""
-        self._delegate = self.choose(run.sigmas)
+        """Choose schedule or network for the request's noise levels."""
+        try:
+            self._delegate = self.choose(run.sigmas)
+        except BudgetError as error:
+            self._unmet[run.num_inference_steps] = str(error)
+            self._delegate = AllCompute()
         self._delegate.reset(run)
+
+    def notes(self) -> list[str]:
+        """Say what was carried over, and which requests computed everything for want of better."""
+        return self.tables.notes() + [
+            f"requests of {steps} steps compute everything: {why}"
+            for steps, why in sorted(self._unmet.items())
+        ]
 
     def planned(self) -> Modes | None:
         """Return the schedule, None where the network decides."""

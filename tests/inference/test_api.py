@@ -192,30 +192,50 @@ def test_other_steps_get_what_was_made_for_the_known_ones_and_a_note(
     assert "schedules for 9 steps were carried over by noise level from those for 4, 6" in notes[0]
 
 
-def test_a_target_out_of_reach_at_other_steps_is_refused_at_the_call_and_nothing_breaks(
+def test_a_request_with_too_few_steps_for_its_target_computes_everything_and_says_so(
     pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
+    plain = draw(pipe, tiny_call, steps=3)
     with dc.cached(pipe, policy, budget=0.25) as run:
         first = draw(pipe, tiny_call)
-        with pytest.raises(BudgetError, match="computes 1 of 3 site steps"):
-            draw(pipe, tiny_call, steps=3)
+        assert "compute everything" not in run.summary()
+        assert torch.equal(draw(pipe, tiny_call, steps=3), plain)
+        draw(pipe, tiny_call, steps=3)
         again = draw(pipe, tiny_call)
 
         assert torch.equal(first, again)
         assert run.cache.used_bytes == 0
+    assert [float(log.compute_share[0]) for log in run.logs] == [1 / 4, 1.0, 1.0, 1 / 4]
+    (note,) = [line for line in run.summary().splitlines() if "compute everything" in line]
+    assert "requests of 3 steps compute everything: expected a target within reach" in note
+    assert "received budget=0.25" in note
+    assert "computes 1 of 3 site steps" in note
 
 
-def test_a_floor_is_refused_where_none_was_measured(
+@pytest.mark.parametrize("steps", [1, 2])
+def test_so_does_one_of_a_bandit(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any], steps: int
+) -> None:
+    plain = draw(pipe, tiny_call, steps=steps)
+    with dc.cached(pipe, policy, speedup=4.0, adapt=dc.Bandit(min_psnr=1.0)) as run:
+        assert torch.equal(draw(pipe, tiny_call, steps=steps), plain)
+
+    assert f"requests of {steps} steps compute everything" in run.summary()
+
+
+def test_a_floor_computes_everything_where_none_was_measured(
     pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
     table = policy.tables[4]
     floors = {2: (30.0, 0.9), 4: (60.0, 1.0)}
     table = table.with_lines({n: Scored(*table[n][:3], *floor) for n, floor in floors.items()})
     policy = replace(policy, tables={**policy.tables, 4: table}, safe={4: table})
-    with dc.cached(pipe, policy, min_psnr=30.0):
+    plain = draw(pipe, tiny_call, steps=5)
+    with dc.cached(pipe, policy, min_psnr=30.0) as run:
         draw(pipe, tiny_call)
-        with pytest.raises(BudgetError, match="measured floors for 5 steps"):
-            draw(pipe, tiny_call, steps=5)
+        assert torch.equal(draw(pipe, tiny_call, steps=5), plain)
+
+    assert "measured floors for 5 steps" in run.summary()
 
 
 @pytest.mark.parametrize(
