@@ -17,6 +17,7 @@ from ditcache_rl.inference.run import Adapter, Listener, Run
 from ditcache_rl.inference.targets import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, Ranks
 from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.instrument.install import refuse_caches
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.policy import Policy, load_policy, load_schedules
 
@@ -73,7 +74,7 @@ def attach(
         BudgetError: If the target is out of reach at the first step count of the policy; a request
             where it is computes everything, and `Run.summary` says so.
         ConfigError: If arguments contradict each other.
-        StateError: If the pipeline recomputes its blocks for gradients.
+        StateError: If the pipeline recomputes its blocks for gradients, or another cache is on it.
         UnsupportedModelError: If it is no pipeline, or its blocks can't be told.
     """
     _check_kinds(
@@ -86,7 +87,8 @@ def attach(
         sites=sites,
         blocks=blocks,
     )
-    denoisers_of(pipe)
+    for name, denoiser in denoisers_of(pipe).items():
+        refuse_caches(name, denoiser)  # before they make it look like another model
     request_bytes = memory.request_bytes(pipe.device)
     given = {
         "speedup": speedup,
