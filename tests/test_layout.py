@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "ditcache_rl").rglob("*.py"))
 #: Beyond this a file has more than one subject.
 MOST_LINES = 300
-#: What the package had before it was put in order. What grows beyond it should be worth it.
-MOST_LINES_OF_ALL = 21_543
+#: What the package had when it was put in order, and a little for guarding it. What grows beyond
+#: it should be worth it.
+MOST_LINES_OF_ALL = 21_900
 DATA = {
     "envs": {".toml", ".txt", ".md"},
     "policies": {".json", ".safetensors", ".md"},

@@ -145,17 +145,7 @@ def attach(
     )
 
 
-def _check_kinds(
-    unknown: Iterable[str],
-    policy: object,
-    *,
-    memory: object,
-    record: object,
-    adapt: object,
-    ranks: object,
-    sites: object,
-    blocks: object,
-) -> None:
+def _check_kinds(unknown: Iterable[str], policy: object, **options: object) -> None:
     """Refuse what a type checker would have refused, had there been one."""
     for name in unknown:
         known = list(attach.__kwdefaults__ or ())
@@ -172,23 +162,25 @@ def _check_kinds(
             "policy must be a policy folder, the name of a shipped one, a schedule file, a Policy "
             f"or a controller as EveryK(2), received {received}"
         )
-    if not isinstance(memory, Memory):
-        raise ConfigError(f"memory must be as Memory(device='70%'), received {memory!r}")
-    if record is not None and not callable(record):
-        raise ConfigError(f"record must be as Recorder('requests.jsonl'), received {record!r}")
-    if adapt is not None and not _has(adapt, "runner", "summary"):
-        raise ConfigError(f"adapt must be as Bandit(min_psnr=35), received {adapt!r}")
-    if ranks is not None and not _has(ranks, "share", "least"):
-        raise ConfigError(f"ranks must be as Ranks(), received {ranks!r}")
-    if sites is not None and not (type(sites) is int and sites >= 1):
-        raise ConfigError(f"sites must be a whole number >= 1, received {sites!r}")
-    if not isinstance(blocks, str | None):
-        raise ConfigError(f"blocks must be a path as 'transformer.my_blocks', received {blocks!r}")
+    for name, (fits, shape) in _OPTIONS.items():
+        if not fits(options[name]):
+            raise ConfigError(f"{name} must be {shape}, received {options[name]!r}")
 
 
 def _has(thing: object, *members: str) -> bool:
     """Tell whether something made, and not its class, has members."""
     return not isinstance(thing, type) and all(hasattr(thing, name) for name in members)
+
+
+#: What the options of `attach` must be, as code and in words.
+_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "memory": (lambda it: isinstance(it, Memory), "as Memory(device='70%')"),
+    "record": (lambda it: it is None or callable(it), "as Recorder('requests.jsonl')"),
+    "adapt": (lambda it: it is None or _has(it, "runner", "summary"), "as Bandit(min_psnr=35)"),
+    "ranks": (lambda it: it is None or _has(it, "share", "least"), "as Ranks()"),
+    "sites": (lambda it: it is None or (type(it) is int and it >= 1), "a whole number >= 1"),
+    "blocks": (lambda it: isinstance(it, str | None), "a path as 'transformer.my_blocks'"),
+}
 
 
 def open_policy(source: str | Path) -> Policy:

@@ -11,15 +11,15 @@ from typing import Any
 from ditcache_rl.control import (
     AllCompute,
     Controller,
+    Delegating,
     NetworkController,
     StaticSchedule,
-    planned_modes,
 )
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
-from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo
+from ditcache_rl.types import Floats, RunInfo
 
 #: Tables that were carried over are kept for so many runs with noise levels of their own.
 _KEPT = 32
@@ -155,7 +155,7 @@ class Tables:
         ]
 
 
-class PolicyController:
+class PolicyController(Delegating):
     """Follow a policy under a target; steps and noise levels are those of the request.
 
     A request whose target is out of reach, as with too few steps, computes everything.
@@ -170,8 +170,6 @@ class PolicyController:
         ConfigError: If a network is asked for that the policy does not have.
     """
 
-    probe_blocks = 0
-
     def __init__(self, policy: Policy, target: Target, *, adaptive: bool | None = None) -> None:
         if adaptive and policy.network is None:
             raise ConfigError("expected a policy with a network, received one of schedules alone")
@@ -182,7 +180,7 @@ class PolicyController:
     def reset(self, run: RunInfo) -> None:
         """Choose schedule or network for the request's noise levels."""
         try:
-            self._delegate = self.choose(run.sigmas)
+            self._delegate: Controller = self.choose(run.sigmas)
         except BudgetError as error:
             self._unmet[run.num_inference_steps] = str(error)
             self._delegate = AllCompute()
@@ -194,14 +192,6 @@ class PolicyController:
             f"requests of {steps} steps compute everything: {why}"
             for steps, why in sorted(self._unmet.items())
         ]
-
-    def planned(self) -> Modes | None:
-        """Return the schedule, None where the network decides."""
-        return planned_modes(self._delegate)
-
-    def decide(self, info: StepInfo) -> Decision:
-        """Ask the chosen controller."""
-        return self._delegate.decide(info)
 
     def choose(self, sigmas: Floats) -> Controller:
         """Return the controller for a run with (steps + 1,) noise levels.

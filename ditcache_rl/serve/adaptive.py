@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.control import AllCompute, Controller, StaticSchedule, planned_modes
+from ditcache_rl.control import AllCompute, Controller, Delegating, StaticSchedule
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.runner import plain_call
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.arms import Arm, Turn
-from ditcache_rl.types import Decision, Modes, RunInfo, StepInfo
+from ditcache_rl.types import RunInfo
 
 #: Arguments that hear of a run and may change it: an audit must not be heard twice.
 _LISTENERS = ("callback", "callback_on_step_end")
@@ -133,7 +133,7 @@ class _Choice(NamedTuple):
     turn: Turn
 
 
-class _Chosen:
+class _Chosen(Delegating):
     """Has the schedule of a request chosen when its run begins: the scheduler knows the steps then.
 
     Args:
@@ -145,7 +145,6 @@ class _Chosen:
     """
 
     def __init__(self, usual: Controller, choose: Callable[[RunInfo], _Choice | None]) -> None:
-        self.probe_blocks = usual.probe_blocks
         self.choices: list[_Choice | None] = []
         self._usual, self._choose = usual, choose
 
@@ -162,14 +161,6 @@ class _Chosen:
             if len(schedule.modes) == run.num_inference_steps:
                 self._delegate = StaticSchedule(schedule)
         self._delegate.reset(run)
-
-    def planned(self) -> Modes | None:
-        """Return the schedule, None where the usual controller decides online."""
-        return planned_modes(self._delegate)
-
-    def decide(self, info: StepInfo) -> Decision:
-        """Ask what was chosen."""
-        return self._delegate.decide(info)
 
 
 def _settled(choice: _Choice, run: RunInfo) -> _Choice:
