@@ -35,7 +35,7 @@ import statistics
 import tempfile
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,15 @@ def _sweep(kind: str, names: list[str], make: Callable[[str], Unit]) -> list[dic
 
 
 def _request_figures(each: int) -> dict[str, float]:
-    pipe = build_tiny_pipe()
+    pipe, cache = build_tiny_pipe(), TieredCache()
     ours = threads_identical(
         pipe,
-        lambda: BlockRunner(pipe, EveryK(2, order=1), TieredCache(), sites=2),
+        lambda own: BlockRunner(own, EveryK(2, order=1), cache, sites=2),
         threads=THREADS,
         each=each,
     )
-    peer = threads_identical(pipe, lambda: _first_block_cache(pipe), threads=THREADS, each=each)
+    with _first_block_cache(pipe):  # on the transformer, which all sessions share
+        peer = threads_identical(pipe, nullcontext, threads=THREADS, each=each)
     right, left = cancel_identical(pipe)
     with tempfile.TemporaryDirectory() as folder:
         start_processes(  # type: ignore[no-untyped-call]

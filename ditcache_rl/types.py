@@ -96,6 +96,8 @@ class StepInfo(NamedTuple):
     """One per site."""
     device_free_share: float
     """Of the device tier's cap that is unused, 1 where there is no cap."""
+    anew: bool = False
+    """Some tensor has another shape than at the step before; histories are empty then."""
 
 
 class Fitted(NamedTuple):

@@ -1,6 +1,12 @@
 """What decides: heuristics, static schedules and exported networks behind one protocol."""
 
-from ditcache_rl.control.base import Controller, planned_modes, uniform_decision
+from ditcache_rl.control.base import (
+    Controller,
+    Delegating,
+    planned_modes,
+    start_over,
+    uniform_decision,
+)
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.control.network import (
     ActionSpace,
@@ -16,6 +22,7 @@ __all__ = [
     "ActionState",
     "AllCompute",
     "Controller",
+    "Delegating",
     "EasyCache",
     "EveryK",
     "FBCache",
@@ -25,5 +32,6 @@ __all__ = [
     "TeaCache",
     "best_actions",
     "planned_modes",
+    "start_over",
     "uniform_decision",
 ]

@@ -13,8 +13,9 @@ class Controller(Protocol):
     """Decides what every site does at every step.
 
     `reset` is called once per request, on a shallow copy of the controller; it sets everything that
-    belongs to the request, so that copies never share it. `decide` is called once per step, in
-    order.
+    belongs to the request, so that copies never share it. It is called again within a request where
+    tensors change their shapes, as what was remembered of them can't be compared any more: see
+    `start_over`. `decide` is called once per step, in order.
     """
 
     #: Leading blocks that are always computed and that the decision may look at.
@@ -42,9 +43,45 @@ class Planned(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A controller that keeps count of what a request spends, and must not begin it again."""
+
+    def forget(self, run: RunInfo) -> None:
+        """Forget what was remembered of tensors, and nothing else."""
+        ...
+
+
+def start_over(controller: Controller, run: RunInfo) -> None:
+    """Have a controller go on within a request without what it remembers of tensors."""
+    if isinstance(controller, Counting):
+        controller.forget(run)
+    else:
+        controller.reset(run)
+
+
 def planned_modes(controller: Controller) -> Modes | None:
     """Return what a controller will decide, None if it does not know or does not say."""
     return controller.planned() if isinstance(controller, Planned) else None
+
+
+class Delegating:
+    """A controller that has another one decide, which its `reset` chooses."""
+
+    probe_blocks = 0
+    _delegate: Controller
+
+    def forget(self, run: RunInfo) -> None:
+        """Have the chosen controller start over."""
+        start_over(self._delegate, run)
+
+    def planned(self) -> Modes | None:
+        """Return the schedule, None where what was chosen decides online."""
+        return planned_modes(self._delegate)
+
+    def decide(self, info: StepInfo) -> Decision:
+        """Ask the chosen controller."""
+        return self._delegate.decide(info)
 
 
 def uniform_decision(run: RunInfo, mode: Mode, tier: Tier = Tier.DEVICE) -> Decision:

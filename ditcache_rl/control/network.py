@@ -220,6 +220,9 @@ class NetworkController:
         self._state = ActionState(self._actions)
         self._state.reset(run, targets, [self._schedule] * run.rows)
 
+    def forget(self, run: RunInfo) -> None:
+        """Keep the count of computes; the observation sees by itself that tensors changed."""
+
     def decide(self, info: StepInfo) -> Decision:
         """Take the best feasible action."""
         observation, masks = self._state.observe(info)

@@ -109,6 +109,8 @@ class FeatureBuilder:
         features = self._table[info.step]
         features[:, _SPENDING] += self.spent[:, None] * self._per_compute[info.step]
         features[:, _COLUMN["device_free_share"]] = info.device_free_share
+        if info.anew:
+            self._drift = _Drift(run.rows)
         self._measure(features, info)
         for site, history in enumerate(info.history):
             place = len(_RUN) + site * len(_SITE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Never, ParamSpec, TypeVar
@@ -16,12 +16,16 @@ from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run
 from ditcache_rl.inference.targets import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, Ranks
+from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.instrument.install import refuse_caches
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.policy import Policy, load_policy, load_schedules
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _UNLIMITED = Memory()
+#: What every controller has.
+_CONTROLLER = ("probe_blocks", "reset", "decide")
 
 
 def attach(
@@ -67,12 +71,24 @@ def attach(
 
     Raises:
         ArtifactError: If the policy is damaged, or belongs to another model.
-        BudgetError: If the target is out of reach at the first step count of the policy.
+        BudgetError: If the target is out of reach at the first step count of the policy; a request
+            where it is computes everything, and `Run.summary` says so.
         ConfigError: If arguments contradict each other.
-        StateError: If the pipeline recomputes its blocks for gradients.
-        UnsupportedModelError: If the blocks can't be told.
+        StateError: If the pipeline recomputes its blocks for gradients, or another cache is on it.
+        UnsupportedModelError: If it is no pipeline, or its blocks can't be told.
     """
-    _check_kinds(unknown, memory, record)
+    _check_kinds(
+        unknown,
+        policy,
+        memory=memory,
+        record=record,
+        adapt=adapt,
+        ranks=ranks,
+        sites=sites,
+        blocks=blocks,
+    )
+    for name, denoiser in denoisers_of(pipe).items():
+        refuse_caches(name, denoiser)  # before they make it look like another model
     request_bytes = memory.request_bytes(pipe.device)
     given = {
         "speedup": speedup,
@@ -114,7 +130,7 @@ def attach(
             raise ConfigError(
                 f"a controller decides by itself: expected no target, received {asked}"
             )
-        controller, sites = policy, sites or 1
+        controller, sites = policy, 1 if sites is None else sites
     return Run(
         pipe,
         controller,
@@ -129,17 +145,42 @@ def attach(
     )
 
 
-def _check_kinds(unknown: Iterable[str], memory: object, record: object) -> None:
+def _check_kinds(unknown: Iterable[str], policy: object, **options: object) -> None:
     """Refuse what a type checker would have refused, had there been one."""
     for name in unknown:
         known = list(attach.__kwdefaults__ or ())
         raise ConfigError(
             f"expected arguments among {', '.join(known)}, received {name!r}.{closest(name, known)}"
         )
-    if not isinstance(memory, Memory):
-        raise ConfigError(f"memory must be as Memory(device='70%'), received {memory!r}")
-    if record is not None and not callable(record):
-        raise ConfigError(f"record must be as Recorder('requests.jsonl'), received {record!r}")
+    if not isinstance(policy, str | Path | Policy) and not _has(policy, *_CONTROLLER):
+        received = (
+            f"the class {policy.__name__}" if isinstance(policy, type) else type(policy).__name__
+        )
+        if isinstance(policy, Mapping):  # what `load_schedules` returns
+            received += f"; take one of its policies, {', '.join(map(repr, policy)) or 'none'}"
+        raise ConfigError(
+            "policy must be a policy folder, the name of a shipped one, a schedule file, a Policy "
+            f"or a controller as EveryK(2), received {received}"
+        )
+    for name, (fits, shape) in _OPTIONS.items():
+        if not fits(options[name]):
+            raise ConfigError(f"{name} must be {shape}, received {options[name]!r}")
+
+
+def _has(thing: object, *members: str) -> bool:
+    """Tell whether something made, and not its class, has members."""
+    return not isinstance(thing, type) and all(hasattr(thing, name) for name in members)
+
+
+#: What the options of `attach` must be, as code and in words.
+_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "memory": (lambda it: isinstance(it, Memory), "as Memory(device='70%')"),
+    "record": (lambda it: it is None or callable(it), "as Recorder('requests.jsonl')"),
+    "adapt": (lambda it: it is None or _has(it, "runner", "summary"), "as Bandit(min_psnr=35)"),
+    "ranks": (lambda it: it is None or _has(it, "share", "least"), "as Ranks()"),
+    "sites": (lambda it: it is None or (type(it) is int and it >= 1), "a whole number >= 1"),
+    "blocks": (lambda it: isinstance(it, str | None), "a path as 'transformer.my_blocks'"),
+}
 
 
 def open_policy(source: str | Path) -> Policy:

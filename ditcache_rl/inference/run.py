@@ -55,7 +55,7 @@ class Run:
         self.cache = opened.cache
         self._opened = opened
         self._adapt, self._record = adapt, record
-        self._tables = controller.tables if isinstance(controller, PolicyController) else None
+        self._followed = controller if isinstance(controller, PolicyController) else None
         try:
             self._runner = make(pipe, controller, opened.cache, on_finish=self._finished, **options)
             self._runner.__enter__()
@@ -75,7 +75,7 @@ class Run:
         self._opened.refresh()
 
     def _notes(self) -> list[str]:
-        return [*self._opened.notes, *(self._tables.notes() if self._tables else [])]
+        return [*self._opened.notes, *(self._followed.notes() if self._followed else [])]
 
     def summary(self) -> str:
         """Describe the requests so far: modes, tiers, bytes, seconds, what the last one did."""

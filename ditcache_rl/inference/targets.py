@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
 
-import numpy as np
-
-from ditcache_rl.control import Controller, NetworkController, StaticSchedule, planned_modes
+from ditcache_rl.control import (
+    AllCompute,
+    Controller,
+    Delegating,
+    NetworkController,
+    StaticSchedule,
+)
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
-from ditcache_rl.types import Decision, Floats, Modes, RunInfo, StepInfo
+from ditcache_rl.types import Floats, RunInfo
 
-#: Noise levels that differ by less are the same.
-_SAME_LEVEL = 1e-4
 #: Tables that were carried over are kept for so many runs with noise levels of their own.
 _KEPT = 32
 
@@ -43,14 +47,17 @@ class Target:
     min_ssim: float | None = None
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
+        every: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {name: value for name, value in every.items() if value is not None}
         if len(given) != 1:
             raise ConfigError(
                 f"expected exactly one of {', '.join(f.name for f in fields(self))}, received "
                 f"{given or 'none'}"
             )
         ((name, value),) = given.items()
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
+            raise ConfigError(f"{name} must be a number, received {value!r}")
         most = {"budget": 1.0, "min_ssim": 1.0, "min_psnr": PSNR_CAP_DB}.get(name, math.inf)
         lower_is_open = name != "tradeoff"
         if not (0 < value <= most if lower_is_open else value >= 0):
@@ -129,9 +136,7 @@ class Tables:
     def at(self, sigmas: Floats) -> ScheduleTable:
         """Return the table for (steps + 1,) noise levels."""
         for table in self._sources:
-            if len(table.sigmas) == len(sigmas) and np.allclose(
-                table.sigmas, sigmas, rtol=0.0, atol=_SAME_LEVEL
-            ):
+            if table.is_at(sigmas):
                 return table
         key = sigmas.tobytes()
         if key not in self._carried:
@@ -150,8 +155,10 @@ class Tables:
         ]
 
 
-class PolicyController:
+class PolicyController(Delegating):
     """Follow a policy under a target; steps and noise levels are those of the request.
+
+    A request whose target is out of reach, as with too few steps, computes everything.
 
     Args:
         policy: Schedules, perhaps a network, and what it is good for.
@@ -163,26 +170,28 @@ class PolicyController:
         ConfigError: If a network is asked for that the policy does not have.
     """
 
-    probe_blocks = 0
-
     def __init__(self, policy: Policy, target: Target, *, adaptive: bool | None = None) -> None:
         if adaptive and policy.network is None:
             raise ConfigError("expected a policy with a network, received one of schedules alone")
         self._policy, self._target, self._adaptive = policy, target, adaptive
         self.tables = Tables(list(policy.tables.values()))
+        self._unmet: dict[int, str] = {}  # by steps; copies share it
 
     def reset(self, run: RunInfo) -> None:
-        """Choose schedule or network for the request's noise levels; errors are as of `choose`."""
-        self._delegate = self.choose(run.sigmas)
+        """Choose schedule or network for the request's noise levels."""
+        try:
+            self._delegate: Controller = self.choose(run.sigmas)
+        except BudgetError as error:
+            self._unmet[run.num_inference_steps] = str(error)
+            self._delegate = AllCompute()
         self._delegate.reset(run)
 
-    def planned(self) -> Modes | None:
-        """Return the schedule, None where the network decides."""
-        return planned_modes(self._delegate)
-
-    def decide(self, info: StepInfo) -> Decision:
-        """Ask the chosen controller."""
-        return self._delegate.decide(info)
+    def notes(self) -> list[str]:
+        """Say what was carried over, and which requests computed everything for want of better."""
+        return self.tables.notes() + [
+            f"requests of {steps} steps compute everything: {why}"
+            for steps, why in sorted(self._unmet.items())
+        ]
 
     def choose(self, sigmas: Floats) -> Controller:
         """Return the controller for a run with (steps + 1,) noise levels.

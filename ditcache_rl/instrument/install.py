@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument.execute import BlockTap
@@ -20,8 +21,9 @@ def install_layout(layout: Layout) -> None:
 
     Raises:
         UnsupportedModelError: If the denoiser is compiled as a whole.
-        StateError: If it recomputes its blocks in the backward pass.
+        StateError: If it recomputes its blocks in the backward pass, or something else caches it.
     """
+    refuse_caches(layout.name, layout.denoiser)
     check_denoiser(layout)
     layout.taps.append(install(layout.denoiser, DenoiserTap))
     if layout.ready:
@@ -38,6 +40,7 @@ def remove_layout(layout: Layout) -> None:
 def check_denoiser(layout: Layout) -> None:
     """Refuse what decisions can't be taken in; errors are those of `install_layout`."""
     denoiser, name = layout.denoiser, layout.name
+    _refuse(name, *_marked_cache(name, denoiser))
     if isinstance(denoiser, torch._dynamo.OptimizedModule) or is_compiled(denoiser):
         raise UnsupportedModelError(
             f"expected a {name} whose blocks are compiled one by one, received one that is "
@@ -47,6 +50,43 @@ def check_denoiser(layout: Layout) -> None:
         raise StateError(
             f"expected a {name} without gradient checkpointing, which would run its blocks a "
             f"second time; call pipe.{name}.disable_gradient_checkpointing()"
+        )
+
+
+def refuse_caches(name: str, denoiser: nn.Module) -> None:
+    """Refuse a denoiser that another cache works on: each would leave out what the other reads.
+
+    Raises:
+        StateError: If there is one; the message names it and says how to take it off.
+    """
+    _refuse(name, *_marked_cache(name, denoiser))
+    for place, module in denoiser.named_modules():
+        registry = module.__dict__.get("_diffusers_hook")
+        for hook in () if registry is None else registry.hooks.values():
+            kind = type(hook)
+            cache = kind.__module__.removeprefix("diffusers.hooks.")
+            if cache.endswith(("_cache", "_broadcast")):
+                where = f"pipe.{name}.{place}" if place else f"pipe.{name}"
+                _refuse(name, f"{cache}, whose {kind.__name__} is on {where}", "remove its hooks")
+
+
+def _marked_cache(name: str, denoiser: nn.Module) -> tuple[str, str]:
+    """Name the cache that a denoiser says it is under, and how to take it off; "" without one."""
+    config = getattr(denoiser, "_cache_config", None)
+    if config is not None:
+        return type(config).__name__.removesuffix("Config"), f"call pipe.{name}.disable_cache()"
+    if getattr(denoiser, "_is_cached", False):
+        return "cache-dit or ParaAttention", "call cache_dit.disable_cache(pipe)"
+    if getattr(denoiser, "enable_teacache", False):
+        return "TeaCache", f"give {type(denoiser).__name__} its own forward again"
+    return "", ""
+
+
+def _refuse(name: str, cache: str, remedy: str) -> None:
+    if cache:
+        raise StateError(
+            f"expected a {name} that nothing else caches, received one under {cache}; take that "
+            f"off first ({remedy}), or use it alone"
         )
 
 

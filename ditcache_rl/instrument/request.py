@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller, planned_modes
+from ditcache_rl.control import Controller, planned_modes, start_over
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
@@ -99,6 +99,7 @@ class Request:
         self._looks_ahead = False
         self._dead_writes = 0
         self._latents: Tensor | None = None
+        self._shapes: list[torch.Size | None] = []
 
     @contextmanager
     def current(self) -> Iterator[Request]:
@@ -175,22 +176,36 @@ class Request:
         assert self._latents is not None
         if self._decision is None:
             self._decides = True
+            latents, hidden_states = map(self._last_rows, (self._latents, hidden_states))
+            probe = None if probe_residual is None else self._last_rows(probe_residual)
+            anew = self._shapes_changed(latents, hidden_states, probe, self._last_output)
+            if anew and planned_modes(self.controller) is None:
+                self._memory.forget()
+                self._last_output = self._shapes[-1] = None
+                start_over(self.controller, run)
             info = StepInfo(
                 run=run,
                 step=self._step,
                 sigma=float(run.sigmas[self._step]),
                 sigma_next=float(run.sigmas[self._step + 1]),
-                latents=self._last_rows(self._latents),
-                hidden_states=self._last_rows(hidden_states),
-                probe_residual=None if probe_residual is None else self._last_rows(probe_residual),
+                latents=latents,
+                hidden_states=hidden_states,
+                probe_residual=probe,
                 modulated=lambda: self._last_rows(modulated()),
                 last_output=self._last_output,
                 history=self._memory.site_histories(self._present, self.chunks[-1]),
                 device_free_share=self.cache.device.free_share,
+                anew=anew,
             )
             decision = self.controller.decide(info)
             self._decision = decision if self._ranks is None else self._ranks.share(decision)
         return self._decision
+
+    def _shapes_changed(self, *tensors: Tensor | None) -> bool:
+        """Tell whether what a decision looks at has other shapes than at the decision before."""
+        before, self._shapes = self._shapes, [None if t is None else t.shape for t in tensors]
+        pairs = zip(before, self._shapes, strict=False)
+        return any(old != new for old, new in pairs if old is not None and new is not None)
 
     def states(self, span: Span, shapes: tuple[Any, ...]) -> list[SpanState]:
         """Return what is known of a span on every branch of the present batch.
@@ -253,6 +268,7 @@ class Request:
         self._branches.clear()
         run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
+        self._shapes = []
         self.logs.append(RequestLog(run))
         self.controller.reset(run)
         self._memory.begin(rows, planned_modes(self.controller))

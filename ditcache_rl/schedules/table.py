@@ -13,6 +13,9 @@ from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.schedules.schedule import Schedule
 from ditcache_rl.types import HISTORY, Floats
 
+#: Noise levels that differ by less are the same.
+_SAME_LEVEL = 1e-4
+
 
 class Scored(NamedTuple):
     """A schedule and what is known of its worth; nan is unknown."""
@@ -85,6 +88,12 @@ class ScheduleTable(Mapping[int, Scored]):
     def least(self) -> int:
         """Site computes of the cheapest schedule."""
         return next(iter(self.lines))
+
+    def is_at(self, sigmas: Floats) -> bool:
+        """Tell whether these are its noise levels."""
+        return len(self.sigmas) == len(sigmas) and np.allclose(
+            self.sigmas, sigmas, rtol=0.0, atol=_SAME_LEVEL
+        )
 
     def within(self, computes: int) -> Schedule:
         """Return the schedule that computes most of those that compute no more than so much.

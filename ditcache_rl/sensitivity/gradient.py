@@ -167,7 +167,8 @@ def _differentiable(pipe: Any) -> Iterator[None]:
         for weight in part.parameters()
         if weight.requires_grad
     ]
-    body = {"__call__": inspect.unwrap(plain.__call__), "__module__": plain.__module__}
+    like = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    body = {"__call__": inspect.unwrap(plain.__call__), **like}
     try:
         for weight in weights:
             weight.requires_grad_(False)

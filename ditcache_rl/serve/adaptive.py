@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.control import Controller, StaticSchedule
+from ditcache_rl.control import AllCompute, Controller, Delegating, StaticSchedule
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.runner import plain_call
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.arms import Arm, Turn
+from ditcache_rl.types import RunInfo
 
 #: Arguments that hear of a run and may change it: an audit must not be heard twice.
 _LISTENERS = ("callback", "callback_on_step_end")
@@ -57,6 +60,7 @@ class AdaptiveRunner(BlockRunner):
     ) -> None:
         super().__init__(pipe, *args, **options)
         self._chooser = chooser
+        self._tables = policy.tables
         self._arms = {
             steps: Arm.all_of(table, policy.cost.for_steps(steps), min_psnr=chooser.min_psnr)
             for steps, table in policy.tables.items()
@@ -71,56 +75,100 @@ class AdaptiveRunner(BlockRunner):
         controller: Controller | None = None,
     ) -> Any:
         """Run one call of the pipeline; an audited one returns the reference."""
-        if controller is not None:
+        if controller is not None or not self._chooser.active:
             return super().request(pipe, args, kwargs, controller=controller)
-        plain = plain_call(pipe)
-        facts = _arguments(plain, args, kwargs)
-        arms = self._arms.get(facts.get("num_inference_steps", 0), [])
-        if not self._chooser.active or not arms:
-            return super().request(pipe, args, kwargs)
-        kind = kind_of(facts, rows_of_call(plain, args, kwargs))
-        turn = self._chooser.turn(kind, arms)
-        if turn.audited and _is_repeatable(facts):
-            return self._audit(pipe, facts, kind, arms, turn)
-        if turn.arm is None:
-            return plain(pipe, *args, **kwargs)
-        return self._serve(pipe, args, kwargs, kind, arms, turn.arm)
+        facts = _arguments(plain_call(pipe), args, kwargs)
+        again = _repeated(facts)
+        chosen = _Chosen(self._controller, partial(self._choose, facts, again is not None))
+        output, seconds = self._timed(pipe, args, kwargs, chosen)
+        choice = chosen.choices[0] if chosen.choices else None
+        if choice is None:
+            return output
+        kind, arms, turn = choice
+        if turn.audited:
+            self._audit(pipe, again, output, choice)
+        elif turn.arm is not None:
+            self._chooser.note_time(kind, arms, turn.arm, seconds)
+        return output
 
-    def _serve(
-        self,
-        pipe: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        kind: str,
-        arms: list[Arm],
-        arm: int,
-    ) -> Any:
+    def _choose(self, facts: Mapping[str, Any], repeatable: bool, run: RunInfo) -> _Choice | None:
+        """Decide about the run that begins; None where there is nothing to choose from."""
+        arms = self._arms.get(run.num_inference_steps)
+        if not arms:
+            return None
+        kind = kind_of(facts, run)
+        if not self._tables[run.num_inference_steps].is_at(run.sigmas):
+            kind += f", noise levels {crc32(np.round(run.sigmas, 3).tobytes()):08x}"
+        turn = self._chooser.turn(kind, arms)
+        return _Choice(kind, arms, turn if repeatable else Turn(turn.arm))
+
+    def _timed(
+        self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], controller: Controller
+    ) -> tuple[Any, float]:
         synchronize()
         started = time.perf_counter()
-        controller = StaticSchedule(arms[arm].schedule)
         output = super().request(pipe, args, kwargs, controller=controller)
         synchronize()
-        self._chooser.note_time(kind, arms, arm, time.perf_counter() - started)
-        return output
+        return output, time.perf_counter() - started
 
-    def _audit(
-        self, pipe: Any, facts: dict[str, Any], kind: str, arms: list[Arm], turn: Turn
-    ) -> Any:
-        """Run a request under schedules, then as it is, and compare."""
-        silent = {name: None for name in _LISTENERS if name in facts}
-        drawn = []
-        for arm in turn.audited:
-            again = facts | silent | {"generator": _clone(facts["generator"])}
-            drawn.append(images_of(self._serve(pipe, (), again, kind, arms, arm)))
-        output = plain_call(pipe)(pipe, **facts)
+    def _audit(self, pipe: Any, again: Any, output: Any, choice: _Choice) -> None:
+        """Run a request that computed everything once more under schedules, and compare."""
+        kind, arms, turn = choice
         reference = images_of(output)
-        for arm, images in zip(turn.audited, drawn, strict=True):
+        for arm in turn.audited:
+            call = again | {"generator": _clone(again["generator"])}
+            one = _Chosen(self._controller, partial(_settled, choice._replace(turn=Turn(arm))))
+            drawn, seconds = self._timed(pipe, (), call, one)
+            self._chooser.note_time(kind, arms, arm, seconds)
+            images = images_of(drawn)
             if images is not None and reference is not None:
                 self._chooser.note_audit(kind, arms, arm, float(psnr_db(images, reference).min()))
-        return output
 
 
-def kind_of(facts: Mapping[str, Any], rows: int | None) -> str:
+class _Choice(NamedTuple):
+    """What was decided about a request."""
+
+    kind: str
+    arms: Sequence[Arm]
+    turn: Turn
+
+
+class _Chosen(Delegating):
+    """Has the schedule of a request chosen when its run begins: the scheduler knows the steps then.
+
+    Args:
+        usual: Decides where there is nothing to choose from.
+        choose: Called with the first run of the request.
+
+    Attributes:
+        choices: What was chosen, once the run has begun; shared by copies.
+    """
+
+    def __init__(self, usual: Controller, choose: Callable[[RunInfo], _Choice | None]) -> None:
+        self.choices: list[_Choice | None] = []
+        self._usual, self._choose = usual, choose
+
+    def reset(self, run: RunInfo) -> None:
+        """Choose for the first run; others follow as far as their steps allow."""
+        if not self.choices:
+            self.choices.append(self._choose(run))
+        choice = self.choices[0]
+        self._delegate: Controller = copy.copy(self._usual)
+        if choice is not None and (choice.turn.audited or choice.turn.arm is None):
+            self._delegate = AllCompute()
+        elif choice is not None and choice.turn.arm is not None:
+            schedule = choice.arms[choice.turn.arm].schedule
+            if len(schedule.modes) == run.num_inference_steps:
+                self._delegate = StaticSchedule(schedule)
+        self._delegate.reset(run)
+
+
+def _settled(choice: _Choice, run: RunInfo) -> _Choice:
+    """Choose what was chosen before."""
+    return choice
+
+
+def kind_of(facts: Mapping[str, Any], run: RunInfo) -> str:
     """Name the kind of a request: steps, rows, size, and length of the prompt in powers of two.
 
     How busy the machine is does not count: it slows all schedules, and times are measured anyway.
@@ -130,7 +178,7 @@ def kind_of(facts: Mapping[str, Any], rows: int | None) -> str:
     words = max((len(str(text).split()) for text in texts), default=0)
     size = f"{facts.get('width') or 'default'} x {facts.get('height') or 'default'}"
     return (
-        f"{facts['num_inference_steps']} steps, {rows or 1} rows, {size}, "
+        f"{run.num_inference_steps} steps, {run.rows} rows, {size}, "
         f"below {1 << words.bit_length()} words"
     )
 
@@ -158,13 +206,19 @@ def _arguments(plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     return facts
 
 
-def _is_repeatable(facts: Mapping[str, Any]) -> bool:
-    """Tell whether a call can be run again with the same noise, and gives images."""
+def _repeated(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments that run a call again, unheard and with the same noise.
+
+    None if it has no noise of its own to repeat, or gives no images to compare.
+    """
     generator = facts.get("generator")
     known = isinstance(generator, torch.Generator) or (
         isinstance(generator, list) and all(isinstance(g, torch.Generator) for g in generator)
     )
-    return known and facts.get("output_type", "pil") in ("pil", "pt", "np")
+    if not known or facts.get("output_type", "pil") not in ("pil", "pt", "np"):
+        return None
+    silent = {name: None for name in _LISTENERS if name in facts}
+    return {**facts, **silent, "generator": _clone(generator)}
 
 
 def _clone(generator: Any) -> Any:

@@ -237,3 +237,24 @@ def test_the_hash_changes_with_every_change_of_the_names() -> None:
     assert len(set(hashes)) == len(variants)
     assert schema_hash(tuple(names)) == hashes[0]
     assert all(len(digest) == 16 for digest in hashes)
+
+
+def test_drift_starts_over_where_latents_change_their_shape() -> None:
+    signals = random_signals(steps=STEPS, rows=ROWS, sites=SITES)
+    watching = Watching(np.zeros((STEPS, ROWS, SITES), dtype=np.int8), spending(14, 14, 14))
+    walk = Walk(watching, signals, range(ROWS))
+    first, second, third = (
+        walk.info()._replace(step=step, latents=latents, anew=step == 1)
+        for step, latents in enumerate(
+            [signals.latents[0], signals.latents[1][:, :2], signals.latents[2][:, :2]]
+        )
+    )
+
+    for info in (first, second, third):
+        watching.decide(info)
+
+    drift = [seen[:, NAMES.index("drift_since_step")] for seen in watching.observations]
+    assert (drift[1] == 0).all()
+    moved = (third.latents - second.latents).flatten(1).norm(dim=1)
+    expected = moved / second.latents.flatten(1).norm(dim=1)
+    np.testing.assert_allclose(drift[2], expected.clamp(max=5), rtol=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor
 import ditcache_rl as dc
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
-from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
+from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.policy import Policy, save_policy
 from ditcache_rl.schedules import CostModel, Scored
@@ -192,30 +192,50 @@ def test_other_steps_get_what_was_made_for_the_known_ones_and_a_note(
     assert "schedules for 9 steps were carried over by noise level from those for 4, 6" in notes[0]
 
 
-def test_a_target_out_of_reach_at_other_steps_is_refused_at_the_call_and_nothing_breaks(
+def test_a_request_with_too_few_steps_for_its_target_computes_everything_and_says_so(
     pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
+    plain = draw(pipe, tiny_call, steps=3)
     with dc.cached(pipe, policy, budget=0.25) as run:
         first = draw(pipe, tiny_call)
-        with pytest.raises(BudgetError, match="computes 1 of 3 site steps"):
-            draw(pipe, tiny_call, steps=3)
+        assert "compute everything" not in run.summary()
+        assert torch.equal(draw(pipe, tiny_call, steps=3), plain)
+        draw(pipe, tiny_call, steps=3)
         again = draw(pipe, tiny_call)
 
         assert torch.equal(first, again)
         assert run.cache.used_bytes == 0
+    assert [float(log.compute_share[0]) for log in run.logs] == [1 / 4, 1.0, 1.0, 1 / 4]
+    (note,) = [line for line in run.summary().splitlines() if "compute everything" in line]
+    assert "requests of 3 steps compute everything: expected a target within reach" in note
+    assert "received budget=0.25" in note
+    assert "computes 1 of 3 site steps" in note
 
 
-def test_a_floor_is_refused_where_none_was_measured(
+@pytest.mark.parametrize("steps", [1, 2])
+def test_so_does_one_of_a_bandit(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any], steps: int
+) -> None:
+    plain = draw(pipe, tiny_call, steps=steps)
+    with dc.cached(pipe, policy, speedup=4.0, adapt=dc.Bandit(min_psnr=1.0)) as run:
+        assert torch.equal(draw(pipe, tiny_call, steps=steps), plain)
+
+    assert f"requests of {steps} steps compute everything" in run.summary()
+
+
+def test_a_floor_computes_everything_where_none_was_measured(
     pipe: Any, policy: Policy, tiny_call: dict[str, Any]
 ) -> None:
     table = policy.tables[4]
     floors = {2: (30.0, 0.9), 4: (60.0, 1.0)}
     table = table.with_lines({n: Scored(*table[n][:3], *floor) for n, floor in floors.items()})
     policy = replace(policy, tables={**policy.tables, 4: table}, safe={4: table})
-    with dc.cached(pipe, policy, min_psnr=30.0):
+    plain = draw(pipe, tiny_call, steps=5)
+    with dc.cached(pipe, policy, min_psnr=30.0) as run:
         draw(pipe, tiny_call)
-        with pytest.raises(BudgetError, match="measured floors for 5 steps"):
-            draw(pipe, tiny_call, steps=5)
+        assert torch.equal(draw(pipe, tiny_call, steps=5), plain)
+
+    assert "measured floors for 5 steps" in run.summary()
 
 
 @pytest.mark.parametrize(
@@ -228,6 +248,17 @@ def test_a_floor_is_refused_where_none_was_measured(
         ({"speedpu": 2.0}, "received 'speedpu'. Did you mean 'speedup'?"),
         ({"memory": "70%"}, r"must be as Memory\(device='70%'\), received '70%'"),
         ({"record": "requests.jsonl"}, r"must be as Recorder\(.*, received 'requests.jsonl'"),
+        ({"adapt": "bandit"}, r"adapt must be as Bandit\(min_psnr=35\), received 'bandit'"),
+        ({"adapt": dc.Bandit}, "adapt must be as Bandit"),
+        ({"ranks": 2}, r"ranks must be as Ranks\(\), received 2"),
+        ({"speedup": "2"}, "speedup must be a number, received '2'"),
+        ({"budget": True}, "budget must be a number, received True"),
+        ({"min_psnr": torch.tensor(35.0)}, "min_psnr must be a number, received tensor"),
+        ({"speedup": float("nan")}, "speedup must be > 0, received nan"),
+        ({"sites": 0}, "sites must be a whole number >= 1, received 0"),
+        ({"sites": 1.5}, "sites must be a whole number >= 1, received 1.5"),
+        ({"sites": "2"}, "sites must be a whole number >= 1, received '2'"),
+        ({"blocks": 3}, "blocks must be a path as 'transformer.my_blocks', received 3"),
     ],
 )
 def test_arguments_that_contradict_are_refused(
@@ -235,6 +266,31 @@ def test_arguments_that_contradict_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         dc.attach(pipe, policy, **options)
+
+
+@pytest.mark.parametrize("option", [{"sites": 0}, {"sites": -1}, {"blocks": ["transformer"]}])
+def test_places_that_are_none_are_refused_with_a_controller(
+    option: dict[str, Any], pipe: Any
+) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(option))} must be"):
+        dc.attach(pipe, EveryK(2), **option)
+
+
+@pytest.mark.parametrize("nothing", [None, "shapes", {}, object(), torch.nn.Linear(2, 2)])
+def test_what_is_no_pipeline_is_refused(nothing: Any, policy: Policy) -> None:
+    with pytest.raises(UnsupportedModelError, match="expected a diffusers pipeline with a sched"):
+        dc.attach(nothing, policy)
+
+
+@pytest.mark.parametrize("nothing", [None, 2.0, EveryK, ["shapes-ppo"], object(), {}])
+def test_what_is_no_policy_is_refused(nothing: Any, pipe: Any) -> None:
+    with pytest.raises(ConfigError, match="policy must be a policy folder, the name of"):
+        dc.attach(pipe, nothing)
+
+
+def test_policies_by_name_are_offered_by_name(pipe: Any, policy: Policy) -> None:
+    with pytest.raises(ConfigError, match="dict; take one of its policies, 'fitted', 'even'"):
+        dc.attach(pipe, {"fitted": policy, "even": policy})  # type: ignore[arg-type]
 
 
 def test_cached_takes_what_attach_takes() -> None:

@@ -1,7 +1,8 @@
 import copy
 import inspect
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, Controller, EveryK, FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
+from ditcache_rl.extras.gan import LatentWalk
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo
 from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
@@ -91,16 +93,47 @@ def test_leaving_twice_is_harmless_and_a_runner_can_be_entered_again(tiny_pipe: 
     assert fingerprint(tiny_pipe) == before
 
 
-def test_an_attached_pipeline_still_looks_like_what_it_is(tiny_pipe: Any) -> None:
-    with BlockRunner(tiny_pipe, AllCompute(), TieredCache()):
-        kind = type(tiny_pipe)
-        assert isinstance(tiny_pipe, FluxPipeline)
-        assert (kind.__name__, kind.__module__, kind.__doc__) == (
-            FluxPipeline.__name__,
-            FluxPipeline.__module__,
-            FluxPipeline.__doc__,
-        )
-        assert inspect.getdoc(tiny_pipe.__call__) == inspect.getdoc(FluxPipeline.__call__)
+def looks(pipe: Any) -> list[Any]:
+    """Note what programs read of a pipeline to learn how it is called."""
+    kind, call = type(pipe), pipe.__call__
+    return [
+        *(getattr(kind, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")),
+        *(getattr(call, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")),
+        *(inspect.signature(called) for called in (call, pipe, kind.__call__)),
+        (call.__annotations__, get_type_hints(call), inspect.getdoc(call)),
+        [inspect.signature(part.forward) for part in (getattr(pipe, "transformer", None),) if part],
+    ]
+
+
+class Renamed(FluxPipeline):  # type: ignore[misc]
+    """A pipeline whose call is its author's own, undecorated and without a docstring."""
+
+    def __call__(self, prompt: str, /, *, steps: int = 4, **more: Any) -> Any:
+        return super().__call__(prompt, num_inference_steps=steps, **more)
+
+
+def renamed() -> Any:
+    pipe = build_tiny_pipe()
+    pipe.__class__ = Renamed
+    return pipe
+
+
+def walk() -> Any:
+    synthesis = nn.Module()
+    synthesis.blocks = nn.ModuleList([nn.Identity()])
+    return LatentWalk(synthesis)
+
+
+@pytest.mark.parametrize("make", [build_tiny_pipe, renamed, walk])
+def test_an_attached_pipeline_still_looks_like_what_it_is(make: Callable[[], Any]) -> None:
+    pipe = make()
+    kind, before = type(pipe), looks(pipe)
+
+    with BlockRunner(pipe, AllCompute(), TieredCache()):
+        assert isinstance(pipe, kind)
+        assert looks(pipe) == before
+        with BlockRunner(pipe, EveryK(2), TieredCache()):
+            assert looks(pipe) == before
 
 
 def test_hooks_that_others_have_put_on_a_block_work_during_and_after() -> None:
@@ -259,12 +292,10 @@ def test_threads_that_share_an_attached_transformer_do_not_share_state(tiny_pipe
         # Schedulers of diffusers keep their position in themselves, so every thread has its own.
         mine = copy.copy(tiny_pipe)
         mine.scheduler = copy.deepcopy(tiny_pipe.scheduler)
-        return [draw(mine, **call) for _ in range(3)]
+        with BlockRunner(mine, ByRow(), cache, sites=2):
+            return [draw(mine, **call) for _ in range(3)]
 
-    with (
-        BlockRunner(tiny_pipe, ByRow(), cache, sites=2),
-        ThreadPoolExecutor(len(calls)) as pool,
-    ):
+    with ThreadPoolExecutor(len(calls)) as pool:
         drawn = list(pool.map(work, calls))
 
     for mine, alone in zip(drawn, expected, strict=True):

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,64 @@ def test_a_callback_hears_an_audited_request_once(
         draw(tiny_pipe, tiny_call, callback_on_step_end=listen)
 
     assert heard == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("audit", [1.0, 1e-9])
+def test_steps_come_from_the_scheduler(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any], audit: float
+) -> None:
+    levels = {"sigmas": [1.0, 0.7, 0.5, 0.2], "num_inference_steps": None}
+    plain = _without_steps(tiny_pipe, tiny_call, **levels)
+    bandit = dc.Bandit(min_psnr=1.0, audit=audit)
+
+    with dc.cached(tiny_pipe, policy, adapt=bandit) as run:
+        drawn = _without_steps(tiny_pipe, tiny_call, **levels)
+        _without_steps(tiny_pipe, tiny_call, **levels | {"sigmas": [1.0, 0.5]})
+
+    assert {log.run.num_inference_steps for log in run.logs} == {4, 2}
+    assert torch.equal(drawn, plain) is (audit == 1.0)
+    assert all("4 steps" in line and "noise levels" in line for line in bandit.summary())
+    assert known(bandit) == (audit == 1.0)
+
+
+def _without_steps(pipe: Any, call: dict[str, Any], **options: Any) -> Tensor:
+    """Draw with `num_inference_steps` left out, where it is None."""
+    options = {name: value for name, value in options.items() if value is not None}
+    generator = torch.Generator().manual_seed(0)
+    prompt = PROMPTS["test"][0]
+    images: Tensor = pipe(prompt, output_type="pt", generator=generator, **call, **options).images
+    return images
+
+
+def test_a_pipeline_of_timesteps_is_served_as_one_of_step_counts(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    class FromTimesteps(type(tiny_pipe)):  # type: ignore[misc]
+        def __call__(self, prompt: str, timesteps: Any = None, **more: Any) -> Any:
+            sigmas = [t / 1000 for t in timesteps]
+            return super().__call__(prompt, sigmas=sigmas, num_inference_steps=6, **more)
+
+    pipe = copy.copy(tiny_pipe)
+    pipe.__class__ = FromTimesteps
+    bandit = dc.Bandit(min_psnr=1.0, audit=1.0)
+    with dc.cached(pipe, policy, adapt=bandit) as run:
+        _without_steps(pipe, tiny_call, timesteps=[1000, 750, 500, 250])
+
+    assert {log.run.num_inference_steps for log in run.logs} == {4}
+    assert known(bandit) == 1
+
+
+def test_an_audit_repeats_the_noise_and_uses_it_once(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    plain, attached = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    first = draw(tiny_pipe, tiny_call, generator=plain)
+    with dc.cached(tiny_pipe, policy, adapt=dc.Bandit(min_psnr=1.0, audit=1.0)) as run:
+        assert torch.equal(draw(tiny_pipe, tiny_call, generator=attached), first)
+
+    assert torch.equal(plain.get_state(), attached.get_state())
+    assert run.logs[0].compute_share == 1
+    assert all(log.compute_share < 1 for log in list(run.logs)[1:])
 
 
 def test_a_controller_leaves_nothing_to_choose(tiny_pipe: Any) -> None:
