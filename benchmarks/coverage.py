@@ -35,7 +35,7 @@ import statistics
 import tempfile
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +123,14 @@ def _sweep(kind: str, names: list[str], make: Callable[[str], Unit]) -> list[dic
 
 
 def _request_figures(each: int) -> dict[str, float]:
-    pipe, cache = build_tiny_pipe(), TieredCache()
+    pipe = build_tiny_pipe()
     ours = threads_identical(
         pipe,
-        lambda own: BlockRunner(own, EveryK(2, order=1), cache, sites=2),
+        lambda: BlockRunner(pipe, EveryK(2, order=1), TieredCache(), sites=2),
         threads=THREADS,
         each=each,
     )
-    with _first_block_cache(pipe):  # on the transformer, which all sessions share
-        peer = threads_identical(pipe, nullcontext, threads=THREADS, each=each)
+    peer = threads_identical(pipe, lambda: _first_block_cache(pipe), threads=THREADS, each=each)
     right, left = cancel_identical(pipe)
     with tempfile.TemporaryDirectory() as folder:
         start_processes(  # type: ignore[no-untyped-call]

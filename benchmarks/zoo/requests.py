@@ -46,26 +46,21 @@ def mixed_request(number: int) -> Callable[[Any], Tensor]:
 
 
 def threads_identical(
-    pipe: Any, attach: Callable[[Any], AbstractContextManager[Any]], *, threads: int, each: int
+    pipe: Any, attach: Callable[[], AbstractContextManager[Any]], *, threads: int, each: int
 ) -> int:
     """Count the requests that draw the same among others as alone.
 
     Args:
         pipe: Is called through sessions.
-        attach: Attaches one of them.
+        attach: Attaches it.
         threads: How many call it at the same time.
         each: Requests of each.
     """
     requests = [mixed_request(number) for number in range(threads * each)]
-
-    def outcome(request: Callable[[Any], Tensor]) -> Tensor | None:
-        own = session(pipe)
-        with attach(own):
-            return _outcome(own, request)
-
-    alone = list(map(outcome, requests))
-    with ThreadPoolExecutor(threads) as pool:
-        together = list(pool.map(outcome, requests))
+    with attach():
+        alone = [_outcome(pipe, request) for request in requests]
+    with attach(), ThreadPoolExecutor(threads) as pool:
+        together = list(pool.map(lambda request: _outcome(session(pipe), request), requests))
     return sum(
         a is not None and b is not None and torch.equal(a, b)
         for a, b in zip(alone, together, strict=True)

@@ -34,7 +34,6 @@ class BlockRunner:
     """Run every call of a pipeline as a request under a controller, for as long as it is entered.
 
     Each request works on a shallow copy of the controller, so that one runner serves many threads.
-    Copies of an attached pipeline, shallow, deep or pickled, are plain until they are attached.
 
     Args:
         pipe: A diffusers pipeline with a `scheduler` and at least one denoiser. It is used as it
@@ -186,20 +185,17 @@ class BlockRunner:
 
 
 def _request_class(plain: type) -> type:
-    """Derive a class whose `__call__` is a request, that looks like the plain one, copies too."""
+    """Derive a class whose `__call__` is a request, and that looks like the plain one."""
 
     @wraps(plain.__call__)
     def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-        return pipe.__dict__[_RUNNERS][-1].request(pipe, args, kwargs)
-
-    def reduce(pipe: Any, protocol: Any) -> Any:
-        """Tell `copy` and `pickle` what the plain pipeline would: runners stay behind."""
-        bare: Any = object.__new__(plain)
-        bare.__dict__ = {name: value for name, value in vars(pipe).items() if name != _RUNNERS}
-        return bare.__reduce_ex__(1)  # of later ones `pickle` wants the class of the original
+        runners = pipe.__dict__.get(_RUNNERS)
+        if not runners:  # a copy of a pipeline that has been detached since
+            return plain.__call__(pipe, *args, **kwargs)
+        return runners[-1].request(pipe, args, kwargs)
 
     like = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(plain.__name__, (plain,), {"__call__": call, "__reduce_ex__": reduce, **like})
+    return type(plain.__name__, (plain,), {"__call__": call, **like})
 
 
 def _plain_class(attached: type) -> Any:

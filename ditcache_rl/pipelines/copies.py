@@ -13,9 +13,9 @@ def session(pipe: Any) -> Any:
     """Return a pipeline that shares all weights and has scheduler and tokenizers of its own.
 
     A diffusers pipeline counts its steps in its scheduler and keeps settings of a call on itself,
-    so one pipeline serves one request at a time. Any number of sessions may be called at the same
-    time, from threads or, through `asyncio.to_thread`, from tasks. A session is plain, whatever is
-    attached to the original, until it is attached itself.
+    so one pipeline serves one request at a time. Sessions of an attached pipeline run under the
+    same policy; any number of them may be called at the same time, from threads or, through
+    `asyncio.to_thread`, from tasks.
 
     Args:
         pipe: A diffusers pipeline, attached or not.

@@ -292,10 +292,12 @@ def test_threads_that_share_an_attached_transformer_do_not_share_state(tiny_pipe
         # Schedulers of diffusers keep their position in themselves, so every thread has its own.
         mine = copy.copy(tiny_pipe)
         mine.scheduler = copy.deepcopy(tiny_pipe.scheduler)
-        with BlockRunner(mine, ByRow(), cache, sites=2):
-            return [draw(mine, **call) for _ in range(3)]
+        return [draw(mine, **call) for _ in range(3)]
 
-    with ThreadPoolExecutor(len(calls)) as pool:
+    with (
+        BlockRunner(tiny_pipe, ByRow(), cache, sites=2),
+        ThreadPoolExecutor(len(calls)) as pool,
+    ):
         drawn = list(pool.map(work, calls))
 
     for mine, alone in zip(drawn, expected, strict=True):
