@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.harness import Benchmark, console, parser
-from benchmarks.precision.coarse import coarse_steps, draw_coarse
+from benchmarks.precision.coarse import coarse_first_steps, draw_coarse
 from benchmarks.precision.compression import compression
 from benchmarks.precision.drawn import STEPS
 from benchmarks.precision.forecasts import forecasts
@@ -44,7 +44,7 @@ def main() -> None:
     found = forecasts(board, config, schedule)
     ways = found["policy"]
     best = max(ways, key=lambda way: ways[way]["select_db"])
-    coarse = coarse_steps(board, config, schedule)
+    coarse = coarse_first_steps(board, config, schedule)
     if options.picture is not None:
         draw_coarse(board, config, options.picture)
     compressed = compression(config, schedule)

@@ -49,7 +49,7 @@ class CoarseRun(NamedTuple):
             return board.draw(cases)
 
 
-def coarse_steps(board: Board, config: EnvConfig, schedule: Schedule) -> dict[str, Any]:
+def coarse_first_steps(board: Board, config: EnvConfig, schedule: Schedule) -> dict[str, Any]:
     """Judge the network on pairs, and coarse steps by images and times, alone and on a schedule."""
     cases = cases_of(config, "test")
     net = load_upscaler(UPSCALER)
