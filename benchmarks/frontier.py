@@ -40,7 +40,7 @@ from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.pipelines.open import BUILTIN
 
 PROMPTS, QUICK_PROMPTS = 128, 32
-#: Prompts of a search, and candidates that it draws per budget; in a short run fewer.
+#: Prompts of a search, and candidates that it draws per number of computes; in a short run fewer.
 SEARCH_PROMPTS, EVALUATIONS = 8, 24
 QUICK_SEARCH_PROMPTS, QUICK_EVALUATIONS = 4, 12
 SCHEDULES = ROOT / "benchmarks" / "results" / "frontier-schedules.json"

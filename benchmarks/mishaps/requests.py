@@ -150,7 +150,7 @@ def cancelled(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
 
 
 def replayed(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
-    """Run so many requests of two rows on a failing disk; each is the replay of its mask."""
+    """Run so many requests of two rows on a failing disk; each is the replay of its modes."""
     found, requests, failed = Findings(), Requests(), 0
     for seed in range(amount):
         rng = random.Random(seed)
@@ -191,10 +191,10 @@ def soak(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     `details["bytes_per_request"]` is the slope of the resident memory after the warm-up.
     """
     found, requests, rng = Findings(), Requests(), random.Random(10)
-    tables = [mixed(kind, _SOAK_STEPS, _SITES) for kind in range(_KINDS)]
+    schedules = [mixed(kind, _SOAK_STEPS, _SITES) for kind in range(_KINDS)]
     expected = []
-    for kind, table in enumerate(tables):
-        with requests.under(table, TieredCache()) as logs:
+    for kind, modes in enumerate(schedules):
+        with requests.under(modes, TieredCache()) as logs:
             expected.append((requests.draw(kind, _SOAK_STEPS), logs[0].modes))
     io = FaultyIO(rng, rate=0.01, slow_s=0.0)
     cache = TieredCache(2 * _ENTRY, 3 * _ENTRY, _DISK_BYTES, cache_dir=folder, io=io)
@@ -203,7 +203,7 @@ def soak(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     served = complete = 0
     for index in range(amount):
         kind = index % _KINDS
-        with requests.under(tables[kind], cache) as logs:
+        with requests.under(schedules[kind], cache) as logs:
             if index % 10 == 9:
                 _cancel(requests, kind)
             else:

@@ -22,7 +22,7 @@ from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, scheduler_identity
 from ditcache_rl.schedules import ComputePath, Objective, Schedule
-from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials
+from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, proposals
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
 from ditcache_rl.search.paths import cheapest_path, minimax_path
 from ditcache_rl.types import HISTORY, Mode
@@ -110,7 +110,15 @@ def _search(
         space = Space(steps, 1) if between is None else Space(steps, 1, between=between)
         trials = Trials(board, cases, Objective(), space=space)
         rng = np.random.default_rng(0)
-        problem = Problem(trials, sorted(counts), evaluations, rng, calibration)
+        problem = Problem(
+            trials,
+            sorted(counts),
+            evaluations,
+            rng,
+            Calibration(board, cases, say),
+            # From what the stack adds, for both: it is measured already.
+            propose=lambda _, space, computes: proposals(calibration, space, computes),
+        )
         try:
             table = METHODS[method](problem)
         except UnsupportedModelError as error:

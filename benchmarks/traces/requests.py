@@ -95,8 +95,8 @@ def past_of(schedules: Sequence[Modes]) -> Past:
     sites = np.arange(SITES)
     for modes in schedules:
         age = np.zeros(SITES, dtype=np.int64)
-        for row in modes[1:]:
-            read = row != Mode.COMPUTE
+        for step in modes[1:]:
+            read = step != Mode.COMPUTE
             reads[sites, age] += read
             seen[sites, age] += 1
             age = np.where(read, age + 1, 0)

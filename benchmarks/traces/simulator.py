@@ -126,8 +126,8 @@ def schedule_trace(modes: Modes, *, nbytes: int = 1) -> list[Access]:
     """Turn a (steps, sites) schedule of reuse into the accesses of its loop."""
     return [
         Access(site, bool(mode == Mode.COMPUTE), nbytes)
-        for row in modes
-        for site, mode in enumerate(row.tolist())
+        for step in modes
+        for site, mode in enumerate(step.tolist())
     ]
 
 

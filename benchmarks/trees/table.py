@@ -1,7 +1,7 @@
 """The table behind `headroom.py`: PSNR of every schedule of 12 steps on 64 prompts, built once.
 
 Half of the prompts (train) are there to choose schedules on, the other half (test) to score them.
-Building is resumable: every image's row of a kind is a file until the table is complete.
+Building is resumable: the scores of an image and a kind are a file until the table is complete.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def build(env: str, pieces: Path, *, half: int = HALF, workers: int | None = Non
 
     Args:
         env: The environment.
-        pieces: Folder of the finished rows; what is there is not made again.
+        pieces: Folder of the finished images; what is there is not made again.
         half: Prompts per half.
         workers: Processes; as many as there are cores by default.
     """
@@ -143,7 +143,7 @@ def work(
 
     Args:
         env: The environment.
-        pieces: Folder of the finished rows.
+        pieces: Folder of the finished images.
         half: Prompts per half.
         share: Index of this process and number of processes.
         limit_s: Seconds after which no further image is begun.
@@ -163,10 +163,10 @@ def work(
     for kind, case in missing:
         if time.perf_counter() - started > limit_s:
             return False
-        row = _score(board, case, KINDS[kind])
+        scores = _score(board, case, KINDS[kind])
         file = _piece(pieces, kind, case)
         with replacing(file) as partial:
-            np.save(partial, row.astype(np.float16))
+            np.save(partial, scores.astype(np.float16))
     return True
 
 
@@ -177,7 +177,7 @@ def _jobs(config: EnvConfig, half: int) -> list[tuple[str, Case]]:
 
 
 def assemble(config: EnvConfig, pieces: Path, file: Path, *, half: int = HALF) -> None:
-    """Join the finished rows into the table's file."""
+    """Join the finished images into the table's file."""
     choose, held_out = table_cases(config, half)
     source = config.pipeline
     pipe = open_pipeline(source.source, dtype="float32", device=source.device)

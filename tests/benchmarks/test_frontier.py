@@ -12,7 +12,7 @@ from benchmarks.costs.real_sizes import examine
 from benchmarks.frontier import SCHEDULES
 from benchmarks.peers.contender import Contender, Setup
 from benchmarks.peers.contenders import CONTENDERS
-from benchmarks.peers.searched import read_entry, with_schedules, write_entry
+from benchmarks.peers.searched import read_entry, schedules_for, with_schedules, write_entry
 from benchmarks.peers.under_runner import PLAIN
 from benchmarks.race.frontiers import at_quality, at_speedup, curves, figures_of, lines_of
 from benchmarks.race.host import Entrant, LocalHost
@@ -160,6 +160,37 @@ def test_every_contender_is_measured_or_a_line_with_its_error(pipe: Any, tmp_pat
     assert by_name["fewer steps"]["executed_share"] == pytest.approx(3 / STEPS)
     assert by_name["fewer steps"]["cache_bytes"] == 0
     assert by_name["FirstBlockCache"]["cache_bytes"] > 0  # type: ignore[operator]
+
+
+def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted(
+    pipe: Any, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    search: dict[str, Any] = {
+        "steps": STEPS,
+        "call": CALL,
+        "cases": CASES,
+        "evaluations": 4,
+        "file": tmp_path / "schedules.json",
+        "say": said.append,
+    }
+
+    found = schedules_for(pipe, **search)
+
+    count = len(said)
+    assert schedules_for(pipe, **search) == found
+    assert len(said) == count  # nothing was searched again
+    assert set(found["schedules"]) == {
+        "DPCache",
+        "MeanCache-like",
+        "LeMiCa",
+        "BudCache",
+        "whole denoiser",
+    }
+    assert all(entry["weights"] for entry in found["schedules"]["whole denoiser"].values())
+    for by_computes in with_schedules(Setup(pipe, STEPS, lambda: None), found).schedules.values():
+        for computes, schedule in by_computes.items():
+            assert schedule.computes == computes
 
 
 def test_the_schedules_that_are_kept_are_read_and_written_as_they_are() -> None:
