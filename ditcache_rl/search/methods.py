@@ -27,7 +27,7 @@ def search_uniform(problem: Problem) -> ScheduleTable:
     return _one_by_one(
         problem,
         lambda computes, before: _best_of(
-            problem.attempt(), [space.spaced(computes, between=mode) for mode in space.between]
+            problem, [space.spaced(computes, between=mode) for mode in space.between]
         ),
     )
 
@@ -146,8 +146,9 @@ def _local(
 def _best_proposal(
     problem: Problem, propose: Propose, computes: int, before: Schedule | None
 ) -> Scored:
-    return _best_of(problem.attempt(), propose(problem.calibration, problem.space, computes))
+    return _best_of(problem, propose(problem.calibration, problem.space, computes))
 
 
-def _best_of(attempt: Attempt, schedules: Sequence[Schedule]) -> Scored:
+def _best_of(problem: Problem, schedules: Sequence[Schedule]) -> Scored:
+    attempt = problem.attempt(schedules)
     return attempt.scored(max(attempt.score(schedules), key=attempt.value))

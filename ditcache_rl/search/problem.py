@@ -78,7 +78,7 @@ class Problem:
         grown = [] if before is None else [pay_up(Schedule(before.modes), computes)]
         return [*proposed, *grown, *first]  # where not all may be scored, the likeliest are
 
-    def attempt(self, first: Sequence[Schedule] = ()) -> Attempt:
+    def attempt(self, first: Sequence[Schedule]) -> Attempt:
         """Begin the search of one number of computes, starting from some schedules."""
         return self.trials.attempt(self.evaluations or len(first))
 

@@ -112,6 +112,19 @@ def test_a_search_stays_within_its_space(
         assert set(schedule.modes.ravel().tolist()) == {Mode.COMPUTE, Mode.FORECAST1}
 
 
+@pytest.mark.parametrize("name", MODES)
+def test_without_evaluations_the_starts_alone_are_scored(
+    name: str, tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    board = Board(tiny_pipe, 5, sites=1, call=tiny_call, rows=8)
+    trials = Trials(board, CASES, Objective())
+    rng = np.random.default_rng(0)
+
+    table = METHODS[name](Problem(trials, [2, 3], 0, rng, Calibration(board, CASES)))
+
+    assert list(table) == [2, 3]
+
+
 @pytest.mark.parametrize("name", ["climb", "anneal", "nsga2"])
 def test_evaluations_are_bounded(name: str) -> None:
     puzzle = Puzzle(hidden_schedule(12, 1, 0), rows=2)
