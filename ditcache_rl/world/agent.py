@@ -1,0 +1,64 @@
+"""An agent that keeps deadlines: a network that corrects what a prior would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.world.moment import Moment, observation
+from ditcache_rl.world.simulator import Decide
+
+#: Log-odds of what the prior does against the other action.
+PRIOR = 2.5
+
+
+def agent_input(
+    moment: Moment, wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what a network sees and what it may do: (rows, NAMES + 2), (rows, 2).
+
+    The last two columns are the log-prior of leaving out and of computing. The first step is
+    computed; one that can't be in time any more is not.
+
+    Args:
+        moment: Now.
+        wanted: (rows,) what the prior does.
+    """
+    seen = observation(moment)
+    late = moment.left < moment.slowdown[:, 0] * _LEAST
+    masks = np.stack([np.ones_like(late), ~late], axis=1)
+    if moment.step == 0:
+        masks[:] = [False, True]
+    prior = np.stack([np.where(wanted, 0.0, PRIOR), np.where(wanted, PRIOR, 0.0)], axis=1)
+    return np.concatenate([seen, prior.astype(np.float32)], axis=1), masks
+
+
+#: Of a compute at the present speed, what must be left to begin it: slower moments pass.
+_LEAST = 0.4
+
+
+class Agent:
+    """Do what a network thinks best.
+
+    Args:
+        network: (rows, NAMES + 2) observations to (rows, 2) logits.
+        prior: What it was trained from.
+        caution: Log-odds that are taken off computing; above zero more images are in time.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        prior: Decide,
+        *,
+        caution: float = 0.0,
+    ) -> None:
+        self.network, self.prior, self.caution = network, prior, caution
+
+    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
+        """Tell which rows compute: (rows,)."""
+        seen, masks = agent_input(moment, self.prior(moment))
+        logits = np.where(masks, self.network(seen), -np.inf)
+        return np.asarray(logits[:, 1] - self.caution > logits[:, 0])

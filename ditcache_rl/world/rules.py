@@ -1,0 +1,105 @@
+"""Rules that keep a deadline: which steps compute, from what is known at each of them.
+
+Where quality and load are known well, these are hard to beat: what an agent learns is measured
+against them, and they are what a deadline is kept with where it learns nothing more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.schedules.placement import Placement
+from ditcache_rl.types import Floats
+from ditcache_rl.world.moment import Moment, Prices
+
+
+@dataclass(frozen=True)
+class ByDeadline:
+    """Follow the best static schedule for the time that is given, whatever happens.
+
+    Attributes:
+        computed: (steps + 1, steps) whether a schedule of so many computes computes a step.
+        computes: (deadlines, speeds) computes of the schedule that is followed.
+        deadlines: Upper edges of all but the last class of times, ascending.
+        speeds: Upper edges of all but the last class of slowdowns at the start; none for one class.
+    """
+
+    computed: NDArray[np.bool_]
+    computes: NDArray[np.int64]
+    deadlines: Floats
+    speeds: Floats
+
+    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
+        """Tell which rows compute: (rows,)."""
+        return self.computed[self.chosen(moment), moment.step]
+
+    def chosen(self, moment: Moment) -> NDArray[np.int64]:
+        """Return the computes of the schedule of every row: (rows,)."""
+        start = moment.gauge[:, _START]
+        return self.computes[
+            np.searchsorted(self.deadlines, moment.given), np.searchsorted(self.speeds, start)
+        ]
+
+
+@dataclass(frozen=True)
+class Replanning:
+    """Plan the rest anew at every step: as many computes as fit, each where it is best.
+
+    Attributes:
+        placement: Where computes are best.
+        prices: Of steps.
+        rate: Which of the gauge's averages is the present speed, between its places.
+        margin: Share of the time left that is kept back.
+        jump: Computes' worth of time that is kept back besides.
+        reverts: Over how many computes' worth of time a speed returns half-way to the slow average;
+            infinite if it stays.
+    """
+
+    placement: Placement
+    prices: Prices
+    rate: float = 0.0
+    margin: float = 0.0
+    jump: float = 0.0
+    reverts: float = np.inf
+
+    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
+        """Tell which rows compute: (rows,)."""
+        return planned(self.placement, moment, self.fitting(moment))
+
+    def fitting(self, moment: Moment) -> NDArray[np.int64]:
+        """Return how many computes fit into the time that is left: (rows,)."""
+        averages = moment.gauge[:, :3]
+        low = int(self.rate)
+        high, share = min(low + 1, 2), self.rate - low
+        now = (1 - share) * averages[:, low] + share * averages[:, high]
+        slowdown = np.exp(now)
+        if np.isfinite(self.reverts):
+            ahead = np.maximum(moment.left, 0.0) / slowdown / self.reverts
+            held = -np.expm1(-ahead) / np.maximum(ahead, 1e-6)
+            slowdown = np.exp(held * now + (1 - held) * averages[:, 2])
+        return fitting(moment, self.prices, slowdown, self.margin, self.jump)
+
+
+def fitting(
+    moment: Moment, prices: Prices, slowdown: Floats, margin: float, jump: float
+) -> NDArray[np.int64]:
+    """Return how many computes fit into the time that is left, at a slowdown: (rows,)."""
+    idle = prices.idle * (moment.steps - moment.step)
+    room = moment.left * (1 - margin) / slowdown - idle - jump
+    return np.maximum(np.floor(room), 0).astype(np.int64)
+
+
+def planned(
+    placement: Placement, moment: Moment, left: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Tell whether the best plan with so many computes left computes now: (rows,)."""
+    if moment.step == 0:
+        return np.ones(len(left), dtype=bool)
+    stops = placement.next_stop(left, moment.older, moment.newest, moment.step)
+    return np.asarray((stops == moment.step) & (left > 0))
+
+
+_START = 7  # place of `slowdown_at_start` in the gauge's facts
