@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-#: Machines whose transfers `[world] transfers` may name; their figures are in `cache/transfers.py`.
+#: Machines whose transfers `[world] transfers` may name; their figures are in `cache/rates.py`.
 MACHINES = ("h100", "rtx4090")
 
 
