@@ -108,15 +108,19 @@ class MemoryWorld:
         """Start an image; the seed says how caps move, `planned` is as in `Residence`."""
         return ImageMemory(self, self.moves(seed), planned)
 
-    def play(self, schedule: Schedule, tiers: Tiers, seed: int) -> ImageMemory:
-        """Play a schedule whose modes are known beforehand to its end.
+    def play(self, schedule: Schedule, seed: int, *, known: bool = True) -> ImageMemory:
+        """Play a schedule to its end.
 
         Args:
-            schedule: What is wished.
-            tiers: (steps, sites) where what is computed shall lie.
+            schedule: What is wished; without tiers all is kept on the device, as far as it fits.
             seed: How caps move.
+            known: Whether the cache knows the schedule beforehand, as it does of static ones, or
+                guesses.
         """
-        memory = self.begin(seed, schedule.modes)
+        memory = self.begin(seed, schedule.modes if known else None)
+        tiers = schedule.tiers
+        if tiers is None:
+            tiers = np.full_like(schedule.modes, Tier.DEVICE)
         for modes, wished in zip(schedule.modes, tiers, strict=True):
             memory.advance()
             memory.act(modes, wished)

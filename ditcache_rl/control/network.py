@@ -180,7 +180,9 @@ def _tier_prior(
     default = priors[0, count:]
     table = np.tile(default, (schedules[0].steps, len(schedules), 1))
     for row, one in enumerate(schedules):
-        for step in np.flatnonzero(one.costs) if one.tiers is not None else ():
+        if one.tiers is None:
+            continue
+        for step in np.flatnonzero(one.costs):
             tier = Tier(int(one.tiers[step, int(np.argmin(one.modes[step]))]))
             if tier in actions.tiers:
                 table[step, row] = 0.0
