@@ -75,6 +75,17 @@ class History(Protocol):
         ...
 
 
+class MemoryView(NamedTuple):
+    """Where the entries of one image lie, and what the device has room for."""
+
+    free_share: float
+    """Of the device tier's cap that is unused, 1 where there is no cap."""
+    cap_share: float
+    """The cap over the largest that it ever has, 1 where there is none."""
+    tiers: Tiers
+    """(sites,) where the newest entry of every site lies; DROP where there is none."""
+
+
 class StepInfo(NamedTuple):
     """What a controller may look at when it decides a step."""
 
@@ -98,6 +109,8 @@ class StepInfo(NamedTuple):
     """Of the device tier's cap that is unused, 1 where there is no cap."""
     anew: bool = False
     """Some tensor has another shape than at the step before; histories are empty then."""
+    memory: Callable[[], Sequence[MemoryView]] | None = None
+    """Returns where the entries of every row lie; None if nobody keeps them."""
 
 
 class Fitted(NamedTuple):

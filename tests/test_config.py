@@ -85,6 +85,36 @@ def test_what_a_file_leaves_out_has_defaults(env: Path) -> None:
     assert (config.ppo.rows, config.reward.psnr, config.pipeline.device) == (32, 1.0, "auto")
 
 
+def test_a_world_that_is_not_described_stands_still(env: Path) -> None:
+    assert not load_env(env).world.prices_memory
+
+
+@pytest.mark.parametrize("line", ['transfers = "h100"', "memory_weight = 0.5", "caps = [1, 0.5]"])
+def test_a_world_that_says_anything_of_memory_prices_it(env: Path, line: str) -> None:
+    env.write_text(f"{TEXT}\n[world]\n{line}\n")
+
+    assert load_env(env).world.prices_memory
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ('transfers = "h10"', "[world] transfers must be among"),
+        ("memory_weight = -1", "[world] memory_weight must be >= 0"),
+        ("caps = [0.5, 1.5]", "[world] caps must lie in [0, 1]"),
+        ("dwell_steps = 0.5", "[world] dwell_steps must be >= 1"),
+        ("wait_weight = -1", "[world] wait_weight must be >= 0"),
+        ("caps = 1", "[world] caps must be"),
+    ],
+)
+def test_a_fault_of_the_world_is_named_with_its_rule(env: Path, line: str, rule: str) -> None:
+    env.write_text(f"{TEXT}\n[world]\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_env(env)
+
+    assert rule in str(caught.value)
+
+
 def test_prompts_are_read_beside_the_file_and_without_blanks(env: Path) -> None:
     config = load_env(env)
 

@@ -4,18 +4,24 @@ from ditcache_rl.bench.board import Board, Quality, Scorer, caps_of, cases_of, n
 from ditcache_rl.bench.draw import Case, Drawn, draw
 from ditcache_rl.bench.profile import keep_profile, measure_profile
 from ditcache_rl.bench.replay import Replay
+from ditcache_rl.bench.world import Bill, ImageMemory, MemoryWorld, bill_of, transfers_of
 
 __all__ = [
+    "Bill",
     "Board",
     "Case",
     "Drawn",
+    "ImageMemory",
+    "MemoryWorld",
     "Quality",
     "Replay",
     "Scorer",
+    "bill_of",
     "caps_of",
     "cases_of",
     "draw",
     "keep_profile",
     "measure_profile",
     "named_computes",
+    "transfers_of",
 ]

@@ -21,7 +21,7 @@ from ditcache_rl.errors import StateError
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.metrics import psnr_db, ssim
 from ditcache_rl.schedules import Schedule, computes_of
-from ditcache_rl.types import Floats
+from ditcache_rl.types import Floats, Mode
 
 _NO_CAPS = Caps()
 #: Seeds of the images of one prompt lie so far apart; no part has as many prompts.
@@ -82,6 +82,7 @@ class Board:
         self.cache = TieredCache.under(caps, device=torch.device(pipe.device))
         self._references: dict[Case, Tensor] = {}
         self._sigmas: Floats | None = None
+        self._entry_bytes: int | None = None
 
     @classmethod
     def of(cls, config: EnvConfig, pipe: Any, *, steps: int) -> Board:
@@ -143,6 +144,17 @@ class Board:
             self._sigmas = log.run.sigmas
         return self._sigmas
 
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes that a site keeps of one image, all branches together; read off a call once."""
+        if self._entry_bytes is None:
+            modes = np.full((self.steps, self.sites), Mode.REUSE, dtype=np.int8)
+            modes[0] = Mode.COMPUTE
+            log = self.draw([Case("", 0)], StaticSchedule(Schedule(modes))).log
+            assert log is not None, "a controller makes one"
+            self._entry_bytes = log.peak_bytes // self.sites
+        return self._entry_bytes
+
     def judge(self, images: Tensor, cases: Sequence[Case]) -> Quality:
         """Compare images with their references."""
         references = self.references(cases)
@@ -182,9 +194,13 @@ def caps_of(config: EnvConfig, pipe: Any) -> Caps:
     The device tier is not lowered to what is free at the moment: agents see how full it is, and the
     same seed must show them the same.
 
+    Where memory is priced, tiers are those of every image on its own, and none is there for all.
+
     Raises:
         ConfigError: If the machine has less than that, or the directory is not fit.
     """
+    if config.world.prices_memory:
+        return _NO_CAPS
     cache = config.cache
     device = torch.device(pipe.device)
     slower = Memory(

@@ -137,6 +137,14 @@ class TieredCache:
             self._inventory.flights.settle()  # tensors may have died since the last call
             return self._inventory.used_bytes
 
+    def tier_of(self, key: EntryKey) -> Tier:
+        """Return where an entry lies; DROP if it is nowhere."""
+        with self._lock:
+            if key in self.device:
+                return Tier.DEVICE
+            level = self._inventory.level_of(key)
+        return Tier.DROP if level is None else level
+
     @property
     def looks_ahead(self) -> bool:
         """Whether there is anything that `prefetch` could load."""

@@ -32,6 +32,7 @@ class DeviceTier:
     def __init__(self, cap_bytes: int | None = None) -> None:
         #: Most bytes to hold; None for no limit.
         self.cap_bytes = cap_bytes
+        self._first_cap_bytes = cap_bytes
         #: Entries that were modified behind the tier's back.
         self.altered = 0
         self._entries: dict[EntryKey, tuple[Tensor, int]] = {}
@@ -48,6 +49,12 @@ class DeviceTier:
         if self.cap_bytes is None:
             return 1.0
         return max(0.0, 1.0 - self._used_bytes / self.cap_bytes) if self.cap_bytes else 0.0
+
+    @property
+    def cap_share(self) -> float:
+        """The cap over what it was at first; 1 without a cap."""
+        cap, first = self.cap_bytes, self._first_cap_bytes
+        return 1.0 if cap is None or not first else cap / first
 
     def has_room(self, nbytes: int, *, spare: int = 0) -> bool:
         """Tell whether so many bytes fit, with some to spare."""

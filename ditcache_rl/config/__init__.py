@@ -19,9 +19,11 @@ from ditcache_rl.config.settings import (
 )
 from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_policies
 from ditcache_rl.config.sizes import memory_bytes, parse_bytes
+from ditcache_rl.config.world import MACHINES, WorldConfig
 
 __all__ = [
     "ALGORITHMS",
+    "MACHINES",
     "CacheConfig",
     "EnvConfig",
     "PPOConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "SearchConfig",
     "SeedConfig",
     "TargetConfig",
+    "WorldConfig",
     "find_policy",
     "load_env",
     "memory_bytes",

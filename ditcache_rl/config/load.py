@@ -43,6 +43,8 @@ def load_env(source: str | Path | None = None) -> EnvConfig:
     config: EnvConfig = _build(EnvConfig, table, str(path), "")
     config = dataclasses.replace(config, path=path, sha256=hashlib.sha256(data).hexdigest())
     _check(config)
+    for rule, received in config.world.faults():
+        raise ConfigError(f"{path}: [world] {rule}, received {received}")
     return config
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ditcache_rl.config.world import WorldConfig
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import read_text
 from ditcache_rl.types import Tier
@@ -172,7 +173,7 @@ class PPOConfig:
 
 @dataclass(frozen=True, slots=True)
 class EnvConfig:
-    """An environment: pipeline, sampler, cache, reward, targets, prompts and training settings."""
+    """An environment: pipeline, sampler, cache, reward, targets, prompts, training, world."""
 
     id: str
     steps: list[int]
@@ -184,6 +185,7 @@ class EnvConfig:
     seeds: SeedConfig = field(default_factory=SeedConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
     path: Path = field(default=Path(), metadata={"computed": True})
     sha256: str = field(default="", metadata={"computed": True})
 

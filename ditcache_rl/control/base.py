@@ -35,7 +35,7 @@ class Planned(Protocol):
     """A controller that may know all of its decisions when a request starts."""
 
     def planned(self) -> Modes | None:
-        """Return the modes of every step, row and site, all kept on the default tier.
+        """Return the modes of every step, row and site.
 
         Called after `reset`; None if some decision is not made yet. What is planned may be carried
         out without a call of `decide`, where everything is computed and nothing is read later.

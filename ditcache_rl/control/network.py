@@ -41,11 +41,13 @@ class ActionSpace(NamedTuple):
     patterns: Modes
     """(patterns, sites)."""
     tiers: tuple[Tier, ...]
+    memory: bool = False
+    """Whether who chooses among them sees where entries lie."""
 
     @classmethod
-    def of(cls, sites: int, tiers: tuple[Tier, ...]) -> ActionSpace:
+    def of(cls, sites: int, tiers: tuple[Tier, ...], *, memory: bool = False) -> ActionSpace:
         """List the actions for a number of sites."""
-        return cls(step_patterns(sites), tiers)
+        return cls(step_patterns(sites), tiers, memory)
 
     @property
     def logits(self) -> int:
@@ -54,7 +56,8 @@ class ActionSpace(NamedTuple):
 
     def schema(self) -> tuple[str, ...]:
         """Name the numbers of the observation that goes with these actions."""
-        return schema(self.patterns.shape[1], len(self.patterns), len(self.tiers))
+        patterns, sites = self.patterns.shape
+        return schema(sites, patterns, len(self.tiers), memory=self.memory)
 
 
 class PolicyNetwork(nn.Module):
@@ -115,8 +118,10 @@ class ActionState:
         every = np.arange(len(actions.patterns))
         #: (patterns, patterns + tiers) log-prior of the actions where the schedule wants a pattern.
         self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
+        if actions.memory:  # where placement matters it is tried out as patterns are
+            self._priors[:, len(every) :] /= 2
         self._tiers = np.array(actions.tiers, dtype=np.int8)
-        self._builder = FeatureBuilder()
+        self._builder = FeatureBuilder(memory=actions.memory)
 
     def reset(self, run: RunInfo, targets: RowTargets, schedules: Sequence[Schedule]) -> None:
         """Start a request; every row has a schedule to follow."""
@@ -131,6 +136,7 @@ class ActionState:
         bound = targets.computes > 0
         followed = follow(patterns, scheduled)
         self._wanted = np.where(bound[:, None, None], followed, scheduled[..., None])
+        self._moved_prior = _tier_prior(self.actions, schedules, self._priors)
         self._allowed = _affordable(self.actions, run.num_inference_steps)
         #: Site computes left; -1 in rows under a tradeoff, whose computes take nothing away.
         self._left = np.where(bound, targets.computes, -1)
@@ -142,6 +148,8 @@ class ActionState:
         """Return observation (rows, features) and masks (rows, patterns + tiers)."""
         self._step = info.step
         prior = self._priors[self._wanted[self._rows, info.step, self._builder.spent]]
+        if self._moved_prior is not None:
+            prior[:, len(self._costs) :] = self._moved_prior[info.step]
         masks = self._allowed[info.step, self._left]
         if not all(history.valid.all() for history in info.history):
             valid = np.stack([history.valid for history in info.history], axis=1)
@@ -156,6 +164,30 @@ class ActionState:
         self._builder.note(computed)
         tiers = self._tiers[chosen[:, 1:]].repeat(modes.shape[1], axis=1)
         return Decision(modes, tiers, self._fitted[self._step])
+
+
+def _tier_prior(
+    actions: ActionSpace, schedules: Sequence[Schedule], priors: Floats
+) -> Floats | None:
+    """Prefer the tiers that schedules name, which a step shares: that of the first computed site.
+
+    Returns:
+        (steps, rows, tiers), or None where no schedule names any.
+    """
+    if all(one.tiers is None for one in schedules):
+        return None
+    count = len(actions.patterns)
+    default = priors[0, count:]
+    table = np.tile(default, (schedules[0].steps, len(schedules), 1))
+    for row, one in enumerate(schedules):
+        if one.tiers is None:
+            continue
+        for step in np.flatnonzero(one.costs):
+            tier = Tier(int(one.tiers[step, int(np.argmin(one.modes[step]))]))
+            if tier in actions.tiers:
+                table[step, row] = 0.0
+                table[step, row, actions.tiers.index(tier)] = default.max()
+    return table
 
 
 def _affordable(actions: ActionSpace, steps: int) -> NDArray[np.bool_]:

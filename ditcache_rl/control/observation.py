@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.types import HISTORY, Floats, History, RunInfo, StepInfo
+from ditcache_rl.types import HISTORY, Floats, History, RunInfo, StepInfo, Tier
 
 Observation = NDArray[np.float32]
 
@@ -44,6 +44,9 @@ _SITE = (
     "log_error_0",  # log10 of the relative error of reuse at the last compute, over 2, shifted by 1
     "log_error_1",  # the same of the forecast of order 1
 )
+#: What follows where memory is priced, of the run and of every site.
+_MEMORY_RUN = ("cap_share",)  # of the device, over the largest that it ever has
+_MEMORY_SITE = ("tier",)  # of the newest entry, over 3: 0 on the device, 1 nowhere
 _COLUMN = {name: place for place, name in enumerate(_RUN)}
 #: What changes with every computed site: budget left, the same per step, and what is spent.
 _SPENDING = slice(_COLUMN["budget_left_share"], _COLUMN["spent_share"] + 1)
@@ -63,11 +66,23 @@ class RowTargets(NamedTuple):
     """(rows,) weight on t / t_reference; 0 where computes are given."""
 
 
-def schema(sites: int, patterns: int, tiers: int) -> tuple[str, ...]:
-    """Name every number of an observation, in order; the last ones are the prior of the actions."""
+def schema(sites: int, patterns: int, tiers: int, *, memory: bool = False) -> tuple[str, ...]:
+    """Name every number of an observation, in order; the last ones are the prior of the actions.
+
+    Args:
+        sites: Parts of the block stack.
+        patterns: Actions of a step.
+        tiers: Where what is computed may be kept.
+        memory: Whether it tells where entries lie and what the device has room for.
+    """
+    places = (
+        *_MEMORY_RUN,
+        *(f"site{site}/{name}" for site in range(sites) for name in _MEMORY_SITE),
+    )
     return (
         *_RUN,
         *(f"site{site}/{name}" for site in range(sites) for name in _SITE),
+        *(places if memory else ()),
         *(f"prior/pattern{index}" for index in range(patterns)),
         *(f"prior/tier{index}" for index in range(tiers)),
     )
@@ -84,7 +99,13 @@ class FeatureBuilder:
 
     Holds the latents of the step before and of the last compute; call `reset` once per request,
     then `observe` and `note` once per step each.
+
+    Args:
+        memory: Whether to tell where entries lie; `StepInfo.memory` must.
     """
+
+    def __init__(self, *, memory: bool = False) -> None:
+        self._memory = memory
 
     def reset(self, run: RunInfo, targets: RowTargets) -> None:
         """Start a request."""
@@ -111,15 +132,27 @@ class FeatureBuilder:
         features[:, _COLUMN["device_free_share"]] = info.device_free_share
         if info.anew:
             self._drift = _Drift(run.rows)
+        places = self._places(features, info)
         self._measure(features, info)
         for site, history in enumerate(info.history):
             place = len(_RUN) + site * len(_SITE)
             features[:, place + _AGE] = (info.step - history.steps[0]) / 8
             features[:, place + _VALID] = history.valid / HISTORY
         np.minimum(np.maximum(features, -_CLIP), _CLIP, out=features)
-        observation = np.empty((run.rows, features.shape[1] + prior.shape[1]), dtype=np.float32)
-        observation[:, : features.shape[1]], observation[:, features.shape[1] :] = features, prior
+        told, width = features.shape[1], features.shape[1] + places.shape[1]
+        observation = np.empty((run.rows, width + prior.shape[1]), dtype=np.float32)
+        observation[:, :told], observation[:, width:] = features, prior
+        observation[:, told:width] = places
         return observation
+
+    def _places(self, features: Floats, info: StepInfo) -> Floats:
+        """Say where entries lie, and in the features what is free there: (rows, 1 + sites)."""
+        if not self._memory:
+            return np.empty((len(features), 0))
+        assert info.memory is not None, "who observes memory is told of it"
+        views = info.memory()
+        features[:, _COLUMN["device_free_share"]] = [view.free_share for view in views]
+        return np.stack([np.append(view.cap_share, view.tiers / max(Tier)) for view in views])
 
     def note(self, computed: NDArray[np.int64]) -> None:
         """Count what the decision spends: (rows,) sites that compute at this step."""

@@ -70,7 +70,9 @@ class StaticSchedule:
             )
         modes = np.stack([schedule.modes for schedule in self.schedules], axis=1)
         self._modes = np.broadcast_to(modes, (steps, rows, sites))
-        self._tiers = np.full((rows, sites), Tier.DEVICE, dtype=np.int8)
+        device = np.full((steps, sites), Tier.DEVICE, dtype=np.int8)
+        tiers = [device if s.tiers is None else s.tiers for s in self.schedules]
+        self._tiers = np.broadcast_to(np.stack(tiers, axis=1), (steps, rows, sites))
         self._fitted: list[Fitted | None] = [None] * steps
         if any(schedule.coefficients is not None for schedule in self.schedules):
             bare = np.full((steps, HISTORY), np.nan)
@@ -84,4 +86,4 @@ class StaticSchedule:
 
     def decide(self, info: StepInfo) -> Decision:
         """Look the step up."""
-        return Decision(self._modes[info.step], self._tiers, self._fitted[info.step])
+        return Decision(self._modes[info.step], self._tiers[info.step], self._fitted[info.step])

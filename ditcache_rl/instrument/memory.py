@@ -17,7 +17,7 @@ from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.lookahead import LookAhead
 from ditcache_rl.instrument.state import SpanKey, SpanState
-from ditcache_rl.types import HISTORY, Modes, Tier
+from ditcache_rl.types import HISTORY, MemoryView, Modes, Tier
 
 
 class RequestMemory:
@@ -83,6 +83,14 @@ class RequestMemory:
                 else state.history
             )
         return found
+
+    def views(self, layout: Layout, branch: int) -> list[MemoryView]:
+        """Tell every row where the entries of a branch lie; a batch shares them."""
+        device = self._cache.device
+        newest = [history.keys(1) for history in self.site_histories(layout, branch)]
+        tiers = [self._cache.tier_of(keys[0]) if keys else Tier.DROP for keys in newest]
+        view = MemoryView(device.free_share, device.cap_share, np.array(tiers, dtype=np.int8))
+        return [view] * self._rows
 
     def record(
         self,

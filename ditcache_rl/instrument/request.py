@@ -196,6 +196,7 @@ class Request:
                 history=self._memory.site_histories(self._present, self.chunks[-1]),
                 device_free_share=self.cache.device.free_share,
                 anew=anew,
+                memory=lambda: self._memory.views(self._present, self.chunks[-1]),
             )
             decision = self.controller.decide(info)
             self._decision = decision if self._ranks is None else self._ranks.share(decision)

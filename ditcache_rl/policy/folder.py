@@ -24,7 +24,7 @@ from ditcache_rl.schedules import ScheduleTable
 from ditcache_rl.schedules.patterns import pattern_numbers
 from ditcache_rl.types import MOST_STEPS
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MANIFEST, TENSORS, METRICS, CARD = (
     "manifest.json",
     "controller.safetensors",
@@ -39,8 +39,11 @@ _TYPES = {
     "coefficients": torch.float32,
     "quality": torch.float32,
     "floors": torch.float32,
+    "tiers": torch.int8,
 }
 _MAY_LACK = ("coefficients", "quality", "floors")
+#: Arrays that are there only where a schedule has them.
+_OPTIONAL = ("tiers",)
 
 
 def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
@@ -129,6 +132,7 @@ def _table(tensors: dict[str, Tensor], name: str, manifest: Manifest, path: Path
     arrays = {
         part: _take(tensors, f"{name}.{part}", kind, path, may_lack=part in _MAY_LACK).numpy()
         for part, kind in _TYPES.items()
+        if part not in _OPTIONAL or f"{name}.{part}" in tensors
     }
     try:
         table = ScheduleTable.from_arrays(arrays)

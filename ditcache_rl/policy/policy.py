@@ -26,12 +26,14 @@ class NetworkUse:
         tiers: Names of the tiers that an action may choose.
         adaptive: Per step count, the site computes at which it beats its static schedule.
         adaptive_tradeoff: Whether it is used under a tradeoff.
+        memory: Whether it sees where entries lie and what the device has room for.
     """
 
     feature_schema: str
     tiers: list[str]
     adaptive: dict[str, list[int]]
     adaptive_tradeoff: bool
+    memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class Manifest:
     def actions(self) -> ActionSpace:
         """The discrete actions of the network."""
         assert self.network is not None, "a policy without a network has no actions"
-        return ActionSpace.of(self.sites, tuple(Tier[name.upper()] for name in self.network.tiers))
+        tiers = tuple(Tier[name.upper()] for name in self.network.tiers)
+        return ActionSpace.of(self.sites, tiers, memory=self.network.memory)
 
     def check(self, where: str) -> None:
         """Check what the types of the fields do not tell.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import read_json, write_json
 from ditcache_rl.policy.policy import Manifest, Policy, read_fields, read_manifest
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
+from ditcache_rl.schedules.schedule import tiers_from_text, tiers_text
 from ditcache_rl.schedules.table import check_levels
 from ditcache_rl.types import HISTORY, MOST_STEPS
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _MOST_BYTES = 1 << 22
 #: Absolute value of a coefficient; those of fits are below a thousand.
 _MOST_COEFFICIENT = 1e6
@@ -41,6 +42,8 @@ class _Entry:
         ssim: Mean on the search prompts.
         coefficients: Per step, those of its estimate, newest residual first; an empty list at
             steps that have none.
+        tiers: Where what is computed is kept, written alike by `tiers_text`; "" where the cache
+            decides.
     """
 
     method: str
@@ -49,6 +52,7 @@ class _Entry:
     psnr_db: float
     ssim: float
     coefficients: list[list[float]]
+    tiers: str
 
     def read(self, where: str, sites: int) -> Scored:
         """Return the schedule.
@@ -70,7 +74,8 @@ class _Entry:
             raise ArtifactError(f"{where}: coefficients must be within {_MOST_COEFFICIENT:g}")
         table = np.array([own or [np.nan] * HISTORY for own in self.coefficients])
         try:
-            schedule = Schedule.from_text(self.modes, table if any(self.coefficients) else None)
+            bare = Schedule.from_text(self.modes, table if any(self.coefficients) else None)
+            schedule = replace(bare, tiers=tiers_from_text(self.tiers)) if self.tiers else bare
         except ConfigError as error:
             raise ArtifactError(f"{where}: {error}") from error
         if schedule.modes.shape != (self.steps, sites):
@@ -98,6 +103,7 @@ def save_schedules(found: Mapping[str, Policy], path: Path) -> None:
             scored.psnr_db,
             scored.ssim,
             _lists(scored.schedule),
+            "" if scored.schedule.tiers is None else tiers_text(scored.schedule.tiers),
         )
         for method, policy in found.items()
         for steps, table in policy.tables.items()

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from ditcache_rl.bench import Case, named_computes
-from ditcache_rl.control import Controller, NetworkController, PolicyNetwork
+from ditcache_rl.control import PolicyNetwork, best_actions
+from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.stages import Tick
 from ditcache_rl.types import Floats
@@ -32,7 +33,8 @@ class Comparison:
     psnr_db: float
     p5_db: float
     gain: float
-    """Mean difference: of PSNR in dB at given computes, of the return under a tradeoff."""
+    """Mean difference: of PSNR in dB at given computes, of the return under a tradeoff or where
+    memory is priced."""
     ci95: tuple[float, float]
 
     @property
@@ -61,26 +63,16 @@ def compare(
     Returns:
         By site computes and weight on latency, one of them zero.
     """
-    config, site_steps = scenario.config, scenario.table.site_steps
-    low, high = config.reward.latency_weights
-    targets = [(computes, 0.0) for computes in named_computes(config, scenario.board.steps)]
-    targets += [(0, low + place * (high - low)) for place in _TRADEOFF_PLACES]
+    targets = targets_of(scenario)
     found: dict[tuple[int, float], Comparison] = {}
-    for index, (computes, weight) in enumerate(targets):
-        tasks = [Task(case, computes, weight) for case in cases]
+    for index, ((computes, weight), name) in enumerate(targets.items()):
+        tasks = [Task(case, computes, weight, case.seed) for case in cases]
         schedule = scenario.scheduled(tasks[0])
         static_psnr = scenario.static(cases, [schedule] * len(cases)).psnr_db
         static_return = scenario.baseline(tasks).total
-        learned = NetworkController(
-            scenario.actions,
-            network,
-            schedule=schedule,
-            computes=computes,
-            latency_weight=weight,
-        )
-        psnr, returns = _play(scenario, learned, tasks)
-        gains = psnr - static_psnr if computes else returns - static_return
-        name = f"{computes}/{site_steps}" if computes else f"tradeoff {weight:.2f}"
+        psnr, returns = play(scenario, network, tasks)
+        quality_alone = computes and scenario.memory is None
+        gains = psnr - static_psnr if quality_alone else returns - static_return
         found[computes, weight] = Comparison(
             name,
             len(cases),
@@ -89,29 +81,42 @@ def compare(
             float(psnr.mean()),
             float(np.percentile(psnr, 5)),
             float(gains.mean()),
-            _interval(gains, seed),
+            interval(gains, seed),
         )
         tick((index + 1) / len(targets), f"{name}: {gains.mean():+.2f}")
     return found
 
 
-def _play(
-    scenario: Scenario, controller: Controller, tasks: Sequence[Task]
+def targets_of(scenario: Scenario) -> dict[tuple[int, float], str]:
+    """Name the targets of a comparison: site computes and weight on latency, one of them zero."""
+    config, site_steps = scenario.config, scenario.table.site_steps
+    low, high = config.reward.latency_weights
+    counts = named_computes(config, scenario.board.steps)
+    tradeoffs = [low + place * (high - low) for place in _TRADEOFF_PLACES]
+    return {(computes, 0.0): f"{computes}/{site_steps}" for computes in counts} | {
+        (0, weight): f"tradeoff {weight:.2f}" for weight in tradeoffs
+    }
+
+
+def play(
+    scenario: Scenario, network: PolicyNetwork, tasks: Sequence[Task]
 ) -> tuple[Floats, Floats]:
-    """Return PSNR and return of every task."""
-    board, psnr, returns = scenario.board, [], []
-    for start in range(0, len(tasks), board.rows):
-        part = tasks[start : start + board.rows]
-        cases = [task.case for task in part]
-        images, log, _ = board.draw(cases, controller)
-        assert log is not None, "a controller makes one"
-        quality = board.judge(images, cases)
-        psnr.append(quality.psnr_db)
-        returns.append(scenario.earned(part, quality, log).total)
+    """Return PSNR and return of every task, with the best action of a network at every step."""
+    episodes, choose = Episodes(scenario), network.on_host()
+    patterns, rows = len(scenario.actions.patterns), scenario.board.rows
+    psnr, returns = [], []
+    for start in range(0, len(tasks), rows):
+        episodes.begin(tasks[start : start + rows])
+        outcome = None
+        while outcome is None:
+            logits = choose(episodes.observation)
+            outcome = episodes.act(best_actions(logits, episodes.masks, patterns))
+        psnr.append(outcome.quality.psnr_db)
+        returns.append(outcome.terms.total)
     return np.concatenate(psnr), np.concatenate(returns)
 
 
-def _interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
+def interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the mean."""
     if np.ptp(gains) == 0:
         return float(gains[0]), float(gains[0])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.bench import Drawn, Quality
+from ditcache_rl.bench import Drawn, ImageMemory, Quality, bill_of
 from ditcache_rl.control import ActionSpace, ActionState, Controller
 from ditcache_rl.control.observation import Observation, RowTargets
 from ditcache_rl.errors import StateError
@@ -21,7 +21,7 @@ from ditcache_rl.instrument import RequestLog
 from ditcache_rl.rl.reward import RewardTerms
 from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.rl.scenario import Scenario, Task
-from ditcache_rl.types import Mode, StepInfo
+from ditcache_rl.types import Decision, Mode, StepInfo, Tier
 
 
 class Outcome(NamedTuple):
@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
             "reward/psnr": float(self.terms.psnr[row]),
             "reward/ssim": float(self.terms.ssim[row]),
             "reward/latency": float(self.terms.latency[row]),
+            "reward/memory": float(self.terms.memory[row]),
         }
 
 
@@ -53,6 +54,8 @@ class Episodes:
         self._state = ActionState(scenario.actions)
         self._rollout: Rollout[Drawn] | None = None
         self._tasks: Sequence[Task] = ()
+        #: Memory of every row, where it is priced.
+        self._images: list[ImageMemory] = []
         self._masks: NDArray[np.bool_]
         #: (rows, features) of the present step; after the last one still that of the last.
         self.observation: Observation
@@ -83,11 +86,13 @@ class Episodes:
             return scenario.board.draw(cases, controller)
 
         self._tasks = tasks
+        memory = scenario.memory
+        self._images = [] if memory is None else [memory.begin(task.world) for task in tasks]
         self._rollout = Rollout(call)
         event = self._rollout.start()
         assert isinstance(event, StepInfo), "a pipeline asks for a decision before it ends"
         self._state.reset(event.run, targets, schedules)
-        self.observation, self._masks = self._state.observe(event)
+        self._observe(event)
 
     def act(self, actions: NDArray[np.int64]) -> Outcome | None:
         """Play one step.
@@ -102,16 +107,16 @@ class Episodes:
         Raises:
             StateError: If no batch is running.
         """
-        event = self._running().advance(self._state.apply(actions))
+        event = self._running().advance(self._placed(self._state.apply(actions)))
         if isinstance(event, Finished):
             self._rollout = None
             images, log, _ = event.result
             assert log is not None, "a controller makes one"
             quality = self.scenario.board.judge(images, [task.case for task in self._tasks])
-            return Outcome(
-                self._tasks, images, quality, self.scenario.earned(self._tasks, quality, log), log
-            )
-        self.observation, self._masks = self._state.observe(event)
+            bill = bill_of(self._images) if self._images else None
+            terms = self.scenario.earned(self._tasks, quality, log, bill)
+            return Outcome(self._tasks, images, quality, terms, log)
+        self._observe(event)
         return None
 
     def close(self) -> None:
@@ -119,6 +124,25 @@ class Episodes:
         if self._rollout is not None:
             self._rollout.close()
             self._rollout = None
+
+    def _observe(self, info: StepInfo) -> None:
+        if self._images:
+            views = [image.advance() for image in self._images]
+            info = info._replace(memory=lambda: views)
+        self.observation, self._masks = self._state.observe(info)
+
+    def _placed(self, decision: Decision) -> Decision:
+        """Let the memory of every row have its say.
+
+        What lies in a tier of one row may be nowhere in that of another. So the pipeline keeps
+        everything that is not dropped, and computes what a row does not have.
+        """
+        if not self._images:
+            return decision
+        rows = zip(self._images, decision.modes, decision.tiers, strict=True)
+        modes = np.stack([image.act(modes, tiers) for image, modes, tiers in rows])
+        kept = np.where(decision.tiers == Tier.DROP, Tier.DROP, Tier.DEVICE).astype(np.int8)
+        return decision._replace(modes=modes, tiers=kept)
 
     def _running(self) -> Rollout[Drawn]:
         if self._rollout is None:

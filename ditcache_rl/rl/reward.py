@@ -1,4 +1,4 @@
-"""The reward: latency against PSNR and SSIM."""
+"""The reward: latency and memory against PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ class RewardTerms(NamedTuple):
     psnr: Floats
     ssim: Floats
     latency: Floats
+    memory: Floats
 
     @property
     def total(self) -> Floats:
-        """(rows,) psnr + ssim + latency."""
-        return self.psnr + self.ssim + self.latency
+        """(rows,) psnr + ssim + latency + memory."""
+        return self.psnr + self.ssim + self.latency + self.memory
 
 
 def reward_terms(
-    objective: Objective, quality: Quality, *, time_share: Floats, latency_weight: Floats
+    objective: Objective,
+    quality: Quality,
+    *,
+    time_share: Floats,
+    latency_weight: Floats,
+    memory: Floats | None = None,
 ) -> RewardTerms:
     """Weigh quality and time: `psnr * PSNR / 10 + ssim * SSIM - latency_weight * t / t_reference`.
 
@@ -34,10 +40,12 @@ def reward_terms(
         quality: (rows,) against the reference.
         time_share: (rows,) predicted time over that of the reference.
         latency_weight: (rows,) weight on time; 0 where computes are given, so that time is fixed.
+        memory: (rows,) what device bytes are charged; None where they are free.
     """
     nothing = np.zeros_like(time_share)
     return RewardTerms(
         psnr=objective.quality(quality.psnr_db, nothing),
         ssim=objective.quality(nothing, quality.ssim),
         latency=-latency_weight * time_share,
+        memory=nothing if memory is None else -memory,
     )

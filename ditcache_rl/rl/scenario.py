@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ditcache_rl.bench import Board, Case, Quality, named_computes
+from ditcache_rl.bench import (
+    Bill,
+    Board,
+    Case,
+    ImageMemory,
+    MemoryWorld,
+    Quality,
+    bill_of,
+    named_computes,
+)
+from ditcache_rl.cache.rates import Transfers
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace
 from ditcache_rl.errors import ConfigError
@@ -24,6 +34,10 @@ from ditcache_rl.schedules import (
     nominal_cost,
     spaced_table,
 )
+from ditcache_rl.types import Tier
+
+#: Worlds that training meets; more than it has episodes.
+_WORLDS = 2**31
 
 
 class Task(NamedTuple):
@@ -33,16 +47,22 @@ class Task(NamedTuple):
     computes: int
     """Site computes that are spent; 0 under a tradeoff."""
     latency_weight: float
+    world: int = 0
+    """Seed of what the world does while the image is made."""
 
     @classmethod
     def drawn(cls, scenario: Scenario, cases: Sequence[Case], rng: np.random.Generator) -> Task:
         """Draw a case and a target of the environment."""
         config = scenario.config
         case = cases[int(rng.integers(len(cases)))]
+        computes, weight = 0, 0.0
         if rng.random() < config.targets.tradeoff_share:
             low, high = config.reward.latency_weights
-            return cls(case, 0, float(rng.uniform(low, high)))
-        return cls(case, int(rng.choice(named_computes(config, scenario.board.steps))), 0.0)
+            weight = float(rng.uniform(low, high))
+        else:
+            computes = int(rng.choice(named_computes(config, scenario.board.steps)))
+        world = int(rng.integers(_WORLDS)) if scenario.memory is not None else 0
+        return cls(case, computes, weight, world)
 
 
 @dataclass(slots=True)
@@ -54,18 +74,26 @@ class Scenario:
         board: Pipeline at one step count, with references.
         cost: Prices of schedules.
         table: The prior of the actions and the paired baseline.
-        baselines: Quality of the table's schedules by case and computes, filled as it is needed.
+        memory: What memory costs and how it moves; None where it is free.
+        baselines: Quality of schedules by case, filled as it is needed.
     """
 
     config: EnvConfig
     board: Board
     cost: CostModel
     table: ScheduleTable
-    baselines: dict[tuple[Case, int], tuple[float, float]] = field(default_factory=dict)
+    memory: MemoryWorld | None = None
+    baselines: dict[tuple[Case, Schedule], tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.memory is None and self.config.world.prices_memory:
+            self.memory = MemoryWorld.of(self.config, self.board, self.cost)
 
     @classmethod
     def nominal(cls, config: EnvConfig, *, steps: int | None = None) -> Scenario:
         """Take evenly spaced schedules, and count time in computed sites: nothing is measured.
+
+        Transfers that an environment would have measured take no time then.
 
         Raises:
             ConfigError: If the step count is not one of the environment's.
@@ -77,12 +105,16 @@ class Scenario:
             )
         board = Board.of(config, twin(open_shared(config.pipeline)), steps=chosen)
         table = spaced_table(board.sigmas(), board.sites)
-        return cls(config, board, nominal_cost(chosen, board.sites), table)
+        cost, memory = nominal_cost(chosen, board.sites), None
+        if config.world.transfers == "measured":
+            memory = MemoryWorld.of(config, board, cost, Transfers())
+        return cls(config, board, cost, table, memory)
 
     @property
     def actions(self) -> ActionSpace:
         """The discrete actions."""
-        return ActionSpace.of(self.board.sites, self.config.tiers)
+        tells = self.config.world.prices_memory
+        return ActionSpace.of(self.board.sites, self.config.tiers, memory=tells)
 
     def scheduled(self, task: Task) -> Schedule:
         """Return the static schedule that a task is compared with."""
@@ -93,12 +125,11 @@ class Scenario:
         return self.table.within(best)
 
     def static(self, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
-        """Return what schedules of the table reach; nothing is drawn twice."""
-        keys = [(case, one.computes) for case, one in zip(cases, schedules, strict=True)]
-        asked = dict(zip(keys, schedules, strict=True))
-        missing = [key for key in asked if key not in self.baselines]
+        """Return what schedules reach; nothing is drawn twice."""
+        keys = list(zip(cases, schedules, strict=True))
+        missing = [key for key in dict.fromkeys(keys) if key not in self.baselines]
         if missing:
-            found = self.board.score([case for case, _ in missing], [asked[key] for key in missing])
+            found = self.board.score([case for case, _ in missing], [one for _, one in missing])
             self.baselines.update(
                 (key, (float(p), float(s)))
                 for key, p, s in zip(missing, found.psnr_db, found.ssim, strict=True)
@@ -107,23 +138,59 @@ class Scenario:
 
     def baseline(self, tasks: Sequence[Task]) -> RewardTerms:
         """Return what the static schedule of each target earns on the same prompt and seed."""
-        schedules = [self.scheduled(task) for task in tasks]
+        return self.followed(tasks, [self.scheduled(task) for task in tasks])
+
+    def followed(
+        self, tasks: Sequence[Task], schedules: Sequence[Schedule], *, known: bool = True
+    ) -> RewardTerms:
+        """Return what static schedules earn in the world of each task.
+
+        Args:
+            tasks: What is asked for.
+            schedules: One per task.
+            known: Whether the cache knows them beforehand, or guesses.
+        """
+        bill, done = None, list(schedules)
+        if self.memory is not None:
+            pairs = list(zip(tasks, schedules, strict=True))
+            images = [self.memory.play(one, task.world, known=known) for task, one in pairs]
+            bill = bill_of(images)
+            done = [_effective(one, image) for one, image in zip(schedules, images, strict=True)]
         return self._terms(
             tasks,
-            self.static([task.case for task in tasks], schedules),
-            self.cost.share_of_reference(np.stack([one.modes for one in schedules], axis=1)),
+            self.static([task.case for task in tasks], done),
+            self.cost.share_of_reference(np.stack([one.modes for one in done], axis=1)),
+            bill,
         )
 
-    def earned(self, tasks: Sequence[Task], quality: Quality, log: RequestLog) -> RewardTerms:
-        """Return what the rows of a finished call earn."""
-        return self._terms(tasks, quality, self.cost.share_of_reference(log.modes))
+    def earned(
+        self, tasks: Sequence[Task], quality: Quality, log: RequestLog, bill: Bill | None = None
+    ) -> RewardTerms:
+        """Return what the rows of a finished call earn, less what memory costs."""
+        return self._terms(tasks, quality, self.cost.share_of_reference(log.modes), bill)
 
     def _terms(
-        self, tasks: Sequence[Task], quality: Quality, time_share: NDArray[np.float64]
+        self,
+        tasks: Sequence[Task],
+        quality: Quality,
+        time_share: NDArray[np.float64],
+        bill: Bill | None,
     ) -> RewardTerms:
+        world = self.config.world
+        # Where entries are waited for or lost, computes do not fix the time.
+        bound = 0.0 if bill is None else world.wait_weight
         return reward_terms(
             Objective.of(self.config.reward),
             quality,
-            time_share=time_share,
-            latency_weight=np.array([task.latency_weight for task in tasks]),
+            time_share=time_share if bill is None else time_share + bill.wait_share,
+            latency_weight=np.array([bound if t.computes else t.latency_weight for t in tasks]),
+            memory=None if bill is None else world.memory_weight * bill.resident_share,
         )
+
+
+def _effective(schedule: Schedule, image: ImageMemory) -> Schedule:
+    """Return the schedule that does what became of one; where entries lie changes no image."""
+    modes, tiers = np.stack(image.modes), schedule.tiers
+    if tiers is not None and not (tiers == Tier.DROP).any():
+        tiers = None
+    return replace(schedule, modes=modes, tiers=tiers)

@@ -69,7 +69,7 @@ def search_stage(
     steps and at some counts beyond, steps are spaced evenly unless that is better.
     """
     if file.exists():
-        return _read_table(file, board)
+        return read_table(file, board)
     site_steps = board.steps * board.sites
     whole = [count * board.sites for count in range(2, board.steps + 1)]
     named = named_computes(config, board.steps)
@@ -98,7 +98,7 @@ def search_stage(
     for counts, before in ((beyond, table[named[-1]].schedule), (above, None)):
         if counts:
             table = table.with_lines(_search(replace(few, computes=counts, before=before)))
-    _write_table(file, table)
+    write_table(file, table)
     return table
 
 
@@ -120,7 +120,7 @@ def rescale_stage(
     that are carried over without a fit.
     """
     if file.exists():
-        return _read_table(file, board)
+        return read_table(file, board)
     site_steps = board.steps * board.sites
     most = named_computes(config, config.steps[0])[-1]
     counts = [count for count in named_computes(config, board.steps) if count >= table.least]
@@ -153,7 +153,7 @@ def rescale_stage(
                 problem, computes=part, evaluations=evaluations, fit_together=evaluations > 0
             )
             joined = joined.with_lines(_search(found))
-    _write_table(file, joined)
+    write_table(file, joined)
     return joined
 
 
@@ -202,12 +202,12 @@ def floors_stage(
         The table with its floors; full compute reaches everything.
     """
     if file.exists():
-        return _read_table(file, scenario.board)
+        return read_table(file, scenario.board)
     table = scenario.table
     most = named_computes(scenario.config, table.steps)[-1]
     measured = [n for n in table if n <= most or n == table.site_steps // 2]
     table = _with_floors(scenario, measured, cases, tick)
-    _write_table(file, table)
+    write_table(file, table)
     return table
 
 
@@ -226,7 +226,7 @@ def safe_stage(
         The table with the schedules that have the higher floor of PSNR on select prompts.
     """
     if file.exists():
-        return _read_table(file, scenario.board)
+        return read_table(file, scenario.board)
     config, board, table = scenario.config, scenario.board, scenario.table
     named = named_computes(config, board.steps)
 
@@ -247,7 +247,7 @@ def safe_stage(
         if not (computes in table and one.floor_psnr_db <= table[computes].floor_psnr_db)
     }
     safe = table.with_lines(higher)
-    _write_table(file, safe)
+    write_table(file, safe)
     return safe
 
 
@@ -267,12 +267,15 @@ def _with_floors(
     return table.with_lines(lines)
 
 
-def _write_table(file: Path, table: ScheduleTable) -> None:
+def write_table(file: Path, table: ScheduleTable) -> None:
+    """Keep what a stage has found."""
     with replacing(file) as part:
         np.savez(part, allow_pickle=False, **table.to_arrays())
 
 
-def _read_table(file: Path, board: Scorer) -> ScheduleTable:
+def read_table(file: Path, board: Scorer) -> ScheduleTable:
+    """Read what a stage has left, for a board of the same steps and sites."""
+
     def read(kept: Path) -> ScheduleTable:
         with np.load(io.BytesIO(read_bytes(kept, _MOST_BYTES))) as saved:
             table = ScheduleTable.from_arrays(saved)

@@ -27,6 +27,7 @@ from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.placing import memory_stage, standings, tiers_stage
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.rl.stages import (
@@ -47,6 +48,7 @@ _STAGES = {
     "floors": 0.03,
     "safe": 0.12,
     "rescale": 0.16,
+    "place": 0.0,
     "learn": 0.07,
     "compare": 0.04,
 }
@@ -145,7 +147,8 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
             tick=progress.tick,
         )
         progress.enter("floors")
-        scenario = Scenario(config, board, cost, found)
+        memory = memory_stage(config, board, cost, file=options.run / f"transfers-{first}.json")
+        scenario = Scenario(config, board, cost, found, memory)
         scenario.table = floors_stage(
             scenario, select, file=options.run / f"floors-{first}.npz", tick=progress.tick
         )
@@ -171,6 +174,14 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
                 tick=progress.part(index, len(others)),
             )
 
+        progress.enter("place")
+        scenario.table = tables[first] = tiers_stage(
+            scenario,
+            file=options.run / f"tiers-{first}.npz",
+            seed=options.seed,
+            tick=progress.tick,
+        )
+
         progress.enter("learn")
 
         def on_episodes(episodes: int, gain: float) -> None:
@@ -181,8 +192,14 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
 
         progress.enter("compare")
         comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
+        metrics: dict[str, Any] = {"select": metrics_of(comparisons)}
+        if memory is not None:
+            used = [target for target, one in comparisons.items() if one.significant]
+            placed = standings(scenario, select, network=network, used=used)
+            metrics["tiers"] = [one.to_dict(options.seed) for one in placed]
 
     policy = _policy(config, options, identity, network, tables, safe, cost, comparisons)
+    policy = replace(policy, metrics=metrics | dict(policy.metrics))
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
     with replacing_folder(options.out) as partial:
@@ -204,11 +221,13 @@ def _policy(
     first = config.steps[0]
     better = [n for (n, _), found in comparisons.items() if n and found.significant]
     tradeoffs = [found for (n, _), found in comparisons.items() if not n]
+    actions = ActionSpace.of(config.cache.sites, config.tiers, memory=config.world.prices_memory)
     use = NetworkUse(
-        feature_schema=schema_hash(ActionSpace.of(config.cache.sites, config.tiers).schema()),
+        feature_schema=schema_hash(actions.schema()),
         tiers=config.cache.tiers,
         adaptive={str(first): better},
         adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
+        memory=actions.memory,
     )
     manifest = Manifest.of(
         config,
@@ -221,7 +240,6 @@ def _policy(
         network=use,
     )
     metrics = {
-        "select": metrics_of(comparisons),
         "config": json.loads(json.dumps(asdict(config) | {"path": config.path.name}, default=str)),
     }
     return Policy(manifest, tables, {first: safe}, network, metrics)

@@ -13,6 +13,8 @@ from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.schedules.schedule import Schedule
 from ditcache_rl.types import HISTORY, Floats
 
+#: Arrays of a table that hold floats.
+_FLOATS = ("sigmas", "coefficients", "quality", "floors")
 #: Noise levels that differ by less are the same.
 _SAME_LEVEL = 1e-4
 
@@ -126,12 +128,16 @@ class ScheduleTable(Mapping[int, Scored]):
         Returns:
             `sigmas` (steps + 1,), and for n schedules `modes` (n, steps, sites) int8,
             `coefficients` (n, steps, HISTORY), `quality` (n, 2) and `floors` (n, 2) of PSNR in dB
-            and SSIM; nan where nothing is known.
+            and SSIM; nan where nothing is known. Where any schedule has tiers, also `tiers`
+            (n, steps, sites) int8; -1 in schedules without.
         """
         lines = list(self.lines.values())
         bare = np.full((self.steps, HISTORY), np.nan)
         own = [one.schedule.coefficients for one in lines]
-        return {
+        kept = [one.schedule.tiers for one in lines]
+        nowhere = np.full((self.steps, self.sites), -1, dtype=np.int8)
+        tiers = np.stack([nowhere if t is None else t for t in kept])
+        return ({"tiers": tiers} if (tiers >= 0).any() else {}) | {
             "sigmas": self.sigmas,
             "modes": np.stack([one.schedule.modes for one in lines]),
             "coefficients": np.stack([bare if c is None else c for c in own]),
@@ -154,10 +160,11 @@ class ScheduleTable(Mapping[int, Scored]):
             "quality": (shape[0] if shape else 1, 2),
             "floors": (shape[0] if shape else 1, 2),
         }
+        expected |= {"tiers": shape} if "tiers" in arrays else {}
         for name, wanted in expected.items():
             if arrays[name].shape != wanted:
                 raise ConfigError(f"{name} must have shape {wanted}, received {arrays[name].shape}")
-        floats = {name: arrays[name].astype(np.float64) for name in expected if name != "modes"}
+        floats = {name: arrays[name].astype(np.float64) for name in _FLOATS}
         check_levels(floats["sigmas"])
         whole = np.isfinite(floats["coefficients"])
         if (whole.any(axis=2) != whole.all(axis=2)).any() or (whole.any() and shape[2] != 1):
@@ -166,17 +173,23 @@ class ScheduleTable(Mapping[int, Scored]):
                 f"is more than one site, received {whole.any(axis=2).sum()} steps for "
                 f"{shape[2]} sites"
             )
+        unplaced = np.full(shape, -1, dtype=np.int8)
         table = cls.of(
             floats["sigmas"],
             (
                 Scored(
-                    Schedule(modes.astype(np.int8), own if np.isfinite(own).any() else None),
+                    Schedule(
+                        modes.astype(np.int8),
+                        own if np.isfinite(own).any() else None,
+                        None if (tiers == -1).all() else tiers.astype(np.int8),
+                    ),
                     *quality,
                     *floor,
                 )
-                for modes, own, quality, floor in zip(
+                for modes, own, tiers, quality, floor in zip(
                     arrays["modes"],
                     floats["coefficients"],
+                    arrays.get("tiers", unplaced),
                     floats["quality"].tolist(),
                     floats["floors"].tolist(),
                     strict=True,

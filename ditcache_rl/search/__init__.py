@@ -6,6 +6,7 @@ from ditcache_rl.search.methods import METHODS, Search
 from ditcache_rl.search.problem import Problem, Propose
 from ditcache_rl.search.proposals import Calibration, gap_proposals, proposals
 from ditcache_rl.search.space import Space
+from ditcache_rl.search.tiers import charge_in, place
 from ditcache_rl.search.trials import Score, Trials
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "Search",
     "Space",
     "Trials",
+    "charge_in",
     "gap_proposals",
+    "place",
     "proposals",
     "sample_cases",
 ]

@@ -107,7 +107,7 @@ def test_no_policy_at_all_is_an_empty_list(
         (["eval", "shapes-pp"], "Did you mean 'shapes-ppo'?"),
         (["eval", "tiny", "--env", "shaped"], "Did you mean 'shapes'?"),
         (["eval", "zebra"], "shapes-ppo, tiny"),
-        (["eval", "tiny"], "tiny/manifest.json: expected schema_version 5"),
+        (["eval", "tiny"], "tiny/manifest.json: expected schema_version 6"),
         (["train", "--resume", "runs/nowhere"], "--resume must name a run folder"),
         (["train", "--resume"], "--resume found no run in runs/shapes"),
         (["search", "shape"], "Did you mean 'shapes'?"),
@@ -167,7 +167,7 @@ def test_a_file_that_holds_no_schedules_is_one_line(
 ) -> None:
     Path("schedules.json").write_text("{}")
 
-    assert "expected schema_version 4" in refused(["eval", "schedules.json"], capsys)
+    assert "expected schema_version 5" in refused(["eval", "schedules.json"], capsys)
 
 
 def test_the_help_names_every_method(

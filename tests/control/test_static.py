@@ -27,6 +27,20 @@ def test_a_static_schedule_decides_its_table(table: Modes) -> None:
         assert (decision.tiers == Tier.DEVICE).all()
 
 
+def test_a_static_schedule_keeps_what_it_computes_where_it_says() -> None:
+    tiers = np.array([[0, 1], [3, 3], [2, 1], [1, 0]], dtype=np.int8)
+    walk = Walk(
+        StaticSchedule(Schedule(SHARED, tiers=tiers), Schedule(SHARED)),
+        random_signals(steps=4, rows=2, sites=2),
+        range(2),
+    )
+
+    walk.to_the_end()
+
+    for step, decision in enumerate(walk.decisions):
+        assert decision.tiers.tolist() == [tiers[step].tolist(), [Tier.DEVICE] * 2]
+
+
 @pytest.mark.parametrize(
     "table",
     [

@@ -49,10 +49,11 @@ def write_env(
     tiers: str = "",
     rows: int = 4,
     episodes: int = 16,
+    world: str = "",
 ) -> Path:
     """Write an environment file and its prompts, and return the file.
 
-    `tiers` goes into its cache table as it is, and begins with a comma.
+    `tiers` goes into its cache table as it is, and begins with a comma; `world` is its world.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for part, prompts in PROMPTS.items():
@@ -71,6 +72,7 @@ def write_env(
         seeds = {{ train = 10, select = 20, test = 30 }}
         search = {{ prompts = 2, evaluations = 2 }}
         ppo = {{ rows = {rows}, episodes = {episodes}, batch_size = 32, n_epochs = 2 }}
+        world = {{ {world} }}
         """
     )
     return file

@@ -164,6 +164,22 @@ def test_tables_come_back_in_their_order(tmp_path: Path) -> None:
     assert same_tables(loaded.tables, policy.tables)
 
 
+def test_tiers_come_back_and_must_be_some(tmp_path: Path) -> None:
+    tiers = np.array([[0, 1], [3, 3]], dtype=np.int8)
+    placed = dataclasses.replace(Schedule.from_text("C1 | C1"), tiers=tiers)
+    bare = Schedule.from_text("CC | CC")
+    made, folder = make_policy(), tmp_path / "policy"
+    short = ScheduleTable.of(np.linspace(1, 0, 3), [placed, bare])
+    save_policy(dataclasses.replace(made, tables={**made.tables, 2: short}), folder, card="")
+
+    loaded = load_policy(folder).tables[2]
+
+    assert same_tables({2: loaded}, {2: short})
+    assert loaded[4].schedule.tiers is None
+    edit_tensors(folder, lambda tensors: tensors["table.2.tiers"][0, 0].fill_(7))
+    assert "table.2: expected tiers in [0, 3] of shape (2, 2)" in complaint(folder)
+
+
 def test_fitted_coefficients_come_back_and_must_be_whole(tmp_path: Path) -> None:
     policy, folder = make_policy(sites=1), tmp_path / "policy"
     save_policy(policy, folder, card="# A policy\n")
@@ -236,8 +252,8 @@ def test_tensors_that_are_no_tensors_are_noticed_even_when_signed(folder: Path, 
     [
         (lambda m: m.update(site=1), "unknown field 'site'. Did you mean 'sites'?"),
         (lambda m: m.pop("objective"), "expected a field 'objective', received none"),
-        (lambda m: m.update(schema_version=1), "expected schema_version 5, received 1"),
-        (lambda m: m.update(schema_version=None), "expected schema_version 5, received None"),
+        (lambda m: m.update(schema_version=1), "expected schema_version 6, received 1"),
+        (lambda m: m.update(schema_version=None), "expected schema_version 6, received None"),
         (lambda m: m["network"].update(feature_schema="0" * 16), "feature_schema"),
         (lambda m: m.update(sites=0), "sites must be"),
         (lambda m: m.update(sites=10**9), "sites must be"),

@@ -32,7 +32,7 @@ def altered(saved: Path, **changes: Any) -> Path:
 def entry(**changes: Any) -> list[dict[str, Any]]:
     """Return schedules with one that is changed."""
     good = {"method": "climb", "steps": 4, "modes": "C11C | C11C", "psnr_db": 1.0, "ssim": 1.0}
-    good["coefficients"] = [[]] * 4
+    good |= {"coefficients": [[]] * 4, "tiers": ""}
     return [good | {"method": "other"}, good | changes]
 
 
@@ -53,6 +53,17 @@ def fitted_policy(coefficients: Sequence[list[float]]) -> Policy:
     table = ScheduleTable.of(np.linspace(1, 0, 5), [Scored(schedule, 31.0, 0.9)])
     profile = nominal_cost(4, 1).to_dict()
     return Policy(replace(MANIFEST, sites=1, profile=profile), {4: table})
+
+
+def test_tiers_are_read_as_they_were_written(tmp_path: Path) -> None:
+    tiers = np.array([[0, 1], [3, 3], [2, 0], [0, 1]], dtype=np.int8)
+    placed = replace(Schedule.from_text("C1C1 | C1C1"), tiers=tiers)
+    table = ScheduleTable.of(np.linspace(1, 0, 5), [Scored(placed, 31.0, 0.9)])
+    found = {"placed": Policy(MANIFEST, {4: table})}
+    save_schedules(found, tmp_path / "schedules.json")
+
+    assert same_schedules(load_schedules(tmp_path / "schedules.json"), found)
+    assert '"tiers": "D-KD | H-DH"' in (tmp_path / "schedules.json").read_text()
 
 
 def test_fitted_coefficients_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -114,7 +125,7 @@ LEVELS = {"4": [1.0, 0.75, 0.5, 0.25, 0.0]}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 1}, "expected schema_version 4, received 1"),
+        ({"schema_version": 1}, "expected schema_version 5, received 1"),
         ({"schedules": []}, "must be a list with entries"),
         ({"schedules": [1]}, r"schedules\[0\]: expected an object"),
         ({"sites": 0}, r"sites must be an integer in \[1, 256\]"),
@@ -154,6 +165,8 @@ LEVELS = {"4": [1.0, 0.75, 0.5, 0.25, 0.0]}
             {"schedules": entry(coefficients=[[1.0] * 3] * 4)},
             r"expected coefficients of shape \(4, 3\) for a schedule of one site",
         ),
+        ({"schedules": entry(tiers="DDDD")}, r"expected tiers in \[0, 3\] of shape \(4, 2\)"),
+        ({"schedules": entry(tiers="DDDX | DDDD")}, r"schedules\[1\]: expected a letter of DHK-"),
         ({"schedules": entry(method="other")}, "expected one schedule per method"),
     ],
 )

@@ -1,0 +1,57 @@
+"""What moves outside the image while it is made: the `[world]` section of an environment file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+#: Machines whose transfers `[world] transfers` may name; their figures are in `cache/rates.py`.
+MACHINES = ("h100", "rtx4090")
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """How memory is priced and taken away; without the section it is free and stays as it is.
+
+    As soon as any of `transfers`, `memory_weight` and `caps` is given, `[cache]` names the bytes of
+    every tier that one image has, and an episode is priced by where its entries would lie there.
+
+    Attributes:
+        transfers: What moving an entry to and from slower tiers takes: "measured" on this machine,
+            or the name of another one ("h100", "rtx4090"), on which a block stands for one of a
+            large model. "" for no time at all.
+        memory_weight: Charged for keeping one entry of every site on the device for as long as full
+            compute takes, and in proportion for less; larger makes slower tiers pay.
+        caps: Shares of `[cache] device_bytes` between which the cap of the device tier moves while
+            an image is made; more of them and lower ones make placement matter. Empty for a cap
+            that stays.
+        dwell_steps: Steps that the cap stays where it is, on average; few against those of an image
+            make what lies on the device a gamble.
+        wait_weight: Weight on t / t_reference where computes are given: they don't fix the time any
+            more, as entries are waited for or lost.
+    """
+
+    transfers: str = ""
+    memory_weight: float = 0.0
+    caps: list[float] = field(default_factory=list)
+    dwell_steps: float = 4.0
+    wait_weight: float = 1.0
+
+    @property
+    def prices_memory(self) -> bool:
+        """Whether it matters where entries lie."""
+        return bool(self.transfers or self.memory_weight or self.caps)
+
+    def faults(self) -> Iterator[tuple[str, object]]:
+        """Yield every rule that a value breaks, with the value."""
+        known = ("", "measured", *MACHINES)
+        if self.transfers not in known:
+            yield f"transfers must be among {list(known)}", self.transfers
+        if self.memory_weight < 0:
+            yield "memory_weight must be >= 0", self.memory_weight
+        if not all(0 <= share <= 1 for share in self.caps):
+            yield "caps must lie in [0, 1]", self.caps
+        if self.dwell_steps < 1:
+            yield "dwell_steps must be >= 1", self.dwell_steps
+        if self.wait_weight < 0:
+            yield "wait_weight must be >= 0", self.wait_weight
