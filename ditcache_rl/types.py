@@ -5,6 +5,7 @@ Nothing here computes; arrays are numpy on the host, tensors stay on the pipelin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -53,6 +54,8 @@ class RunInfo(NamedTuple):
     """(steps + 1,) noise levels; the last entry is where the sampler ends."""
     rows: int
     sites: int
+    began: float = math.nan
+    """Reading of `time.perf_counter` when the pipeline was called."""
 
     @property
     def site_steps(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ditcache_rl.bench.board import Board
@@ -115,15 +116,18 @@ class Replay:
         """Return the latents before every step of the recorded call."""
         return [call["hidden_states"] for call in self._calls]
 
-    def compute(self, step: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(
+        self, step: int, latents: Tensor, *, rows: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Run the transformer: its output, and the residual of the stack (rows, features).
 
         Args:
             step: Whose arguments to use.
             latents: (rows, ...) of the recorded cases, or any number of rows of a single one.
+            rows: Numbers of the recorded cases that the latents belong to; all in their order.
         """
         self.stand_in = None
-        output = self._call(step, latents)
+        output = self._call(step, latents, rows)
         if self.whole:
             return output, output.flatten(1)
         assert self.residual is not None, "the last block leaves it"
@@ -144,11 +148,14 @@ class Replay:
         )[0]
         return moved
 
-    def _call(self, step: int, latents: Tensor) -> Tensor:
-        rows = len(latents)
+    def _call(self, step: int, latents: Tensor, rows: NDArray[np.int64] | None = None) -> Tensor:
+        wanted = np.zeros(len(latents), dtype=np.int64) if self.rows == 1 else rows
         arguments = {
-            name: value.expand(rows, *value.shape[1:])
-            if isinstance(value, Tensor) and name not in _SHARED and self.rows == 1
+            name: value[torch.as_tensor(wanted, device=value.device)]
+            if wanted is not None
+            and isinstance(value, Tensor)
+            and name not in _SHARED
+            and value.shape[:1] == (self.rows,)
             else value
             for name, value in self._calls[step].items()
         }

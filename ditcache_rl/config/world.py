@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 #: Machines whose transfers `[world] transfers` may name; their figures are in `cache/rates.py`.
 MACHINES = ("h100", "rtx4090")
+#: Loads that `[world] loads` may name; what they are is in `world/load.py`.
+LOADS = ("slow", "comparable", "fast", "slower", "burstier", "crowded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,13 @@ class WorldConfig:
     every tier that one image has, and an episode is priced by where its entries would lie there.
 
     Attributes:
+        loads: Kinds of load under which deadlines are learned to be kept: "slow", "comparable" and
+            "fast" against an image, or another of `world.load`. Empty for no clock: then policies
+            know no `deadline_s`.
+        deadlines: Shortest and longest time that an image may take, over that of full compute on an
+            unloaded machine; the agent is trained between the two.
+        promised_share: Of the images, which are to be in time; more leaves less for their quality.
+        images: Simulated ones that the agent learns on; a thousand take about a second.
         transfers: What moving an entry to and from slower tiers takes: "measured" on this machine,
             or the name of another one ("h100", "rtx4090"), on which a block stands for one of a
             large model. "" for no time at all.
@@ -31,6 +40,10 @@ class WorldConfig:
             more, as entries are waited for or lost.
     """
 
+    loads: list[str] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=lambda: [0.25, 0.6])
+    promised_share: float = 0.95
+    images: int = 150_000
     transfers: str = ""
     memory_weight: float = 0.0
     caps: list[float] = field(default_factory=list)
@@ -44,6 +57,14 @@ class WorldConfig:
 
     def faults(self) -> Iterator[tuple[str, object]]:
         """Yield every rule that a value breaks, with the value."""
+        if unknown := sorted(set(self.loads) - set(LOADS)):
+            yield f"loads must be among {list(LOADS)}", unknown
+        if len(self.deadlines) != 2 or not 0 < self.deadlines[0] < self.deadlines[1] <= 1:
+            yield "deadlines must be two shares that rise, in (0, 1]", self.deadlines
+        if not 0 < self.promised_share < 1:
+            yield "promised_share must lie in (0, 1)", self.promised_share
+        if self.images < 1:
+            yield "images must be >= 1", self.images
         known = ("", "measured", *MACHINES)
         if self.transfers not in known:
             yield f"transfers must be among {list(known)}", self.transfers

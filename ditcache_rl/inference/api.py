@@ -34,6 +34,7 @@ def attach(
     *,
     speedup: float | None = None,
     latency_s: float | None = None,
+    deadline_s: float | None = None,
     budget: float | None = None,
     tradeoff: float | None = None,
     min_psnr: float | None = None,
@@ -53,7 +54,9 @@ def attach(
         policy: A policy folder, the name of a shipped one, a schedule file, a `Policy`, or a
             controller.
         speedup: Target; 2.0 if no target is given. By the cost model that is stored in the policy.
-        latency_s: Target: seconds per call at batch 1.
+        latency_s: Target: seconds per call at batch 1, by the cost model; nothing looks at a clock.
+        deadline_s: Target: seconds per call, kept by the clock while the machine's speed changes:
+            in time with the share that the policy promises, and as good as it can be then.
         budget: Target: share of full compute, in (0, 1].
         tradeoff: Target: weight on time / reference time against quality.
         min_psnr: Target: dB against full compute that 95 % of the images reach, in least time; as
@@ -93,6 +96,7 @@ def attach(
     given = {
         "speedup": speedup,
         "latency_s": latency_s,
+        "deadline_s": deadline_s,
         "budget": budget,
         "tradeoff": tradeoff,
         "min_psnr": min_psnr,

@@ -74,6 +74,14 @@ class Run:
             self._record(log)
         self._opened.refresh()
 
+    def _deadlines(self) -> list[str]:
+        """Say how many requests were in time, where there is a deadline."""
+        limit = self._followed.deadline_s if self._followed else None
+        if limit is None:
+            return []
+        late = sum(log.seconds > limit for log in self.logs)
+        return [f"deadline      {len(self.logs) - late} of {len(self.logs)} within {limit:g} s"]
+
     def _notes(self) -> list[str]:
         return [*self._opened.notes, *(self._followed.notes() if self._followed else [])]
 
@@ -90,6 +98,7 @@ class Run:
         return "\n".join(
             [
                 f"requests      {len(self.logs)}, median {seconds:.3f} s",
+                *self._deadlines(),
                 f"site steps    {total}: {shares}",
                 f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
                 f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",

@@ -19,7 +19,9 @@ from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
+from ditcache_rl.schedules.table import is_at
 from ditcache_rl.types import Floats, RunInfo
+from ditcache_rl.world import DeadlineController, Gauges, Pacer
 
 #: Tables that were carried over are kept for so many runs with noise levels of their own.
 _KEPT = 32
@@ -33,6 +35,7 @@ class Target:
 
         Target(speedup=2.0)     # at least twice as fast as full compute, by the policy's cost model
         Target(latency_s=0.2)   # at most 0.2 s per pipeline call
+        Target(deadline_s=0.2)  # within 0.2 s, by the clock, and as good as it can be then
         Target(budget=0.25)     # a quarter of full compute
         Target(tradeoff=1.0)    # maximise quality minus 1.0 * time / reference time
         Target(min_psnr=35.0)   # the cheapest schedule that keeps 95 % of the images above 35 dB
@@ -41,6 +44,7 @@ class Target:
 
     speedup: float | None = None
     latency_s: float | None = None
+    deadline_s: float | None = None
     budget: float | None = None
     tradeoff: float | None = None
     min_psnr: float | None = None
@@ -176,6 +180,7 @@ class PolicyController(Delegating):
         self._policy, self._target, self._adaptive = policy, target, adaptive
         self.tables = Tables(list(policy.tables.values()))
         self._unmet: dict[int, str] = {}  # by steps; copies share it
+        self._gauges = Gauges()  # likewise
 
     def reset(self, run: RunInfo) -> None:
         """Choose schedule or network for the request's noise levels."""
@@ -185,6 +190,11 @@ class PolicyController(Delegating):
             self._unmet[run.num_inference_steps] = str(error)
             self._delegate = AllCompute()
         self._delegate.reset(run)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """Seconds that every request may take, None without such a target."""
+        return self._target.deadline_s
 
     def notes(self) -> list[str]:
         """Say what was carried over, and which requests computed everything for want of better."""
@@ -200,6 +210,8 @@ class PolicyController(Delegating):
             BudgetError: If the target is out of reach.
         """
         policy, target, steps = self._policy, self._target, len(sigmas) - 1
+        if target.deadline_s is not None:
+            return DeadlineController(self._pacer(sigmas), target.deadline_s, gauges=self._gauges)
         table, cost = self.tables.at(sigmas), policy.cost.for_steps(steps)
         is_own = table is policy.tables.get(steps)
         if target.names_floor and is_own:
@@ -223,6 +235,22 @@ class PolicyController(Delegating):
             computes=computes,
             latency_weight=weight,
         )
+
+    def _pacer(self, sigmas: Floats) -> Pacer:
+        """Return what keeps deadlines in a run of these noise levels."""
+        pacer = self._policy.pacer
+        if pacer is None:
+            raise BudgetError(
+                f"expected a policy that was trained to keep deadlines, received {self._target} "
+                "and one that was not; name loads under [world] and train it, or use latency_s"
+            )
+        if not is_at(pacer.sigmas, sigmas):
+            raise BudgetError(
+                f"expected a run of the {len(pacer.sigmas) - 1} steps that this policy keeps "
+                f"deadlines at, received {len(sigmas) - 1} steps or other noise levels; use "
+                "latency_s there"
+            )
+        return pacer
 
     def _is_better(self, steps: int, computes: int) -> bool:
         """Tell whether the policy says that its network beats its schedule."""

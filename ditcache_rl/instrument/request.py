@@ -105,7 +105,7 @@ class Request:
     def current(self) -> Iterator[Request]:
         """Be the request of this thread or task; free the cache afterwards, whatever happens."""
         token = _CURRENT.set(self)
-        started = time.perf_counter()
+        self._began = time.perf_counter()
         try:
             yield self
         finally:
@@ -116,7 +116,7 @@ class Request:
             self._last_output = self._latents = self.active = self.layout = None
             self.off = True
             for log in self.logs:
-                log.seconds = time.perf_counter() - started
+                log.seconds = time.perf_counter() - self._began
 
     def begin_call(self, layout: Layout, facts: CallFacts) -> None:
         """Note a call of a denoiser; `off` tells afterwards whether it is left alone."""
@@ -267,7 +267,8 @@ class Request:
         expected = self._expected_rows
         rows = expected if expected and rows % expected == 0 else rows
         self._branches.clear()
-        run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites)
+        steps, sigmas = self._clock.steps, self._clock.sigmas()
+        run = RunInfo(steps, sigmas, rows, self._sites, self._began)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
         self._shapes = []
         self.logs.append(RequestLog(run))

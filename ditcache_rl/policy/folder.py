@@ -1,6 +1,7 @@
 """Read, check and write a policy folder.
 
-A policy is data: `manifest.json`, `controller.safetensors`, `metrics.json` and a `README.md`.
+A policy is data: `manifest.json`, `controller.safetensors`, `metrics.json` and a `README.md`, and
+`pacer.safetensors` where it keeps deadlines.
 Nothing in it names code, nothing is unpickled, and sizes are bounded before anything is allocated.
 The digest of the tensors catches accidents, not attackers: both files lie in one folder.
 """
@@ -10,8 +11,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -19,15 +23,17 @@ from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import parse_tensors, read_bytes, read_json, write_json
-from ditcache_rl.policy.policy import Manifest, Policy, read_manifest
+from ditcache_rl.policy.policy import Manifest, Policy, read_fields, read_manifest
 from ditcache_rl.schedules import ScheduleTable
 from ditcache_rl.schedules.patterns import pattern_numbers
 from ditcache_rl.types import MOST_STEPS
+from ditcache_rl.world import Pacer, Pacing
 
 SCHEMA_VERSION = 6
-MANIFEST, TENSORS, METRICS, CARD = (
+MANIFEST, TENSORS, PACER, METRICS, CARD = (
     "manifest.json",
     "controller.safetensors",
+    "pacer.safetensors",
     "metrics.json",
     "README.md",
 )
@@ -60,13 +66,21 @@ def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
                 copied = torch.tensor(values, dtype=_TYPES[name])
                 tensors[f"{kind}.{steps}.{name}"] = copied.contiguous()
     data = save_tensors(tensors)
-    facts = {
+    facts: dict[str, Any] = {
         "steps": policy.steps,
         "safe_steps": list(policy.safe),
         "tensors_sha256": hashlib.sha256(data).hexdigest(),
         "schema_version": SCHEMA_VERSION,
     }
     (folder / TENSORS).write_bytes(data)
+    facts["pacer"] = None
+    if policy.pacer is not None:
+        data = save_arrays(
+            {name: np.ascontiguousarray(one) for name, one in policy.pacer.to_arrays().items()}
+        )
+        (folder / PACER).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        facts["pacer"] = policy.pacer.to_dict() | {"tensors_sha256": digest}
     write_json(folder / METRICS, policy.metrics)
     (folder / CARD).write_text(card, encoding="utf-8")
     write_json(folder / MANIFEST, asdict(policy.manifest) | facts)
@@ -88,7 +102,7 @@ def load_policy(folder: Path) -> Policy:
             "policy again with this version"
         )
     counts = {name: raw.pop(name, None) for name in ("steps", "safe_steps")}
-    digest = raw.pop("tensors_sha256", None)
+    digest, pacing = raw.pop("tensors_sha256", None), raw.pop("pacer", None)
     manifest = read_manifest(raw, str(path))
     for name, steps in counts.items():
         if not isinstance(steps, list) or not all(
@@ -112,8 +126,25 @@ def load_policy(folder: Path) -> Policy:
     if network is not None:
         _check_patterns([*tables["table"].values(), *tables["safe"].values()], manifest, where)
     manifest.check_profile(counts["steps"][0], str(path))
+    pacer = None if pacing is None else _pacer(pacing, folder)
     metrics = read_json(folder / METRICS)
-    return Policy(manifest, tables["table"], tables["safe"], network, metrics)
+    return Policy(manifest, tables["table"], tables["safe"], network, metrics, pacer)
+
+
+def _pacer(raw: Any, folder: Path) -> Pacer:
+    """Read what keeps deadlines."""
+    path, where = folder / PACER, f"{folder / MANIFEST}: pacer"
+    if not isinstance(raw, dict) or not isinstance(raw.get("tensors_sha256"), str):
+        raise ArtifactError(f"{where}: expected numbers and tensors_sha256, received {raw!r:.80}")
+    pacing = read_fields(Pacing, {k: v for k, v in raw.items() if k != "tensors_sha256"}, where)
+    tensors = _read_tensors(path, raw["tensors_sha256"])
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ArtifactError(f"{path}: {name} must be finite; export the policy again")
+    try:
+        return Pacer.from_arrays(pacing, {name: one.numpy() for name, one in tensors.items()})
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}; export the policy again") from error
 
 
 def _read_tensors(path: Path, wanted: str) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from ditcache_rl.files import fits
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.schedules import CostModel, Objective, ScheduleTable, Scored
 from ditcache_rl.types import MOST_SITES, Tier
+from ditcache_rl.world import Pacer
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ class Policy:
         safe: Per step count with measured floors, the schedules for these.
         network: Corrects the schedules; None where only schedules were searched.
         metrics: Measured results.
+        pacer: Keeps deadlines at the first step count; None where none was made.
     """
 
     manifest: Manifest
@@ -171,6 +173,7 @@ class Policy:
     safe: Mapping[int, ScheduleTable] = field(default_factory=dict)
     network: PolicyNetwork | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    pacer: Pacer | None = None
 
     @property
     def steps(self) -> list[int]:

@@ -2,58 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
-
-from gymnasium import spaces
 
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
 from ditcache_rl.types import Floats
-from ditcache_rl.world.agent import PRIOR, agent_input
-from ditcache_rl.world.moment import NAMES, Moment
-from ditcache_rl.world.simulator import Decide, Requests, played
+from ditcache_rl.world import Decide, Requests, agent_input, played
+from ditcache_rl.world.agent import ACTIONS
+from ditcache_rl.world.moment import NAMES
+
+#: How fast the price of lateness follows the share in time, per rollout.
+_ASCENT = 4.0
+#: Prices in tenths of a decibel's tenth: below zero an image in time may be worth risking.
+_PRICES = (-4.0, 20.0)
 
 
 class DeadlineVecEnv(VecEnv):
     """Rows of simulated images; an action tells whether a row computes its step.
 
-    The reward comes with the last step: a tenth of the PSNR in dB plus the price of lateness for an
-    image in time, nothing for a late one, minus what the prior earns on the same image.
+    The return of an image in time is its PSNR in dB, over ten, plus the price of lateness; that of
+    a late one is nothing; minus what the prior earns on the same image. It is handed out as the
+    quality changes step by step, which adds up to the same.
 
     Args:
-        draw: Begins a batch of images.
+        draw: Begins a batch of images, of equally many rows under each load.
         prior: What the policy starts from.
-        price: Of lateness, in tenths of a decibel's tenth; `settle` moves it.
-        promised: Share of images that must be in time.
+        loads: Loads in a batch, each with a price of its own.
+        promised: Share of images that must be in time under each.
     """
 
     def __init__(
-        self, draw: Callable[[], Requests], prior: Decide, *, promised: float, price: float = 3.0
+        self, draw: Callable[[], Requests], prior: Decide, *, loads: int, promised: float
     ) -> None:
         self._draw, self._prior, self._promised = draw, prior, promised
-        self.price = price
+        self.prices = np.full(loads, 2.0)
         self._requests = draw()
         self._actions: NDArray[np.int64] | None = None
-        #: Shares in time and PSNR in dB of the batches since they were last looked at.
-        self.kept: list[float] = []
-        self.psnr_db: list[float] = []
-        box = spaces.Box(-np.inf, np.inf, (len(NAMES) + 2,), np.float32)
-        super().__init__(self._requests.rows, box, spaces.MultiDiscrete([2]))
+        #: Share in time by load, and PSNR in dB, of the newest batch.
+        self.kept, self.psnr_db = np.full(loads, np.nan), np.nan
+        box = spaces.Box(-np.inf, np.inf, (len(NAMES) + ACTIONS,), np.float32)
+        super().__init__(self._requests.rows, box, spaces.MultiDiscrete([ACTIONS]))
 
     def reset(self) -> VecEnvObs:
         """Begin a batch of images."""
         self._requests = self._draw()
-        self._baseline = played(self._requests.again(), self._prior)
+        self._baseline = self._worth(*played(self._requests.again(), self._prior))
         return self._look()
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
@@ -64,35 +69,39 @@ class DeadlineVecEnv(VecEnv):
         """Play a step; after the last one a new batch has begun."""
         if self._actions is None:
             raise StateError("expected step_async before step_wait")
+        before, rows = self._so_far, self.num_envs
         self._requests.play(self._actions == 1)
         self._actions = None
-        rows, ended = self.num_envs, self._requests.step == self._requests.steps
         infos: list[dict[str, Any]] = [{} for _ in range(rows)]
-        if not ended:
-            return self._look(), np.zeros(rows, np.float32), np.zeros(rows, dtype=bool), infos
+        if self._requests.step < self._requests.steps:
+            seen = self._look()
+            rewards = self._so_far - before
+            return seen, rewards.astype(np.float32), np.zeros(rows, dtype=bool), infos
         psnr_db, in_time = self._requests.outcome()
-        self.kept.append(float(in_time.mean()))
-        self.psnr_db.append(float(psnr_db[in_time].mean()))
-        rewards = self._worth(psnr_db, in_time) - self._worth(*self._baseline)
-        seen = self._observation
-        for row in range(rows):
-            infos[row] = {"terminal_observation": seen[row]}
+        parts = np.array_split(in_time, len(self.prices))
+        self.kept = np.array([part.mean() for part in parts])
+        self.psnr_db = float(psnr_db[in_time].mean()) if in_time.any() else np.nan
+        rewards = self._worth(psnr_db, in_time) - self._baseline - before
+        for info, seen in zip(infos, self._seen, strict=True):
+            info["terminal_observation"] = seen
         return self.reset(), rewards.astype(np.float32), np.ones(rows, dtype=bool), infos
 
-    def settle(self, rate: float) -> None:
-        """Move the price of lateness towards where the promise is just kept (dual ascent)."""
-        if self.kept:
-            self.price = max(0.0, self.price + rate * (self._promised - float(np.mean(self.kept))))
-            self.kept.clear()
-            self.psnr_db.clear()
+    def settle(self) -> None:
+        """Move the prices of lateness towards where the promise is just kept (dual ascent)."""
+        moved = self.prices + _ASCENT * (self._promised - self.kept)
+        self.prices = np.clip(moved, *_PRICES)
 
     def _worth(self, psnr_db: Floats, in_time: NDArray[np.bool_]) -> Floats:
-        return np.where(in_time, psnr_db / 10 + self.price, 0.0)
+        parts = np.array_split(np.arange(self.num_envs), len(self.prices))
+        price = np.repeat(self.prices, [len(part) for part in parts])
+        return np.where(in_time, psnr_db / 10 + price, 0.0)
 
     def _look(self) -> NDArray[np.float32]:
         moment = self._requests.moment()
-        self._observation, self._masks = agent_input(moment, self._prior(moment))
-        return self._observation
+        self._seen, self._masks = agent_input(moment, self._prior(moment))
+        #: (rows,) what the image is worth if everything from here on is computed.
+        self._so_far = self._requests.quality.psnr_db(moment.lost + moment.gap) / 10
+        return self._seen
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return whether leaving a step out and computing it are allowed: (rows, 2)."""
@@ -127,7 +136,7 @@ class DeadlineVecEnv(VecEnv):
 
 
 class _Settle(BaseCallback):
-    """Move the price after every rollout, and hear how far it is."""
+    """Move the prices after every rollout, and tell how far it is."""
 
     def __init__(self, env: DeadlineVecEnv, hear: Callable[[int, float, float], None]) -> None:
         super().__init__()
@@ -138,12 +147,12 @@ class _Settle(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         env = self._env
-        kept, psnr_db = float(np.mean(env.kept)), float(np.mean(env.psnr_db))
-        self.logger.record("deadline/kept_share", kept)
-        self.logger.record("deadline/psnr_db", psnr_db)
-        self.logger.record("deadline/price", env.price)
-        self._hear(self.num_timesteps, kept, psnr_db)
-        env.settle(4.0)
+        self.logger.record("deadline/psnr_db", env.psnr_db)
+        for place, (kept, price) in enumerate(zip(env.kept, env.prices, strict=True)):
+            self.logger.record(f"deadline/kept_share_{place}", float(kept))
+            self.logger.record(f"deadline/price_{place}", float(price))
+        self._hear(self.num_timesteps, float(env.kept.mean()), env.psnr_db)
+        env.settle()
 
 
 def learn_deadlines(
@@ -152,13 +161,8 @@ def learn_deadlines(
     steps: int,
     images: int,
     seed: int,
-    hear: Callable[[int, float, float], None],
-    learning_rate: float = 1e-3,
-    batch_size: int = 4096,
-    n_epochs: int = 4,
-    ent_coef: float = 0.002,
-    gae_lambda: float = 0.97,
-    log: Any = None,
+    folder: Path | None = None,
+    hear: Callable[[int, float, float], None] = lambda *_: None,
 ) -> PolicyNetwork:
     """Train by PPO; the actor is returned.
 
@@ -167,24 +171,26 @@ def learn_deadlines(
         steps: Denoising steps of each.
         images: To be played in all.
         seed: Of actions and weights.
+        folder: For TensorBoard.
         hear: Told after every rollout: environment steps, share in time, PSNR in dB.
     """
     model = MaskablePPO(
         MaskablePriorPolicy,
         env,
-        learning_rate=lambda left: learning_rate * max(left, 0.03),
+        # Many simulated images make larger steps safe; at the end they shrink.
+        learning_rate=lambda left: 1e-3 * max(left, 0.03),
         n_steps=steps,
-        batch_size=batch_size,
-        n_epochs=n_epochs,
+        batch_size=2048,
+        n_epochs=4,
         gamma=1.0,
-        gae_lambda=gae_lambda,
+        gae_lambda=0.95,
         clip_range=0.2,
-        ent_coef=ent_coef,
+        ent_coef=0.002,
         seed=seed,
         device="cpu",
     )
-    if log is not None:
-        model.set_logger(log)
+    if folder is not None:
+        model.set_logger(configure(str(folder), ["tensorboard"]))
     model.learn(images * steps, callback=_Settle(env, hear))
     assert isinstance(model.policy, MaskablePriorPolicy)
     return exported(model.policy)

@@ -27,6 +27,7 @@ from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.pace import pace_stage
 from ditcache_rl.rl.placing import memory_stage, standings, tiers_stage
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
@@ -42,14 +43,15 @@ from ditcache_rl.types import UNSEEN, Progress
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
-    "profile": 0.05,
-    "references": 0.08,
-    "search": 0.45,
+    "profile": 0.03,
+    "references": 0.06,
+    "search": 0.3,
     "floors": 0.03,
-    "safe": 0.12,
-    "rescale": 0.16,
+    "safe": 0.08,
+    "rescale": 0.11,
     "place": 0.0,
-    "learn": 0.07,
+    "pace": 0.3,
+    "learn": 0.05,
     "compare": 0.04,
 }
 
@@ -182,6 +184,17 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
             tick=progress.tick,
         )
 
+        progress.enter("pace")
+        paced = pace_stage(
+            config.world,
+            board,
+            cost,
+            list(dict.fromkeys(sample.typical + cases)),
+            file=options.run / f"pacer-{first}.json",
+            seed=options.seed,
+            tick=progress.tick,
+        )
+
         progress.enter("learn")
 
         def on_episodes(episodes: int, gain: float) -> None:
@@ -199,6 +212,9 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
             metrics["tiers"] = [one.to_dict(options.seed) for one in placed]
 
     policy = _policy(config, options, identity, network, tables, safe, cost, comparisons)
+    if paced is not None:
+        metrics["deadlines"] = paced[1]
+        policy = replace(policy, pacer=paced[0])
     policy = replace(policy, metrics=metrics | dict(policy.metrics))
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})

@@ -19,6 +19,11 @@ _FLOATS = ("sigmas", "coefficients", "quality", "floors")
 _SAME_LEVEL = 1e-4
 
 
+def is_at(own: Floats, sigmas: Floats) -> bool:
+    """Tell whether two runs have the same noise levels."""
+    return len(own) == len(sigmas) and np.allclose(own, sigmas, rtol=0.0, atol=_SAME_LEVEL)
+
+
 class Scored(NamedTuple):
     """A schedule and what is known of its worth; nan is unknown."""
 
@@ -93,9 +98,7 @@ class ScheduleTable(Mapping[int, Scored]):
 
     def is_at(self, sigmas: Floats) -> bool:
         """Tell whether these are its noise levels."""
-        return len(self.sigmas) == len(sigmas) and np.allclose(
-            self.sigmas, sigmas, rtol=0.0, atol=_SAME_LEVEL
-        )
+        return is_at(self.sigmas, sigmas)
 
     def within(self, computes: int) -> Schedule:
         """Return the schedule that computes most of those that compute no more than so much.

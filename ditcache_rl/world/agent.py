@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ditcache_rl.control.network import HostNetwork
 from ditcache_rl.world.moment import Moment, observation
 from ditcache_rl.world.simulator import Decide
 
+#: Leaving a step out, and computing it.
+ACTIONS = 2
 #: Log-odds of what the prior does against the other action.
-PRIOR = 2.5
+_PRIOR = 2.0
+#: Of a compute at the present speed, what must be left to begin it: slow moments pass.
+_LEAST = 0.4
 
 
 def agent_input(
@@ -31,12 +34,8 @@ def agent_input(
     masks = np.stack([np.ones_like(late), ~late], axis=1)
     if moment.step == 0:
         masks[:] = [False, True]
-    prior = np.stack([np.where(wanted, 0.0, PRIOR), np.where(wanted, PRIOR, 0.0)], axis=1)
+    prior = np.stack([np.where(wanted, 0.0, _PRIOR), np.where(wanted, _PRIOR, 0.0)], axis=1)
     return np.concatenate([seen, prior.astype(np.float32)], axis=1), masks
-
-
-#: Of a compute at the present speed, what must be left to begin it: slower moments pass.
-_LEAST = 0.4
 
 
 class Agent:
@@ -50,7 +49,7 @@ class Agent:
 
     def __init__(
         self,
-        network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        network: HostNetwork,
         prior: Decide,
         *,
         caution: float = 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ditcache_rl.types import Floats
 
@@ -38,15 +39,15 @@ class Gauge:
         self._count = np.zeros(len(quick))
         self._sum, self._squares = np.zeros(len(quick)), np.zeros(len(quick))
 
-    def note(self, slowdowns: Floats, rows: Floats | slice = slice(None)) -> None:
+    def note(self, slowdowns: Floats, rows: NDArray[np.bool_] | None = None) -> None:
         """Take readings in.
 
         Args:
             slowdowns: (rows,) what a step took over what it takes on an unloaded machine, above 0.
-            rows: Boolean, which rows have one; all by default.
+            rows: Which rows have one; all by default.
         """
         read = np.log(slowdowns)
-        if isinstance(rows, slice):
+        if rows is None:
             rows = np.ones(len(read), dtype=bool)
         moved = self.averages + np.array(RATES) * (read[:, None] - self.averages)
         self.averages = np.where(rows[:, None], moved, self.averages)

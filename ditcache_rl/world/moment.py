@@ -95,4 +95,4 @@ def observation(moment: Moment) -> NDArray[np.float32]:
         axis=1,
     )
     every = np.concatenate([columns, moment.gauge], axis=1)
-    return np.clip(every, -_CLIP, _CLIP).astype(np.float32)
+    return np.asarray(np.clip(every, -_CLIP, _CLIP), dtype=np.float32)

@@ -32,9 +32,19 @@ class ByDeadline:
     deadlines: Floats
     speeds: Floats
 
+    @classmethod
+    def over(
+        cls, placement: Placement, computes: NDArray[np.int64], deadlines: Floats, speeds: Floats
+    ) -> ByDeadline:
+        """Follow the best plans of a placement."""
+        computed = np.zeros((placement.steps + 1, placement.steps), dtype=bool)
+        for count in range(1, placement.steps + 1):
+            computed[count, list(placement.path(count))] = True
+        return cls(computed, computes, deadlines, speeds)
+
     def __call__(self, moment: Moment) -> NDArray[np.bool_]:
         """Tell which rows compute: (rows,)."""
-        return self.computed[self.chosen(moment), moment.step]
+        return np.asarray(self.computed[self.chosen(moment), moment.step])
 
     def chosen(self, moment: Moment) -> NDArray[np.int64]:
         """Return the computes of the schedule of every row: (rows,)."""
@@ -92,9 +102,7 @@ def fitting(
     return np.maximum(np.floor(room), 0).astype(np.int64)
 
 
-def planned(
-    placement: Placement, moment: Moment, left: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def planned(placement: Placement, moment: Moment, left: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Tell whether the best plan with so many computes left computes now: (rows,)."""
     if moment.step == 0:
         return np.ones(len(left), dtype=bool)

@@ -1,0 +1,287 @@
+"""Learn to keep deadlines: gaps and their costs, opponents, an agent, and which of them is used."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from ditcache_rl.bench import Board, Case
+from ditcache_rl.bench.run import read_kept
+from ditcache_rl.config import WorldConfig
+from ditcache_rl.control import AllCompute, PolicyNetwork
+from ditcache_rl.files import read_bytes, read_json, replacing, write_json
+from ditcache_rl.rl.deadlines import DeadlineVecEnv, learn_deadlines
+from ditcache_rl.rl.stages import Tick
+from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.gaps import GapModel
+from ditcache_rl.search.calibrate import fitted_gap_costs
+from ditcache_rl.search.gap_costs import fit_costs, shaken_paths
+from ditcache_rl.search.gaps import GapSearch, schedule_on
+from ditcache_rl.types import Decision, Floats, RunInfo, StepInfo
+from ditcache_rl.world import (
+    Agent,
+    Decide,
+    Pacer,
+    Pacing,
+    Prices,
+    Quality,
+    Requests,
+    played,
+)
+from ditcache_rl.world.tuning import SPARE, cautious, tune_opponents
+from ditcache_rl.world.world import World
+
+#: Rounds of rollouts that gap models are fitted on, rows of each, and train cases.
+_ROUNDS, _ROWS, _CASES = 4, 192, 64
+#: Simulated images that contenders are compared on, and of a batch that the agent learns on.
+_COMPARE, _BATCH = 6144, 1020
+#: Images that the costs of gaps are scaled to.
+_SCALED = 96
+#: Of what the stage leaves: costs of a hundred steps have 8 MB.
+_MOST_BYTES = 1 << 26
+
+
+def fit_gaps(
+    board: Board, cases: Sequence[Case], *, seed: int, tick: Tick
+) -> tuple[GapModel, Floats, Floats]:
+    """Fit coefficients and costs of all gaps: the model, (T, T, T + 1) costs, (T + 1,) levels."""
+    rng = np.random.default_rng(seed)
+    search = GapSearch(board, cases[:_CASES], rng=rng)
+    model = search.fit(
+        rounds=_ROUNDS, rows=_ROWS, on_round=lambda share: tick(0.8 * share, "gaps of paths")
+    )
+    products = search.products()
+    paths = shaken_paths(fitted_gap_costs(products), _SCALED, rng)
+    drawn = [cases[index % len(cases)] for index in range(_SCALED)]
+    schedules = [schedule_on(path, model, search.sigmas) for path in paths]
+    tick(0.9, "images of paths")
+    psnr_db = board.score(drawn, schedules).psnr_db
+    return model, fit_costs(products, paths, psnr_db), search.sigmas
+
+
+class _Ends(AllCompute):
+    """Notes when the first and the last step begin."""
+
+    def reset(self, run: RunInfo) -> None:
+        super().reset(run)
+        self.began, self.seen = run.began, []
+        _Ends.last = self
+
+    def decide(self, info: StepInfo) -> Decision:
+        self.seen.append(time.perf_counter())
+        return super().decide(info)
+
+    began: float
+    seen: list[float]
+    last: _Ends
+
+
+def measure_ends(board: Board, case: Case, cost: CostModel, *, repeats: int = 5) -> Prices:
+    """Measure what comes before the first step and after the last, in computes."""
+    before, after = [], []
+    for _ in range(repeats):
+        drawn = board.draw([case], _Ends())
+        seen = _Ends.last.seen
+        before.append(seen[0] - _Ends.last.began)
+        steps = (seen[-1] - seen[0]) / (len(seen) - 1)
+        after.append(_Ends.last.began + drawn.seconds - seen[-1] - steps)
+    unit = cost.site_s * cost.sites + cost.step_s
+    median = [float(np.median(values)) / unit for values in (before, after)]
+    return Prices(median[0], cost.step_s / unit, max(0.0, median[1]))
+
+
+class Standing(NamedTuple):
+    """How a contender fares under one load."""
+
+    load: str
+    name: str
+    kept_share: float
+    psnr_db: float
+    """Mean over the images in time."""
+    score_db: Floats
+    """(images,) PSNR, 0 of late ones."""
+
+
+def standing(name: str, load: str, requests: Requests, decide: Decide) -> Standing:
+    """Play a contender."""
+    psnr_db, in_time = played(requests, decide)
+    mean = float(psnr_db[in_time].mean()) if in_time.any() else float("nan")
+    return Standing(load, name, float(in_time.mean()), mean, np.where(in_time, psnr_db, 0.0))
+
+
+def interval(gains: Floats, seed: int) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a mean."""
+    if np.ptp(gains) == 0:
+        return float(gains[0]), float(gains[0])
+    rng = np.random.default_rng(seed)
+    found = bootstrap(
+        (gains,), np.mean, confidence_level=0.95, n_resamples=999, method="percentile", rng=rng
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def learn_agent(
+    world: World,
+    loads: Sequence[str],
+    prior: Decide,
+    *,
+    promised: float,
+    images: int,
+    seed: int,
+    folder: Path | None = None,
+    hear: Callable[[int, float, float], None] = lambda *_: None,
+) -> PolicyNetwork:
+    """Train an agent from a prior."""
+    rng = np.random.default_rng(seed)
+    env = DeadlineVecEnv(
+        lambda: world.draw(loads, _BATCH, rng),
+        prior,
+        loads=len(loads),
+        promised=promised + SPARE,
+    )
+    steps = len(world.quality.sigmas) - 1
+    return learn_deadlines(env, steps=steps, images=images, seed=seed, folder=folder, hear=hear)
+
+
+def make_pacer(
+    config: WorldConfig,
+    board: Board,
+    cost: CostModel,
+    cases: Sequence[Case],
+    *,
+    seed: int,
+    folder: Path,
+    tick: Tick,
+) -> tuple[Pacer, dict[str, Any]]:
+    """Make what keeps deadlines, and tell how all contenders fare on loads that none has seen.
+
+    The agent is used where it is significantly above the static schedule that it started from, all
+    loads together, and not significantly below the rule.
+    """
+    model, costs, sigmas = fit_gaps(
+        board, cases, seed=seed, tick=lambda share, note: tick(0.3 * share, note)
+    )
+    prices = measure_ends(board, cases[0], cost)
+    unit = cost.site_s * cost.sites + cost.step_s
+    low, high = (share * cost.reference_s / unit for share in config.deadlines)
+    world = World(Quality(sigmas, costs), prices, (low, high))
+    promised, loads = config.promised_share, config.loads
+    tick(0.35, "rules")
+    static, start, rule = tune_opponents(world, loads, promised, seed=seed)
+
+    def hear(steps: int, kept: float, psnr_db: float) -> None:
+        share = steps / (config.images * board.steps)
+        tick(0.4 + 0.5 * share, f"deadlines: {kept:.1%} in time, {psnr_db:.1f} dB")
+
+    network = learn_agent(
+        world,
+        loads,
+        start,
+        promised=promised,
+        images=config.images,
+        seed=seed,
+        folder=folder,
+        hear=hear,
+    )
+    tick(0.92, "deadlines: comparison")
+    agent = cautious(world, loads, Agent(network.on_host(), start), promised, seed=seed + 100)
+    contenders: dict[str, Decide] = {
+        "static by deadline": static,
+        "static by speed at the start": start,
+        "replanning": rule,
+        "agent": agent,
+    }
+    rows: list[Standing] = []
+    for place, load in enumerate(loads):
+        draw = world.fixed([load], _COMPARE // len(loads), seed + 200 + place)
+        rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
+    gained = {
+        name: interval(_scores(rows, "agent") - _scores(rows, name), seed)
+        for name in ("static by speed at the start", "replanning")
+    }
+    used = gained["static by speed at the start"][0] > 0 and gained["replanning"][1] >= 0
+    pacing = Pacing(
+        compute_s=unit,
+        before=prices.before,
+        idle=prices.idle,
+        after=prices.after,
+        rate=rule.rate,
+        margin=rule.margin,
+        jump=rule.jump,
+        reverts=rule.reverts if np.isfinite(rule.reverts) else 0.0,
+        caution=agent.caution,
+        uses_agent=used,
+        promised_share=promised,
+        shortest_s=low * unit,
+        longest_s=high * unit,
+    )
+    pacer = Pacer(
+        pacing, sigmas, costs, model, start.computes, start.deadlines, start.speeds, network
+    )
+    facts = {
+        "standings": [
+            {
+                "load": one.load,
+                "contender": one.name,
+                "kept_share": one.kept_share,
+                "psnr_db": one.psnr_db,
+            }
+            for one in rows
+        ],
+        "agent_minus": {name: list(ci) for name, ci in gained.items()},
+        "uses_agent": used,
+    }
+    return pacer, facts
+
+
+def pace_stage(
+    config: WorldConfig,
+    board: Board,
+    cost: CostModel,
+    cases: Sequence[Case],
+    *,
+    file: Path,
+    seed: int,
+    tick: Tick,
+) -> tuple[Pacer, dict[str, Any]] | None:
+    """Make a pacer as `make_pacer` does, or read what was made; None without loads.
+
+    Args:
+        config: The world.
+        board: At the first step count.
+        cost: Prices.
+        cases: Train prompts.
+        file: Of the numbers; arrays lie beside it.
+        seed: Of everything.
+        tick: Hears how far it is.
+    """
+    if not config.loads:
+        return None
+    arrays = file.with_suffix(".npz")
+    if file.exists():
+
+        def read(kept: Path) -> tuple[Pacer, dict[str, Any]]:
+            raw = read_json(kept)
+            with np.load(io.BytesIO(read_bytes(arrays, _MOST_BYTES))) as saved:
+                pacer = Pacer.from_arrays(Pacing(**raw["pacing"]), dict(saved))
+            return pacer, raw["facts"]
+
+        return read_kept(file, read)
+    pacer, facts = make_pacer(
+        config, board, cost, cases, seed=seed, folder=file.parent / "deadlines", tick=tick
+    )
+    with replacing(arrays) as part:
+        np.savez(part, allow_pickle=False, **pacer.to_arrays())
+    write_json(file, {"pacing": pacer.to_dict(), "facts": facts})
+    return pacer, facts
+
+
+def _scores(rows: Sequence[Standing], name: str) -> NDArray[np.float64]:
+    return np.concatenate([one.score_db for one in rows if one.name == name])

@@ -1,0 +1,133 @@
+"""Keep a deadline of a real request: a pacer that reads the clock."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ditcache_rl.machine import synchronize
+from ditcache_rl.types import HISTORY, Decision, Fitted, Mode, RunInfo, StepInfo, Tier
+from ditcache_rl.world.gauge import Gauge
+from ditcache_rl.world.moment import Moment
+from ditcache_rl.world.pacer import Pacer
+from ditcache_rl.world.simulator import Decide
+
+
+class Gauges:
+    """What is known of the machine's speed, by the rows of a request; it outlives requests."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Gauge] = {}
+
+    def of(self, rows: int) -> Gauge:
+        """Return a gauge for a new image, or several at a time."""
+        known = self._known.get(rows)
+        if known is None:
+            known = Gauge(1)
+            known.averages += math.log(rows)  # until one is timed: the rows come one by one
+        gauge = known.copy()
+        gauge.begin()
+        return gauge
+
+    def keep(self, rows: int, gauge: Gauge) -> None:
+        """Take over what an image has read."""
+        self._known[rows] = gauge
+
+
+class DeadlineController:
+    """Compute as much as there is time for, and forecast the rest.
+
+    All rows of a request are decided together: they end together. Where time has run out the rest
+    is forecast, so a late image is late by as little as may be.
+
+    Args:
+        pacer: Decides.
+        deadline_s: Seconds from the begin of the pipeline's call to its end.
+        gauges: Of requests before.
+        decide: In place of the pacer's own choice.
+        clock: Reads seconds; that of `RunInfo.began`.
+    """
+
+    probe_blocks = 0
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        deadline_s: float,
+        *,
+        gauges: Gauges | None = None,
+        decide: Decide | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._pacer, self._clock = pacer, clock
+        self._given = deadline_s / pacer.pacing.compute_s
+        self._gauges = Gauges() if gauges is None else gauges
+        self._decide = decide or pacer.decide
+
+    def reset(self, run: RunInfo) -> None:
+        """Start a request."""
+        self._run = run
+        self._gauge = self._gauges.of(run.rows)
+        self._known = np.full((1, HISTORY), -1, dtype=np.int64)
+        self._computed, self._lost = 0, 0.0
+        self._before: float | None = None
+
+    def forget(self, run: RunInfo) -> None:
+        """Go on with the same clock: what was computed can't be forecast from any more."""
+        self._known = np.full((1, HISTORY), -1, dtype=np.int64)
+
+    def decide(self, info: StepInfo) -> Decision:
+        """Read the clock, and compute if the pacer says so."""
+        synchronize()  # the one of a step: work that is only queued has not been timed
+        now = self._clock()
+        if self._before is not None:
+            taken = (now - self._before) / self._pacer.pacing.compute_s
+            self._gauge.note(np.array([max(taken, 1e-6)]))
+            self._gauges.keep(info.run.rows, self._gauge)
+        newest = int(self._known[0, 0])
+        compute = newest < 0 or bool(self._decide(self._moment(info.step, now))[0])
+        self._before = now if compute else None
+        shape = (info.run.rows, info.run.sites)
+        tiers = np.full(shape, Tier.DEVICE, dtype=np.int8)
+        if compute:
+            if newest >= 0:
+                self._lost += self._gap(info.step)
+            self._known[0, 1:] = self._known[0, :-1]
+            self._known[0, 0] = info.step
+            self._computed += 1
+            return Decision(np.full(shape, Mode.COMPUTE, dtype=np.int8), tiers)
+        modes = np.full(shape, min((self._known >= 0).sum(), HISTORY), dtype=np.int8)
+        own = self._pacer.gaps.coefficients(self._known, info.step, info.run.sigmas)
+        rows = np.zeros(info.run.rows, dtype=np.int64)
+        return Decision(modes, tiers, Fitted(self._known[rows], own[rows]))
+
+    def _moment(self, step: int, now: float) -> Moment:
+        pacing = self._pacer.pacing
+        facts = self._gauge.facts()
+        spent = (now - self._run.began) / pacing.compute_s
+        left = self._given - spent - pacing.after * np.exp(facts[0, 0])
+        newest, older = self._ends()
+        return Moment(
+            step=step,
+            sigmas=self._run.sigmas,
+            older=np.array([older]),
+            newest=np.array([newest]),
+            computed=np.array([self._computed]),
+            left=np.array([left]),
+            given=np.array([self._given]),
+            gauge=facts,
+            lost=np.array([self._lost]),
+            gap=np.array([self._gap(step)]),
+        )
+
+    def _ends(self) -> tuple[int, int]:
+        newest, older = (int(step) for step in self._known[0, :2])
+        newest = max(newest, 0)
+        return newest, older if older >= 0 else newest
+
+    def _gap(self, stop: int) -> float:
+        newest, older = self._ends()
+        return float(self._pacer.costs[older, newest, stop])

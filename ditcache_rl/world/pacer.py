@@ -1,0 +1,200 @@
+"""What keeps deadlines for one pipeline at one step count: a rule, and perhaps an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ditcache_rl.control import PolicyNetwork
+from ditcache_rl.errors import ArtifactError
+from ditcache_rl.schedules.gaps import GapModel
+from ditcache_rl.schedules.placement import Placement
+from ditcache_rl.types import Floats
+from ditcache_rl.world.agent import ACTIONS, Agent
+from ditcache_rl.world.moment import NAMES, Prices
+from ditcache_rl.world.rules import ByDeadline, Replanning
+from ditcache_rl.world.simulator import Decide
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """The numbers of a pacer.
+
+    Attributes:
+        compute_s: Seconds of a computed step on the unloaded machine that it was made on.
+        before: Computes' worth of time up to the first step.
+        idle: Likewise, of a step that computes nothing.
+        after: Likewise, behind the last step.
+        rate: Of the rule, as in `Replanning`.
+        margin: Likewise.
+        jump: Likewise.
+        reverts: Likewise; 0 for never.
+        caution: Of the agent, as in `Agent`.
+        uses_agent: Whether the agent decides, and not the rule.
+        promised_share: Share of the images that are in time.
+        shortest_s: Least time that it was made for.
+        longest_s: Most time that it was made for.
+    """
+
+    compute_s: float
+    before: float
+    idle: float
+    after: float
+    rate: float
+    margin: float
+    jump: float
+    reverts: float
+    caution: float
+    uses_agent: bool
+    promised_share: float
+    shortest_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True)
+class Pacer:
+    """Decides by the clock which steps compute.
+
+    Attributes:
+        pacing: Its numbers.
+        sigmas: (T + 1,) noise levels of the run.
+        costs: (T, T, T + 1) what gaps cost, as in `Placement`.
+        gaps: Coefficients of every gap.
+        chosen: (deadlines, speeds) computes of the static schedule that the agent starts from.
+        deadlines: Upper edges of the classes of deadlines.
+        speeds: Upper edges of the classes of speeds at the start.
+        network: The agent's; None if there is only the rule.
+    """
+
+    pacing: Pacing
+    sigmas: Floats
+    costs: Floats
+    gaps: GapModel
+    chosen: NDArray[np.int64]
+    deadlines: Floats
+    speeds: Floats
+    network: PolicyNetwork | None
+
+    @property
+    def prices(self) -> Prices:
+        """What the parts of an image cost."""
+        return Prices(self.pacing.before, self.pacing.idle, self.pacing.after)
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Where computes are best."""
+        return Placement(self.costs)
+
+    @property
+    def rule(self) -> Replanning:
+        """Plans anew at every step."""
+        pacing = self.pacing
+        return Replanning(
+            self.placement,
+            self.prices,
+            rate=pacing.rate,
+            margin=pacing.margin,
+            jump=pacing.jump,
+            reverts=pacing.reverts or np.inf,
+        )
+
+    @property
+    def prior(self) -> ByDeadline:
+        """The static schedule by deadline and by the speed at the start."""
+        return ByDeadline.over(self.placement, self.chosen, self.deadlines, self.speeds)
+
+    @property
+    def agent(self) -> Agent:
+        """The agent; there must be one."""
+        assert self.network is not None, "asked only where there is one"
+        return Agent(self.network.on_host(), self.prior, caution=self.pacing.caution)
+
+    @cached_property
+    def decide(self) -> Decide:
+        """Tell which rows compute: what is used of the two."""
+        return self.agent if self.pacing.uses_agent else self.rule
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Write everything but the numbers as arrays."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "sigmas": self.sigmas,
+            "costs": self.costs.astype(np.float32),
+            "chosen": self.chosen.astype(np.int16),
+            "deadlines": self.deadlines,
+            "speeds": self.speeds,
+        }
+        arrays |= {f"gaps.{name}": value for name, value in self.gaps.to_arrays().items()}
+        if self.network is not None:
+            state = self.network.state_dict()
+            arrays |= {f"network.{name}": value.numpy() for name, value in state.items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, numbers: Pacing, arrays: Mapping[str, NDArray[np.generic]]) -> Pacer:
+        """Read what `to_arrays` writes.
+
+        Raises:
+            ArtifactError: If an array is missing, of another shape, or out of range.
+        """
+        parts: dict[str, dict[str, NDArray[np.generic]]] = {"": {}, "gaps": {}, "network": {}}
+        for name, value in arrays.items():
+            kind, dot, rest = name.partition(".")
+            parts.get(kind if dot else "", parts[""])[rest if dot else name] = value
+        own = parts[""]
+        steps = own["sigmas"].size - 1 if "sigmas" in own else 0
+        chosen = own.get("chosen", np.zeros((0, 0)))
+        rows, columns = chosen.shape if chosen.ndim == 2 else (0, 0)
+        shapes = {
+            "sigmas": (steps + 1,),
+            "costs": (steps, steps, steps + 1),
+            "chosen": (max(1, rows), max(1, columns)),
+            "deadlines": (rows - 1,),
+            "speeds": (columns - 1,),
+        }
+        received = {name: value.shape for name, value in own.items()}
+        if received != shapes or steps < 2:
+            raise ArtifactError(f"expected arrays {shapes}, received {received}")
+        costs = own["costs"].astype(np.float64)
+        counts = chosen.astype(np.int64)
+        if (costs < 0).any() or counts.min() < 1 or counts.max() > steps:
+            raise ArtifactError(
+                f"costs must be >= 0 and chosen in [1, {steps}], received costs from "
+                f"{costs.min():g} and chosen in [{counts.min()}, {counts.max()}]"
+            )
+        network = _network(parts["network"])
+        if numbers.uses_agent and network is None:
+            raise ArtifactError("expected the network of the agent that is used, received none")
+        return cls(
+            numbers,
+            own["sigmas"].astype(np.float64),
+            costs,
+            GapModel.from_arrays(parts["gaps"]),
+            counts,
+            own["deadlines"].astype(np.float64),
+            own["speeds"].astype(np.float64),
+            network,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers by name, for JSON."""
+        return asdict(self.pacing)
+
+
+def _network(arrays: Mapping[str, NDArray[np.generic]]) -> PolicyNetwork | None:
+    if not arrays:
+        return None
+    network = PolicyNetwork(len(NAMES), ACTIONS)
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    received = {name: value.shape for name, value in arrays.items()}
+    if received != expected:
+        raise ArtifactError(f"expected an agent's arrays {expected}, received {received}")
+    network.load_state_dict(
+        {name: torch.as_tensor(value.astype(np.float32)) for name, value in arrays.items()}
+    )
+    return network.requires_grad_(False)

@@ -1,0 +1,43 @@
+"""The moving world: images with deadlines under given loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ditcache_rl.world.load import SLOTS, find_kind, generated
+from ditcache_rl.world.moment import Prices
+from ditcache_rl.world.simulator import Quality, Requests
+
+#: Time after the deadline that traces go on, in computes.
+_BEYOND = 40
+
+
+class World(NamedTuple):
+    """Where images with deadlines are simulated."""
+
+    quality: Quality
+    prices: Prices
+    deadlines: tuple[float, float]
+    """Shortest and longest time of an image, in computes of an unloaded machine."""
+
+    def draw(self, loads: Sequence[str], rows: int, rng: np.random.Generator) -> Requests:
+        """Begin a batch of images, as many under each load."""
+        image = len(self.quality.sigmas) - 1
+        parts = np.array_split(np.arange(rows), len(loads))
+        kinds = [find_kind(name) for name in loads]
+        # The image before this one may run under the worst load all the time.
+        worst = max(max(kind.slowdowns) for kind in kinds)
+        slots = int(SLOTS * (image * worst * 1.2 + self.deadlines[1] + _BEYOND))
+        traces = [
+            generated(kind, len(part), slots, image=image, rng=rng)
+            for kind, part in zip(kinds, parts, strict=True)
+        ]
+        given = rng.uniform(*self.deadlines, rows)
+        return Requests(self.quality, self.prices, np.concatenate(traces), given, rng=rng)
+
+    def fixed(self, loads: Sequence[str], rows: int, seed: int) -> Callable[[], Requests]:
+        """Return what begins the same batch again and again."""
+        return self.draw(loads, rows, np.random.default_rng(seed)).again
