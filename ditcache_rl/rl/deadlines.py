@@ -22,11 +22,12 @@ from ditcache_rl.types import Floats
 from ditcache_rl.world import Decide, Requests, agent_input, played
 from ditcache_rl.world.agent import ACTIONS
 from ditcache_rl.world.moment import NAMES
+from ditcache_rl.world.simulator import psnr_of
 
 #: How fast the price of lateness follows the share in time, per rollout.
 _ASCENT = 4.0
-#: Prices in tenths of a decibel's tenth: below zero an image in time may be worth risking.
-_PRICES = (-4.0, 20.0)
+#: Prices of lateness, beyond the quality that a late image loses.
+_PRICES = (0.0, 20.0)
 
 
 class DeadlineVecEnv(VecEnv):
@@ -47,7 +48,7 @@ class DeadlineVecEnv(VecEnv):
         self, draw: Callable[[], Requests], prior: Decide, *, loads: int, promised: float
     ) -> None:
         self._draw, self._prior, self._promised = draw, prior, promised
-        self.prices = np.full(loads, 2.0)
+        self.prices = np.full(loads, 1.0)
         self._requests = draw()
         self._actions: NDArray[np.int64] | None = None
         #: Share in time by load, and PSNR in dB, of the newest batch.
@@ -100,7 +101,7 @@ class DeadlineVecEnv(VecEnv):
         moment = self._requests.moment()
         self._seen, self._masks = agent_input(moment, self._prior(moment))
         #: (rows,) what the image is worth if everything from here on is computed.
-        self._so_far = self._requests.quality.psnr_db(moment.lost + moment.gap) / 10
+        self._so_far = psnr_of(moment.lost + moment.gap) / 10
         return self._seen
 
     def action_masks(self) -> NDArray[np.bool_]:

@@ -35,7 +35,7 @@ from ditcache_rl.world import (
     Requests,
     played,
 )
-from ditcache_rl.world.tuning import SPARE, cautious, tune_opponents
+from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents
 from ditcache_rl.world.world import World
 
 #: Rounds of rollouts that gap models are fitted on, rows of each, and train cases.
@@ -43,7 +43,7 @@ _ROUNDS, _ROWS, _CASES = 4, 192, 64
 #: Simulated images that contenders are compared on, and of a batch that the agent learns on.
 _COMPARE, _BATCH = 6144, 1020
 #: Images that the costs of gaps are scaled to.
-_SCALED = 96
+_SCALED = 64
 #: Of what the stage leaves: costs of a hundred steps have 8 MB.
 _MOST_BYTES = 1 << 26
 
@@ -113,7 +113,7 @@ def standing(name: str, load: str, requests: Requests, decide: Decide) -> Standi
     """Play a contender."""
     psnr_db, in_time = played(requests, decide)
     mean = float(psnr_db[in_time].mean()) if in_time.any() else float("nan")
-    return Standing(load, name, float(in_time.mean()), mean, np.where(in_time, psnr_db, 0.0))
+    return Standing(load, name, float(in_time.mean()), mean, score_db(psnr_db, in_time))
 
 
 def interval(gains: Floats, seed: int) -> tuple[float, float]:

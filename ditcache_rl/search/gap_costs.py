@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import brentq
 
 from ditcache_rl.schedules import ComputePath
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.search.calibrate import Products, fitted_gap_costs
+from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import Floats
+from ditcache_rl.world.simulator import psnr_of
 
 #: How far plans are moved from the best ones so that many gaps are seen: of log costs.
 _SHAKE = 0.5
+#: Logarithms between which the scale of costs is looked for: from latents to images.
+_SCALES = (-60.0, 60.0)
 
 
 def fit_costs(products: Products, paths: Sequence[ComputePath], psnr_db: Floats) -> Floats:
     """Scale what gaps lack in full compute to what images on paths lack.
+
+    One number is fitted. More of them (a power, noise levels of the ends) predict images that they
+    were not fitted to no better.
 
     Args:
         products: Of full compute.
@@ -26,36 +32,15 @@ def fit_costs(products: Products, paths: Sequence[ComputePath], psnr_db: Floats)
         psnr_db: (paths,) of these images.
 
     Returns:
-        (T, T, T + 1) mean squares, of which those of a path add up to that of its image.
+        (T, T, T + 1) mean squares, which add up to that of an image; `Quality` makes dB of them.
     """
-    base, sigmas = fitted_gap_costs(products), products.sigmas
-    steps = len(base)
-    log_base = np.log(base + 1e-12)
-    start = np.broadcast_to(sigmas[None, :steps, None], base.shape)
-    stop = np.broadcast_to(sigmas[None, None, :], base.shape)
-    columns = np.stack([np.ones_like(base), log_base, start, stop, start**2, stop**2, start * stop])
-    gaps = [
-        tuple(np.transpose([(i, j, k) for i, j, k in _gaps(path, steps) if k - j > 1]).astype(int))
-        for path in paths
-    ]
-    at = [columns[(slice(None), *gap)] for gap in gaps]
-    wanted = -psnr_db * math.log(10) / 10
+    costs = fitted_gap_costs(products)
+    totals = np.array([path_cost(costs, path) for path in paths])
 
-    def missed(numbers: Floats) -> Floats:
-        logs = [np.logaddexp.reduce(numbers @ part) for part in at]
-        near = np.array(logs) - wanted
-        return np.concatenate([near, 0.1 * (numbers - first)])
+    def missed(scale: float) -> float:
+        return float((psnr_of(np.exp(scale) * totals) - psnr_db).mean())
 
-    first = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    found = least_squares(missed, first, loss="soft_l1").x
-    costs = np.exp(np.einsum("n,nijk->ijk", found, columns))
-    later = np.arange(steps + 1)[None, None, :] > np.arange(steps)[None, :, None] + 1
-    return np.where(later, costs, 0.0)
-
-
-def _gaps(path: ComputePath, steps: int) -> list[tuple[int, int, int]]:
-    ends = (path[0], *path, steps)
-    return list(zip(ends, ends[1:], ends[2:], strict=False))
+    return np.asarray(costs * np.exp(brentq(missed, *_SCALES)))
 
 
 def shaken_paths(costs: Floats, count: int, rng: np.random.Generator) -> list[ComputePath]:

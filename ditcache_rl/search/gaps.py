@@ -49,7 +49,13 @@ class Gaps(NamedTuple):
 
     def where(self, kept: NDArray[np.bool_]) -> Gaps:
         """Keep some of the gaps."""
-        return Gaps(*(np.asarray(column)[kept] for column in self))
+        return Gaps(
+            self.known[kept],
+            self.stops[kept],
+            self.gram[kept],
+            self.moment[kept],
+            self.square[kept],
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Gaps]) -> Gaps:

@@ -31,9 +31,10 @@ class Quality(NamedTuple):
     costs: Floats
     """(T, T, T + 1) mean square that a gap adds to the image's error, as in `Placement`."""
 
-    def psnr_db(self, totals: Floats) -> Floats:
-        """Return the PSNR at a sum of costs, at most 60 dB."""
-        return -10 * np.log10(np.maximum(totals, 1e-6))
+
+def psnr_of(totals: Floats) -> Floats:
+    """Return the PSNR in dB at a sum of costs; 60 dB, the cap, where there are none."""
+    return np.asarray(-10 * np.log10(totals + 1e-6))
 
 
 class Requests:
@@ -81,7 +82,7 @@ class Requests:
         self._rows = np.arange(rows)
         self._older = np.zeros(rows, dtype=np.int64)
         self._newest = np.full(rows, -1, dtype=np.int64)
-        self._computed = np.zeros(rows, dtype=np.int64)
+        self.computed = np.zeros(rows, dtype=np.int64)
         self.costs = np.zeros(rows)
 
     def again(self) -> Requests:
@@ -96,13 +97,13 @@ class Requests:
         facts = self._gauge.facts()
         tail = self.prices.after * np.exp(facts[:, 0])
         newest = np.maximum(self._newest, 0)
-        older = np.where(self._computed > 1, self._older, newest)
+        older = np.where(self.computed > 1, self._older, newest)
         return Moment(
             step=self.step,
             sigmas=self.quality.sigmas,
             older=older,
             newest=newest,
-            computed=self._computed,
+            computed=self.computed,
             left=self.given - (self._now - self._start) - tail,
             given=self.given,
             gauge=facts,
@@ -119,7 +120,7 @@ class Requests:
         self._close_gap(compute, self.step)
         self._older = np.where(compute, np.maximum(self._newest, 0), self._older)
         self._newest = np.where(compute, self.step, self._newest)
-        self._computed = self._computed + compute
+        self.computed = self.computed + compute
         self.step += 1
         if self.step == self.steps:
             self._close_gap(np.ones(self.rows, dtype=bool), self.steps)
@@ -127,21 +128,21 @@ class Requests:
 
     def outcome(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Return PSNR in dB and whether it came in time, (rows,) each, after the last step."""
-        return self.quality.psnr_db(self.costs), self._now - self._start <= self.given
+        return psnr_of(self.costs), self._now - self._start <= self.given
 
     def affordable(self) -> NDArray[np.int64]:
         """Return how many steps could be computed in time, were all of the trace known: (rows,).
 
-        Of the image from its start; at least one.
+        Of the image from its start; 0 if not even one can be.
         """
         allowed = self._work_at(self._start + self.given) - self._work_at(self._start)
         fixed = self.prices.before + self.prices.after + self.prices.idle * self.steps
-        return np.clip((allowed - fixed).astype(np.int64), 1, self.steps)
+        return np.clip((allowed - fixed).astype(np.int64), 0, self.steps)
 
     def _close_gap(self, ends: NDArray[np.bool_], stop: int) -> None:
         known = ends & (self._newest >= 0)
         newest = np.maximum(self._newest, 0)
-        older = np.where(self._computed > 1, self._older, newest)
+        older = np.where(self.computed > 1, self._older, newest)
         self.costs += np.where(known, self.quality.costs[older, newest, stop], 0.0)
 
     def _compute(self, rows: NDArray[np.bool_], work: Floats) -> None:

@@ -1,0 +1,117 @@
+"""Deadlines of real calls, on this machine, while real other work comes and goes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Lines
+from ditcache_rl.bench import Board, Case
+from ditcache_rl.control import Controller
+from ditcache_rl.rl.pace import interval
+from ditcache_rl.world import DeadlineController, Decide, Gauges, Pacer
+from ditcache_rl.world.rules import ByDeadline
+
+
+def _tenant(seed: int, stop: Any) -> None:
+    """Work and rest by turns, as long as several images or shorter than one."""
+    rng = np.random.default_rng(seed)
+    table = rng.standard_normal((256, 256))
+    while not stop.is_set():
+        until = time.perf_counter() + rng.exponential(float(rng.choice([0.15, 0.6, 3.0])))
+        while time.perf_counter() < until:
+            table = np.tanh(table @ table.T / 256)
+        stop.wait(rng.exponential(float(rng.choice([0.15, 0.6, 3.0]))))
+
+
+@contextmanager
+def tenants(count: int, seed: int) -> Iterator[None]:
+    """Have so many processes come and go."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    running = [
+        context.Process(target=_tenant, args=(seed + place, stop), daemon=True)
+        for place in range(count)
+    ]
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        for one in running:
+            one.start()
+        yield
+    finally:
+        stop.set()
+        for one in running:
+            one.join()
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def real(
+    board: Board, pacer: Pacer, static: ByDeadline, cases: list[Case], *, seed: int = 0
+) -> tuple[dict[str, float], Lines]:
+    """Draw every case under every contender, one after the other, each time with a deadline.
+
+    Deadlines are drawn in units of what a computed step takes here while the tenants run, so that
+    they are as tight as in training.
+    """
+    rng = np.random.default_rng(seed)
+    board.prepare(cases)
+    contenders: dict[str, Decide] = {"static by deadline": static, "pacer": pacer.decide}
+    gauges = {name: Gauges() for name in contenders}
+    quality: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    limits: list[float] = []
+    low, high = pacer.pacing.shortest_s, pacer.pacing.longest_s
+    with tenants(2, seed):
+        time.sleep(1.0)
+        slowdown = _slowdown(board, pacer, cases[0])
+        for turn, case in enumerate(cases):
+            limit = float(rng.uniform(low, high)) * slowdown
+            limits.append(limit)
+            names = list(contenders)[:: 1 if turn % 2 else -1]
+            for name in names:
+                controller: Controller = DeadlineController(
+                    pacer, limit, gauges=gauges[name], decide=contenders[name]
+                )
+                drawn = board.draw([case], controller)
+                quality[name].append(float(board.judge(drawn.images, [case]).psnr_db[0]))
+                seconds[name].append(drawn.seconds)
+    kept = {name: np.array(seconds[name]) <= np.array(limits) for name in contenders}
+    scores = {name: np.where(kept[name], quality[name], 0.0) for name in contenders}
+    gains = scores["pacer"] - scores["static by deadline"]
+    figures = {
+        "real_kept_share": float(kept["pacer"].mean()),
+        "real_over_static_db": float(gains.mean()),
+        "real_over_static_low_db": interval(gains, seed)[0],
+    }
+    lines: Lines = [
+        {
+            "contender": name,
+            "kept_share": round(float(kept[name].mean()), 3),
+            "psnr_db": round(float(np.mean(np.array(quality[name])[kept[name]])), 2),
+            "late_as_zero_db": round(float(scores[name].mean()), 2),
+            "median_s": round(float(np.median(seconds[name])), 3),
+            "n": len(cases),
+            "slowdown": round(slowdown, 2),
+        }
+        for name in contenders
+    ]
+    return figures, lines
+
+
+def _slowdown(board: Board, pacer: Pacer, case: Case) -> float:
+    """Return the typical time of full compute now, over that of the unloaded machine."""
+    took = [board.draw([case]).seconds for _ in range(5)]
+    pacing = pacer.pacing
+    alone = (pacing.before + pacing.after + board.steps) * pacing.compute_s
+    # Half of the slowdown that is there: the machine is not always as busy as that.
+    return max(1.0, float(np.min(took)) / alone)

@@ -1,0 +1,61 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from ditcache_rl.schedules.placement import Placement
+from ditcache_rl.search.paths import cheapest_path, path_cost
+from ditcache_rl.types import Floats
+
+STEPS = 6
+
+
+def random_costs(seed: int) -> Floats:
+    costs = np.random.default_rng(seed).exponential(size=(STEPS, STEPS, STEPS + 1))
+    for step in range(STEPS):
+        costs[:, step, step + 1] = 0.0
+    return costs
+
+
+def total(costs: Floats, path: tuple[int, ...]) -> float:
+    return path_cost(costs, path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("computes", range(1, STEPS + 1))
+def test_a_placed_path_costs_least_of_all_that_compute_no_more(seed: int, computes: int) -> None:
+    costs = random_costs(seed)
+    every = [
+        (0, *rest)
+        for count in range(computes)
+        for rest in itertools.combinations(range(1, STEPS), count)
+    ]
+
+    path = Placement(costs).path(computes)
+
+    assert total(costs, path) == pytest.approx(min(total(costs, one) for one in every))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_way_on_from_anywhere_is_the_best_of_all_ways_on(seed: int) -> None:
+    costs, older, newest, step, left = random_costs(seed), 0, 1, 3, 2
+    ways = {
+        rest: total(costs, (older, newest, *rest)) - total(costs, (older, newest))
+        for count in range(left + 1)
+        for rest in itertools.combinations(range(step, STEPS), count)
+    }
+
+    stop = Placement(costs).next_stop(
+        np.array([left]), np.array([older]), np.array([newest]), step
+    )[0]
+
+    best = min(ways, key=lambda rest: ways[rest])
+    assert stop == (best[0] if best else STEPS)
+
+
+def test_it_agrees_with_the_search_of_paths_of_a_given_length() -> None:
+    costs = np.random.default_rng(3).exponential(size=(STEPS, STEPS, STEPS + 1))
+    gaps = np.arange(STEPS + 1)[None, None, :] - np.arange(STEPS)[None, :, None]
+    costs += 10.0 * np.maximum(gaps - 1, 0) ** 2  # so much that every compute is worth it
+
+    assert Placement(costs).path(4) == cheapest_path(costs, 4)

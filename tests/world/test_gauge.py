@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from ditcache_rl.world.gauge import NAMES, RATES, Gauge
+
+
+def facts(gauge: Gauge) -> dict[str, float]:
+    return dict(zip(NAMES, gauge.facts()[0].tolist(), strict=True))
+
+
+def test_averages_follow_readings_at_their_rates_and_outlive_images() -> None:
+    gauge = Gauge(1)
+    gauge.note(np.array([np.e]))
+    gauge.begin()
+
+    np.testing.assert_allclose(gauge.averages[0], RATES)
+    assert facts(gauge)["slowdown_at_start"] == pytest.approx(RATES[0])
+
+
+def test_an_image_knows_its_extremes_and_spread() -> None:
+    gauge = Gauge(1)
+    for slowdown in (1.0, 4.0):
+        gauge.note(np.array([slowdown]))
+    found = facts(gauge)
+
+    assert found["least_slowdown"] == 0.0
+    assert found["most_slowdown"] == pytest.approx(np.log(4))
+    assert found["spread_of_slowdown"] == pytest.approx(np.log(4) / 2)
+
+
+def test_rows_without_a_reading_stay_as_they_were() -> None:
+    gauge = Gauge(2)
+    gauge.note(np.array([2.0, 2.0]), np.array([True, False]))
+
+    assert not gauge.facts()[1].any()
+    assert gauge.facts()[0].any()
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    gauge = Gauge(1)
+    twin = gauge.copy()
+    twin.note(np.array([3.0]))
+
+    assert not gauge.facts().any()
