@@ -89,7 +89,6 @@ class Requests:
         """Return the same images, to be made once more or in another way."""
         twin = copy.copy(self)
         twin._gauge = self._gauge.copy()
-        twin.costs = self.costs.copy()
         return twin
 
     def moment(self) -> Moment:
@@ -143,7 +142,8 @@ class Requests:
         known = ends & (self._newest >= 0)
         newest = np.maximum(self._newest, 0)
         older = np.where(self.computed > 1, self._older, newest)
-        self.costs += np.where(known, self.quality.costs[older, newest, stop], 0.0)
+        lost = np.where(known, self.quality.costs[older, newest, stop], 0.0)
+        self.costs = self.costs + lost
 
     def _compute(self, rows: NDArray[np.bool_], work: Floats) -> None:
         """Compute a step in some rows, and read its time."""

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,24 +5,12 @@ from hypothesis import strategies as st
 
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.schedules.forecast import line_coefficients
-from ditcache_rl.schedules.gaps import FEATURES, WIDTH, GapModel
+from ditcache_rl.schedules.gaps import GapModel
 from ditcache_rl.types import HISTORY
+from tests.kit.pacers import gap_model
 
 SIGMAS = np.array([1.0, 0.9, 0.75, 0.6, 0.5, 0.3, 0.2, 0.05, 0.0])
 STEPS = len(SIGMAS) - 1
-
-
-def model(seed: int | None) -> GapModel:
-    """Return a model with random weights, or one that adds nothing to a line."""
-    rng = np.random.default_rng(seed)
-    sizes = (FEATURES, WIDTH, WIDTH, HISTORY)
-    layers = tuple(
-        (rng.normal(0, 0.1, (a, b)), rng.normal(0, 0.1, b))
-        if seed is not None
-        else (np.zeros((a, b)), np.zeros(b))
-        for a, b in itertools.pairwise(sizes)
-    )
-    return GapModel(layers, np.zeros(FEATURES), np.ones(FEATURES))
 
 
 def known(*steps: int) -> np.ndarray:
@@ -43,7 +29,7 @@ def test_steps_of_a_gap_add_up_to_its_update_wherever_it_ends(
     past = known(*sorted(computed, reverse=True))
     newest = int(past[0, 0])
     stop = data.draw(st.integers(newest + 1, STEPS))
-    gaps, moves = model(seed), np.diff(SIGMAS)
+    gaps, moves = gap_model(seed), np.diff(SIGMAS)
 
     walked = np.zeros(HISTORY)
     walked[0] = moves[newest]
@@ -54,7 +40,7 @@ def test_steps_of_a_gap_add_up_to_its_update_wherever_it_ends(
 
 
 def test_a_gap_without_a_step_is_what_the_sampler_does() -> None:
-    update = model(1).update(known(3, 1, 0), np.array([4]), SIGMAS)[0]
+    update = gap_model(1).update(known(3, 1, 0), np.array([4]), SIGMAS)[0]
 
     np.testing.assert_array_equal(update, [SIGMAS[4] - SIGMAS[3], 0.0, 0.0])
 
@@ -63,7 +49,7 @@ def test_a_gap_without_a_step_is_what_the_sampler_does() -> None:
 def test_outputs_on_a_line_are_carried_on_exactly(past: tuple[int, ...]) -> None:
     slope = 0.0 if len(past) == 1 else 2.0
     outputs = 3.0 + slope * SIGMAS[list(past)]
-    update = model(None).update(known(*past), np.array([7]), SIGMAS)[0][: len(past)]
+    update = gap_model().update(known(*past), np.array([7]), SIGMAS)[0][: len(past)]
     # The integral of a line over the noise levels.
     wanted = 3.0 * (SIGMAS[7] - SIGMAS[4]) + slope / 2 * (SIGMAS[7] ** 2 - SIGMAS[4] ** 2)
 
@@ -71,7 +57,7 @@ def test_outputs_on_a_line_are_carried_on_exactly(past: tuple[int, ...]) -> None
 
 
 def test_arrays_give_the_model_back_and_others_are_refused() -> None:
-    own = model(2)
+    own = gap_model(2)
     arrays = own.to_arrays()
     again = GapModel.from_arrays(arrays)
     past = known(5, 3, 2)

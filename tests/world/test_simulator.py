@@ -9,20 +9,14 @@ from ditcache_rl.world.load import KINDS, SLOTS, find_kind, generated
 from ditcache_rl.world.rules import planned
 from ditcache_rl.world.simulator import STEP_NOISE
 from ditcache_rl.world.tuning import best_by_deadline, score_db, with_margin
+from tests.kit.pacers import cubed_costs
 
 STEPS = 8
 SIGMAS = np.linspace(1.0, 0.0, STEPS + 1)
 PRICES = Prices(before=0.5, idle=0.01, after=0.5)
 
 
-def gap_costs() -> Floats:
-    """Cost a gap the cube of its length, over a thousand."""
-    start, stop = np.arange(STEPS)[None, :, None], np.arange(STEPS + 1)[None, None, :]
-    skipped = np.maximum(stop - start - 1, 0)
-    return np.broadcast_to(skipped**3 / 1000.0, (STEPS, STEPS, STEPS + 1)).copy()
-
-
-QUALITY = Quality(SIGMAS, gap_costs())
+QUALITY = Quality(SIGMAS, cubed_costs(STEPS))
 PLACEMENT = Placement(QUALITY.costs)
 
 

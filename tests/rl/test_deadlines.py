@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+
+from ditcache_rl.rl.deadlines import DeadlineVecEnv
+from ditcache_rl.rl.pace import learn_agent, standing
+from ditcache_rl.world import Agent, Pacer, Quality, played
+from ditcache_rl.world.moment import NAMES
+from ditcache_rl.world.tuning import cautious, score_db
+from ditcache_rl.world.world import World
+from tests.kit.pacers import tiny_pacer
+
+STEPS = 8
+LOADS = ("slow", "fast")
+
+
+@pytest.fixture(scope="module")
+def pacer() -> Pacer:
+    return tiny_pacer(np.linspace(1.0, 0.0, STEPS + 1), agent=True)
+
+
+@pytest.fixture(scope="module")
+def world(pacer: Pacer) -> World:
+    return World(Quality(pacer.sigmas, pacer.costs), pacer.prices, (3.0, 8.0))
+
+
+def made(world: World, pacer: Pacer, rows: int = 32) -> DeadlineVecEnv:
+    rng = np.random.default_rng(0)
+    return DeadlineVecEnv(
+        lambda: world.draw(LOADS, rows, rng), pacer.prior, loads=len(LOADS), promised=0.9
+    )
+
+
+def test_rewards_of_an_image_add_up_to_its_worth_less_that_of_the_prior(
+    world: World, pacer: Pacer
+) -> None:
+    env, rng = made(world, pacer), np.random.default_rng(1)
+    env.reset()
+    images, baseline = env._requests, env._baseline
+    begun = images.moment()
+    total = np.zeros(env.num_envs)
+    for _ in range(STEPS):
+        masks = env.action_masks()
+        wanted = rng.integers(2, size=env.num_envs)
+        allowed = np.where(masks[np.arange(len(wanted)), wanted], wanted, masks.argmax(axis=1))
+        env.step_async(allowed[:, None])
+        _, rewards, dones, infos = env.step_wait()
+        total += rewards
+
+    psnr_db, in_time = images.outcome()
+    worth = np.where(in_time, psnr_db / 10 + 1.0, 0.0)
+    # Nothing is lost before the first step: 60 dB, which is where every image begins.
+    assert not (begun.lost + begun.gap).any()
+    np.testing.assert_allclose(total, worth - baseline - 6.0, atol=1e-4)
+    assert dones.all()
+    assert infos[0]["terminal_observation"].shape == (len(NAMES) + 2,)
+
+
+def test_the_first_step_computes_and_what_can_not_be_in_time_does_not(
+    world: World, pacer: Pacer
+) -> None:
+    env = made(world, pacer)
+    env.reset()
+    np.testing.assert_array_equal(env.action_masks(), [[False, True]] * env.num_envs)
+    for _ in range(STEPS - 1):
+        env.step_async(env.action_masks()[:, 1:].astype(np.int64))
+        env.step_wait()
+    late = env._requests.moment().left <= 0
+
+    assert late.any()
+    assert not env.action_masks()[late, 1].any()
+
+
+def test_an_untrained_agent_is_its_prior(world: World, pacer: Pacer) -> None:
+    images = world.fixed(LOADS, 64, seed=3)
+    prior, agent = (standing("", "", images(), one) for one in (pacer.prior, pacer.agent))
+
+    # It differs where it may not compute any more: there the prior is late anyway.
+    assert agent.kept_share >= prior.kept_share
+    np.testing.assert_array_equal(
+        agent.score_db[prior.score_db > 0], prior.score_db[prior.score_db > 0]
+    )
+
+
+def test_the_price_of_lateness_follows_the_promise(world: World, pacer: Pacer) -> None:
+    env = made(world, pacer)
+    env.kept = np.array([0.5, 1.0])
+    env.settle()
+
+    assert env.prices[0] > 1.0
+    assert env.prices[1] < 1.0
+
+
+def test_training_moves_the_agent_and_is_the_same_for_a_seed(world: World, pacer: Pacer) -> None:
+    def learned() -> np.ndarray:
+        heard: list[tuple[int, float, float]] = []
+        network = learn_agent(
+            world,
+            LOADS,
+            pacer.prior,
+            promised=0.9,
+            images=3000,
+            seed=1,
+            hear=lambda *told: heard.append(told),
+        )
+        assert heard
+        return network.head.weight.numpy()
+
+    first, second = learned(), learned()
+
+    assert first.any()
+    np.testing.assert_array_equal(first, second)
+
+
+def test_caution_makes_up_for_an_agent_that_is_late(world: World, pacer: Pacer) -> None:
+    network = pacer.agent.network
+    weight, bias = network.layers[-1]
+    hasty = network._replace(layers=[*network.layers[:-1], (weight, bias + np.float32([0, 2.5]))])
+    before = Agent(hasty, pacer.prior)
+    after = cautious(world, LOADS, before, 0.8, seed=5)
+
+    kept = [played(world.fixed(LOADS, 1024, seed=9)(), one)[1].mean() for one in (before, after)]
+    assert after.caution > 0
+    assert kept[1] > kept[0]
+
+
+def test_a_late_image_is_worth_nothing() -> None:
+    np.testing.assert_array_equal(
+        score_db(np.array([40.0, 50.0]), np.array([False, True])), [0.0, 50.0]
+    )
