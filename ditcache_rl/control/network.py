@@ -118,8 +118,8 @@ class ActionState:
         every = np.arange(len(actions.patterns))
         #: (patterns, patterns + tiers) log-prior of the actions where the schedule wants a pattern.
         self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
-        if actions.memory:  # where placement matters it is tried out as patterns are
-            self._priors[:, len(every) :] /= 2
+        if actions.memory:  # where placement matters, other tiers than the scheduled one are tried
+            self._priors[:, len(every) :] /= 4
         self._tiers = np.array(actions.tiers, dtype=np.int8)
         self._builder = FeatureBuilder(memory=actions.memory)
 
