@@ -1,0 +1,1 @@
+"""What a world that moves is worth: where opponents play what a policy ships."""
