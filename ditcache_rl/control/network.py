@@ -151,7 +151,11 @@ class ActionState:
         if self._moved_prior is not None:
             prior[:, len(self._costs) :] = self._moved_prior[info.step]
         masks = self._allowed[info.step, self._left]
-        if not all(history.valid.all() for history in info.history):
+        if self.actions.memory:
+            assert info.memory is not None, "who observes memory is told of it"
+            valid = np.stack([view.valid for view in info.memory()])
+            masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
+        elif not all(history.valid.all() for history in info.history):
             valid = np.stack([history.valid for history in info.history], axis=1)
             masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
         return self._builder.observe(info, prior), masks
