@@ -87,6 +87,8 @@ class MemoryView(NamedTuple):
     """The cap over the largest that it ever has, 1 where there is none."""
     tiers: Tiers
     """(sites,) where the newest entry of every site lies; DROP where there is none."""
+    valid: NDArray[np.int64]
+    """(sites,) entries that every site knows."""
 
 
 class StepInfo(NamedTuple):

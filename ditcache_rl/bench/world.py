@@ -143,7 +143,6 @@ class ImageMemory:
             planned=planned,
         )
         self.modes: list[Modes] = []
-        self._computed = np.zeros(world.cost.sites, dtype=bool)
         self._wait_s = self._held_s = 0.0
 
     def advance(self) -> MemoryView:
@@ -151,9 +150,8 @@ class ImageMemory:
         cap = int(self._caps[len(self.modes)])
         self._residence.resize(cap)
         most = self._world.room[Tier.DEVICE]
-        return MemoryView(
-            self._residence.free_share, cap / most if most else 0.0, self._residence.tiers
-        )
+        residence, share = self._residence, cap / most if most else 0.0
+        return MemoryView(residence.free_share, share, residence.tiers, residence.valid)
 
     def act(self, modes: Modes, tiers: Tiers) -> Modes:
         """Play a step as it is wished; return the effective modes."""

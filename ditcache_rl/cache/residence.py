@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ditcache_rl.cache.placement import NEVER, Habit, Outlook, keep_value, next_uses
 from ditcache_rl.cache.rates import Transfers
@@ -87,6 +88,11 @@ class Residence:
         """(sites,) where the newest entry of every site lies; DROP where there is none."""
         newest = [site.entries[0].tier if site.entries else Tier.DROP for site in self._sites]
         return np.array(newest, dtype=np.int8)
+
+    @property
+    def valid(self) -> NDArray[np.int64]:
+        """(sites,) entries that every site knows."""
+        return np.array([site.valid for site in self._sites])
 
     def resize(self, room: int) -> None:
         """Change the entries that the device has room for; what is worth least leaves it."""

@@ -118,8 +118,8 @@ class ActionState:
         every = np.arange(len(actions.patterns))
         #: (patterns, patterns + tiers) log-prior of the actions where the schedule wants a pattern.
         self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
-        if actions.memory:  # where placement matters it is tried out as patterns are
-            self._priors[:, len(every) :] /= 2
+        if actions.memory:  # where placement matters, other tiers than the scheduled one are tried
+            self._priors[:, len(every) :] /= 4
         self._tiers = np.array(actions.tiers, dtype=np.int8)
         self._builder = FeatureBuilder(memory=actions.memory)
 
@@ -151,7 +151,11 @@ class ActionState:
         if self._moved_prior is not None:
             prior[:, len(self._costs) :] = self._moved_prior[info.step]
         masks = self._allowed[info.step, self._left]
-        if not all(history.valid.all() for history in info.history):
+        if self.actions.memory:
+            assert info.memory is not None, "who observes memory is told of it"
+            valid = np.stack([view.valid for view in info.memory()])
+            masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
+        elif not all(history.valid.all() for history in info.history):
             valid = np.stack([history.valid for history in info.history], axis=1)
             masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
         return self._builder.observe(info, prior), masks

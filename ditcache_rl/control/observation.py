@@ -101,7 +101,8 @@ class FeatureBuilder:
     then `observe` and `note` once per step each.
 
     Args:
-        memory: Whether to tell where entries lie; `StepInfo.memory` must.
+        memory: Whether to tell where entries lie, which `StepInfo.memory` must, in place of what
+            they say.
     """
 
     def __init__(self, *, memory: bool = False) -> None:
@@ -132,12 +133,12 @@ class FeatureBuilder:
         features[:, _COLUMN["device_free_share"]] = info.device_free_share
         if info.anew:
             self._drift = _Drift(run.rows)
-        places = self._places(features, info)
         self._measure(features, info)
         for site, history in enumerate(info.history):
             place = len(_RUN) + site * len(_SITE)
             features[:, place + _AGE] = (info.step - history.steps[0]) / 8
             features[:, place + _VALID] = history.valid / HISTORY
+        places = self._places(features, info)
         np.minimum(np.maximum(features, -_CLIP), _CLIP, out=features)
         told, width = features.shape[1], features.shape[1] + places.shape[1]
         observation = np.empty((run.rows, width + prior.shape[1]), dtype=np.float32)
@@ -152,6 +153,8 @@ class FeatureBuilder:
         assert info.memory is not None, "who observes memory is told of it"
         views = info.memory()
         features[:, _COLUMN["device_free_share"]] = [view.free_share for view in views]
+        known = slice(len(_RUN) + _VALID, None, len(_SITE))
+        features[:, known] = np.stack([view.valid for view in views]) / HISTORY
         return np.stack([np.append(view.cap_share, view.tiers / max(Tier)) for view in views])
 
     def note(self, computed: NDArray[np.int64]) -> None:
@@ -163,7 +166,8 @@ class FeatureBuilder:
         """Fetch what the tensors say: fill in the drifts, and the facts of sites that computed."""
         parts = [self._drift.norms(info.latents)]
         stale = []
-        for site, history in enumerate(info.history):
+        # Where entries have a price, looking at them would move them: their facts stay zero.
+        for site, history in enumerate(() if self._memory else info.history):
             newest = int(history.steps[0].max())
             if newest > self._seen[site] and (residuals := history.residuals()):
                 self._seen[site] = newest

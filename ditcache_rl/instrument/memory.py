@@ -86,11 +86,12 @@ class RequestMemory:
 
     def views(self, layout: Layout, branch: int) -> list[MemoryView]:
         """Tell every row where the entries of a branch lie; a batch shares them."""
-        device = self._cache.device
-        newest = [history.keys(1) for history in self.site_histories(layout, branch)]
+        device, histories = self._cache.device, self.site_histories(layout, branch)
+        newest = [history.keys(1) for history in histories]
         tiers = [self._cache.tier_of(keys[0]) if keys else Tier.DROP for keys in newest]
-        view = MemoryView(device.free_share, device.cap_share, np.array(tiers, dtype=np.int8))
-        return [view] * self._rows
+        shared = device.free_share, device.cap_share, np.array(tiers, dtype=np.int8)
+        valid = np.stack([history.valid for history in histories], axis=1)
+        return [MemoryView(*shared, own) for own in valid]
 
     def record(
         self,

@@ -39,7 +39,7 @@ with dc.cached(pipe, "PATH/OF/THIS/FOLDER", speedup=2.0) as run:
 takes {cost.reference_s:.3f} s there, a step that reuses {cost.step_s * 1e3:.2f} ms, a computed site
 {cost.site_s * 1e3:.2f} ms, and {cost.resume_s * 1e3:.2f} ms more after a step without.
 
-{_network(policy)}## Floors
+{_network(policy)}{_tiers(policy)}## Floors
 
 What 95 % of these prompts reach, which is what `min_psnr` and `min_ssim` go by; schedules searched
 on hard prompts stand in where they reach more. Speed-ups are those of the cost model.
@@ -65,17 +65,49 @@ def _network(policy: Policy) -> str:
             f"| {'network' if line['network_used'] else 'schedule'} |"
         )
     table = "\n".join(lines)
+    priced = policy.manifest.network is not None and policy.manifest.network.memory
+    unit = "return" if priced else "dB under a budget, return under a tradeoff"
     n = policy.metrics["select"][0]["n"] if policy.metrics["select"] else 0
     first = policy.steps[0]
     return f"""## Network against static schedule
 
 {n} prompts that neither search nor training has seen, {first} steps; PSNR against full compute,
-mean / 5th percentile in dB; gain paired by prompt, with its 95 % bootstrap interval (dB under a
-budget, return under a tradeoff). The network is used where the interval lies above zero, otherwise
-the schedule.
+mean / 5th percentile in dB; gain paired by prompt, with its 95 % bootstrap interval ({unit}).
+The network is used where the interval lies above zero, otherwise the schedule.
 
 | target | schedule | network | gain | used |
 |---|---|---|---|---|
+{table}
+
+"""
+
+
+def _tiers(policy: Policy) -> str:
+    """Say who places entries and what that earns, where memory is priced."""
+    standings = policy.metrics.get("tiers", [])
+    if not standings:
+        return ""
+    names = list(standings[0]["returns"])
+    lines = []
+    for line in standings:
+        low, high = line["over_fixed_ci95"]
+        earned = " | ".join(f"{line['returns'][name]:.3f}" for name in names)
+        lines.append(
+            f"| {line['target']} | {earned} | {line['ships']} "
+            f"| {line['over_fixed']:+.3f} [{low:+.3f}, {high:+.3f}] |"
+        )
+    table = "\n".join(lines)
+    head = " | ".join(names)
+    return f"""## Tiers
+
+Mean returns of {standings[0]["n"]} select prompts, each in a world of its own: the cache that
+places by itself and guesses, every tier asked for always by a schedule that the cache knows (on the
+device that is Belady's placement), and the policy. It places with its network where that is used,
+else with the tiers of its schedule, else it leaves placing to the cache, as no choice was
+significantly better. The last column is over the best tier, paired, with its 95 % interval.
+
+| target | {head} | placed by | gain |
+|---|{"---|" * len(names)}---|---|
 {table}
 
 """

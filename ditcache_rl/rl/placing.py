@@ -13,9 +13,9 @@ from ditcache_rl.bench import Board, Case, MemoryWorld, named_computes, transfer
 from ditcache_rl.bench.run import read_kept
 from ditcache_rl.cache.rates import Transfers
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.files import fits, parse_json, read_bytes, write_json
+from ditcache_rl.policy import Policy
 from ditcache_rl.rl.compare import interval, play, targets_of
 from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.stages import Tick, read_table, write_table
@@ -103,21 +103,16 @@ class Standing(NamedTuple):
         }
 
 
-def standings(
-    scenario: Scenario,
-    cases: Sequence[Case],
-    *,
-    network: PolicyNetwork | None,
-    used: Sequence[tuple[int, float]],
-) -> list[Standing]:
+def standings(scenario: Scenario, cases: Sequence[Case], policy: Policy) -> list[Standing]:
     """Let the policy, every tier alone, and the cache by itself play the same cases and worlds.
 
     Args:
-        scenario: In which memory is priced.
+        scenario: In which memory is priced, with the schedules of the policy.
         cases: Whose seeds are also those of the worlds.
-        network: Of the policy.
-        used: Targets at which the policy uses its network.
+        policy: Made for these steps.
     """
+    use, network = policy.manifest.network, policy.network
+    adaptive = [] if use is None else use.adaptive.get(str(scenario.board.steps), [])
     found = []
     for target, name in targets_of(scenario).items():
         tasks = [Task(case, *target, case.seed) for case in cases]
@@ -129,7 +124,8 @@ def standings(
             returns[tier.name.lower()] = scenario.followed(tasks, [always] * len(tasks)).total
         ships = "cache" if schedule.tiers is None else "schedule"
         returns["policy"] = scenario.baseline(tasks).total
-        if network is not None and target in used:
+        uses = target[0] in adaptive if target[0] else use is not None and use.adaptive_tradeoff
+        if network is not None and uses:
             ships, returns["policy"] = "network", play(scenario, network, tasks)[1]
         found.append(Standing(name, ships, returns))
     return found

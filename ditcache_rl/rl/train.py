@@ -205,17 +205,14 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
 
         progress.enter("compare")
         comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
-        metrics: dict[str, Any] = {"select": metrics_of(comparisons)}
+        policy = _policy(config, options, identity, network, tables, safe, cost, comparisons)
         if memory is not None:
-            used = [target for target, one in comparisons.items() if one.significant]
-            placed = standings(scenario, select, network=network, used=used)
-            metrics["tiers"] = [one.to_dict(options.seed) for one in placed]
+            placed = [one.to_dict(options.seed) for one in standings(scenario, select, policy)]
+            policy = replace(policy, metrics={**policy.metrics, "tiers": placed})
+        if paced is not None:
+            metrics = {**policy.metrics, "deadlines": paced[1]}
+            policy = replace(policy, metrics=metrics, pacer=paced[0])
 
-    policy = _policy(config, options, identity, network, tables, safe, cost, comparisons)
-    if paced is not None:
-        metrics["deadlines"] = paced[1]
-        policy = replace(policy, pacer=paced[0])
-    policy = replace(policy, metrics=metrics | dict(policy.metrics))
     minutes = (time.perf_counter() - started) / 60
     policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
     with replacing_folder(options.out) as partial:
@@ -256,6 +253,7 @@ def _policy(
         network=use,
     )
     metrics = {
+        "select": metrics_of(comparisons),
         "config": json.loads(json.dumps(asdict(config) | {"path": config.path.name}, default=str)),
     }
     return Policy(manifest, tables, {first: safe}, network, metrics)

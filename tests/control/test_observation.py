@@ -81,6 +81,14 @@ def log_error(estimate: Tensor, truth: Tensor) -> float:
     return 1 + float(np.log10(relative)) / 2
 
 
+def test_what_memory_adds_stands_before_the_prior_and_changes_nothing_else() -> None:
+    still, priced = schema(2, 4, 2), schema(2, 4, 2, memory=True)
+
+    added = ("cap_share", "site0/tier", "site1/tier")
+    assert priced == (*still[:-6], *added, *still[-6:])
+    assert schema_hash(priced) != schema_hash(still)
+
+
 def test_an_observation_is_as_long_as_its_schema() -> None:
     watching = Watching(np.zeros((STEPS, ROWS, SITES), dtype=np.int8), spending(14, 14, 14))
 

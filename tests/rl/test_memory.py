@@ -13,7 +13,7 @@ from ditcache_rl.bench import MemoryWorld, cases_of
 from ditcache_rl.bench import draw as bench_draw
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.cache.rates import Transfers
-from ditcache_rl.control import StaticSchedule, best_actions
+from ditcache_rl.control import NetworkController, PolicyNetwork, StaticSchedule, best_actions
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.rl import Episodes, Scenario, Task
 from ditcache_rl.rl.episodes import Outcome
@@ -234,3 +234,67 @@ def test_an_episode_is_what_a_store_with_its_caps_draws(
         assert torch.equal(drawn.images, outcome.images)
         lost += int((drawn.log.modes[:, 0] != modes).sum())
     assert host or lost, "caps took something away"
+
+
+class UnderCaps:
+    """Another controller, on a real store whose cap moves as a world says."""
+
+    probe_blocks = 0
+
+    def __init__(self, cache: TieredCache, caps: list[int], controller: NetworkController) -> None:
+        self._cache, self._caps, self._controller = cache, caps, controller
+
+    def reset(self, run: RunInfo) -> None:
+        """Begin."""
+        self._controller.reset(run)
+
+    def decide(self, info: StepInfo) -> Decision:
+        """Move the cap, then ask."""
+        self._cache.resize(Tier.DEVICE, self._caps[info.step])
+        return self._controller.decide(info)
+
+
+def test_a_network_serves_on_a_store_as_it_plays_in_its_world(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    room = {Tier.DEVICE: 4, Tier.HOST: 2}
+    scenario = priced_scenario(
+        tiny_pipe, tiny_call, tmp_path, 0.1, room=room, caps=[1.0, 0.5, 0.0], dwell_steps=1.5
+    )
+    board, memory, actions = scenario.board, scenario.memory, scenario.actions
+    assert memory is not None
+    torch.manual_seed(5)
+    network = PolicyNetwork(len(actions.schema()) - actions.logits, actions.logits)
+    torch.nn.init.normal_(network.head.weight, std=4.0)
+    host, chosen = network.on_host(), set()
+    for seed in range(4):
+        task = Task(cases_of(scenario.config, "train")[seed % 3], 4, 0.0, world=seed)
+        episodes, outcome = Episodes(scenario), None
+        episodes.begin([task])
+        while outcome is None:
+            logits = host(episodes.observation)
+            action = best_actions(logits, episodes.masks, len(actions.patterns))
+            chosen.add(tuple(action[0]))
+            outcome = episodes.act(action)
+        store = TieredCache(4 * board.entry_bytes, 2 * board.entry_bytes)
+        caps = [int(cap) * board.entry_bytes for cap in memory.moves(seed)]
+        served = NetworkController(
+            actions, network, schedule=scenario.scheduled(task), computes=4, latency_weight=0.0
+        )
+        try:
+            drawn = bench_draw(
+                board.pipe,
+                [task.case],
+                UnderCaps(store, caps, served),
+                steps=STEPS,
+                call=board.call,
+                sites=SITES,
+                cache=store,
+            )
+        finally:
+            store.close()
+
+        assert drawn.log is not None
+        assert np.array_equal(drawn.log.modes, outcome.log.modes)
+        assert torch.equal(drawn.images, outcome.images)
+    assert len({tier for _, tier in chosen}) > 1, "a network that always keeps in one tier"

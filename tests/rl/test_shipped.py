@@ -62,20 +62,27 @@ def test_a_trained_export_decides_as_its_ppo_policy(run: Path) -> None:
 def test_a_shipped_policy_draws_nearly_the_reference_in_half_the_computes(
     name: str, pipe: Any
 ) -> None:
+    policy = load_policy(find_policy(name))
+    steps, table = policy.steps[0], policy.tables[policy.steps[0]]
+    # What 95 % of the select prompts reach with the slowest schedule in half of the computes.
+    floor_db = next(
+        one.floor_psnr_db for n, one in reversed(table.items()) if n <= table.site_steps // 2
+    )
+
     def draw() -> torch.Tensor:
         generator = torch.Generator().manual_seed(7)
         prompt = "a small striped orange moon at left on a white background"
         image: torch.Tensor = pipe(
-            prompt, num_inference_steps=28, generator=generator, output_type="pt", **CALL
+            prompt, num_inference_steps=steps, generator=generator, output_type="pt", **CALL
         ).images
         return image
 
     reference = draw()
-    with dc.cached(pipe, name, speedup=2.0) as run:
+    with dc.cached(pipe, policy, budget=0.5) as run:
         image = draw()
 
     assert run.logs[0].compute_share[0] <= 0.5
-    assert psnr_db(image, reference)[0] > 35
+    assert psnr_db(image, reference)[0] > floor_db
     torch.testing.assert_close(draw(), reference, rtol=0, atol=0)
 
 
