@@ -7,10 +7,10 @@ imports torch.
 from ditcache_rl.config.load import load_env
 from ditcache_rl.config.settings import (
     ALGORITHMS,
+    AgentConfig,
     CacheConfig,
     EnvConfig,
     PipelineConfig,
-    PPOConfig,
     PromptConfig,
     RewardConfig,
     SearchConfig,
@@ -22,9 +22,9 @@ from ditcache_rl.config.sizes import memory_bytes, parse_bytes
 
 __all__ = [
     "ALGORITHMS",
+    "AgentConfig",
     "CacheConfig",
     "EnvConfig",
-    "PPOConfig",
     "PipelineConfig",
     "PromptConfig",
     "RewardConfig",

@@ -8,6 +8,7 @@ best one is taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo,
 #: Log-odds of the scheduled action against each other one: 0.95 of the probability with four
 #: patterns.
 SHARPNESS = 4.0
-#: Width of both hidden layers of a policy network.
+#: Width of the hidden layers of a policy network.
 HIDDEN = 64
 
 
@@ -58,22 +59,33 @@ class ActionSpace(NamedTuple):
 
 
 class PolicyNetwork(nn.Module):
-    """Map observations to corrections of the prior; starts as zero."""
+    """Map observations to corrections of the prior; starts as zero.
 
-    def __init__(self, features: int, logits: int) -> None:
+    Args:
+        features: Numbers of the observation that it reads. Those that follow are the prior; where
+            it reads them all, nothing is added to what it says.
+        logits: Patterns and tiers.
+        widths: Of the hidden layers.
+    """
+
+    def __init__(
+        self, features: int, logits: int, widths: Sequence[int] = (HIDDEN, HIDDEN)
+    ) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(
-            nn.Linear(features, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh()
-        )
-        self.head = nn.Linear(HIDDEN, logits)
+        layers: list[nn.Module] = []
+        for inputs, width in pairwise((features, *widths)):
+            layers += [nn.Linear(inputs, width), nn.Tanh()]
+        self.hidden = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], logits)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.features = features
+        self.features, self.widths = features, tuple(widths)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return logits: (rows, patterns + tiers)."""
         corrections: Tensor = self.head(self.hidden(observation[:, : self.features]))
-        return observation[:, self.features :] + corrections
+        prior = observation[:, self.features :]
+        return prior + corrections if prior.shape[1] else corrections
 
     def on_host(self) -> HostNetwork:
         """Return the same function of numpy arrays."""
@@ -98,8 +110,9 @@ class HostNetwork(NamedTuple):
         hidden = observation[:, : self.features]
         for into, shift in inner:
             hidden = np.tanh(hidden @ into + shift)
-        logits: Observation = observation[:, self.features :] + (hidden @ weight + bias)
-        return logits
+        corrections: Observation = hidden @ weight + bias
+        prior = observation[:, self.features :]
+        return prior + corrections if prior.shape[1] else corrections
 
 
 class ActionState:

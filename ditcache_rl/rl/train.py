@@ -1,4 +1,4 @@
-"""The whole training: profile, references, search, PPO, comparison, export.
+"""The whole training: profile, references, search, learning, comparison, export.
 
 Every stage leaves a file in the run folder, so an interrupted run goes on where it was.
 """
@@ -24,9 +24,11 @@ from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
+from ditcache_rl.rl.agents import check_agent
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of
 from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.rl.stages import (
@@ -90,11 +92,12 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
 
     Raises:
         ConfigError: If the policy folder exists already, or the run folder was made for something
-            else, or another training works in it.
+            else, or another training works in it, or the algorithm does not have a setting.
         ArtifactError: If what a stage has left is damaged.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
     options.check()
+    check_agent(config)
     started = time.perf_counter()
     facts = describe_run(config, "train", seed=options.seed)
     torch.manual_seed(options.seed)
@@ -174,13 +177,16 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
         progress.enter("learn")
 
         def on_episodes(episodes: int, gain: float) -> None:
-            share = episodes / config.ppo.episodes
+            share = episodes / config.agent.episodes
             progress.tick(share, f"{episodes} episodes, gain {gain:+.3f}")
 
-        network = learn(scenario, cases, options.run, seed=options.seed, on_episodes=on_episodes)
+        model = learn(scenario, cases, options.run, seed=options.seed, on_episodes=on_episodes)
 
         progress.enter("compare")
-        comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
+        network = exported(model) if config.agent.algorithm != "recurrent" else None
+        comparisons = {}
+        if network is not None:
+            comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
 
     policy = _policy(config, options, identity, network, tables, safe, cost, comparisons)
     minutes = (time.perf_counter() - started) / 60
@@ -194,13 +200,13 @@ def _policy(
     config: EnvConfig,
     options: TrainOptions,
     identity: Mapping[str, dict[str, str]],
-    network: PolicyNetwork,
+    network: PolicyNetwork | None,
     tables: Mapping[int, ScheduleTable],
     safe: ScheduleTable,
     cost: CostModel,
     comparisons: Mapping[tuple[int, float], Comparison],
 ) -> Policy:
-    """Put the results together; the network is used where its gain is significant."""
+    """Put the results together; a network is used where its gain is significant."""
     first = config.steps[0]
     better = [n for (n, _), found in comparisons.items() if n and found.significant]
     tradeoffs = [found for (n, _), found in comparisons.items() if not n]
@@ -218,7 +224,7 @@ def _policy(
         evaluations=config.search.evaluations,
         seed=options.seed,
         command=options.command,
-        network=use,
+        network=use if network else None,
     )
     metrics = {
         "select": metrics_of(comparisons),

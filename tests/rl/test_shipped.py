@@ -18,7 +18,7 @@ from ditcache_rl.shapes import CALL, load_pipeline
 
 RUNS = Path(__file__).parents[2] / "runs" / "shapes"
 TRAINED = sorted(
-    path.parent for path in RUNS.glob("*/ppo.zip") if (path.parent / "policy").is_dir()
+    path.parent for path in RUNS.glob("*/agent.zip") if (path.parent / "policy").is_dir()
 )
 OBSERVATIONS = 10_000
 
@@ -36,7 +36,7 @@ def actor_of(policy: Policy, run: Path) -> MaskablePriorPolicy:
     box = spaces.Box(-10.0, 10.0, (len(actions.schema()),), np.float32)
     kinds = spaces.MultiDiscrete([len(actions.patterns), len(actions.tiers)])
     actor = MaskablePriorPolicy(box, kinds, lambda _: 1e-3)
-    _, parameters, _ = load_from_zip_file(run / "ppo.zip", load_data=False, device="cpu")
+    _, parameters, _ = load_from_zip_file(run / "agent.zip", load_data=False, device="cpu")
     actor.load_state_dict(parameters["policy"])
     return actor
 
