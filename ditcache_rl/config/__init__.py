@@ -17,7 +17,7 @@ from ditcache_rl.config.settings import (
     SeedConfig,
     TargetConfig,
 )
-from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_policies
+from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_ids, shipped_policies
 from ditcache_rl.config.sizes import memory_bytes, parse_bytes
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "memory_bytes",
     "parse_bytes",
     "shipped_envs",
+    "shipped_ids",
     "shipped_policies",
 ]

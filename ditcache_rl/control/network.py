@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ditcache_rl.control.observation import FeatureBuilder, Observation, RowTargets, schema
+from ditcache_rl.control.observation import (
+    FeatureBuilder,
+    Observation,
+    OwnFeatures,
+    RowTargets,
+    schema,
+)
 from ditcache_rl.schedules.forecast import fitted_steps
 from ditcache_rl.schedules.patterns import (
     action_prior,
@@ -23,8 +29,10 @@ from ditcache_rl.schedules.patterns import (
     follow,
     known_patterns,
     pattern_costs,
+    pattern_name,
     pattern_numbers,
     step_patterns,
+    with_patterns,
 )
 from ditcache_rl.schedules.schedule import Schedule
 from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
@@ -42,11 +50,24 @@ class ActionSpace(NamedTuple):
     patterns: Modes
     """(patterns, sites)."""
     tiers: tuple[Tier, ...]
+    features: OwnFeatures | None = None
+    """What the observation that goes with them has beside ours."""
 
     @classmethod
-    def of(cls, sites: int, tiers: tuple[Tier, ...]) -> ActionSpace:
-        """List the actions for a number of sites."""
-        return cls(step_patterns(sites), tiers)
+    def of(
+        cls,
+        sites: int,
+        tiers: tuple[Tier, ...],
+        *,
+        patterns: Sequence[Sequence[int]] = (),
+        features: OwnFeatures | None = None,
+    ) -> ActionSpace:
+        """List the actions for a number of sites.
+
+        Raises:
+            ConfigError: If further `patterns` do not give every site a mode, or are there already.
+        """
+        return cls(with_patterns(step_patterns(sites), patterns), tiers, features)
 
     @property
     def logits(self) -> int:
@@ -55,7 +76,13 @@ class ActionSpace(NamedTuple):
 
     def schema(self) -> tuple[str, ...]:
         """Name the numbers of the observation that goes with these actions."""
-        return schema(self.patterns.shape[1], len(self.patterns), len(self.tiers))
+        own = () if self.features is None else self.features.names
+        return schema(self.patterns.shape[1], len(self.patterns), len(self.tiers), own)
+
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name the patterns, site after site, and the tiers."""
+        patterns = tuple(pattern_name(pattern) for pattern in self.patterns)
+        return patterns, tuple(tier.name.lower() for tier in self.tiers)
 
 
 class PolicyNetwork(nn.Module):
@@ -129,7 +156,7 @@ class ActionState:
         #: (patterns, patterns + tiers) log-prior of the actions where the schedule wants a pattern.
         self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
         self._tiers = np.array(actions.tiers, dtype=np.int8)
-        self._builder = FeatureBuilder()
+        self._builder = FeatureBuilder(actions.features)
 
     def reset(self, run: RunInfo, targets: RowTargets, schedules: Sequence[Schedule]) -> None:
         """Start a request; every row has a schedule to follow."""

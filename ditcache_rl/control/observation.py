@@ -10,7 +10,7 @@ What the tensors say is packed into one small matrix per step and fetched in one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ditcache_rl.errors import ShapeError
 from ditcache_rl.types import HISTORY, Floats, History, RunInfo, StepInfo
 
 Observation = NDArray[np.float32]
@@ -63,11 +64,21 @@ class RowTargets(NamedTuple):
     """(rows,) weight on t / t_reference; 0 where computes are given."""
 
 
-def schema(sites: int, patterns: int, tiers: int) -> tuple[str, ...]:
+class OwnFeatures(NamedTuple):
+    """Numbers that somebody adds to the observation."""
+
+    names: tuple[str, ...]
+    """What they are called."""
+    of: Callable[[StepInfo], Floats]
+    """Returns them for the present step: (rows, names), of order one."""
+
+
+def schema(sites: int, patterns: int, tiers: int, own: Sequence[str] = ()) -> tuple[str, ...]:
     """Name every number of an observation, in order; the last ones are the prior of the actions."""
     return (
         *_RUN,
         *(f"site{site}/{name}" for site in range(sites) for name in _SITE),
+        *own,
         *(f"prior/pattern{index}" for index in range(patterns)),
         *(f"prior/tier{index}" for index in range(tiers)),
     )
@@ -84,7 +95,13 @@ class FeatureBuilder:
 
     Holds the latents of the step before and of the last compute; call `reset` once per request,
     then `observe` and `note` once per step each.
+
+    Args:
+        own: Further features, between ours and the prior.
     """
+
+    def __init__(self, own: OwnFeatures | None = None) -> None:
+        self._own = own
 
     def reset(self, run: RunInfo, targets: RowTargets) -> None:
         """Start a request."""
@@ -117,6 +134,8 @@ class FeatureBuilder:
             features[:, place + _AGE] = (info.step - history.steps[0]) / 8
             features[:, place + _VALID] = history.valid / HISTORY
         np.minimum(np.maximum(features, -_CLIP), _CLIP, out=features)
+        if self._own is not None:
+            features = np.concatenate([features, _values_of(self._own, info)], axis=1)
         observation = np.empty((run.rows, features.shape[1] + prior.shape[1]), dtype=np.float32)
         observation[:, : features.shape[1]], observation[:, features.shape[1] :] = features, prior
         return observation
@@ -145,6 +164,22 @@ class FeatureBuilder:
             place = len(_RUN) + site * len(_SITE) + _FACTS
             # What a site said last holds until it computes again.
             self._table[info.step :, :, place : place + facts.shape[1]] = facts
+
+
+def _values_of(own: OwnFeatures, info: StepInfo) -> Floats:
+    """Ask for features of somebody's own: (rows, names), clipped as ours are.
+
+    Raises:
+        ShapeError: If they are not finite numbers of that shape.
+    """
+    values = np.asarray(own.of(info), dtype=np.float64)
+    expected = (info.run.rows, len(own.names))
+    if values.shape != expected or not np.isfinite(values).all():
+        raise ShapeError(
+            f"expected finite features of shape {expected} ({', '.join(own.names)}) at step "
+            f"{info.step}, received {values.tolist()!r:.80} of shape {values.shape}"
+        )
+    return values.clip(-_CLIP, _CLIP)
 
 
 def _known_beforehand(run: RunInfo, targets: RowTargets) -> tuple[Floats, Floats]:

@@ -30,13 +30,13 @@ class EpisodeLog:
 
     def hear(self, outcome: Outcome, baseline: NDArray[np.float64]) -> None:
         """Note a batch and the return of its baseline."""
-        gains = outcome.terms.total - baseline
+        gains = outcome.returns - baseline
         self.episodes += len(gains)
         site_steps = self._scenario.table.site_steps
         for row, task in enumerate(outcome.tasks):
             facts = outcome.info(row)
             target = f"{task.computes / site_steps:.2f}" if task.computes else "tradeoff"
-            self._values["train/reward"].append(float(outcome.terms.total[row]))
+            self._values["train/reward"].append(float(outcome.returns[row]))
             self._values["train/paired_gain"].append(float(gains[row]))
             self._values[f"paired_gain/{target}"].append(float(gains[row]))
             self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])

@@ -70,7 +70,7 @@ def compare(
         tasks = [Task(case, computes, weight) for case in cases]
         schedule = scenario.scheduled(tasks[0])
         static_psnr = scenario.static(cases, [schedule] * len(cases)).psnr_db
-        static_return = scenario.baseline(tasks).total
+        static_return = scenario.returns(scenario.baseline(tasks))
         learned = NetworkController(
             scenario.actions,
             network,
@@ -107,7 +107,7 @@ def _play(
         assert log is not None, "a controller makes one"
         quality = board.judge(images, cases)
         psnr.append(quality.psnr_db)
-        returns.append(scenario.earned(part, quality, log).total)
+        returns.append(scenario.returns(scenario.earned(part, quality, log)))
     return np.concatenate(psnr), np.concatenate(returns)
 
 

@@ -7,20 +7,23 @@ rows end together, with a terminal reward each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.bench import Drawn, Quality
+from ditcache_rl.bench import Case, Drawn, Quality
 from ditcache_rl.control import ActionSpace, ActionState, Controller
 from ditcache_rl.control.observation import Observation, RowTargets
-from ditcache_rl.errors import StateError
+from ditcache_rl.errors import ShapeError, StateError
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.rl.reward import RewardTerms
 from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.view import View
 from ditcache_rl.types import Mode, StepInfo
 
 
@@ -32,6 +35,8 @@ class Outcome(NamedTuple):
     quality: Quality
     terms: RewardTerms
     log: RequestLog
+    returns: NDArray[np.float64]
+    """(rows,) what the terms come to."""
 
     def info(self, row: int) -> dict[str, float]:
         """Name the numbers of one row, for `info` of an environment."""
@@ -46,10 +51,19 @@ class Outcome(NamedTuple):
 
 
 class Episodes:
-    """One batch of rows after the other: `begin`, then `act` until an outcome comes back."""
+    """One batch of rows after the other: `begin`, then `act` until an outcome comes back.
 
-    def __init__(self, scenario: Scenario) -> None:
+    Args:
+        scenario: What is played in.
+        watched: Whether `frames` will be asked for.
+    """
+
+    def __init__(self, scenario: Scenario, *, watched: bool = False) -> None:
         self.scenario = scenario
+        board = scenario.board
+        self._view = View(board.pipe, board.call) if watched else None
+        self._cases: list[Case] = []
+        self._images: Tensor | None = None
         self._state = ActionState(scenario.actions)
         self._rollout: Rollout[Drawn] | None = None
         self._tasks: Sequence[Task] = ()
@@ -71,7 +85,7 @@ class Episodes:
         """Start a batch; one that still runs is unwound."""
         self.close()
         scenario = self.scenario
-        cases = [task.case for task in tasks]
+        cases = self._cases = [task.case for task in tasks]
         scenario.board.prepare(cases)
         schedules = [scenario.scheduled(task) for task in tasks]
         targets = RowTargets(
@@ -80,12 +94,15 @@ class Episodes:
         )
 
         def call(controller: Controller) -> Drawn:
-            return scenario.board.draw(cases, controller)
+            board = scenario.board
+            with self._view.watching(board.pipe.scheduler) if self._view else nullcontext():
+                return board.draw(cases, controller)
 
-        self._tasks = tasks
+        self._tasks, self._images = tasks, None
         self._rollout = Rollout(call)
         event = self._rollout.start()
         assert isinstance(event, StepInfo), "a pipeline asks for a decision before it ends"
+        self._levels = event.run.sigmas[:2]
         self._state.reset(event.run, targets, schedules)
         self.observation, self._masks = self._state.observe(event)
 
@@ -103,16 +120,48 @@ class Episodes:
             StateError: If no batch is running.
         """
         event = self._running().advance(self._state.apply(actions))
+        self._images = None
         if isinstance(event, Finished):
             self._rollout = None
             images, log, _ = event.result
             assert log is not None, "a controller makes one"
-            quality = self.scenario.board.judge(images, [task.case for task in self._tasks])
-            return Outcome(
-                self._tasks, images, quality, self.scenario.earned(self._tasks, quality, log), log
-            )
+            quality = self.scenario.board.judge(images, self._cases)
+            terms = self.scenario.earned(self._tasks, quality, log)
+            self._images = images
+            return Outcome(self._tasks, images, quality, terms, log, self.scenario.returns(terms))
+        self._levels = event.run.sigmas[event.step - 1 : event.step + 1]
         self.observation, self._masks = self._state.observe(event)
         return None
+
+    def play(self, actions: NDArray[np.int64]) -> tuple[Outcome | None, NDArray[np.bool_]]:
+        """Play one step, with the nearest feasible actions where some are not feasible.
+
+        Args:
+            actions: (rows, 2) pattern and tier of every row.
+
+        Returns:
+            As `act`, and (rows,) whether another action was played.
+        """
+        played = project(actions, self.masks, self.scenario.actions)
+        return self.act(played), (actions != played).any(axis=1)
+
+    def frames(self) -> NDArray[np.uint8]:
+        """Return what the images will be, as far as one can tell now: (rows, H, W, 3).
+
+        Black before the first step has been played, and the images themselves after the last.
+
+        Raises:
+            StateError: If no batch has begun, or nothing is watched.
+        """
+        if self._view is None or not self._cases:
+            raise StateError("expected a watched episode to show, received none; call reset first")
+        if self._images is None:
+            self._images = self._view.show(self._cases, *self._levels)
+        images = self._images
+        if images is None:
+            images = torch.zeros_like(self.scenario.board.references(self._cases))
+        pixels = (images.movedim(1, -1).numpy() * 255).round()
+        return np.asarray(pixels, dtype=np.uint8)
 
     def close(self) -> None:
         """Unwind a batch that still runs; idempotent."""
@@ -124,6 +173,29 @@ class Episodes:
         if self._rollout is None:
             raise StateError("expected a running episode, received none; call reset first")
         return self._rollout
+
+
+def checked(actions: Any, shape: tuple[int, ...], space: ActionSpace) -> NDArray[np.int64]:
+    """Check actions of somebody else's.
+
+    Args:
+        actions: What was received.
+        shape: What is expected; the last size is 2, pattern and tier.
+        space: The discrete actions.
+
+    Raises:
+        ShapeError: If they are no integers, of another shape, or out of range.
+    """
+    received = np.asarray(actions)
+    most = len(space.patterns), len(space.tiers)
+    whole = np.issubdtype(received.dtype, np.integer)
+    if received.shape != shape or not whole or ((received < 0) | (received >= most)).any():
+        raise ShapeError(
+            f"expected actions as integers of shape {shape}, a pattern in [0, {most[0] - 1}] and a "
+            f"tier in [0, {most[1] - 1}], received {received.dtype} of shape {received.shape}: "
+            f"{received.tolist()!r:.80}"
+        )
+    return received.astype(np.int64)
 
 
 def project(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from ditcache_rl.control import ActionSpace
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.pipelines import open_shared, twin
+from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
 from ditcache_rl.schedules import (
     CostModel,
@@ -24,6 +25,7 @@ from ditcache_rl.schedules import (
     nominal_cost,
     spaced_table,
 )
+from ditcache_rl.types import Floats
 
 
 class Task(NamedTuple):
@@ -44,6 +46,14 @@ class Task(NamedTuple):
             return cls(case, 0, float(rng.uniform(low, high)))
         return cls(case, int(rng.choice(named_computes(config, scenario.board.steps))), 0.0)
 
+    def info(self) -> dict[str, Any]:
+        """Say what is asked for, as the `info` of an environment."""
+        return {
+            "prompt": self.case.prompt,
+            "computes": self.computes,
+            "latency_weight": self.latency_weight,
+        }
+
 
 @dataclass(slots=True)
 class Scenario:
@@ -54,6 +64,7 @@ class Scenario:
         board: Pipeline at one step count, with references.
         cost: Prices of schedules.
         table: The prior of the actions and the paired baseline.
+        hooks: What a user puts in place of ours.
         baselines: Quality of the table's schedules by case and computes, filled as it is needed.
     """
 
@@ -61,10 +72,13 @@ class Scenario:
     board: Board
     cost: CostModel
     table: ScheduleTable
+    hooks: Hooks = field(default_factory=Hooks)
     baselines: dict[tuple[Case, int], tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
-    def nominal(cls, config: EnvConfig, *, steps: int | None = None) -> Scenario:
+    def nominal(
+        cls, config: EnvConfig, *, steps: int | None = None, hooks: Hooks | None = None
+    ) -> Scenario:
         """Take evenly spaced schedules, and count time in computed sites: nothing is measured.
 
         Raises:
@@ -77,12 +91,17 @@ class Scenario:
             )
         board = Board.of(config, twin(open_shared(config.pipeline)), steps=chosen)
         table = spaced_table(board.sigmas(), board.sites)
-        return cls(config, board, nominal_cost(chosen, board.sites), table)
+        return cls(config, board, nominal_cost(chosen, board.sites), table, hooks or Hooks())
 
     @property
     def actions(self) -> ActionSpace:
         """The discrete actions."""
-        return ActionSpace.of(self.board.sites, self.config.tiers)
+        return ActionSpace.of(
+            self.board.sites,
+            self.config.tiers,
+            patterns=self.hooks.patterns,
+            features=self.hooks.features,
+        )
 
     def scheduled(self, task: Task) -> Schedule:
         """Return the static schedule that a task is compared with."""
@@ -113,6 +132,10 @@ class Scenario:
             self.static([task.case for task in tasks], schedules),
             self.cost.share_of_reference(np.stack([one.modes for one in schedules], axis=1)),
         )
+
+    def returns(self, terms: RewardTerms) -> Floats:
+        """Return what terms come to: (rows,)."""
+        return self.hooks.returns(terms)
 
     def earned(self, tasks: Sequence[Task], quality: Quality, log: RequestLog) -> RewardTerms:
         """Return what the rows of a finished call earn."""

@@ -92,7 +92,7 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
 
     Raises:
         ConfigError: If the policy folder exists already, or the run folder was made for something
-            else, or another training works in it, or the algorithm does not have a setting.
+            else, or another training works in it, or the algorithm lacks an argument.
         ArtifactError: If what a stage has left is damaged.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
