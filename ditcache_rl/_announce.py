@@ -20,7 +20,7 @@ _GYMNASIUM = "gymnasium"
 
 def announce() -> None:
     """Register the shipped environments, now or when Gymnasium is imported."""
-    if _GYMNASIUM in sys.modules:
+    if sys.modules.get(_GYMNASIUM) is not None:  # None forbids it
         _register()
     else:
         sys.meta_path.insert(0, _Announcer())

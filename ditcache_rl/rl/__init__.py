@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ditcache_rl.control.observation import OwnFeatures
     from ditcache_rl.rl.env import DenoiseEnv
     from ditcache_rl.rl.episodes import Episodes
+    from ditcache_rl.rl.export import export_model
     from ditcache_rl.rl.hooks import Hooks
     from ditcache_rl.rl.policy import MaskablePriorPolicy, PlainPriorPolicy, PriorQPolicy
     from ditcache_rl.rl.register import register_envs
@@ -36,6 +37,7 @@ else:
         "Rollout": "rl.rollout",
         "Scenario": "rl.scenario",
         "Task": "rl.scenario",
+        "export_model": "rl.export",
         "register_envs": "rl.register",
     }
 
@@ -60,5 +62,6 @@ __all__ = [
     "Rollout",
     "Scenario",
     "Task",
+    "export_model",
     "register_envs",
 ]

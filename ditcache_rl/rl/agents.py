@@ -101,6 +101,12 @@ def settings_of(config: AgentConfig) -> dict[str, Any]:
     return {**kind.settings, **config.settings}
 
 
+def hyperparameters(config: AgentConfig, seed: int) -> dict[str, Any]:
+    """Name what a training is set to."""
+    fixed = {"algorithm": config.algorithm, "rows": config.rows, "episodes": config.episodes}
+    return {**fixed, "seed": seed, **settings_of(config)}
+
+
 def check_agent(config: EnvConfig) -> None:
     """Check the settings of an environment's agent, before anything is computed for it.
 

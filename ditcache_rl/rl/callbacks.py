@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HParam
 
 from ditcache_rl.files import replacing
 from ditcache_rl.rl.episodes import Outcome
@@ -57,14 +59,34 @@ class EpisodeLog:
 
 
 class TrainingCallback(BaseCallback):
-    """Write means and image pairs after every rollout, save, and move the progress bar."""
+    """Write means and image pairs after every rollout, save, and move the progress bar.
+
+    Args:
+        log: Hears the episodes.
+        checkpoint: Where the model is saved.
+        on_episodes: Hears the episodes played so far and the latest mean gain.
+        hyperparameters: What the training is set to.
+    """
 
     def __init__(
-        self, log: EpisodeLog, checkpoint: Path, on_episodes: Callable[[int, float], None]
+        self,
+        log: EpisodeLog,
+        checkpoint: Path,
+        on_episodes: Callable[[int, float], None],
+        hyperparameters: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self._log, self._checkpoint, self._on_episodes = log, checkpoint, on_episodes
+        self._hyperparameters = hyperparameters
         self._gain = 0.0
+
+    def _on_training_start(self) -> None:
+        if self.num_timesteps == 0:
+            facts = HParam(dict(self._hyperparameters), {"train/paired_gain": 0.0})
+            self.logger.record("hyperparameters", facts)
+
+    def _on_training_end(self) -> None:
+        self.logger.dump(self.num_timesteps)  # losses of the last update, which no rollout follows
 
     def _on_step(self) -> bool:
         self._on_episodes(self._log.episodes, self._gain)

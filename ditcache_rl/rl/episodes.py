@@ -104,7 +104,7 @@ class Episodes:
         assert isinstance(event, StepInfo), "a pipeline asks for a decision before it ends"
         self._levels = event.run.sigmas[:2]
         self._state.reset(event.run, targets, schedules)
-        self.observation, self._masks = self._state.observe(event)
+        self._observe(event)
 
     def act(self, actions: NDArray[np.int64]) -> Outcome | None:
         """Play one step.
@@ -130,7 +130,7 @@ class Episodes:
             self._images = images
             return Outcome(self._tasks, images, quality, terms, log, self.scenario.returns(terms))
         self._levels = event.run.sigmas[event.step - 1 : event.step + 1]
-        self.observation, self._masks = self._state.observe(event)
+        self._observe(event)
         return None
 
     def play(self, actions: NDArray[np.int64]) -> tuple[Outcome | None, NDArray[np.bool_]]:
@@ -168,6 +168,14 @@ class Episodes:
         if self._rollout is not None:
             self._rollout.close()
             self._rollout = None
+
+    def _observe(self, info: StepInfo) -> None:
+        """Look at a step; whatever features of somebody's own raise, nothing is left running."""
+        try:
+            self.observation, self._masks = self._state.observe(info)
+        except BaseException:
+            self.close()
+            raise
 
     def _running(self) -> Rollout[Drawn]:
         if self._rollout is None:

@@ -10,12 +10,12 @@ from zipfile import ZipFile
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
 
 from ditcache_rl.bench import Case
 from ditcache_rl.bench.run import read_kept
-from ditcache_rl.rl.agents import make_agent
+from ditcache_rl.rl.agents import hyperparameters, make_agent
 from ditcache_rl.rl.callbacks import EpisodeLog, TrainingCallback, save_checkpoint
+from ditcache_rl.rl.curves import merge_events, open_curves
 from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
 
@@ -64,9 +64,13 @@ def learn(
             log.episodes = model.num_timesteps // board.steps
         left = total - model.num_timesteps
         if left > 0:
-            model.set_logger(configure(str(folder), ["tensorboard"]))
-            ours = TrainingCallback(log, checkpoint, on_episodes)
-            model.learn(left, callback=[ours, *callbacks], reset_num_timesteps=False)
+            model.set_logger(open_curves(folder, model.num_timesteps))
+            ours = TrainingCallback(log, checkpoint, on_episodes, hyperparameters(config, seed))
+            try:
+                model.learn(left, callback=[ours, *callbacks], reset_num_timesteps=False)
+            finally:
+                model.logger.close()
+                merge_events(folder)
             save_checkpoint(model, checkpoint)
         return model
     finally:

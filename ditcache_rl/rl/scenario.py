@@ -15,6 +15,7 @@ from ditcache_rl.control import ActionSpace
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.pipelines import open_shared, twin
+from ditcache_rl.policy import Policy
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
 from ditcache_rl.schedules import (
@@ -92,6 +93,23 @@ class Scenario:
         board = Board.of(config, twin(open_shared(config.pipeline)), steps=chosen)
         table = spaced_table(board.sigmas(), board.sites)
         return cls(config, board, nominal_cost(chosen, board.sites), table, hooks or Hooks())
+
+    @classmethod
+    def of(cls, config: EnvConfig, policy: Policy, *, hooks: Hooks | None = None) -> Scenario:
+        """Start from the schedules of a policy for the same environment, at its first step count.
+
+        Raises:
+            ConfigError: If the policy was made for other sites.
+        """
+        known, own = policy.manifest, config.cache
+        if (known.sites, known.blocks) != (own.sites, own.blocks):
+            raise ConfigError(
+                f"{config.path}: expected a policy for {own.sites} sites of {own.blocks!r}, "
+                f"received one for {known.sites} of {known.blocks!r}"
+            )
+        steps = policy.steps[0]
+        board = Board.of(config, twin(open_shared(config.pipeline)), steps=steps)
+        return cls(config, board, policy.cost, policy.tables[steps], hooks or Hooks())
 
     @property
     def actions(self) -> ActionSpace:

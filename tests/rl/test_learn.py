@@ -17,6 +17,7 @@ from ditcache_rl.bench import cases_of
 from ditcache_rl.config import ALGORITHMS
 from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
 from ditcache_rl.rl.agents import make_agent
+from ditcache_rl.rl.curves import merge_events, open_curves
 from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.policy import exported
@@ -149,14 +150,99 @@ def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
     assert (tmp_path / "agent.zip").stat().st_mtime_ns == saved
 
 
-def test_curves_and_images_are_written(scenario: Scenario, tmp_path: Path) -> None:
+def events_of(folder: Path) -> Any:
+    """Read the only file of events of a run."""
     module = "tensorboard.backend.event_processing.event_accumulator"
     accumulator: Any = importlib.import_module(module)
-
-    learned(scenario, tmp_path / "run")
-    events = accumulator.EventAccumulator(str(tmp_path / "run"))
+    (file,) = folder.glob("events.out.tfevents.*")
+    events = accumulator.EventAccumulator(str(file))
     events.Reload()
-    tags = events.Tags()
+    return events
 
-    assert {"train/reward", "train/paired_gain", "paired_gain/0.25"} <= set(tags["scalars"])
+
+def steps_of(events: Any, name: str) -> list[int]:
+    return [event.step for event in events.Scalars(name)]
+
+
+LOSSES = {
+    "train/loss",
+    "train/value_loss",
+    "train/entropy_loss",
+    "train/policy_gradient_loss",
+    "train/approx_kl",
+    "train/clip_fraction",
+    "train/learning_rate",
+}
+
+
+def test_curves_losses_images_and_hyperparameters_are_written(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    learned(scenario, tmp_path / "run")
+
+    events = events_of(tmp_path / "run")
+    tags = events.Tags()
+    assert LOSSES | {"train/reward", "train/paired_gain", "paired_gain/0.25"} <= set(
+        tags["scalars"]
+    )
     assert tags["images"] == ["reference, policy, error x 4"]
+    # Of the last update too, which no rollout follows.
+    assert steps_of(events, "train/loss") == [EPISODES * 4 // 2, EPISODES * 4]
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    for name in (b"algorithm", b"maskable", b"learning_rate", b"seed", b"n_epochs"):
+        assert name in start
+
+
+def test_a_run_has_one_file_of_events_also_after_resuming(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    def interrupt(episodes: int) -> None:
+        if episodes > 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learned(scenario, tmp_path, hear=interrupt)
+    before = steps_of(events_of(tmp_path), "train/paired_gain")
+    learned(scenario, tmp_path)
+
+    events = events_of(tmp_path)
+    assert before == [64]
+    assert steps_of(events, "train/paired_gain") == [64, 128]
+    assert len(events.Tags()["images"]) == 1
+
+
+def test_what_was_written_after_the_checkpoint_gives_way_and_broken_ends_too(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    first = open_curves(tmp_path, 0)
+    for step in (64, 128, 192):
+        first.record("x", step)
+        first.dump(step)
+    first.close()
+    (file,) = tmp_path.glob("events*")
+    file.write_bytes(file.read_bytes()[:-5])  # killed in the middle of a record
+
+    again = open_curves(tmp_path, 64)  # the checkpoint is that old
+    again.record("x", 1)
+    again.dump(100)
+    again.close()
+    merge_events(tmp_path)
+
+    events = events_of(tmp_path)
+    assert steps_of(events, "x") == [64, 100]
+
+
+def test_callbacks_of_ones_own_are_called_beside_ours(scenario: Scenario, tmp_path: Path) -> None:
+    class Count(BaseCallback):
+        steps = 0
+
+        def _on_step(self) -> bool:
+            self.steps += 1
+            return self.steps < 5
+
+    count = Count()
+
+    _, told = learned(scenario, tmp_path, callbacks=[count])
+
+    assert count.steps == 5  # and training stops where it says so
+    assert told[-1] == 4
