@@ -182,10 +182,9 @@ class FlatActions(VecEnvWrapper):
 def _numbers_of(algorithm: Callable[..., BaseAlgorithm]) -> dict[str, list[type]]:
     """Return the arguments of an algorithm that a file can give, with the types they take."""
     ours = {"seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
-    hints = typing.get_type_hints(algorithm.__init__)
     known = {}
-    for name in inspect.signature(algorithm).parameters:
-        kinds = typing.get_args(hints[name]) or (hints[name],)
+    for name, parameter in inspect.signature(algorithm).parameters.items():
+        kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
         plain = [kind for kind in kinds if kind in (bool, int, float)]
         if plain and name not in ours:
             known[name] = plain

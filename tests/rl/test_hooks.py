@@ -47,7 +47,8 @@ def half(terms: RewardTerms) -> NDArray[np.float64]:
 
 @pytest.fixture
 def scenario(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Scenario:
-    return tiny_scenario(tiny_config(tmp_path, tiny_call, sites=3), tiny_pipe)
+    options: dict[str, Any] = {"sites": 3, "budgets": [0.5, 0.75], "tradeoff_share": 0.0}
+    return tiny_scenario(tiny_config(tmp_path, tiny_call, **options), tiny_pipe)
 
 
 def vec_env(scenario: Scenario, rows: int = 4) -> DenoiseVecEnv:

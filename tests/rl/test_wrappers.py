@@ -86,12 +86,13 @@ def test_statistics_are_those_of_the_episode(env: DenoiseEnv) -> None:
 
 def test_an_episode_is_recorded_as_a_video(env: DenoiseEnv, tmp_path: Path) -> None:
     pytest.importorskip("moviepy")
-    recorded = wrappers.RecordVideo(env, str(tmp_path), episode_trigger=lambda episode: True)
+    videos = tmp_path / "videos"
+    recorded = wrappers.RecordVideo(env, str(videos), episode_trigger=lambda episode: True)
 
     play(recorded)
     recorded.close()
 
-    (video,) = tmp_path.glob("*.mp4")
+    (video,) = videos.glob("*.mp4")
     assert video.stat().st_size > 500
 
 
