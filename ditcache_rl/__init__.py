@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ditcache_rl._announce import announce
 from ditcache_rl._version import __version__
 
 if TYPE_CHECKING:
@@ -39,3 +40,5 @@ __all__ = [
     "cached",
     "session",
 ]
+
+announce()

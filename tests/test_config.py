@@ -35,7 +35,7 @@ train = 0
 select = 2
 test = 10
 
-[ppo]
+[agent]
 rows = 4
 """
 
@@ -74,15 +74,15 @@ def test_a_file_becomes_a_config(env: Path) -> None:
     assert config.tiers == (Tier.DEVICE, Tier.DROP)
     assert config.targets.budgets == [0.25, 1.0]
     assert all(isinstance(budget, float) for budget in config.targets.budgets)
-    assert config.ppo.rows == 4
+    assert config.agent.rows == 4
 
 
 def test_what_a_file_leaves_out_has_defaults(env: Path) -> None:
-    env.write_text(TEXT[: TEXT.index("[ppo]")])
+    env.write_text(TEXT[: TEXT.index("[agent]")])
 
     config = load_env(str(env))
 
-    assert (config.ppo.rows, config.reward.psnr, config.pipeline.device) == (32, 1.0, "auto")
+    assert (config.agent.rows, config.reward.psnr, config.pipeline.device) == (32, 1.0, "auto")
 
 
 def test_a_world_that_is_not_described_stands_still(env: Path) -> None:
@@ -128,8 +128,8 @@ def test_prompts_are_read_beside_the_file_and_without_blanks(env: Path) -> None:
         ("steps = [8]", "stepps = [8]", ": unknown key 'stepps'. Did you mean 'steps'?"),
         ("sites = 2", "site = 2", "[cache] unknown key 'site'. Did you mean 'sites'?"),
         ("sites = 2", "zebra = 2", "[cache] unknown key 'zebra'."),
-        ("[ppo]", "[pppo]", ": unknown key 'pppo'. Did you mean 'ppo'?"),
-        ("[ppo]", "[path]", ": unknown key 'path'."),
+        ("[agent]", "[agnet]", ": unknown key 'agnet'. Did you mean 'agent'?"),
+        ("[agent]", "[path]", ": unknown key 'path'."),
         ('id = "ditcache/test-v0"', "", ": expected a key 'id', received none"),
         ("budgets = [0.25, 1]", "", "[targets] expected a key 'budgets', received none"),
         ("sites = 2", 'sites = "2"', "[cache] sites must be int, received '2'"),
@@ -141,7 +141,7 @@ def test_prompts_are_read_beside_the_file_and_without_blanks(env: Path) -> None:
         ("steps = [8]", "steps = [true]", "steps must be int, received True"),
         ("budgets = [0.25, 1]", "budgets = [true]", "budgets must be float, received True"),
         ("call = { height = 64 }", "call = 64", "[pipeline] call must be dict"),
-        ("[ppo]\nrows = 4", "ppo = 4", "ppo"),
+        ("[agent]\nrows = 4", "agent = 4", "agent"),
         ('source = "builtin:shapes"', "source = 1", "[pipeline] source must be str, received 1"),
     ],
 )
@@ -155,10 +155,10 @@ def test_a_name_or_type_that_does_not_fit_is_named_with_its_place(
 
 
 def test_a_table_that_is_a_number_is_named(env: Path) -> None:
-    text = TEXT[: TEXT.index("[ppo]")]
-    env.write_text(f"ppo = 4\n{text}")
+    text = TEXT[: TEXT.index("[agent]")]
+    env.write_text(f"agent = 4\n{text}")
 
-    assert "[ppo] must be a table, received 4" in complaint(env)
+    assert "[agent] must be a table, received 4" in complaint(env)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,17 @@ def test_a_table_that_is_a_number_is_named(env: Path) -> None:
         ("0.25, 1]", "nan]", "the number nan; they must be finite"),
         ("0.25, 1]", "]", "[targets] budgets must lie in (0, 1]"),
         ("[prompts]", "tradeoff_share = 1.5\n[prompts]", "[targets] tradeoff_share must lie"),
-        ("[ppo]", "[reward]\nlatency_weights = [2, 1]\n[ppo]", "[reward] latency_weights must be"),
-        ("[ppo]", "[reward]\nlatency_weights = [1]\n[ppo]", "[reward] latency_weights must be"),
-        ("rows = 4", 'algorithm = "plane"', "among ['maskable', 'plain']. Did you mean 'plain'?"),
-        ("rows = 4", "rows = 0", "[ppo] rows must be >= 1, received 0"),
-        ("rows = 4", "rows = 1000000000", "[ppo] rows must be <= 1000000"),
+        (
+            "[agent]",
+            "[reward]\nlatency_weights = [2, 1]\n[agent]",
+            "[reward] latency_weights must be",
+        ),
+        ("[agent]", "[reward]\nlatency_weights = [1]\n[agent]", "[reward] latency_weights must be"),
+        ("rows = 4", 'algorithm = "plane"', "Did you mean 'plain'?"),
+        ("rows = 4", "rows = 0", "[agent] rows must be >= 1, received 0"),
+        ("rows = 4", "rows = 1000000000", "[agent] rows must be <= 1000000"),
         ("sites = 2", "sites = 257", "[cache] sites must lie in [1, 256], received 257"),
-        ("rows = 4", "batch_size = -3", "[ppo] batch_size must be >= 1, received -3"),
+        ("rows = 4", "batch_size = 3", "[agent] unknown key 'batch_size'"),
         ('"70%"', '"most"', "expected bytes as 1048576, '512MiB' or '70%', received 'most'"),
         ('"70%"', '"0"', "it must be above zero"),
         ("sites = 2", 'host_bytes = "x"', "[cache] host_bytes: expected bytes as"),

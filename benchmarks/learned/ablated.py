@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ditcache_rl.bench import Board, Case
-from ditcache_rl.config import EnvConfig, PPOConfig
+from ditcache_rl.config import AgentConfig, EnvConfig
 from ditcache_rl.control import PolicyNetwork, best_actions
 from ditcache_rl.rl import DenoiseVecEnv, Episodes, Scenario, Task
+from ditcache_rl.rl.agents import make_agent
 from ditcache_rl.rl.episodes import Outcome
-from ditcache_rl.rl.learn import make_ppo
-from ditcache_rl.rl.policy import PriorPolicy, exported
+from ditcache_rl.rl.policy import exported
 from ditcache_rl.schedules import ScheduleTable, nominal_cost, spaced, spaced_table
 from ditcache_rl.types import Floats, Mode
 
@@ -26,7 +27,16 @@ COMPUTES = (3, 4, 5)
 #: Rows that draw the same task where their mean is the baseline.
 GROUP = 4
 #: Small rollouts and large steps, as there are few episodes. Chosen among three with one seed.
-PPO = PPOConfig(rows=8, learning_rate=5e-3, batch_size=96, n_epochs=6, target_kl=0.2, ent_coef=0.0)
+AGENT = AgentConfig(
+    rows=8,
+    settings={
+        "learning_rate": 5e-3,
+        "batch_size": 96,
+        "n_epochs": 6,
+        "target_kl": 0.2,
+        "ent_coef": 0.0,
+    },
+)
 #: By how much the log-prior is weakened, so that a few hundred episodes can overrule it: the
 #: scheduled one of four patterns has a probability of 0.71.
 WEAKER = 0.5
@@ -124,7 +134,7 @@ class Training(NamedTuple):
 def weak_scenario(config: EnvConfig, pipe: Any) -> Scenario:
     """Set up the environment with schedules that can be improved on, and one tier."""
     cache = replace(config.cache, tiers=config.cache.tiers[:1])
-    config = replace(config, cache=cache, ppo=PPO)
+    config = replace(config, cache=cache, agent=AGENT)
     board = Board.of(config, pipe, steps=config.steps[0])
     steps, sites = board.steps, board.sites
     weak = [
@@ -166,7 +176,7 @@ def train(
         episodes: At least so many; the last rollout is a whole one.
         seed: Of actions, tasks and weights.
     """
-    config = replace(scenario.config.ppo, algorithm=variant.algorithm)
+    config = replace(scenario.config.agent, algorithm=variant.algorithm)
     steps, shown = scenario.board.steps, variant.shown(scenario.actions.schema())
     gains: list[Floats] = []
 
@@ -176,15 +186,15 @@ def train(
     tasks = draws(seen, variant.group, np.random.default_rng(seed))
     env = DenoiseVecEnv(scenario, config.rows, tasks.__next__, on_outcome=hear)
     try:
-        model = make_ppo(
+        model = make_agent(
             Ablated(env, shown, variant.rewards), config, episode_steps=steps, seed=seed
         )
         model.learn(episodes * steps)
     finally:
         env.close()
-    assert isinstance(model.policy, PriorPolicy)
+    assert isinstance(model, OnPolicyAlgorithm)
     rollouts = np.concatenate(gains).reshape(-1, model.n_steps // steps * config.rows)
-    greedy = judge(scenario, judged, exported(model.policy), shown)
+    greedy = judge(scenario, judged, exported(model), shown)
     return Training(greedy.mean(axis=0).tolist(), rollouts.mean(axis=1).tolist())
 
 
@@ -192,7 +202,7 @@ def judge(
     scenario: Scenario, cases: Sequence[Case], network: PolicyNetwork, shown: NDArray[np.float32]
 ) -> Floats:
     """Play a network greedily, and return its gain over the schedules in dB: (cases, computes)."""
-    episodes, tasks, rows = Episodes(scenario), tasks_of(cases), scenario.config.ppo.rows
+    episodes, tasks, rows = Episodes(scenario), tasks_of(cases), scenario.config.agent.rows
     logits_of, gains = network.on_host(), []
     for start in range(0, len(tasks), rows):
         episodes.begin(tasks[start : start + rows])

@@ -18,6 +18,7 @@ from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.policy import Policy
 from ditcache_rl.rl import Scenario
 from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.policy import exported
 
 #: Train prompts that networks of several seeds see.
 SEEN = 128
@@ -34,7 +35,7 @@ def seeds_above(
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Train the network from several seeds, each from the policy's schedules."""
-    config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
+    config = replace(config, agent=replace(config.agent, episodes=options.episodes))
     cases = cases_of(config, "train")[:SEEN]
     board.prepare(cases)
     curves, gains = [], []
@@ -48,8 +49,8 @@ def seeds_above(
         curve: dict[int, float] = {}
         folder = options.runs / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        network = learn(scenario, cases, folder, seed=seed, on_episodes=curve.__setitem__)
-        trained = replace(policy, network=network)
+        model = learn(scenario, cases, folder, seed=seed, on_episodes=curve.__setitem__)
+        trained = replace(policy, network=exported(model))
         played = [
             play(board, PolicyController(trained, target, adaptive=True), select)
             for target in targets

@@ -92,7 +92,7 @@ class Board:
             steps,
             sites=config.cache.sites,
             call=config.pipeline.call,
-            rows=config.ppo.rows,
+            rows=config.agent.rows,
             caps=caps_of(config, pipe),
             blocks=config.cache.blocks,
         )

@@ -27,7 +27,7 @@ def add_options(parser: ArgumentParser) -> None:
     add_out(parser, "folder of the policy", "runs/ENV/TIME/policy")
     add_seed(parser, "search, actions and weights")
     parser.add_argument(
-        "--episodes", type=int, help="episodes of PPO, in place of the environment's"
+        "--episodes", type=int, help="episodes to learn in, in place of the environment's"
     )
     parser.add_argument("--force", action="store_true", help="replace an existing policy")
     add_resume(parser)
@@ -44,7 +44,7 @@ def run(options: Namespace) -> int:
     if options.episodes is not None:
         if options.episodes < 1:
             raise ConfigError(f"--episodes must be >= 1, received {options.episodes}")
-        config = replace(config, ppo=replace(config.ppo, episodes=options.episodes))
+        config = replace(config, agent=replace(config.agent, episodes=options.episodes))
     old = None if options.retarget is None else find_policy(options.retarget)
     folder = run_folder(RUNS / config.name, options.resume)
 

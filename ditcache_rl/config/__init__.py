@@ -7,26 +7,26 @@ imports torch.
 from ditcache_rl.config.load import load_env
 from ditcache_rl.config.settings import (
     ALGORITHMS,
+    AgentConfig,
     CacheConfig,
     EnvConfig,
     PipelineConfig,
-    PPOConfig,
     PromptConfig,
     RewardConfig,
     SearchConfig,
     SeedConfig,
     TargetConfig,
 )
-from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_policies
+from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_ids, shipped_policies
 from ditcache_rl.config.sizes import memory_bytes, parse_bytes
 from ditcache_rl.config.world import MACHINES, WorldConfig
 
 __all__ = [
     "ALGORITHMS",
     "MACHINES",
+    "AgentConfig",
     "CacheConfig",
     "EnvConfig",
-    "PPOConfig",
     "PipelineConfig",
     "PromptConfig",
     "RewardConfig",
@@ -39,5 +39,6 @@ __all__ = [
     "memory_bytes",
     "parse_bytes",
     "shipped_envs",
+    "shipped_ids",
     "shipped_policies",
 ]

@@ -135,19 +135,16 @@ def _check(config: EnvConfig) -> None:
     weights = config.reward.latency_weights
     ordered = len(weights) == 2 and 0 <= weights[0] <= weights[1]
     require(ordered, "[reward] latency_weights must be [low, high] with 0 <= low <= high", weights)
-    algorithm = config.ppo.algorithm
+    algorithm = config.agent.algorithm
     require(
         algorithm in ALGORITHMS,
-        f"[ppo] algorithm must be among {list(ALGORITHMS)}.{closest(algorithm, ALGORITHMS)}",
+        f"[agent] algorithm must be among {list(ALGORITHMS)}.{closest(algorithm, ALGORITHMS)}",
         algorithm,
     )
-    for name in ("rows", "episodes", "n_epochs", "batch_size"):
-        number = getattr(config.ppo, name)
-        require(number >= 1, f"[ppo] {name} must be >= 1", number)
-        require(number <= _MOST_COUNT, f"[ppo] {name} must be <= {_MOST_COUNT}", number)
-    for name in ("learning_rate", "clip_range", "target_kl"):
-        number = getattr(config.ppo, name)
-        require(number > 0, f"[ppo] {name} must be > 0", number)
+    for name in ("rows", "episodes"):
+        number = getattr(config.agent, name)
+        require(number >= 1, f"[agent] {name} must be >= 1", number)
+        require(number <= _MOST_COUNT, f"[agent] {name} must be <= {_MOST_COUNT}", number)
     search = config.search
     require(search.prompts >= 1, "[search] prompts must be >= 1", search.prompts)
     require(search.evaluations >= 0, "[search] evaluations must be >= 0", search.evaluations)

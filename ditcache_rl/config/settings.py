@@ -137,38 +137,29 @@ class SearchConfig:
     most_share: float = 0.5
 
 
-#: What `[ppo] algorithm` may be.
-ALGORITHMS = ("maskable", "plain")
+#: What `[agent] algorithm` may be.
+ALGORITHMS = ("maskable", "plain", "recurrent", "a2c", "dqn")
 
 
 @dataclass(frozen=True, slots=True)
-class PPOConfig:
-    """Settings of PPO, under the names of the paper.
+class AgentConfig:
+    """What learns, and for how long.
 
     Attributes:
-        algorithm: "maskable" draws feasible actions only; "plain" draws any, and the environment
-            plays the nearest feasible one.
+        algorithm: "maskable" is PPO that draws feasible actions only. The others draw any, and the
+            environment plays the nearest feasible one: "plain" PPO; "recurrent" PPO, which
+            remembers, and whose network no policy can hold; "a2c"; "dqn", on pairs of pattern and
+            tier.
         rows: Episodes that run as one pipeline call.
         episodes: Episodes in all.
-        learning_rate: Of Adam, falling linearly to zero.
-        clip_range: Largest change of an action's probability ratio.
-        ent_coef: Weight of the entropy; larger explores more.
-        n_epochs: Passes over each rollout.
-        batch_size: Of a gradient step.
-        gae_lambda: Of the advantage estimate; 1 credits the terminal reward undiscounted.
-        target_kl: Stops the passes over a rollout when the policy has moved that far.
+        settings: Arguments of the algorithm under the names of Stable-Baselines3, in place of those
+            of `rl/agents.py`; the learning rate falls linearly.
     """
 
     algorithm: str = "maskable"
     rows: int = 32
     episodes: int = 2048
-    learning_rate: float = 1e-3
-    clip_range: float = 0.2
-    ent_coef: float = 0.001
-    n_epochs: int = 6
-    batch_size: int = 448
-    gae_lambda: float = 1.0
-    target_kl: float = 0.05
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +175,7 @@ class EnvConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     seeds: SeedConfig = field(default_factory=SeedConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
     path: Path = field(default=Path(), metadata={"computed": True})
     sha256: str = field(default="", metadata={"computed": True})

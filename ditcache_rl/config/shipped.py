@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 from ditcache_rl.errors import ConfigError, closest
@@ -12,6 +14,19 @@ _PACKAGE = Path(__file__).parents[1]
 def shipped_envs() -> list[str]:
     """Name the environments that come with the package."""
     return sorted(path.stem for path in _shipped("envs").glob("*.toml"))
+
+
+def shipped_ids() -> dict[str, str]:
+    """Return the ids of the environments that come with the package, by name.
+
+    One whose file is broken is left out: who asks for it by name is told why.
+    """
+    found = {}
+    for name in shipped_envs():
+        with suppress(ValueError, KeyError):
+            table = tomllib.loads((_shipped("envs") / f"{name}.toml").read_text(encoding="utf-8"))
+            found[name] = str(table["id"])
+    return found
 
 
 def shipped_policies() -> list[str]:

@@ -1,5 +1,6 @@
 """What decides: heuristics, static schedules and exported networks behind one protocol."""
 
+from ditcache_rl.control.actions import ActionSpace, ActionState, best_actions
 from ditcache_rl.control.base import (
     Controller,
     Delegating,
@@ -8,13 +9,7 @@ from ditcache_rl.control.base import (
     uniform_decision,
 )
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
-from ditcache_rl.control.network import (
-    ActionSpace,
-    ActionState,
-    NetworkController,
-    PolicyNetwork,
-    best_actions,
-)
+from ditcache_rl.control.network import NetworkController, PolicyNetwork
 from ditcache_rl.control.static import StaticSchedule
 
 __all__ = [

@@ -8,75 +8,53 @@ best one is taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ditcache_rl.control.observation import FeatureBuilder, Observation, RowTargets, schema
-from ditcache_rl.schedules.forecast import fitted_steps
-from ditcache_rl.schedules.patterns import (
-    action_prior,
-    affordable_patterns,
-    follow,
-    known_patterns,
-    pattern_costs,
-    pattern_numbers,
-    step_patterns,
+from ditcache_rl.control.actions import ActionSpace, ActionState, best_actions
+from ditcache_rl.control.observation import (
+    Observation,
+    RowTargets,
 )
 from ditcache_rl.schedules.schedule import Schedule
-from ditcache_rl.types import HISTORY, Decision, Fitted, Floats, Modes, RunInfo, StepInfo, Tier
+from ditcache_rl.types import Decision, RunInfo, StepInfo
 
-#: Log-odds of the scheduled action against each other one: 0.95 of the probability with four
-#: patterns.
-SHARPNESS = 4.0
-#: Width of both hidden layers of a policy network.
+#: Width of the hidden layers of a policy network.
 HIDDEN = 64
 
 
-class ActionSpace(NamedTuple):
-    """The discrete actions of a step."""
-
-    patterns: Modes
-    """(patterns, sites)."""
-    tiers: tuple[Tier, ...]
-    memory: bool = False
-    """Whether who chooses among them sees where entries lie."""
-
-    @classmethod
-    def of(cls, sites: int, tiers: tuple[Tier, ...], *, memory: bool = False) -> ActionSpace:
-        """List the actions for a number of sites."""
-        return cls(step_patterns(sites), tiers, memory)
-
-    @property
-    def logits(self) -> int:
-        """Numbers that a policy returns: one per pattern, one per tier."""
-        return len(self.patterns) + len(self.tiers)
-
-    def schema(self) -> tuple[str, ...]:
-        """Name the numbers of the observation that goes with these actions."""
-        patterns, sites = self.patterns.shape
-        return schema(sites, patterns, len(self.tiers), memory=self.memory)
-
-
 class PolicyNetwork(nn.Module):
-    """Map observations to corrections of the prior; starts as zero."""
+    """Map observations to corrections of the prior; starts as zero.
 
-    def __init__(self, features: int, logits: int) -> None:
+    Args:
+        features: Numbers of the observation that it reads. Those that follow are the prior; where
+            it reads them all, nothing is added to what it says.
+        logits: Patterns and tiers.
+        widths: Of the hidden layers.
+    """
+
+    def __init__(
+        self, features: int, logits: int, widths: Sequence[int] = (HIDDEN, HIDDEN)
+    ) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(
-            nn.Linear(features, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh()
-        )
-        self.head = nn.Linear(HIDDEN, logits)
+        layers: list[nn.Module] = []
+        for inputs, width in pairwise((features, *widths)):
+            layers += [nn.Linear(inputs, width), nn.Tanh()]
+        self.hidden = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], logits)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.features = features
+        self.features, self.widths = features, tuple(widths)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return logits: (rows, patterns + tiers)."""
         corrections: Tensor = self.head(self.hidden(observation[:, : self.features]))
-        return observation[:, self.features :] + corrections
+        prior = observation[:, self.features :]
+        return prior + corrections if prior.shape[1] else corrections
 
     def on_host(self) -> HostNetwork:
         """Return the same function of numpy arrays."""
@@ -101,126 +79,9 @@ class HostNetwork(NamedTuple):
         hidden = observation[:, : self.features]
         for into, shift in inner:
             hidden = np.tanh(hidden @ into + shift)
-        logits: Observation = observation[:, self.features :] + (hidden @ weight + bias)
-        return logits
-
-
-class ActionState:
-    """Observation, masks and accounting of a request, shared by training and inference.
-
-    What schedule and target say is laid out as tables when the request starts, so that a step looks
-    it up: at batch 1 every array operation costs more than its arithmetic.
-    """
-
-    def __init__(self, actions: ActionSpace) -> None:
-        self.actions = actions
-        self._costs = pattern_costs(actions.patterns)
-        every = np.arange(len(actions.patterns))
-        #: (patterns, patterns + tiers) log-prior of the actions where the schedule wants a pattern.
-        self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
-        if actions.memory:  # where placement matters, other tiers than the scheduled one are tried
-            self._priors[:, len(every) :] /= 4
-        self._tiers = np.array(actions.tiers, dtype=np.int8)
-        self._builder = FeatureBuilder(memory=actions.memory)
-
-    def reset(self, run: RunInfo, targets: RowTargets, schedules: Sequence[Schedule]) -> None:
-        """Start a request; every row has a schedule to follow."""
-        patterns = self.actions.patterns
-        scheduled = np.stack([pattern_numbers(one.modes, patterns) for one in schedules])
-        self._fitted: list[Fitted | None] = [None] * run.num_inference_steps
-        if any(one.coefficients is not None for one in schedules):
-            bare = np.full((run.num_inference_steps, HISTORY), np.nan)
-            own = [bare if one.coefficients is None else one.coefficients for one in schedules]
-            self._fitted = fitted_steps(patterns[scheduled.T][..., 0], np.stack(own, axis=1))
-        # Under a tradeoff a row may spend what it likes, so there is nothing to make up for.
-        bound = targets.computes > 0
-        followed = follow(patterns, scheduled)
-        self._wanted = np.where(bound[:, None, None], followed, scheduled[..., None])
-        self._moved_prior = _tier_prior(self.actions, schedules, self._priors)
-        self._allowed = _affordable(self.actions, run.num_inference_steps)
-        #: Site computes left; -1 in rows under a tradeoff, whose computes take nothing away.
-        self._left = np.where(bound, targets.computes, -1)
-        self._bound = bound.astype(np.int64)
-        self._rows = np.arange(run.rows)
-        self._builder.reset(run, targets)
-
-    def observe(self, info: StepInfo) -> tuple[Observation, NDArray[np.bool_]]:
-        """Return observation (rows, features) and masks (rows, patterns + tiers)."""
-        self._step = info.step
-        prior = self._priors[self._wanted[self._rows, info.step, self._builder.spent]]
-        if self._moved_prior is not None:
-            prior[:, len(self._costs) :] = self._moved_prior[info.step]
-        masks = self._allowed[info.step, self._left]
-        if self.actions.memory:
-            assert info.memory is not None, "who observes memory is told of it"
-            valid = np.stack([view.valid for view in info.memory()])
-            masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
-        elif not all(history.valid.all() for history in info.history):
-            valid = np.stack([history.valid for history in info.history], axis=1)
-            masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
-        return self._builder.observe(info, prior), masks
-
-    def apply(self, chosen: NDArray[np.int64]) -> Decision:
-        """Turn chosen actions (rows, 2) into a decision and account for it."""
-        modes = self.actions.patterns[chosen[:, 0]]
-        computed = self._costs[chosen[:, 0]]
-        self._left = self._left - computed * self._bound
-        self._builder.note(computed)
-        tiers = self._tiers[chosen[:, 1:]].repeat(modes.shape[1], axis=1)
-        return Decision(modes, tiers, self._fitted[self._step])
-
-
-def _tier_prior(
-    actions: ActionSpace, schedules: Sequence[Schedule], priors: Floats
-) -> Floats | None:
-    """Prefer the tiers that schedules name, which a step shares: that of the first computed site.
-
-    Returns:
-        (steps, rows, tiers), or None where no schedule names any.
-    """
-    if all(one.tiers is None for one in schedules):
-        return None
-    count = len(actions.patterns)
-    default = priors[0, count:]
-    table = np.tile(default, (schedules[0].steps, len(schedules), 1))
-    for row, one in enumerate(schedules):
-        if one.tiers is None:
-            continue
-        for step in np.flatnonzero(one.costs):
-            tier = Tier(int(one.tiers[step, int(np.argmin(one.modes[step]))]))
-            if tier in actions.tiers:
-                table[step, row] = 0.0
-                table[step, row, actions.tiers.index(tier)] = default.max()
-    return table
-
-
-def _affordable(actions: ActionSpace, steps: int) -> NDArray[np.bool_]:
-    """Tell which actions the site computes that are left allow.
-
-    Returns:
-        (steps, site computes left + 1, patterns + tiers). The last entry of the second axis,
-        which is that of -1, is for rows under a tradeoff.
-    """
-    patterns = actions.patterns
-    left = np.append(np.arange(steps * patterns.shape[1] + 1), -1)
-    table = np.ones((steps, len(left), actions.logits), dtype=bool)
-    table[..., : len(patterns)] = affordable_patterns(
-        patterns, left=left, steps_after=np.arange(steps)[::-1, None]
-    )
-    # Without a first residual nothing could ever be reused.
-    table[0, :, len(patterns) :] = [tier is not Tier.DROP for tier in actions.tiers]
-    return table
-
-
-def best_actions(
-    logits: Floats | Observation, masks: NDArray[np.bool_], patterns: int
-) -> NDArray[np.int64]:
-    """Take the best feasible pattern and tier of every row: (rows, 2)."""
-    allowed = np.where(masks, logits, -np.inf)
-    chosen = np.empty((len(allowed), 2), dtype=np.int64)
-    allowed[:, :patterns].argmax(axis=1, out=chosen[:, 0])
-    allowed[:, patterns:].argmax(axis=1, out=chosen[:, 1])
-    return chosen
+        corrections: Observation = hidden @ weight + bias
+        prior = observation[:, self.features :]
+        return prior + corrections if prior.shape[1] else corrections
 
 
 class NetworkController:

@@ -10,15 +10,16 @@ What the tensors say is packed into one small matrix per step and fetched in one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ditcache_rl.types import HISTORY, Floats, History, RunInfo, StepInfo, Tier
+from ditcache_rl.control.drift import NORMS, Drift, gram_of, site_facts
+from ditcache_rl.errors import ShapeError
+from ditcache_rl.types import HISTORY, Floats, RunInfo, StepInfo, Tier
 
 Observation = NDArray[np.float32]
 
@@ -51,10 +52,8 @@ _COLUMN = {name: place for place, name in enumerate(_RUN)}
 #: What changes with every computed site: budget left, the same per step, and what is spent.
 _SPENDING = slice(_COLUMN["budget_left_share"], _COLUMN["spent_share"] + 1)
 _DRIFTS = slice(_COLUMN["drift_since_compute"], _COLUMN["drift_since_step"] + 1)
-_AGE, _VALID, _FACTS = 0, 1, 2  # places within a site; the facts are what `_site_facts` returns
-_NORMS = 3
+_AGE, _VALID, _FACTS = 0, 1, 2  # places within a site; the facts are what `site_facts` returns
 _CLIP = 5.0
-_TINY = 1e-12
 
 
 class RowTargets(NamedTuple):
@@ -66,13 +65,25 @@ class RowTargets(NamedTuple):
     """(rows,) weight on t / t_reference; 0 where computes are given."""
 
 
-def schema(sites: int, patterns: int, tiers: int, *, memory: bool = False) -> tuple[str, ...]:
+class OwnFeatures(NamedTuple):
+    """Numbers that somebody adds to the observation."""
+
+    names: tuple[str, ...]
+    """What they are called."""
+    of: Callable[[StepInfo], Floats]
+    """Returns them for the present step: (rows, names), of order one."""
+
+
+def schema(
+    sites: int, patterns: int, tiers: int, own: Sequence[str] = (), *, memory: bool = False
+) -> tuple[str, ...]:
     """Name every number of an observation, in order; the last ones are the prior of the actions.
 
     Args:
         sites: Parts of the block stack.
         patterns: Actions of a step.
         tiers: Where what is computed may be kept.
+        own: Names of further features.
         memory: Whether it tells where entries lie and what the device has room for.
     """
     places = (
@@ -83,6 +94,7 @@ def schema(sites: int, patterns: int, tiers: int, *, memory: bool = False) -> tu
         *_RUN,
         *(f"site{site}/{name}" for site in range(sites) for name in _SITE),
         *(places if memory else ()),
+        *own,
         *(f"prior/pattern{index}" for index in range(patterns)),
         *(f"prior/tier{index}" for index in range(tiers)),
     )
@@ -101,19 +113,20 @@ class FeatureBuilder:
     then `observe` and `note` once per step each.
 
     Args:
+        own: Further features, before the prior.
         memory: Whether to tell where entries lie, which `StepInfo.memory` must, in place of what
             they say.
     """
 
-    def __init__(self, *, memory: bool = False) -> None:
-        self._memory = memory
+    def __init__(self, own: OwnFeatures | None = None, *, memory: bool = False) -> None:
+        self._own, self._memory = own, memory
 
     def reset(self, run: RunInfo, targets: RowTargets) -> None:
         """Start a request."""
         self._run = run
         self.spent: NDArray[np.int64] = np.zeros(run.rows, dtype=np.int64)
         self._table, self._per_compute = _known_beforehand(run, targets)
-        self._drift = _Drift(run.rows)
+        self._drift = Drift(run.rows)
         #: Per site, the newest step that its facts know of.
         self._seen = [-1] * run.sites
 
@@ -132,7 +145,7 @@ class FeatureBuilder:
         features[:, _SPENDING] += self.spent[:, None] * self._per_compute[info.step]
         features[:, _COLUMN["device_free_share"]] = info.device_free_share
         if info.anew:
-            self._drift = _Drift(run.rows)
+            self._drift = Drift(run.rows)
         self._measure(features, info)
         for site, history in enumerate(info.history):
             place = len(_RUN) + site * len(_SITE)
@@ -140,10 +153,13 @@ class FeatureBuilder:
             features[:, place + _VALID] = history.valid / HISTORY
         places = self._places(features, info)
         np.minimum(np.maximum(features, -_CLIP), _CLIP, out=features)
-        told, width = features.shape[1], features.shape[1] + places.shape[1]
-        observation = np.empty((run.rows, width + prior.shape[1]), dtype=np.float32)
-        observation[:, :told], observation[:, width:] = features, prior
-        observation[:, told:width] = places
+        parts = [features, places]
+        if self._own is not None:
+            parts.append(_values_of(self._own, info))
+        told = sum(part.shape[1] for part in parts)
+        observation = np.empty((run.rows, told + prior.shape[1]), dtype=np.float32)
+        np.concatenate(parts, axis=1, out=observation[:, :told])
+        observation[:, told:] = prior
         return observation
 
     def _places(self, features: Floats, info: StepInfo) -> Floats:
@@ -172,16 +188,32 @@ class FeatureBuilder:
             if newest > self._seen[site] and (residuals := history.residuals()):
                 self._seen[site] = newest
                 stale.append(site)
-                parts.append(_gram(residuals))
+                parts.append(gram_of(residuals))
         fetched = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).cpu().numpy()  # sync
-        drifts = self._drift.relative(fetched[:, :_NORMS])
+        drifts = self._drift.relative(fetched[:, :NORMS])
         features[:, _DRIFTS] = drifts
         for index, site in enumerate(stale):
-            grams = fetched[:, _NORMS:].reshape(len(fetched), -1, HISTORY, HISTORY)
-            facts = _site_facts(grams[:, index].astype(np.float64), info.history[site])
+            grams = fetched[:, NORMS:].reshape(len(fetched), -1, HISTORY, HISTORY)
+            facts = site_facts(grams[:, index].astype(np.float64), info.history[site])
             place = len(_RUN) + site * len(_SITE) + _FACTS
             # What a site said last holds until it computes again.
             self._table[info.step :, :, place : place + facts.shape[1]] = facts
+
+
+def _values_of(own: OwnFeatures, info: StepInfo) -> Floats:
+    """Ask for features of somebody's own: (rows, names), clipped as ours are.
+
+    Raises:
+        ShapeError: If they are not finite numbers of that shape.
+    """
+    values = np.asarray(own.of(info), dtype=np.float64)
+    expected = (info.run.rows, len(own.names))
+    if values.shape != expected or not np.isfinite(values).all():
+        raise ShapeError(
+            f"expected finite features of shape {expected} ({', '.join(own.names)}) at step "
+            f"{info.step}, received {values.tolist()!r:.80} of shape {values.shape}"
+        )
+    return values.clip(-_CLIP, _CLIP)
 
 
 def _known_beforehand(run: RunInfo, targets: RowTargets) -> tuple[Floats, Floats]:
@@ -212,77 +244,3 @@ def _known_beforehand(run: RunInfo, targets: RowTargets) -> tuple[Floats, Floats
     per_compute[..., 1] = -bound / ((steps - clock) * run.sites)
     per_compute[..., 2] = 1 / run.site_steps
     return table, per_compute
-
-
-class _Drift:
-    """How far the latents have moved since the last compute and since the last step."""
-
-    def __init__(self, rows: int) -> None:
-        self._before: Tensor | None = None
-        self._computed: Tensor | None = None
-        self._norms = np.ones((rows, 2))
-
-    def norms(self, latents: Tensor) -> Tensor:
-        """Return norms of both moves and of the latents themselves: (rows, 3) float32."""
-        now = latents.detach().float()
-        before = now if self._before is None else self._before
-        computed = before if self._computed is None else self._computed
-        self._before = now
-        moves: Tensor = torch.linalg.vector_norm(
-            torch.stack([now - computed, now - before, now], dim=1), dim=[*range(2, now.ndim + 1)]
-        )
-        return moves
-
-    def relative(self, norms: Floats) -> Floats:
-        """Relate fetched norms to those of the latents of then: (rows, 2)."""
-        drifts = norms[:, :2] / (self._norms + _TINY)
-        self._norms[:, 1] = norms[:, 2]
-        return drifts
-
-    def note(self, computed: NDArray[np.bool_]) -> None:
-        """Remember the present latents of the rows that compute."""
-        assert self._before is not None
-        if self._computed is None or computed.all():
-            self._computed = self._before
-            self._norms[:, 0] = self._norms[:, 1]
-        elif computed.any():
-            fresh = torch.as_tensor(computed, device=self._before.device)
-            fresh = fresh.view(-1, *[1] * (self._before.ndim - 1))
-            self._computed = torch.where(fresh, self._before, self._computed)
-            self._norms[computed, 0] = self._norms[computed, 1]
-
-
-def _gram(residuals: Sequence[Tensor]) -> Tensor:
-    """Return inner products of residuals, padded with zeros: (rows, HISTORY * HISTORY)."""
-    stacked = torch.stack([residual.float() for residual in residuals], dim=1)
-    gram = stacked @ stacked.transpose(1, 2)
-    pad = HISTORY - stacked.shape[1]
-    return torch.nn.functional.pad(gram, (0, pad, 0, pad)).flatten(1)
-
-
-def _site_facts(gram: Floats, history: History) -> Floats:
-    """Derive growth, turn and past errors of reuse and forecast from inner products: (rows, 4).
-
-    Every quantity is a combination of residuals, so its norm follows from the Gram matrix alone.
-    """
-    facts = np.zeros((len(gram), 4))
-    norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), _TINY))
-    two, three = history.valid >= 2, history.valid >= HISTORY
-    cosine = gram[:, 0, 1] / (norms[:, 0] * norms[:, 1])
-    facts[:, 0] = np.where(two, np.log(norms[:, 0] / norms[:, 1]), 0.0)
-    facts[:, 1] = np.where(two, 10 * (1 - cosine), 0.0)
-    reuse = np.array([1.0, -1.0, 0.0])[None].repeat(len(gram), 0)
-    facts[:, 2] = np.where(two, _log_error(gram, reuse, norms), 0.0)
-    sigmas = history.sigmas
-    gap = np.where(three, sigmas[1] - sigmas[2], 1.0)
-    ahead = np.where(three, sigmas[0] - sigmas[1], 0.0) / np.where(gap == 0, 1.0, gap)
-    forecast = np.stack([np.ones_like(ahead), -(1 + ahead), ahead], axis=1)
-    facts[:, 3] = np.where(three, _log_error(gram, forecast, norms), 0.0)
-    return facts
-
-
-def _log_error(gram: Floats, coefficients: Floats, norms: Floats) -> Floats:
-    """Return log10 of |sum of weighted residuals| / |newest residual|, over 2, shifted by 1."""
-    square = np.einsum("ri,rij,rj->r", coefficients, gram, coefficients)
-    relative = np.sqrt(np.maximum(square, _TINY)) / norms[:, 0]
-    return np.asarray(1 + np.log10(np.maximum(relative, 1e-4)) / 2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def load_policy(folder: Path) -> Policy:
     manifest = read_manifest(raw, str(path))
     for name, steps in counts.items():
         if not isinstance(steps, list) or not all(
-            type(count) is int and 1 <= count <= MOST_STEPS for count in steps
+            type(one) is int and 1 <= one <= MOST_STEPS for one in steps
         ):
             raise ArtifactError(
                 f"{path}: {name} must be integers in [1, {MOST_STEPS}], received {steps!r:.80}"
@@ -190,13 +191,24 @@ def _network(tensors: dict[str, Tensor], manifest: Manifest, folder: Path) -> Po
             f"{manifest.network.feature_schema}; the policy was made by another version, train it "
             "again"
         )
-    network = PolicyNetwork(len(names) - actions.logits, actions.logits)
+    network = _blank(tensors, len(names), actions.logits)
     state = {
         name: _take(tensors, f"network.{name}", torch.float32, folder / TENSORS, like=value)
         for name, value in network.state_dict().items()
     }
     network.load_state_dict(state)
     return network.requires_grad_(False)
+
+
+def _blank(tensors: dict[str, Tensor], observations: int, logits: int) -> PolicyNetwork:
+    """Make a network of as many layers, and as wide ones, as a file has."""
+    places = (f"network.hidden.{2 * layer}.weight" for layer in count())
+    weights = [tensors[name] for name in takewhile(tensors.__contains__, places)]
+    if not all(weight.ndim == 2 and len(weight) for weight in weights) or not weights:
+        return PolicyNetwork(observations - logits, logits)  # what is amiss is told by name
+    reads_all = weights[0].shape[1] == observations
+    features = observations if reads_all else observations - logits
+    return PolicyNetwork(features, logits, [len(weight) for weight in weights])
 
 
 def _take(

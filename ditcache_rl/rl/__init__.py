@@ -1,21 +1,67 @@
-"""The environments, and learning in them: the only part that knows gymnasium and SB3."""
+"""The environments, and learning in them: the only part that knows gymnasium and SB3.
 
-from ditcache_rl.rl.env import DenoiseEnv
-from ditcache_rl.rl.episodes import Episodes
-from ditcache_rl.rl.register import register_envs
-from ditcache_rl.rl.rollout import Finished, Rollout
-from ditcache_rl.rl.scenario import Scenario, Task
-from ditcache_rl.rl.vec_env import DenoiseVecEnv
+Names are looked up when they are asked for: who makes one environment waits for no algorithm.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ditcache_rl.control.observation import OwnFeatures
+    from ditcache_rl.rl.env import DenoiseEnv
+    from ditcache_rl.rl.episodes import Episodes
+    from ditcache_rl.rl.export import export_model
+    from ditcache_rl.rl.hooks import Hooks
+    from ditcache_rl.rl.policy import MaskablePriorPolicy, PlainPriorPolicy, PriorQPolicy
+    from ditcache_rl.rl.register import register_envs
+    from ditcache_rl.rl.reward import RewardTerms
+    from ditcache_rl.rl.rollout import Finished, Rollout
+    from ditcache_rl.rl.scenario import Scenario, Task
+    from ditcache_rl.rl.vec_env import DenoiseVecEnv
+    from ditcache_rl.rl.vector import DenoiseVectorEnv
+else:
+    _HOME = {
+        "DenoiseEnv": "rl.env",
+        "DenoiseVecEnv": "rl.vec_env",
+        "DenoiseVectorEnv": "rl.vector",
+        "Episodes": "rl.episodes",
+        "Finished": "rl.rollout",
+        "Hooks": "rl.hooks",
+        "MaskablePriorPolicy": "rl.policy",
+        "OwnFeatures": "control.observation",
+        "PlainPriorPolicy": "rl.policy",
+        "PriorQPolicy": "rl.policy",
+        "RewardTerms": "rl.reward",
+        "Rollout": "rl.rollout",
+        "Scenario": "rl.scenario",
+        "Task": "rl.scenario",
+        "export_model": "rl.export",
+        "register_envs": "rl.register",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"ditcache_rl.{_HOME[name]}"), name)
+
 
 __all__ = [
     "DenoiseEnv",
     "DenoiseVecEnv",
+    "DenoiseVectorEnv",
     "Episodes",
     "Finished",
+    "Hooks",
+    "MaskablePriorPolicy",
+    "OwnFeatures",
+    "PlainPriorPolicy",
+    "PriorQPolicy",
+    "RewardTerms",
     "Rollout",
     "Scenario",
     "Task",
+    "export_model",
     "register_envs",
 ]
-
-register_envs()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HParam
 
 from ditcache_rl.files import replacing
 from ditcache_rl.rl.episodes import Outcome
@@ -30,13 +32,13 @@ class EpisodeLog:
 
     def hear(self, outcome: Outcome, baseline: NDArray[np.float64]) -> None:
         """Note a batch and the return of its baseline."""
-        gains = outcome.terms.total - baseline
+        gains = outcome.returns - baseline
         self.episodes += len(gains)
         site_steps = self._scenario.table.site_steps
         for row, task in enumerate(outcome.tasks):
             facts = outcome.info(row)
             target = f"{task.computes / site_steps:.2f}" if task.computes else "tradeoff"
-            self._values["train/reward"].append(float(outcome.terms.total[row]))
+            self._values["train/reward"].append(float(outcome.returns[row]))
             self._values["train/paired_gain"].append(float(gains[row]))
             self._values[f"paired_gain/{target}"].append(float(gains[row]))
             self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])
@@ -57,14 +59,34 @@ class EpisodeLog:
 
 
 class TrainingCallback(BaseCallback):
-    """Write means and image pairs after every rollout, save, and move the progress bar."""
+    """Write means and image pairs after every rollout, save, and move the progress bar.
+
+    Args:
+        log: Hears the episodes.
+        checkpoint: Where the model is saved.
+        on_episodes: Hears the episodes played so far and the latest mean gain.
+        hyperparameters: What the training is set to.
+    """
 
     def __init__(
-        self, log: EpisodeLog, checkpoint: Path, on_episodes: Callable[[int, float], None]
+        self,
+        log: EpisodeLog,
+        checkpoint: Path,
+        on_episodes: Callable[[int, float], None],
+        hyperparameters: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self._log, self._checkpoint, self._on_episodes = log, checkpoint, on_episodes
+        self._hyperparameters = hyperparameters
         self._gain = 0.0
+
+    def _on_training_start(self) -> None:
+        if self.num_timesteps == 0:
+            facts = HParam(dict(self._hyperparameters), {"train/paired_gain": 0.0})
+            self.logger.record("hyperparameters", facts)
+
+    def _on_training_end(self) -> None:
+        self.logger.dump(self.num_timesteps)  # losses of the last update, which no rollout follows
 
     def _on_step(self) -> bool:
         self._on_episodes(self._log.episodes, self._gain)

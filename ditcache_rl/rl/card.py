@@ -18,6 +18,8 @@ def write_card(policy: Policy) -> str:
         for computes, one in safe.items()
         if math.isfinite(one.floor_psnr_db)
     )
+    minutes = policy.metrics.get("train_minutes")
+    took = "" if minutes is None else f", {minutes:.1f} minutes"
     counts = ", ".join(map(str, policy.steps))
     online = f", and an online controller at {first} steps" if policy.network else ""
     return f"""# Policy for {manifest.env_id}
@@ -34,7 +36,7 @@ with dc.cached(pipe, "PATH/OF/THIS/FOLDER", speedup=2.0) as run:
 
 ## How it was made
 
-`{manifest.command}`, seed {manifest.seed}, {policy.metrics["train_minutes"]:.1f} minutes on
+`{manifest.command}`, seed {manifest.seed}{took}, on
 {manifest.machine.get("cpu")}, {manifest.machine.get("threads")} threads. One call at {first} steps
 takes {cost.reference_s:.3f} s there, a step that reuses {cost.step_s * 1e3:.2f} ms, a computed site
 {cost.site_s * 1e3:.2f} ms, and {cost.resume_s * 1e3:.2f} ms more after a step without.

@@ -69,7 +69,7 @@ def compare(
         tasks = [Task(case, computes, weight, case.seed) for case in cases]
         schedule = scenario.scheduled(tasks[0])
         static_psnr = scenario.static(cases, [schedule] * len(cases)).psnr_db
-        static_return = scenario.baseline(tasks).total
+        static_return = scenario.returns(scenario.baseline(tasks))
         psnr, returns = play(scenario, network, tasks)
         quality_alone = computes and scenario.memory is None
         gains = psnr - static_psnr if quality_alone else returns - static_return
@@ -112,7 +112,7 @@ def play(
             logits = choose(episodes.observation)
             outcome = episodes.act(best_actions(logits, episodes.masks, patterns))
         psnr.append(outcome.quality.psnr_db)
-        returns.append(outcome.terms.total)
+        returns.append(outcome.returns)
     return np.concatenate(psnr), np.concatenate(returns)
 
 

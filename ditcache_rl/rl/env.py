@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -12,26 +13,34 @@ from numpy.typing import NDArray
 from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.control.observation import Observation
-from ditcache_rl.rl.episodes import Episodes, project
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.rl.episodes import Episodes, checked
+from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.scenario import Scenario, Task
 
 
 class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
     """Denoise one image, choosing at every step what is computed and where it is kept.
 
-    The observation is that of `features.schema`; the action is a pair (pattern, tier). An action
-    that the target does not allow is projected onto the nearest one that it does, and
-    `info["projected"]` says so; `action_masks` tells beforehand. The reward is terminal.
+    The observation is what `observation_names` says; the action is a pair (pattern, tier), which
+    `action_names` names. An action that the target does not allow is projected onto the nearest one
+    that it does, and `info["projected"]` says so; `action_masks` tells beforehand. The reward is
+    terminal. A copy, pickled or not, is a new environment with the same arguments.
 
     Args:
         config: An environment file or its name.
         steps: Denoising steps; None for the first of the environment.
         scenario: Board, prices and schedules to play on; None for the nominal one, in which time is
             the share of computed sites, so that two copies agree on every machine.
+        hooks: A reward, features and patterns of one's own; None for those of the scenario.
         part: Prompts to draw from: "train", "select" or "test".
+        render_mode: "rgb_array" to see the images come into being.
+
+    Raises:
+        ConfigError: If the environment is not there or not valid, or has no such steps or mode.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012 (as gymnasium declares it)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (as gymnasium declares it)
 
     def __init__(
         self,
@@ -39,17 +48,38 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
         *,
         steps: int | None = None,
         scenario: Scenario | None = None,
+        hooks: Hooks | None = None,
         part: str = "train",
         render_mode: str | None = None,
     ) -> None:
-        self._config = load_env(config) if scenario is None else scenario.config
-        self._scenario = scenario or Scenario.nominal(self._config, steps=steps)
-        self._cases = cases_of(self._config, part)
-        self._episodes = Episodes(self._scenario)
-        self._image: NDArray[np.uint8] | None = None
+        check_mode(render_mode)
+        self._arguments = {
+            "config": config,
+            "steps": steps,
+            "scenario": scenario,
+            "hooks": hooks,
+            "part": part,
+            "render_mode": render_mode,
+        }
+        self._scenario = scenario_of(config, steps, scenario, hooks)
+        self._cases = cases_of(self._scenario.config, part)
+        self._episodes = Episodes(self._scenario, watched=render_mode is not None)
         self.render_mode = render_mode
         observations, self.action_space = spaces_of(self._scenario)
         self.observation_space = observations  # type: ignore[assignment]  # Box of float32
+
+    def __reduce__(self) -> Any:
+        return _again, (type(self), self._arguments, self.spec)
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """What the numbers of an observation are called."""
+        return self._scenario.actions.schema()
+
+    @property
+    def action_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What the patterns and the tiers are called."""
+        return self._scenario.actions.names()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -58,12 +88,7 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
         super().reset(seed=seed)
         task = Task.drawn(self._scenario, self._cases, self.np_random)
         self._episodes.begin([task])
-        info = {
-            "prompt": task.case.prompt,
-            "computes": task.computes,
-            "latency_weight": task.latency_weight,
-        }
-        return self._episodes.observation[0], info
+        return self._episodes.observation[0], task.info()
 
     def step(
         self, action: NDArray[np.int64]
@@ -71,17 +96,15 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
         """Play one denoising step.
 
         Raises:
+            ShapeError: If the action is not of the action space.
             StateError: If no episode is running.
         """
-        wanted = np.asarray(action, dtype=np.int64)[None]
-        played = project(wanted, self._episodes.masks, self._scenario.actions)
-        outcome = self._episodes.act(played)
-        info: dict[str, Any] = {"projected": bool((wanted != played).any())}
+        wanted = checked(action, (2,), self._scenario.actions)
+        outcome, projected = self._episodes.play(wanted[None])
+        info: dict[str, Any] = {"projected": bool(projected[0])}
         if outcome is None:
             return self._episodes.observation[0], 0.0, False, False, info
-        image = outcome.images[0].permute(1, 2, 0).numpy()
-        self._image = np.asarray((image * 255).round(), dtype=np.uint8)
-        reward = float(outcome.terms.total[0])
+        reward = float(outcome.returns[0])
         # There is no new observation; a copy, as callers keep what they are given.
         last = self._episodes.observation[0].copy()
         return last, reward, True, False, info | outcome.info(0)
@@ -91,16 +114,46 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
         return np.asarray(self._episodes.masks[0])
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return the last finished image, (H, W, 3), black before there is one."""
-        if self.render_mode is None:
-            return None
-        if self._image is None:
-            return np.zeros((64, 64, 3), dtype=np.uint8)
-        return self._image
+        """Return the clean image that the last step predicts, (H, W, 3); black at the start.
+
+        Raises:
+            StateError: If no episode has begun.
+        """
+        return None if self.render_mode is None else self._episodes.frames()[0]
 
     def close(self) -> None:
         """Unwind an episode that still runs."""
         self._episodes.close()
+
+
+def _again(kind: type[DenoiseEnv], arguments: dict[str, Any], spec: Any) -> DenoiseEnv:
+    """Make an environment of the arguments of another one."""
+    made = kind(**arguments)
+    made.spec = spec
+    return made
+
+
+def check_mode(render_mode: str | None) -> None:
+    """Check how images are to be seen.
+
+    Raises:
+        ConfigError: If that is not known.
+    """
+    if render_mode not in (None, "rgb_array"):
+        raise ConfigError(f"expected render_mode None or 'rgb_array', received {render_mode!r}")
+
+
+def scenario_of(
+    config: str, steps: int | None, scenario: Scenario | None, hooks: Hooks | None
+) -> Scenario:
+    """Return the scenario that the arguments of an environment ask for.
+
+    Raises:
+        ConfigError: If the environment is not there, not valid, or has no such steps.
+    """
+    if scenario is None:
+        return Scenario.nominal(load_env(config), steps=steps, hooks=hooks)
+    return scenario if hooks is None else replace(scenario, hooks=hooks, baselines={})
 
 
 def spaces_of(scenario: Scenario) -> tuple[spaces.Box, spaces.MultiDiscrete]:

@@ -7,20 +7,23 @@ rows end together, with a terminal reward each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ditcache_rl.bench import Drawn, ImageMemory, Quality, bill_of
+from ditcache_rl.bench import Case, Drawn, ImageMemory, Quality, bill_of
 from ditcache_rl.control import ActionSpace, ActionState, Controller
 from ditcache_rl.control.observation import Observation, RowTargets
-from ditcache_rl.errors import StateError
+from ditcache_rl.errors import ShapeError, StateError
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.rl.reward import RewardTerms
 from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.view import View
 from ditcache_rl.types import Decision, Mode, StepInfo, Tier
 
 
@@ -32,6 +35,8 @@ class Outcome(NamedTuple):
     quality: Quality
     terms: RewardTerms
     log: RequestLog
+    returns: NDArray[np.float64]
+    """(rows,) what the terms come to."""
 
     def info(self, row: int) -> dict[str, float]:
         """Name the numbers of one row, for `info` of an environment."""
@@ -47,15 +52,24 @@ class Outcome(NamedTuple):
 
 
 class Episodes:
-    """One batch of rows after the other: `begin`, then `act` until an outcome comes back."""
+    """One batch of rows after the other: `begin`, then `act` until an outcome comes back.
 
-    def __init__(self, scenario: Scenario) -> None:
+    Args:
+        scenario: What is played in.
+        watched: Whether `frames` will be asked for.
+    """
+
+    def __init__(self, scenario: Scenario, *, watched: bool = False) -> None:
         self.scenario = scenario
+        board = scenario.board
+        self._view = View(board.pipe, board.call) if watched else None
+        self._cases: list[Case] = []
+        self._images: Tensor | None = None
         self._state = ActionState(scenario.actions)
         self._rollout: Rollout[Drawn] | None = None
         self._tasks: Sequence[Task] = ()
         #: Memory of every row, where it is priced.
-        self._images: list[ImageMemory] = []
+        self._memories: list[ImageMemory] = []
         self._masks: NDArray[np.bool_]
         #: (rows, features) of the present step; after the last one still that of the last.
         self.observation: Observation
@@ -74,7 +88,7 @@ class Episodes:
         """Start a batch; one that still runs is unwound."""
         self.close()
         scenario = self.scenario
-        cases = [task.case for task in tasks]
+        cases = self._cases = [task.case for task in tasks]
         scenario.board.prepare(cases)
         schedules = [scenario.scheduled(task) for task in tasks]
         targets = RowTargets(
@@ -83,14 +97,17 @@ class Episodes:
         )
 
         def call(controller: Controller) -> Drawn:
-            return scenario.board.draw(cases, controller)
+            board = scenario.board
+            with self._view.watching(board.pipe.scheduler) if self._view else nullcontext():
+                return board.draw(cases, controller)
 
-        self._tasks = tasks
+        self._tasks, self._images = tasks, None
         memory = scenario.memory
-        self._images = [] if memory is None else [memory.begin(task.world) for task in tasks]
+        self._memories = [] if memory is None else [memory.begin(task.world) for task in tasks]
         self._rollout = Rollout(call)
         event = self._rollout.start()
         assert isinstance(event, StepInfo), "a pipeline asks for a decision before it ends"
+        self._levels = event.run.sigmas[:2]
         self._state.reset(event.run, targets, schedules)
         self._observe(event)
 
@@ -108,16 +125,49 @@ class Episodes:
             StateError: If no batch is running.
         """
         event = self._running().advance(self._placed(self._state.apply(actions)))
+        self._images = None
         if isinstance(event, Finished):
             self._rollout = None
             images, log, _ = event.result
             assert log is not None, "a controller makes one"
-            quality = self.scenario.board.judge(images, [task.case for task in self._tasks])
-            bill = bill_of(self._images) if self._images else None
+            quality = self.scenario.board.judge(images, self._cases)
+            bill = bill_of(self._memories) if self._memories else None
             terms = self.scenario.earned(self._tasks, quality, log, bill)
-            return Outcome(self._tasks, images, quality, terms, log)
+            self._images = images
+            return Outcome(self._tasks, images, quality, terms, log, self.scenario.returns(terms))
+        self._levels = event.run.sigmas[event.step - 1 : event.step + 1]
         self._observe(event)
         return None
+
+    def play(self, actions: NDArray[np.int64]) -> tuple[Outcome | None, NDArray[np.bool_]]:
+        """Play one step, with the nearest feasible actions where some are not feasible.
+
+        Args:
+            actions: (rows, 2) pattern and tier of every row.
+
+        Returns:
+            As `act`, and (rows,) whether another action was played.
+        """
+        played = project(actions, self.masks, self.scenario.actions)
+        return self.act(played), (actions != played).any(axis=1)
+
+    def frames(self) -> NDArray[np.uint8]:
+        """Return what the images will be, as far as one can tell now: (rows, H, W, 3).
+
+        Black before the first step has been played, and the images themselves after the last.
+
+        Raises:
+            StateError: If no batch has begun, or nothing is watched.
+        """
+        if self._view is None or not self._cases:
+            raise StateError("expected a watched episode to show, received none; call reset first")
+        if self._images is None:
+            self._images = self._view.show(self._cases, *self._levels)
+        images = self._images
+        if images is None:
+            images = torch.zeros_like(self.scenario.board.references(self._cases))
+        pixels = (images.movedim(1, -1).numpy() * 255).round()
+        return np.asarray(pixels, dtype=np.uint8)
 
     def close(self) -> None:
         """Unwind a batch that still runs; idempotent."""
@@ -126,10 +176,15 @@ class Episodes:
             self._rollout = None
 
     def _observe(self, info: StepInfo) -> None:
-        if self._images:
-            views = [image.advance() for image in self._images]
+        """Look at a step; whatever features of somebody's own raise, nothing is left running."""
+        if self._memories:
+            views = [memory.advance() for memory in self._memories]
             info = info._replace(memory=lambda: views)
-        self.observation, self._masks = self._state.observe(info)
+        try:
+            self.observation, self._masks = self._state.observe(info)
+        except BaseException:
+            self.close()
+            raise
 
     def _placed(self, decision: Decision) -> Decision:
         """Let the memory of every row have its say.
@@ -137,10 +192,10 @@ class Episodes:
         What lies in a tier of one row may be nowhere in that of another. So the pipeline keeps
         everything that is not dropped, and computes what a row does not have.
         """
-        if not self._images:
+        if not self._memories:
             return decision
-        rows = zip(self._images, decision.modes, decision.tiers, strict=True)
-        modes = np.stack([image.act(modes, tiers) for image, modes, tiers in rows])
+        rows = zip(self._memories, decision.modes, decision.tiers, strict=True)
+        modes = np.stack([memory.act(modes, tiers) for memory, modes, tiers in rows])
         kept = np.where(decision.tiers == Tier.DROP, Tier.DROP, Tier.DEVICE).astype(np.int8)
         return decision._replace(modes=modes, tiers=kept)
 
@@ -148,6 +203,29 @@ class Episodes:
         if self._rollout is None:
             raise StateError("expected a running episode, received none; call reset first")
         return self._rollout
+
+
+def checked(actions: Any, shape: tuple[int, ...], space: ActionSpace) -> NDArray[np.int64]:
+    """Check actions of somebody else's.
+
+    Args:
+        actions: What was received.
+        shape: What is expected; the last size is 2, pattern and tier.
+        space: The discrete actions.
+
+    Raises:
+        ShapeError: If they are no integers, of another shape, or out of range.
+    """
+    received = np.asarray(actions)
+    most = len(space.patterns), len(space.tiers)
+    whole = np.issubdtype(received.dtype, np.integer)
+    if received.shape != shape or not whole or ((received < 0) | (received >= most)).any():
+        raise ShapeError(
+            f"expected actions as integers of shape {shape}, a pattern in [0, {most[0] - 1}] and a "
+            f"tier in [0, {most[1] - 1}], received {received.dtype} of shape {received.shape}: "
+            f"{received.tolist()!r:.80}"
+        )
+    return received.astype(np.int64)
 
 
 def project(

@@ -1,22 +1,146 @@
-"""Hand a policy to others: its schedules as a schedule file, its network as ONNX."""
+"""Hand on what was learned: as a policy folder, a file of schedules, or a network as ONNX."""
 
 from __future__ import annotations
 
 import json
 import logging
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+from ditcache_rl.bench import Case, cases_of, measure_profile
+from ditcache_rl.config import EnvConfig
+from ditcache_rl.control import ActionSpace, PolicyNetwork
+from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.files import replacing
+from ditcache_rl.files import replacing, replacing_folder
+from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.machine import require
-from ditcache_rl.policy import Policy, save_schedules
+from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy, save_schedules
+from ditcache_rl.rl.card import write_card
+from ditcache_rl.rl.compare import Comparison, compare, metrics_of
+from ditcache_rl.rl.policy import exported
+from ditcache_rl.rl.retarget import check_place
+from ditcache_rl.rl.scenario import Scenario
+from ditcache_rl.schedules import CostModel, ScheduleTable
 
 #: Name of the search in an exported schedule file.
 METHOD = "policy"
+
+
+def policy_of(
+    config: EnvConfig,
+    identity: Mapping[str, dict[str, str]],
+    network: PolicyNetwork | None,
+    tables: Mapping[int, ScheduleTable],
+    safe: ScheduleTable,
+    cost: CostModel,
+    comparisons: Mapping[tuple[int, float], Comparison],
+    *,
+    seed: int,
+    command: str,
+) -> Policy:
+    """Put the results together; a network is used where its gain is significant."""
+    first = next(iter(tables))
+    better = [n for (n, _), found in comparisons.items() if n and found.significant]
+    tradeoffs = [found for (n, _), found in comparisons.items() if not n]
+    actions = ActionSpace.of(config.cache.sites, config.tiers, memory=config.world.prices_memory)
+    use = NetworkUse(
+        feature_schema=schema_hash(actions.schema()),
+        tiers=config.cache.tiers,
+        adaptive={str(first): better},
+        adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
+        memory=actions.memory,
+    )
+    manifest = Manifest.of(
+        config,
+        **identity,
+        cost=cost,
+        prompts=config.search.prompts,
+        evaluations=config.search.evaluations,
+        seed=seed,
+        command=command,
+        network=use if network else None,
+    )
+    metrics = {
+        "select": metrics_of(comparisons),
+        "config": json.loads(json.dumps(asdict(config) | {"path": config.path.name}, default=str)),
+    }
+    return Policy(manifest, tables, {first: safe}, network, metrics)
+
+
+def export_model(
+    model: BaseAlgorithm | PolicyNetwork,
+    scenario: Scenario,
+    out: str | Path,
+    *,
+    cases: Sequence[Case] | None = None,
+    cost: CostModel | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> Path:
+    """Make a policy folder of a model of one's own, for `cached`, `attach` and `eval.py`.
+
+    The network is used where it beats the schedules of the scenario significantly, as after
+    `train.py`, and the card says where that is.
+
+    Args:
+        model: Trained in the scenario by any algorithm, or its network.
+        scenario: Whose schedules the policy has beside the network.
+        out: Folder of the policy.
+        cases: What both are compared on; None for the select prompts. The model has not seen them.
+        cost: What calls cost here; None to measure it.
+        seed: Of the intervals of the comparison.
+        force: Whether a policy that is there gives way.
+
+    Raises:
+        ConfigError: If the folder exists, the model has a network of another shape, or the scenario
+            has features or patterns of its own.
+    """
+    scenario.hooks.check_exportable()
+    check_place(Path(out), force=force)
+    network = model if isinstance(model, PolicyNetwork) else exported(model)
+    names, logits = scenario.actions.schema(), scenario.actions.logits
+    read = network.features, network.head.out_features
+    if read not in ((len(names) - logits, logits), (len(names), logits)):
+        raise ConfigError(
+            f"expected a network from {len(names)} observations to {logits} logits, received one "
+            f"from {read[0]} features to {read[1]}; train it in this scenario"
+        )
+    config, board = scenario.config, scenario.board
+    chosen = cases_of(config, "select") if cases is None else cases
+    comparisons = compare(scenario, network, chosen, seed=seed, tick=lambda share, note: None)
+    identity = {
+        "model": model_identity(denoiser_of(board.pipe)),
+        "scheduler": scheduler_identity(board.pipe.scheduler),
+    }
+    policy = policy_of(
+        config,
+        identity,
+        network,
+        {board.steps: scenario.table},
+        scenario.table,
+        cost
+        or measure_profile(
+            board.pipe,
+            steps=board.steps,
+            sites=board.sites,
+            prompt=chosen[0].prompt,
+            call=board.call,
+            blocks=board.blocks,
+        ),
+        comparisons,
+        seed=seed,
+        command=f"export_model({type(model).__name__})",
+    )
+    with replacing_folder(Path(out)) as partial:
+        save_policy(policy, partial, card=write_card(policy))
+    return Path(out)
 
 
 def export_schedules(policy: Policy, file: Path) -> None:

@@ -1,15 +1,20 @@
-"""Make the shipped environments known to gymnasium."""
+"""Make the shipped environments known to Gymnasium; imports neither torch nor what learns."""
 
 from __future__ import annotations
 
-import gymnasium as gym
-
-from ditcache_rl.config import load_env, shipped_envs
+from ditcache_rl.config import shipped_ids
 
 
 def register_envs() -> None:
     """Register `ditcache/<name>-vN` for every shipped environment file; twice is harmless."""
-    for name in shipped_envs():
-        env_id = load_env(name).id
-        if env_id not in gym.registry:
-            gym.register(env_id, "ditcache_rl.rl.env:DenoiseEnv", kwargs={"config": name})
+    # Importing it calls this function, see `_announce`: it must be there by then.
+    from gymnasium.envs.registration import register, registry
+
+    for name, env_id in shipped_ids().items():
+        if env_id not in registry:
+            register(
+                env_id,
+                "ditcache_rl.rl.env:DenoiseEnv",
+                vector_entry_point="ditcache_rl.rl.vector:DenoiseVectorEnv",
+                kwargs={"config": name},
+            )

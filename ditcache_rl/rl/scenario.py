@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from ditcache_rl.control import ActionSpace
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.pipelines import open_shared, twin
+from ditcache_rl.policy import Policy
+from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
 from ditcache_rl.schedules import (
     CostModel,
@@ -34,7 +36,7 @@ from ditcache_rl.schedules import (
     nominal_cost,
     spaced_table,
 )
-from ditcache_rl.types import Tier
+from ditcache_rl.types import Floats, Tier
 
 #: Worlds that training meets; more than it has episodes.
 _WORLDS = 2**31
@@ -64,6 +66,14 @@ class Task(NamedTuple):
         world = int(rng.integers(_WORLDS)) if scenario.memory is not None else 0
         return cls(case, computes, weight, world)
 
+    def info(self) -> dict[str, Any]:
+        """Say what is asked for, as the `info` of an environment."""
+        return {
+            "prompt": self.case.prompt,
+            "computes": self.computes,
+            "latency_weight": self.latency_weight,
+        }
+
 
 @dataclass(slots=True)
 class Scenario:
@@ -75,6 +85,7 @@ class Scenario:
         cost: Prices of schedules.
         table: The prior of the actions and the paired baseline.
         memory: What memory costs and how it moves; None where it is free.
+        hooks: What a user puts in place of ours.
         baselines: Quality of schedules by case, filled as it is needed.
     """
 
@@ -83,6 +94,7 @@ class Scenario:
     cost: CostModel
     table: ScheduleTable
     memory: MemoryWorld | None = None
+    hooks: Hooks = field(default_factory=Hooks)
     baselines: dict[tuple[Case, Schedule], tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +102,9 @@ class Scenario:
             self.memory = MemoryWorld.of(self.config, self.board, self.cost)
 
     @classmethod
-    def nominal(cls, config: EnvConfig, *, steps: int | None = None) -> Scenario:
+    def nominal(
+        cls, config: EnvConfig, *, steps: int | None = None, hooks: Hooks | None = None
+    ) -> Scenario:
         """Take evenly spaced schedules, and count time in computed sites: nothing is measured.
 
         Transfers that an environment would have measured take no time then.
@@ -108,13 +122,35 @@ class Scenario:
         cost, memory = nominal_cost(chosen, board.sites), None
         if config.world.transfers == "measured":
             memory = MemoryWorld.of(config, board, cost, Transfers())
-        return cls(config, board, cost, table, memory)
+        return cls(config, board, cost, table, memory, hooks or Hooks())
+
+    @classmethod
+    def of(cls, config: EnvConfig, policy: Policy, *, hooks: Hooks | None = None) -> Scenario:
+        """Start from the schedules of a policy for the same environment, at its first step count.
+
+        Raises:
+            ConfigError: If the policy was made for other sites.
+        """
+        known, own = policy.manifest, config.cache
+        if (known.sites, known.blocks) != (own.sites, own.blocks):
+            raise ConfigError(
+                f"{config.path}: expected a policy for {own.sites} sites of {own.blocks!r}, "
+                f"received one for {known.sites} of {known.blocks!r}"
+            )
+        steps = policy.steps[0]
+        board = Board.of(config, twin(open_shared(config.pipeline)), steps=steps)
+        return cls(config, board, policy.cost, policy.tables[steps], hooks=hooks or Hooks())
 
     @property
     def actions(self) -> ActionSpace:
         """The discrete actions."""
-        tells = self.config.world.prices_memory
-        return ActionSpace.of(self.board.sites, self.config.tiers, memory=tells)
+        return ActionSpace.of(
+            self.board.sites,
+            self.config.tiers,
+            memory=self.config.world.prices_memory,
+            patterns=self.hooks.patterns,
+            features=self.hooks.features,
+        )
 
     def scheduled(self, task: Task) -> Schedule:
         """Return the static schedule that a task is compared with."""
@@ -162,6 +198,10 @@ class Scenario:
             self.cost.share_of_reference(np.stack([one.modes for one in done], axis=1)),
             bill,
         )
+
+    def returns(self, terms: RewardTerms) -> Floats:
+        """Return what terms come to: (rows,)."""
+        return self.hooks.returns(terms)
 
     def earned(
         self, tasks: Sequence[Task], quality: Quality, log: RequestLog, bill: Bill | None = None

@@ -1,34 +1,36 @@
-"""The whole training: profile, references, search, PPO, comparison, export.
+"""The whole training: profile, references, search, learning, comparison, export.
 
 Every stage leaves a file in the run folder, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
 from ditcache_rl.bench import Board, cases_of, keep_profile
 from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.control import ActionSpace, PolicyNetwork
-from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
-from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
+from ditcache_rl.policy import save_policy
+from ditcache_rl.rl.agents import check_agent
 from ditcache_rl.rl.card import write_card
-from ditcache_rl.rl.compare import Comparison, compare, metrics_of
+from ditcache_rl.rl.compare import compare
+from ditcache_rl.rl.export import policy_of
+from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.pace import pace_stage
 from ditcache_rl.rl.placing import memory_stage, standings, tiers_stage
+from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.rl.stages import (
@@ -38,7 +40,6 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.schedules import CostModel, ScheduleTable
 from ditcache_rl.types import UNSEEN, Progress
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
@@ -89,16 +90,34 @@ class TrainOptions:
         check_place(self.out, force=self.replace)
 
 
-def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -> Path:
+def train(
+    config: EnvConfig,
+    options: TrainOptions,
+    *,
+    bar: Progress = UNSEEN,
+    hooks: Hooks | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+) -> Path:
     """Train a policy and write its folder; `bar` hears how far it is.
+
+    Args:
+        config: The environment.
+        options: Where the training goes.
+        bar: Hears how far it is.
+        hooks: A reward of one's own.
+        callbacks: Of Stable-Baselines3, called while the agent learns.
 
     Raises:
         ConfigError: If the policy folder exists already, or the run folder was made for something
-            else, or another training works in it.
+            else, or another training works in it, or the algorithm lacks an argument,
+            or the hooks cannot be exported.
         ArtifactError: If what a stage has left is damaged.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
     options.check()
+    check_agent(config)
+    hooks = hooks or Hooks()
+    hooks.check_exportable()
     started = time.perf_counter()
     facts = describe_run(config, "train", seed=options.seed)
     torch.manual_seed(options.seed)
@@ -150,7 +169,7 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
         )
         progress.enter("floors")
         memory = memory_stage(config, board, cost, file=options.run / f"transfers-{first}.json")
-        scenario = Scenario(config, board, cost, found, memory)
+        scenario = Scenario(config, board, cost, found, memory, hooks)
         scenario.table = floors_stage(
             scenario, select, file=options.run / f"floors-{first}.npz", tick=progress.tick
         )
@@ -198,14 +217,34 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
         progress.enter("learn")
 
         def on_episodes(episodes: int, gain: float) -> None:
-            share = episodes / config.ppo.episodes
+            share = episodes / config.agent.episodes
             progress.tick(share, f"{episodes} episodes, gain {gain:+.3f}")
 
-        network = learn(scenario, cases, options.run, seed=options.seed, on_episodes=on_episodes)
+        model = learn(
+            scenario,
+            cases,
+            options.run,
+            seed=options.seed,
+            on_episodes=on_episodes,
+            callbacks=callbacks,
+        )
 
         progress.enter("compare")
-        comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
-        policy = _policy(config, options, identity, network, tables, safe, cost, comparisons)
+        network = exported(model) if config.agent.algorithm != "recurrent" else None
+        comparisons = {}
+        if network is not None:
+            comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
+        policy = policy_of(
+            config,
+            identity,
+            network,
+            tables,
+            safe,
+            cost,
+            comparisons,
+            seed=options.seed,
+            command=options.command,
+        )
         if memory is not None:
             placed = [one.to_dict(options.seed) for one in standings(scenario, select, policy)]
             policy = replace(policy, metrics={**policy.metrics, "tiers": placed})
@@ -218,45 +257,6 @@ def train(config: EnvConfig, options: TrainOptions, *, bar: Progress = UNSEEN) -
     with replacing_folder(options.out) as partial:
         save_policy(policy, partial, card=write_card(policy))
     return options.out
-
-
-def _policy(
-    config: EnvConfig,
-    options: TrainOptions,
-    identity: Mapping[str, dict[str, str]],
-    network: PolicyNetwork,
-    tables: Mapping[int, ScheduleTable],
-    safe: ScheduleTable,
-    cost: CostModel,
-    comparisons: Mapping[tuple[int, float], Comparison],
-) -> Policy:
-    """Put the results together; the network is used where its gain is significant."""
-    first = config.steps[0]
-    better = [n for (n, _), found in comparisons.items() if n and found.significant]
-    tradeoffs = [found for (n, _), found in comparisons.items() if not n]
-    actions = ActionSpace.of(config.cache.sites, config.tiers, memory=config.world.prices_memory)
-    use = NetworkUse(
-        feature_schema=schema_hash(actions.schema()),
-        tiers=config.cache.tiers,
-        adaptive={str(first): better},
-        adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
-        memory=actions.memory,
-    )
-    manifest = Manifest.of(
-        config,
-        **identity,
-        cost=cost,
-        prompts=config.search.prompts,
-        evaluations=config.search.evaluations,
-        seed=options.seed,
-        command=options.command,
-        network=use,
-    )
-    metrics = {
-        "select": metrics_of(comparisons),
-        "config": json.loads(json.dumps(asdict(config) | {"path": config.path.name}, default=str)),
-    }
-    return Policy(manifest, tables, {first: safe}, network, metrics)
 
 
 class _Stages:

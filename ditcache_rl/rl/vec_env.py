@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.env import spaces_of
-from ditcache_rl.rl.episodes import Episodes, Outcome, project
+from ditcache_rl.rl.episodes import Episodes, Outcome, checked
 from ditcache_rl.rl.scenario import Scenario, Task
 
 
@@ -49,33 +49,46 @@ class DenoiseVecEnv(VecEnv):
         return self._episodes.observation.copy()
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Take the actions of all rows: (rows, 2)."""
-        self._actions = np.asarray(actions, dtype=np.int64)
+        """Take the actions of all rows: (rows, 2).
+
+        Raises:
+            ShapeError: If they are not of the action space.
+        """
+        self._actions = checked(actions, (self.num_envs, 2), self._scenario.actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play one denoising step; after the last one a new batch has begun."""
         if self._actions is None:
             raise StateError("expected step_async before step_wait")
-        played = project(self._actions, self._episodes.masks, self._scenario.actions)
-        self._actions = None
-        outcome = self._episodes.act(played)
+        actions, self._actions = self._actions, None
+        outcome, _ = self._episodes.play(actions)
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         dones = np.full(self.num_envs, outcome is not None)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if outcome is None:
             return self._episodes.observation.copy(), rewards, dones, infos
-        baseline = self._scenario.baseline(outcome.tasks)
-        rewards = (outcome.terms.total - baseline.total).astype(np.float32)
+        baseline = self._scenario.returns(self._scenario.baseline(outcome.tasks))
+        rewards = (outcome.returns - baseline).astype(np.float32)
         last = self._episodes.observation.copy()
         for row in range(len(outcome.tasks)):
             infos[row] = {
                 **outcome.info(row),
-                "baseline": float(baseline.total[row]),
+                "baseline": float(baseline[row]),
                 "terminal_observation": last[row],
             }
         if self._on_outcome is not None:
-            self._on_outcome(outcome, baseline.total)
+            self._on_outcome(outcome, baseline)
         return self.reset(), rewards, dones, infos
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """What the numbers of an observation are called."""
+        return self._scenario.actions.schema()
+
+    @property
+    def action_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What the patterns and the tiers are called."""
+        return self._scenario.actions.names()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which patterns and tiers are allowed now: (rows, patterns + tiers)."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +26,35 @@ def step_patterns(sites: int) -> Modes:
         patterns.append([Mode.COMPUTE] * d + [Mode.FORECAST1] * (sites - d))
         patterns.append([Mode.FORECAST1] * (sites - d) + [Mode.COMPUTE] * d)
     return np.array(patterns, dtype=np.int8)
+
+
+def with_patterns(patterns: Modes, further: Sequence[Sequence[int]]) -> Modes:
+    """Append patterns of somebody's own.
+
+    Args:
+        patterns: (patterns, sites).
+        further: A mode per site each.
+
+    Raises:
+        ConfigError: If one has no mode for some site, or is there already.
+    """
+    sites = patterns.shape[1]
+    for modes in further:
+        if len(modes) != sites or not set(modes) <= set(Mode):
+            raise ConfigError(
+                f"expected patterns of {sites} modes in 0 to {max(Mode)}, received {list(modes)}"
+            )
+        one = np.array([modes], dtype=np.int8)
+        if (patterns == one).all(axis=1).any():
+            raise ConfigError(f"expected patterns that are new, received {list(modes)} once more")
+        patterns = np.concatenate([patterns, one])
+    return patterns
+
+
+def pattern_name(pattern: Modes) -> str:
+    """Name a pattern: "reuse", or as "2 compute, 1 forecast1" where sites differ."""
+    runs = [(len(list(run)), Mode(mode).name.lower()) for mode, run in groupby(pattern.tolist())]
+    return runs[0][1] if len(runs) == 1 else ", ".join(f"{sites} {mode}" for sites, mode in runs)
 
 
 def pattern_costs(patterns: Modes) -> NDArray[np.int64]:

@@ -94,7 +94,7 @@ def analyze(
         steps,
         sites=options.sites or _most_sites(denoiser),
         call=config.pipeline.call,
-        rows=config.ppo.rows,
+        rows=config.agent.rows,
     )
     measures: dict[str, Floats] = {}
     prompts: dict[str, int] = {}

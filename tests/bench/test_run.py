@@ -35,7 +35,7 @@ def test_the_fact_that_differs_is_named(name: str, tmp_path: Path) -> None:
     check_run(tmp_path, FACTS)
 
 
-@pytest.mark.parametrize("name", ["sample-4.json", "trials-4.jsonl", "table-4.npz", "ppo.zip"])
+@pytest.mark.parametrize("name", ["sample-4.json", "trials-4.jsonl", "table-4.npz", "agent.zip"])
 def test_files_that_nobody_knows_the_purpose_of_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
 

@@ -17,7 +17,7 @@ from benchmarks.learned.ablated import (
     weak_scenario,
 )
 from ditcache_rl.bench import cases_of
-from ditcache_rl.config import PPOConfig
+from ditcache_rl.config import AgentConfig
 from ditcache_rl.control import ActionSpace
 from ditcache_rl.rl import Scenario
 from ditcache_rl.types import Tier
@@ -30,7 +30,8 @@ NAMES = ActionSpace.of(1, (Tier.DEVICE,)).schema()
 def scenario(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Scenario:
-    monkeypatch.setattr(ablated, "PPO", PPOConfig(rows=4, batch_size=32, n_epochs=2))
+    settings = {"batch_size": 32, "n_epochs": 2}
+    monkeypatch.setattr(ablated, "AGENT", AgentConfig(rows=4, settings=settings))
     config = replace(tiny_config(tmp_path, tiny_call), steps=[6])
     return weak_scenario(config, tiny_pipe)
 

@@ -50,10 +50,12 @@ def write_env(
     rows: int = 4,
     episodes: int = 16,
     world: str = "",
+    agent: str = "settings = { batch_size = 32, n_epochs = 2 }",
 ) -> Path:
     """Write an environment file and its prompts, and return the file.
 
-    `tiers` goes into its cache table as it is, and begins with a comma; `world` is its world.
+    `tiers` goes into its cache table as it is, and begins with a comma; `world` is its world;
+    `agent` goes into that of its agent.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for part, prompts in PROMPTS.items():
@@ -71,7 +73,7 @@ def write_env(
         prompts = {{ train = "train.txt", select = "select.txt", test = "test.txt" }}
         seeds = {{ train = 10, select = 20, test = 30 }}
         search = {{ prompts = 2, evaluations = 2 }}
-        ppo = {{ rows = {rows}, episodes = {episodes}, batch_size = 32, n_epochs = 2 }}
+        agent = {{ rows = {rows}, episodes = {episodes}, {agent} }}
         world = {{ {world} }}
         """
     )
@@ -86,7 +88,7 @@ def tiny_config(folder: Path, call: Mapping[str, Any], **options: Any) -> EnvCon
 def tiny_scenario(config: EnvConfig, pipe: Any, *, table: ScheduleTable | None = None) -> Scenario:
     """Set up an environment on a pipeline that is at hand, time counted in computed sites."""
     steps, sites = config.steps[0], config.cache.sites
-    board = Board(pipe, steps, sites=sites, call=config.pipeline.call, rows=config.ppo.rows)
+    board = Board(pipe, steps, sites=sites, call=config.pipeline.call, rows=config.agent.rows)
     table = table or spaced_table(board.sigmas(), sites)
     return Scenario(config, board, nominal_cost(steps, sites), table)
 

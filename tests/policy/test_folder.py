@@ -203,6 +203,30 @@ def test_the_loaded_network_says_the_same_bit_for_bit(saved: Path) -> None:
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("widths", [(8,), (16, 8, 4)])
+@pytest.mark.parametrize("reads_all", [False, True])
+def test_a_network_of_other_layers_comes_back_as_it_was(
+    widths: tuple[int, ...], reads_all: bool, tmp_path: Path
+) -> None:
+    names = len(ACTIONS.schema())
+    features = names if reads_all else names - ACTIONS.logits
+    network = PolicyNetwork(features, ACTIONS.logits, widths)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape)
+    save_policy(dataclasses.replace(make_policy(), network=network), tmp_path / "own", card="")
+
+    loaded = load_policy(tmp_path / "own").network
+
+    assert loaded is not None
+    assert (loaded.features, loaded.widths) == (features, widths)
+    observations = torch.randn(5, names)
+    torch.testing.assert_close(loaded(observations), network(observations), rtol=0, atol=0)
+    by_hand = network.head(network.hidden(observations[:, :features]))
+    if not reads_all:
+        by_hand = by_hand + observations[:, features:]
+    torch.testing.assert_close(loaded(observations), by_hand, rtol=0, atol=0)
+
+
 def test_a_folder_holds_four_files_and_no_pickle(saved: Path) -> None:
     assert {path.name for path in saved.iterdir()} == {
         "manifest.json",

@@ -114,7 +114,9 @@ def test_training_moves_the_agent_and_is_the_same_for_a_seed(world: World, pacer
 def test_caution_makes_up_for_an_agent_that_is_late(world: World, pacer: Pacer) -> None:
     network = pacer.agent.network
     weight, bias = network.layers[-1]
-    hasty = network._replace(layers=[*network.layers[:-1], (weight, bias + np.float32([0, 2.5]))])
+    hasty = network._replace(
+        layers=[*network.layers[:-1], (weight, bias + np.array([0, 2.5], dtype=np.float32))]
+    )
     before = Agent(hasty, pacer.prior)
     after = cautious(world, LOADS, before, 0.8, seed=5)
 

@@ -1,7 +1,12 @@
+import copy
+import itertools
+import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ import ditcache_rl.rl  # noqa: F401  (registers the shipped environments)
 from ditcache_rl.cache import Caps
 from ditcache_rl.config import load_env, shipped_envs
 from ditcache_rl.control import ActionSpace
-from ditcache_rl.errors import ConfigError, StateError
+from ditcache_rl.errors import ConfigError, ShapeError, StateError
 from ditcache_rl.rl import DenoiseEnv
 from ditcache_rl.rl.episodes import project
 from ditcache_rl.types import Mode, Tier
@@ -24,6 +29,10 @@ Action = NDArray[np.int64]
 
 def tiny_denoise(pipe: Any, call: dict[str, Any], folder: Path, **options: Any) -> DenoiseEnv:
     return DenoiseEnv(scenario=tiny_scenario(tiny_config(folder, call, **options), pipe))
+
+
+def cloudpickled(env: Any) -> Any:
+    return cloudpickle.loads(cloudpickle.dumps(env))
 
 
 def random_action(env: DenoiseEnv, rng: np.random.Generator) -> Action:
@@ -326,25 +335,126 @@ def test_two_environments_on_one_board_are_refused_not_left_waiting(
     other.close()
 
 
-def test_the_finished_image_is_rendered(
+def test_frames_have_the_size_of_the_image_and_become_it(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
 ) -> None:
     scenario = tiny_scenario(tiny_config(tmp_path, tiny_call), tiny_pipe)
     env = DenoiseEnv(scenario=scenario, render_mode="rgb_array")
     blind = DenoiseEnv(scenario=scenario)
+    with pytest.raises(StateError, match="call reset first"):
+        env.render()
     env.reset(seed=0)
 
-    black = env.render()
-    play(env, np.array([Mode.COMPUTE, 0]), np.random.default_rng(0))
-    image = env.render()
+    frames = [env.render()]
+    for _ in range(4):
+        env.step(np.array([Mode.COMPUTE, 0]))
+        frames.append(env.render())
 
     assert blind.render() is None
-    assert black is not None
-    assert image is not None
-    assert black.shape == image.shape == (64, 64, 3)
-    assert {black.dtype, image.dtype} == {np.dtype(np.uint8)}
-    assert black.max() == 0
-    assert image.std() > 0
+    drawn = [frame for frame in frames if frame is not None]
+    assert [frame.shape for frame in drawn] == [(tiny_call["height"], tiny_call["width"], 3)] * 5
+    assert {frame.dtype for frame in drawn} == {np.dtype(np.uint8)}
+    assert drawn[0].max() == 0
+    assert all((a != b).any() for a, b in itertools.pairwise(drawn))
+    # Every prediction is nearer to what it becomes than the one before.
+    errors = [np.abs(frame.astype(float) - drawn[-1]).mean() for frame in drawn[1:]]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0
+
+
+def test_looking_changes_nothing(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> None:
+    scenario = tiny_scenario(tiny_config(tmp_path, tiny_call), tiny_pipe)
+    seen = DenoiseEnv(scenario=scenario, render_mode="rgb_array")
+    runs = []
+    for env in (DenoiseEnv(scenario=scenario), seen):
+        run = [env.reset(seed=3)[0]]
+        rng = np.random.default_rng(0)
+        ended = False
+        while not ended:
+            env.render()
+            obs, reward, ended, _, _ = env.step(random_action(env, rng))
+            run += [obs, np.array([reward])]
+        runs.append(np.concatenate(run))
+
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert "step" not in vars(tiny_pipe.scheduler)
+
+
+def test_an_unknown_way_to_render_is_refused(tiny_env: Path) -> None:
+    with pytest.raises(ConfigError, match="None or 'rgb_array', received 'human'"):
+        DenoiseEnv(str(tiny_env), render_mode="human")
+
+
+@pytest.mark.parametrize(
+    ("action", "received"),
+    [
+        ([4, 0], "int64 of shape (2,): [4, 0]"),
+        ([0, 2], "int64 of shape (2,): [0, 2]"),
+        ([-1, 0], "int64 of shape (2,): [-1, 0]"),
+        ([0.0, 0.0], "float64 of shape (2,): [0.0, 0.0]"),
+        ([True, False], "bool of shape (2,)"),
+        (0, "int64 of shape (): 0"),
+        ([[0, 0]], "int64 of shape (1, 2)"),
+        (None, "object of shape ()"),
+    ],
+)
+def test_an_action_outside_of_the_space_is_refused_and_nothing_is_played(
+    action: Any, received: str, tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    env = tiny_denoise(tiny_pipe, tiny_call, tmp_path)
+    env.reset(seed=0)
+
+    with pytest.raises(ShapeError) as caught:
+        env.step(action)
+
+    assert "shape (2,), a pattern in [0, 3] and a tier in [0, 1]" in str(caught.value)
+    assert received in str(caught.value)
+    assert len(play(env, None, np.random.default_rng(0))) == 4
+
+
+@pytest.mark.parametrize("when", ["before", "running", "after"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env)), cloudpickled]
+)
+def test_a_copy_is_a_new_environment_of_the_same_arguments(
+    when: str, copied: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]], registered: str
+) -> None:
+    env = gym.make(registered, steps=6, part="test", render_mode="rgb_array")
+    if when != "before":
+        env.reset(seed=5)
+        env.step(np.array([0, 0]))
+    if when == "after":
+        env.close()
+
+    other = copied(env)
+
+    assert (other.spec, other.unwrapped.spec) == (env.spec, env.unwrapped.spec)
+    assert (other.render_mode, other.observation_space) == ("rgb_array", env.observation_space)
+    first, again = env.reset(seed=9), other.reset(seed=9)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert first[1] == again[1]
+    env.close()
+    other.close()
+
+
+@pytest.mark.parametrize("sites", [1, 3])
+def test_observations_and_actions_have_a_name_each(
+    sites: int, tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    env = tiny_denoise(tiny_pipe, tiny_call, tmp_path, sites=sites)
+
+    obs, info = env.reset(seed=1)
+    named = dict(zip(env.observation_names, obs, strict=True))
+    patterns, tiers = env.action_names
+    env.close()
+
+    assert (len(patterns), len(tiers)) == tuple(env.action_space.nvec)  # type: ignore[attr-defined]
+    assert named["budget_share"] == pytest.approx(info["computes"] / (4 * sites))
+    assert named["latency_weight"] == pytest.approx(info["latency_weight"] / 2)
+    assert patterns[:4] == ("compute", "reuse", "forecast1", "forecast2")
+    assert tiers == ("device", "drop")
+    if sites == 3:
+        assert patterns[4:6] == ("1 compute, 2 forecast1", "2 forecast1, 1 compute")
 
 
 def test_steps_that_the_environment_does_not_have_are_refused(tiny_env: Path) -> None:

@@ -1,6 +1,6 @@
 import importlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,25 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 
 from ditcache_rl.bench import cases_of
 from ditcache_rl.config import ALGORITHMS
-from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
+from ditcache_rl.rl.agents import make_agent
+from ditcache_rl.rl.curves import merge_events, open_curves
 from ditcache_rl.rl.episodes import Outcome
-from ditcache_rl.rl.learn import learn, make_ppo
-from ditcache_rl.rl.policy import PriorPolicy, exported
+from ditcache_rl.rl.learn import learn
+from ditcache_rl.rl.policy import exported
 from tests.kit.environment import tiny_config, tiny_scenario
 
 EPISODES = 32  # two rollouts of four batches of four rows
+SMALL = {"batch_size": 32, "n_epochs": 2}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "a2c": {},
+    "dqn": {"train_freq": 16, "batch_size": 32, "gradient_steps": 8},
+}
 
 # TensorBoard's own protobuf files, read when its writer is imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
@@ -33,9 +41,14 @@ def scenario(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Scena
 
 
 def learned(
-    scenario: Scenario, folder: Path, *, seed: int = 1, hear: Callable[[int], None] | None = None
-) -> tuple[PolicyNetwork, list[int]]:
-    """Train, and return the network and the numbers of episodes that were told on the way."""
+    scenario: Scenario,
+    folder: Path,
+    *,
+    seed: int = 1,
+    hear: Callable[[int], None] | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+) -> tuple[BaseAlgorithm, list[int]]:
+    """Train, and return the model and the numbers of episodes that were told on the way."""
     folder.mkdir(exist_ok=True)
     told = []
 
@@ -46,12 +59,12 @@ def learned(
             hear(episodes)
 
     cases = cases_of(scenario.config, "train")
-    network = learn(scenario, cases, folder, seed=seed, on_episodes=on_episodes)
-    return network, told
+    model = learn(scenario, cases, folder, seed=seed, on_episodes=on_episodes, callbacks=callbacks)
+    return model, told
 
 
-def same(a: PolicyNetwork, b: PolicyNetwork) -> bool:
-    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+def same(a: BaseAlgorithm, b: BaseAlgorithm) -> bool:
+    pairs = zip(a.policy.state_dict().values(), b.policy.state_dict().values(), strict=True)
     return all(torch.equal(x, y) for x, y in pairs)
 
 
@@ -59,7 +72,7 @@ def test_the_first_episodes_are_those_of_the_static_schedules(scenario: Scenario
     rng = np.random.default_rng(0)
     cases = cases_of(scenario.config, "train")
     env = DenoiseVecEnv(scenario, 8, lambda: Task.drawn(scenario, cases, rng))
-    model = make_ppo(env, scenario.config.ppo, episode_steps=4, seed=0)
+    model = make_agent(env, scenario.config.agent, episode_steps=4, seed=0)
     assert isinstance(model, MaskablePPO)
 
     obs: Any = env.reset()
@@ -82,19 +95,17 @@ def test_the_same_seed_learns_the_same_network(scenario: Scenario, tmp_path: Pat
     assert told[-1] == EPISODES
     assert same(first, again)
     assert not same(first, other)
-    assert first.head.weight.abs().max() > 0
+    assert exported(first).head.weight.abs().max() > 0
 
 
 def under(scenario: Scenario, algorithm: str) -> Scenario:
     config = scenario.config
-    ppo = replace(config.ppo, algorithm=algorithm)
-    return replace(scenario, config=replace(config, ppo=ppo))
+    agent = replace(config.agent, algorithm=algorithm, settings=SETTINGS.get(algorithm, SMALL))
+    return replace(scenario, config=replace(config, agent=agent))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_algorithm_keeps_budgets_and_exports_the_network_it_trained(
-    scenario: Scenario, algorithm: str
-) -> None:
+def test_every_algorithm_learns_and_keeps_budgets(scenario: Scenario, algorithm: str) -> None:
     scenario = under(scenario, algorithm)
     cases = cases_of(scenario.config, "train")
     tasks = itertools.cycle([Task(case, count, 0.0) for case in cases for count in (1, 2, 3)])
@@ -105,17 +116,15 @@ def test_every_algorithm_keeps_budgets_and_exports_the_network_it_trained(
         spent.extend(zip((task.computes for task in outcome.tasks), computes, strict=True))
 
     env = DenoiseVecEnv(scenario, 4, tasks.__next__, on_outcome=hear)
-    model = make_ppo(env, scenario.config.ppo, episode_steps=4, seed=0)
+    model = make_agent(env, scenario.config.agent, episode_steps=4, seed=0)
+    before = [value.clone() for value in model.policy.state_dict().values()]
     model.learn(EPISODES * 4)
     env.close()
 
     assert len(spent) == EPISODES
     assert all(asked == computes for asked, computes in spent)
-    assert isinstance(model.policy, PriorPolicy)
-    network = exported(model.policy)
-    obs = torch.randn(5, network.features + network.head.out_features)
-    torch.testing.assert_close(network(obs), model.policy.action_net(obs))
-    assert network.head.weight.abs().max() > 0
+    after = model.policy.state_dict().values()
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -134,21 +143,106 @@ def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
 
     assert told[0] == 16  # the first rollout was kept
     assert told[-1] == EPISODES
-    saved = (tmp_path / "ppo.zip").stat().st_mtime_ns
+    saved = (tmp_path / "agent.zip").stat().st_mtime_ns
     finished, nothing = learned(scenario, tmp_path)
     assert nothing == []
     assert same(begun, finished)
-    assert (tmp_path / "ppo.zip").stat().st_mtime_ns == saved
+    assert (tmp_path / "agent.zip").stat().st_mtime_ns == saved
 
 
-def test_curves_and_images_are_written(scenario: Scenario, tmp_path: Path) -> None:
+def events_of(folder: Path) -> Any:
+    """Read the only file of events of a run."""
     module = "tensorboard.backend.event_processing.event_accumulator"
     accumulator: Any = importlib.import_module(module)
-
-    learned(scenario, tmp_path / "run")
-    events = accumulator.EventAccumulator(str(tmp_path / "run"))
+    (file,) = folder.glob("events.out.tfevents.*")
+    events = accumulator.EventAccumulator(str(file))
     events.Reload()
-    tags = events.Tags()
+    return events
 
-    assert {"train/reward", "train/paired_gain", "paired_gain/0.25"} <= set(tags["scalars"])
+
+def steps_of(events: Any, name: str) -> list[int]:
+    return [event.step for event in events.Scalars(name)]
+
+
+LOSSES = {
+    "train/loss",
+    "train/value_loss",
+    "train/entropy_loss",
+    "train/policy_gradient_loss",
+    "train/approx_kl",
+    "train/clip_fraction",
+    "train/learning_rate",
+}
+
+
+def test_curves_losses_images_and_hyperparameters_are_written(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    learned(scenario, tmp_path / "run")
+
+    events = events_of(tmp_path / "run")
+    tags = events.Tags()
+    assert LOSSES | {"train/reward", "train/paired_gain", "paired_gain/0.25"} <= set(
+        tags["scalars"]
+    )
     assert tags["images"] == ["reference, policy, error x 4"]
+    # Of the last update too, which no rollout follows.
+    assert steps_of(events, "train/loss") == [EPISODES * 4 // 2, EPISODES * 4]
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    for name in (b"algorithm", b"maskable", b"learning_rate", b"seed", b"n_epochs"):
+        assert name in start
+
+
+def test_a_run_has_one_file_of_events_also_after_resuming(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    def interrupt(episodes: int) -> None:
+        if episodes > 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learned(scenario, tmp_path, hear=interrupt)
+    before = steps_of(events_of(tmp_path), "train/paired_gain")
+    learned(scenario, tmp_path)
+
+    events = events_of(tmp_path)
+    assert before == [64]
+    assert steps_of(events, "train/paired_gain") == [64, 128]
+    assert len(events.Tags()["images"]) == 1
+
+
+def test_what_was_written_after_the_checkpoint_gives_way_and_broken_ends_too(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    first = open_curves(tmp_path, 0)
+    for step in (64, 128, 192):
+        first.record("x", step)
+        first.dump(step)
+    first.close()
+    (file,) = tmp_path.glob("events*")
+    file.write_bytes(file.read_bytes()[:-5])  # killed in the middle of a record
+
+    again = open_curves(tmp_path, 64)  # the checkpoint is that old
+    again.record("x", 1)
+    again.dump(100)
+    again.close()
+    merge_events(tmp_path)
+
+    events = events_of(tmp_path)
+    assert steps_of(events, "x") == [64, 100]
+
+
+def test_callbacks_of_ones_own_are_called_beside_ours(scenario: Scenario, tmp_path: Path) -> None:
+    class Count(BaseCallback):
+        steps = 0
+
+        def _on_step(self) -> bool:
+            self.steps += 1
+            return self.steps < 5
+
+    count = Count()
+
+    _, told = learned(scenario, tmp_path, callbacks=[count])
+
+    assert count.steps == 5  # and training stops where it says so
+    assert told[-1] == 4

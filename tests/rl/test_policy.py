@@ -1,84 +1,23 @@
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ditcache_rl.config import PPOConfig
+from ditcache_rl.config import AgentConfig
 from ditcache_rl.control import best_actions
-from ditcache_rl.rl.learn import make_ppo
+from ditcache_rl.rl.agents import make_agent
 from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
 from ditcache_rl.schedules.patterns import action_prior
-
-PATTERNS, TIERS, FEATURES = 4, 2, 6
-
-
-class Blank(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
-    """Has the spaces of a denoising environment and nothing else."""
-
-    def __init__(self) -> None:
-        self.observation_space: Any = spaces.Box(-10, 10, (FEATURES + PATTERNS + TIERS,))
-        self.action_space: Any = spaces.MultiDiscrete([PATTERNS, TIERS])
+from tests.kit.bandit import FEATURES, PATTERNS, TIERS, Blank
 
 
 @pytest.fixture(scope="module")
 def model() -> MaskablePPO:
-    return make_ppo(DummyVecEnv([Blank]), PPOConfig(), episode_steps=4, seed=0)
-
-
-class Bandit(VecEnv):
-    """Contexts name the pattern that pays; the prior prefers the next one.
-
-    The observation is laid out as that of a denoising environment: features, then the log-prior.
-    """
-
-    rows = 64
-
-    def __init__(self) -> None:
-        self._rng = np.random.default_rng(0)
-        blank = Blank()
-        super().__init__(self.rows, blank.observation_space, blank.action_space)
-
-    def _draw(self) -> NDArray[np.float32]:
-        self._paying = self._rng.integers(PATTERNS, size=self.rows)
-        features = np.zeros((self.rows, FEATURES))
-        features[np.arange(self.rows), self._paying] = 1
-        wrong = (self._paying + 1) % PATTERNS
-        prior = action_prior(wrong, PATTERNS, TIERS, sharpness=2.0)
-        return np.concatenate([features, prior], axis=1).astype(np.float32)
-
-    def reset(self) -> NDArray[np.float32]:
-        return self._draw()
-
-    def step_async(self, actions: NDArray[np.int64]) -> None:
-        self._actions = actions
-
-    def step_wait(self) -> Any:
-        rewards = (self._actions[:, 0] == self._paying).astype(np.float32)
-        return self._draw(), rewards, np.ones(self.rows, bool), [{} for _ in range(self.rows)]
-
-    def env_method(self, *_: Any, **__: Any) -> list[Any]:
-        return list(np.ones((self.rows, PATTERNS + TIERS), dtype=bool))
-
-    def has_attr(self, attr_name: str) -> bool:
-        return attr_name == "action_masks"
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [None] * self.rows
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise NotImplementedError
-
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        return [False] * self.rows
-
-    def close(self) -> None:
-        pass
+    return make_agent(DummyVecEnv([Blank]), AgentConfig(), episode_steps=4, seed=0)
 
 
 def random_masks(rng: np.random.Generator, rows: int) -> NDArray[np.bool_]:
@@ -133,7 +72,7 @@ def test_an_export_decides_as_the_policy_that_was_trained(model: MaskablePPO) ->
     obs = rng.uniform(-8, 8, (10_000, FEATURES + PATTERNS + TIERS)).astype(np.float32)
     masks = random_masks(rng, 10_000)
 
-    network = exported(policy)
+    network = exported(model)
     logits = network.on_host()(obs)
     ours, theirs = best_actions(logits, masks, PATTERNS), predict(model, obs, masks)
     policy.load_state_dict(start)
@@ -144,21 +83,3 @@ def test_an_export_decides_as_the_policy_that_was_trained(model: MaskablePPO) ->
     assert len(np.unique(ours, axis=0)) == PATTERNS * TIERS
     assert masks[np.arange(10_000), ours[:, 0]].all()
     assert not any(parameter.requires_grad for parameter in network.parameters())
-
-
-def test_learning_finds_an_optimum_that_the_prior_is_wrong_about() -> None:
-    env = Bandit()
-    config = PPOConfig(learning_rate=5e-3, batch_size=512, n_epochs=6, target_kl=0.1)
-    model = make_ppo(env, config, episode_steps=8, seed=0)
-    obs = env._draw()
-    masks = np.ones((env.rows, PATTERNS + TIERS), dtype=bool)
-    paid_before = (predict(model, obs, masks)[:, 0] == env._paying).mean()
-
-    model.learn(20 * 32 * env.rows)
-
-    paid = []
-    for _ in range(20):
-        obs = env._draw()
-        paid.append((predict(model, obs, masks)[:, 0] == env._paying).mean())
-    assert paid_before == 0
-    assert np.mean(paid) >= 0.95  # the optimum pays 1 in every context

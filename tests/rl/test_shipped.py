@@ -18,7 +18,7 @@ from ditcache_rl.shapes import CALL, load_pipeline
 
 RUNS = Path(__file__).parents[2] / "runs" / "shapes"
 TRAINED = sorted(
-    path.parent for path in RUNS.glob("*/ppo.zip") if (path.parent / "policy").is_dir()
+    path.parent for path in RUNS.glob("*/agent.zip") if (path.parent / "policy").is_dir()
 )
 OBSERVATIONS = 10_000
 
@@ -36,7 +36,7 @@ def actor_of(policy: Policy, run: Path) -> MaskablePriorPolicy:
     box = spaces.Box(-10.0, 10.0, (len(actions.schema()),), np.float32)
     kinds = spaces.MultiDiscrete([len(actions.patterns), len(actions.tiers)])
     actor = MaskablePriorPolicy(box, kinds, lambda _: 1e-3)
-    _, parameters, _ = load_from_zip_file(run / "ppo.zip", load_data=False, device="cpu")
+    _, parameters, _ = load_from_zip_file(run / "agent.zip", load_data=False, device="cpu")
     actor.load_state_dict(parameters["policy"])
     return actor
 
@@ -66,7 +66,7 @@ def test_a_shipped_policy_draws_nearly_the_reference_in_half_the_computes(
     steps, table = policy.steps[0], policy.tables[policy.steps[0]]
     # What 95 % of the select prompts reach with the slowest schedule in half of the computes.
     floor_db = next(
-        one.floor_psnr_db for n, one in reversed(table.items()) if n <= table.site_steps // 2
+        one.floor_psnr_db for n, one in reversed(list(table.items())) if n <= table.site_steps // 2
     )
 
     def draw() -> torch.Tensor:

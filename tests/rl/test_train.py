@@ -151,7 +151,7 @@ def test_the_metrics_compare_network_and_schedule_at_every_target(trained: Train
         assert line["network_used"] == (low > 0)
         assert line["n"] == len(PROMPTS["select"])
         assert f"| {line['target']} |" in text
-    assert metrics["config"]["ppo"]["episodes"] == 16
+    assert metrics["config"]["agent"]["episodes"] == 16
     json.dumps(metrics, allow_nan=False)
 
 
@@ -178,7 +178,7 @@ def test_the_policy_runs_in_the_pipeline(trained: Trained, tiny_folder: Path) ->
 
 def test_training_again_on_finished_stages_gives_the_same_policy(trained: Trained) -> None:
     config = load_env(trained.env)
-    checkpoint = trained.run / "ppo.zip"
+    checkpoint = trained.run / "agent.zip"
     before = checkpoint.stat().st_mtime_ns
 
     out = trained.home / "again"
@@ -237,7 +237,7 @@ def test_a_run_of_something_else_is_not_gone_on_with(trained: Trained, tmp_path:
 
 def test_a_damaged_checkpoint_is_named_with_what_to_do(trained: Trained, tmp_path: Path) -> None:
     run = shutil.copytree(trained.run, tmp_path / "run")
-    (run / "ppo.zip").write_bytes((run / "ppo.zip").read_bytes()[:-200])
+    (run / "agent.zip").write_bytes((run / "agent.zip").read_bytes()[:-200])
     out = str(tmp_path / "policy")
 
     status, said = command(
@@ -245,7 +245,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(trained: Trained, tmp_pat
     )
 
     assert status == 2
-    assert "ppo.zip: expected what this run has left there" in said
+    assert "agent.zip: expected what this run has left there" in said
     assert "remove the file" in said
 
 

@@ -219,7 +219,7 @@ def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
         config,
         steps=[4],
         pipeline=replace(config.pipeline, call=call),
-        ppo=replace(config.ppo, rows=1),  # a negative prompt is for one row
+        agent=replace(config.agent, rows=1),  # a negative prompt is for one row
     )
     heard = Heard()
     settings = options(tmp_path, methods=["uniform", "dp"], budgets=[0.5], prompts=1)
