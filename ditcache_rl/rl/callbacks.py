@@ -86,7 +86,7 @@ class TrainingCallback(BaseCallback):
             self.logger.record("hyperparameters", facts)
 
     def _on_training_end(self) -> None:
-        self.logger.dump(self.num_timesteps)  # losses of the last update, which no rollout follows
+        self.logger.dump(self.num_timesteps)  # those of the last update, which no rollout follows
 
     def _on_step(self) -> bool:
         self._on_episodes(self._log.episodes, self._gain)
@@ -105,6 +105,7 @@ class TrainingCallback(BaseCallback):
                 )
 
     def _on_rollout_start(self) -> None:
+        self.logger.dump(self.num_timesteps)  # losses, at the step that they were made at
         save_checkpoint(self.model, self._checkpoint)
 
 
