@@ -1,0 +1,97 @@
+"""What a row could still be worth: the best path from any state for any number of further computes.
+
+Tabulated once from the costs of gaps, so that deciding for many rows is looking up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.errors import ShapeError
+from ditcache_rl.types import Floats
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class Worth(NamedTuple):
+    """Turns the cost of a path's gaps into the mean PSNR of its images.
+
+    Images differ, and none counts for more than `most_db`: below it the PSNR falls with the
+    logarithm of the cost, near it the mean bends.
+    """
+
+    most_db: float
+    """PSNR of an image without gaps."""
+    bend_db: float
+    """Over how many dB the mean bends."""
+    factor: float
+    """`bend_db * log(factor)` is what a cost of 1 loses, where that is much."""
+    power: float
+    """With which power of the cost the loss grows."""
+
+    def psnr_db(self, costs: Floats) -> Floats:
+        """Tell what paths of these costs are worth; those that do not exist (inf) are at -inf."""
+        return self.most_db - self.bend_db * np.log1p(self.factor * costs**self.power)
+
+
+class Fronts:
+    """The cheapest way on, by what a row computed and how many computes it still gets.
+
+    A row is at `step`, which it has not taken; its last two computed steps are `older` and
+    `newest`, equal while there is one. A row that has computed nothing is at step 0 with both 0.
+
+    Args:
+        costs: (T, T, T + 1) of gaps, as `search.paths.cheapest_path` takes them.
+        worth: What the cost of all gaps of a row means.
+
+    Raises:
+        ShapeError: If the costs have another shape.
+    """
+
+    def __init__(self, costs: Floats, worth: Worth) -> None:
+        steps = len(costs)
+        if costs.shape != (steps, steps, steps + 1):
+            raise ShapeError(f"expected gap costs of shape (T, T, T + 1), received {costs.shape}")
+        self.costs, self.worth, self.steps = costs, worth, steps
+        # By older, newest, step and further computes.
+        self._least = np.full((steps, steps, steps + 1, steps + 1), np.inf)
+        self._next = np.full(self._least.shape, steps, dtype=np.int64)
+        self._least[:, :, steps, 0] = costs[:, :, steps]
+        for step in reversed(range(1, steps)):
+            known = np.arange(step)  # newest computed steps that are possible here
+            later = self._least[:, :step, step + 1]
+            now = np.full(later.shape, np.inf)
+            now[:, :, 1:] = costs[:, :step, step, None] + self._least[known, step, step + 1, :-1]
+            due = now <= later
+            self._least[:, :step, step] = np.where(due, now, later)
+            self._next[:, :step, step] = np.where(due, step, self._next[:, :step, step + 1])
+        self._least[0, 0, 0, 1:] = self._least[0, 0, 1, :-1]
+        self._next[0, 0, 0] = 0
+        #: (T + 1,) what a row that has not begun can reach by its computes.
+        self.fresh_db: Floats = worth.psnr_db(self._least[0, 0, 0])
+
+    def least_costs(self, older: Ints, newest: Ints, step: Ints) -> Floats:
+        """Return the least cost of what is left by further computes: (..., T + 1), inf: impossible.
+
+        The gap that is open at `step` is part of it.
+        """
+        return self._least[older, newest, step]
+
+    def next_compute(self, older: Ints, newest: Ints, step: Ints, computes: Ints) -> Ints:
+        """Return the next step to compute if so many are left; T for none, and where none is."""
+        return self._next[older, newest, step, computes]
+
+    def psnr_db(self, older: Ints, newest: Ints, step: Ints, spent: Floats) -> Floats:
+        """Return what rows can reach by further computes: (..., T + 1), -inf: impossible.
+
+        Args:
+            older: Computed step before the newest.
+            newest: Last computed step.
+            step: Step that is next.
+            spent: Cost of the gaps that are closed.
+        """
+        return self.worth.psnr_db(self._least[older, newest, step] + spent[..., None])
