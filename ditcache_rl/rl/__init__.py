@@ -5,6 +5,8 @@ from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.register import register_envs
 from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.serve_env import ServeEnv, ServeVecEnv
+from ditcache_rl.rl.serving import Service
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
 
 __all__ = [
@@ -14,6 +16,9 @@ __all__ = [
     "Finished",
     "Rollout",
     "Scenario",
+    "ServeEnv",
+    "ServeVecEnv",
+    "Service",
     "Task",
     "register_envs",
 ]
