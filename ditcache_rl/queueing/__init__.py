@@ -1,7 +1,7 @@
 """Several requests on one machine: who computes at a tick, how often, and what that is worth."""
 
 from ditcache_rl.queueing.fronts import Fronts, Worth
-from ditcache_rl.queueing.machines import Machines, Served, serve
+from ditcache_rl.queueing.machines import Answered, Machines, serve
 from ditcache_rl.queueing.rules import (
     ChosenAtAdmission,
     FairShare,
@@ -16,6 +16,7 @@ from ditcache_rl.queueing.state import QueueState, TickCosts
 from ditcache_rl.queueing.traffic import Traffic
 
 __all__ = [
+    "Answered",
     "ChosenAtAdmission",
     "FairShare",
     "FittingPrice",
@@ -25,7 +26,6 @@ __all__ = [
     "PressurePrice",
     "QueueState",
     "Rule",
-    "Served",
     "TickCosts",
     "Traffic",
     "Worth",

@@ -57,8 +57,8 @@ class Worth(NamedTuple):
         return cls(most_db, *np.exp(least_squares(missed, start).x).tolist())
 
 
-#: Fitted to the fitted gap costs of the embedded pipeline at 28 steps (R2 .94 of their logarithm),
-#: and to the PSNR of its schedules; so a path of as many computes is worth as much at other steps.
+#: Fitted to the gap costs of the embedded pipeline at 28 steps (R2 .94 of their logarithm), and to
+#: the PSNR of its schedules.
 _NOMINAL_POWER = 1.6
 _NOMINAL = Worth(most_db=60.0, bend_db=2.95, factor=401.0, power=1.76)
 

@@ -22,7 +22,7 @@ PLACES = 32
 _ROUNDING = 1e-6
 
 
-class Served(NamedTuple):
+class Answered(NamedTuple):
     """What became of each request: (machines, requests)."""
 
     psnr_db: Floats
@@ -53,7 +53,7 @@ class Machines:
         self.came = np.zeros(machines, dtype=np.int64)
         self._request = np.zeros((machines, ticks.rows), dtype=np.int64)
         self._waiting = np.zeros((machines, PLACES), dtype=np.int64)
-        self.served = Served(
+        self.served = Answered(
             np.zeros((machines, requests)),
             np.full((machines, requests), np.inf),
             np.zeros((machines, requests), dtype=np.int64),
@@ -196,7 +196,7 @@ class Machines:
 
 def serve(
     traffic: Traffic, rule: Rule, fronts: Fronts, ticks: TickCosts, *, together: bool
-) -> Served:
+) -> Answered:
     """Play requests under a rule up to the last one; arguments as of `Machines`."""
     machines = Machines(traffic, fronts, ticks, together=together)
     while not machines.done.all():

@@ -1,0 +1,1 @@
+"""Worlds that move: what adapting to them is worth."""
