@@ -76,3 +76,22 @@ def test_an_image_without_gaps_is_worth_most() -> None:
 def test_costs_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"\(T, T, T \+ 1\), received \(4, 4, 4\)"):
         Fronts(np.zeros((4, 4, 4)), WORTH)
+
+
+def test_what_costs_mean_is_found_from_paths_that_were_measured(costs: Floats) -> None:
+    measured = dict(enumerate(Fronts(costs, WORTH).fresh_db[1:].tolist(), start=1))
+
+    fronts = Fronts.fitted(costs, measured)
+
+    assert fronts.fresh_db[1:] == pytest.approx(list(measured.values()), abs=0.01)
+    assert fronts.worth.most_db == 60.0
+
+
+def test_nominal_gaps_cost_what_a_line_through_two_points_misses() -> None:
+    fronts = Fronts.nominal(4)
+
+    # Steps 2 and 3 from 0 and 1: at 1 and 2 steps after the newest, 2 and 3 after the older one.
+    assert fronts.costs[0, 1, 4] == pytest.approx(((1 * 2 + 2 * 3) / 16) ** 1.6)
+    assert fronts.costs[0, 0, 2] == pytest.approx(((1 * 3) / 16) ** 1.6)
+    assert fronts.costs[0, 1, 2] == 0.0
+    assert (np.diff(Fronts.nominal(28).fresh_db[1:]) > 0).all()
