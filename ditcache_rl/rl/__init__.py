@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ditcache_rl.rl.reward import RewardTerms
     from ditcache_rl.rl.rollout import Finished, Rollout
     from ditcache_rl.rl.scenario import Scenario, Task
+    from ditcache_rl.rl.serve_env import ServeEnv, ServeVecEnv
+    from ditcache_rl.rl.serving import Service
     from ditcache_rl.rl.vec_env import DenoiseVecEnv
     from ditcache_rl.rl.vector import DenoiseVectorEnv
 else:
@@ -36,6 +38,9 @@ else:
         "RewardTerms": "rl.reward",
         "Rollout": "rl.rollout",
         "Scenario": "rl.scenario",
+        "ServeEnv": "rl.serve_env",
+        "ServeVecEnv": "rl.serve_env",
+        "Service": "rl.serving",
         "Task": "rl.scenario",
         "export_model": "rl.export",
         "register_envs": "rl.register",
@@ -61,6 +66,9 @@ __all__ = [
     "RewardTerms",
     "Rollout",
     "Scenario",
+    "ServeEnv",
+    "ServeVecEnv",
+    "Service",
     "Task",
     "export_model",
     "register_envs",

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from ditcache_rl.config import shipped_ids
 
+SERVE_ID = "ditcache/serve-v0"
+
 
 def register_envs() -> None:
-    """Register `ditcache/<name>-vN` for every shipped environment file; twice is harmless."""
+    """Register `ditcache/<name>-vN` for every shipped environment file, and the one without.
+
+    Twice is harmless.
+    """
     # Importing it calls this function, see `_announce`: it must be there by then.
     from gymnasium.envs.registration import register, registry
 
@@ -18,3 +23,5 @@ def register_envs() -> None:
                 vector_entry_point="ditcache_rl.rl.vector:DenoiseVectorEnv",
                 kwargs={"config": name},
             )
+    if SERVE_ID not in registry:
+        register(SERVE_ID, "ditcache_rl.rl.serve_env:ServeEnv")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.env import spaces_of
 from ditcache_rl.rl.episodes import Episodes, Outcome, checked
 from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 
 
-class DenoiseVecEnv(VecEnv):
+class DenoiseVecEnv(SharedVecEnv):
     """N rows of one pipeline call; all of them end together.
 
     The reward is the return minus that of the best static schedule on the same prompt, seed and
@@ -94,37 +94,6 @@ class DenoiseVecEnv(VecEnv):
         """Return which patterns and tiers are allowed now: (rows, patterns + tiers)."""
         return self._episodes.masks
 
-    def env_method(
-        self,
-        method_name: str,
-        *method_args: Any,
-        indices: VecEnvIndices = None,
-        **method_kwargs: Any,
-    ) -> list[Any]:
-        """Answer `action_masks` row by row, which is how sb3-contrib asks."""
-        if method_name != "action_masks":
-            raise StateError(f"expected the method action_masks, received {method_name!r}")
-        return list(self.action_masks()[self._rows(indices)])
-
-    def has_attr(self, attr_name: str) -> bool:
-        """Tell that the rows have masks."""
-        return attr_name == "action_masks"
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of this environment once per row; None if there is none."""
-        return [getattr(self, attr_name, None) for _ in self._rows(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Refuse: rows have no attributes of their own."""
-        raise StateError(f"rows of one pipeline call share everything; cannot set {attr_name!r}")
-
-    def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
-        """Tell that no row is wrapped."""
-        return [False for _ in self._rows(indices)]
-
     def close(self) -> None:
         """Unwind a batch that still runs."""
         self._episodes.close()
-
-    def _rows(self, indices: VecEnvIndices) -> Sequence[int]:
-        return list(self._get_indices(indices))

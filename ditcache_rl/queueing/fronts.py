@@ -1,0 +1,150 @@
+"""What a row could still be worth: the best path from any state for any number of further computes.
+
+Tabulated once from the costs of gaps, so that deciding for many rows is looking up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from ditcache_rl.errors import ShapeError
+from ditcache_rl.types import Floats
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class Worth(NamedTuple):
+    """Turns the cost of a path's gaps into the mean PSNR of its images.
+
+    Images differ, and none counts for more than `most_db`: below it the PSNR falls with the
+    logarithm of the cost, near it the mean bends.
+    """
+
+    most_db: float
+    """PSNR of an image without gaps."""
+    bend_db: float
+    """Over how many dB the mean bends."""
+    factor: float
+    """`bend_db * log(factor)` is what a cost of 1 loses, where that is much."""
+    power: float
+    """With which power of the cost the loss grows."""
+
+    def psnr_db(self, costs: Floats) -> Floats:
+        """Tell what paths of these costs are worth; those that do not exist (inf) are at -inf."""
+        return self.most_db - self.bend_db * np.log1p(self.factor * costs**self.power)
+
+    @classmethod
+    def fitted(cls, costs: Floats, psnr_db: Floats, *, most_db: float) -> Worth:
+        """Find what costs mean from the measured PSNR of some paths.
+
+        Args:
+            costs: (paths,) of all gaps of each path.
+            psnr_db: (paths,) mean over images.
+            most_db: PSNR of an image without gaps.
+        """
+
+        def missed(logs: Floats) -> Floats:
+            return cls(most_db, *np.exp(logs)).psnr_db(costs) - psnr_db
+
+        # Bend of a few dB, and a cost that is felt: from there every table so far was fitted.
+        start = np.array([np.log(4.0), -np.log(np.median(costs)), 0.0])
+        return cls(most_db, *np.exp(least_squares(missed, start).x).tolist())
+
+
+#: Fitted to the gap costs of the embedded pipeline at 28 steps (R2 .94 of their logarithm), and to
+#: the PSNR of its schedules.
+_NOMINAL_POWER = 1.6
+_NOMINAL = Worth(most_db=60.0, bend_db=2.95, factor=401.0, power=1.76)
+
+
+class Fronts:
+    """The cheapest way on, by what a row computed and how many computes it still gets.
+
+    A row is at `step`, which it has not taken; its last two computed steps are `older` and
+    `newest`, equal while there is one. A row that has computed nothing is at step 0 with both 0.
+
+    Args:
+        costs: (T, T, T + 1) of gaps, as `search.paths.cheapest_path` takes them.
+        worth: What the cost of all gaps of a row means.
+
+    Raises:
+        ShapeError: If the costs have another shape.
+    """
+
+    def __init__(self, costs: Floats, worth: Worth) -> None:
+        steps = len(costs)
+        if costs.shape != (steps, steps, steps + 1):
+            raise ShapeError(f"expected gap costs of shape (T, T, T + 1), received {costs.shape}")
+        self.costs, self.worth, self.steps = costs, worth, steps
+        # By older, newest, step and further computes.
+        self._least = np.full((steps, steps, steps + 1, steps + 1), np.inf)
+        self._next = np.full(self._least.shape, steps, dtype=np.int64)
+        self._least[:, :, steps, 0] = costs[:, :, steps]
+        for step in reversed(range(1, steps)):
+            known = np.arange(step)  # newest computed steps that are possible here
+            later = self._least[:, :step, step + 1]
+            now = np.full(later.shape, np.inf)
+            now[:, :, 1:] = costs[:, :step, step, None] + self._least[known, step, step + 1, :-1]
+            due = now <= later
+            self._least[:, :step, step] = np.where(due, now, later)
+            self._next[:, :step, step] = np.where(due, step, self._next[:, :step, step + 1])
+        self._least[0, 0, 0, 1:] = self._least[0, 0, 1, :-1]
+        self._next[0, 0, 0] = 0
+        #: (T + 1,) what a row that has not begun can reach by its computes.
+        self.fresh_db: Floats = worth.psnr_db(self._least[0, 0, 0])
+
+    @classmethod
+    def fitted(cls, costs: Floats, psnr_db: Mapping[int, float]) -> Fronts:
+        """Take the cheapest path of so many computes to be worth what was measured.
+
+        Args:
+            costs: (T, T, T + 1) of gaps.
+            psnr_db: By computes, more than one; the highest is that of an image without gaps.
+        """
+        least = cls(costs, Worth(0.0, 1.0, 1.0, 1.0))._least[0, 0, 0, list(psnr_db)]
+        worth = Worth.fitted(least, np.array(list(psnr_db.values())), most_db=max(psnr_db.values()))
+        return cls(costs, worth)
+
+    @classmethod
+    def nominal(cls, steps: int) -> Fronts:
+        """Assume smooth residuals, each forecast on the line through the last two.
+
+        At m steps after the newest and n after the older computed one, such a forecast is off by
+        m n times the curvature; where nothing was computed before the newest, n is m + 2. What that
+        means in dB are figures of the embedded pipeline.
+        """
+        ahead = np.arange(steps + 1)
+        ones, squares = ahead.cumsum(), (ahead**2).cumsum()  # sums of m and of m * m
+        older, newest = np.arange(steps)[:, None, None], np.arange(steps)[None, :, None]
+        skipped = np.maximum(ahead - newest - 1, 0)
+        apart = np.where(older < newest, newest - older, 2)
+        off = (squares[skipped] + apart * ones[skipped]) / steps**2
+        return cls(off**_NOMINAL_POWER, _NOMINAL)
+
+    def least_costs(self, older: Ints, newest: Ints, step: Ints) -> Floats:
+        """Return the least cost of what is left by further computes: (..., T + 1), inf: impossible.
+
+        The gap that is open at `step` is part of it.
+        """
+        return self._least[older, newest, step]
+
+    def next_compute(self, older: Ints, newest: Ints, step: Ints, computes: Ints) -> Ints:
+        """Return the next step to compute if so many are left; T for none, and where none is."""
+        return self._next[older, newest, step, computes]
+
+    def psnr_db(self, older: Ints, newest: Ints, step: Ints, spent: Floats) -> Floats:
+        """Return what rows can reach by further computes: (..., T + 1), -inf: impossible.
+
+        Args:
+            older: Computed step before the newest.
+            newest: Last computed step.
+            step: Step that is next.
+            spent: Cost of the gaps that are closed.
+        """
+        return self.worth.psnr_db(self._least[older, newest, step] + spent[..., None])

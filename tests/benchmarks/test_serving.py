@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from benchmarks.harness.report import Lines
+from benchmarks.worlds import serving
+from benchmarks.worlds.gaps import POLICY, STEPS, shapes_fronts
+from benchmarks.worlds.serving import difference, interval, tune
+from ditcache_rl.policy import load_policy
+from ditcache_rl.rl import Service
+from tests.kit.queueing import BATCHY, fronts
+
+
+def test_images_are_worth_what_the_shipped_schedules_reach() -> None:
+    worth_db = shapes_fronts().fresh_db
+
+    lines = load_policy(POLICY).tables[STEPS]
+    missed_db = [worth_db[computes] - one.psnr_db for computes, one in lines.items()]
+    # Three numbers describe them all.
+    assert np.abs(missed_db[1:]).max() < 1.3
+    assert np.abs(missed_db).mean() < 0.5
+
+
+def test_every_rule_is_tuned_and_judged_with_and_without_a_barrier() -> None:
+    board = Service(fronts(), BATCHY, loads=(2.0,), requests=12)
+    tested = board.traffic(np.random.default_rng(0), 6)
+
+    tuned = tune(board, 2, tested, "small")
+
+    kinds = ["fixed", "admission", "fair", "pressure", "fitting"]
+    assert [(one.kind, one.together) for one in tuned] == [
+        (kind, together) for together in (False, True) for kind in kinds
+    ]
+    for one in tuned:
+        assert one.psnr_db.shape == (6,)
+        assert one.line["psnr_db"] == pytest.approx(one.psnr_db.mean(), abs=1e-3)
+    assert tuned[0].settings.startswith("computes ")
+    assert difference(tuned[0], tuned[0]) == (0.0, 0.0, 0.0)
+
+
+def test_intervals_are_those_of_a_mean() -> None:
+    value, low, high = interval(np.array([1.0, 2.0, 3.0, 4.0]))
+
+    assert value == 2.5
+    assert high - value == pytest.approx(1.96 * (5 / 3 / 4) ** 0.5)
+    assert value - low == pytest.approx(high - value)
+
+
+def test_figures_are_those_of_the_quick_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[serving.ServingAmounts] = []
+
+    def measure(amounts: serving.ServingAmounts) -> tuple[dict[str, float], Lines]:
+        asked.append(amounts)
+        return {"serve_rule_over_fixed_db": 1.0}, []
+
+    monkeypatch.setattr(serving, "measure", measure)
+
+    assert serving.figures(True) == serving.figures(False) == {"serve_rule_over_fixed_db": 1.0}
+    assert asked == [serving.QUICK, serving.FULL]

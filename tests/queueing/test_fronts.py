@@ -1,0 +1,97 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from ditcache_rl.errors import ShapeError
+from ditcache_rl.queueing import Fronts, Worth
+from ditcache_rl.queueing.fronts import Ints
+from ditcache_rl.search.paths import cheapest_path, path_cost
+from ditcache_rl.types import Floats
+
+STEPS = 6
+WORTH = Worth(most_db=60.0, bend_db=4.0, factor=10.0, power=1.2)
+
+
+@pytest.fixture
+def costs() -> Floats:
+    """Give every gap a cost of its own, and none to steps that follow each other."""
+    costs = np.random.default_rng(0).uniform(1, 2, (STEPS, STEPS, STEPS + 1))
+    for newest in range(STEPS):
+        costs[:, newest, newest + 1] = 0.0
+    return costs
+
+
+def at(older: int, newest: int, step: int) -> tuple[Ints, Ints, Ints]:
+    return np.array(older), np.array(newest), np.array(step)
+
+
+@pytest.mark.parametrize("computes", range(1, STEPS + 1))
+def test_a_row_that_begins_takes_the_cheapest_path(costs: Floats, computes: int) -> None:
+    fronts = Fronts(costs, WORTH)
+    path, older, newest, step = [], 0, 0, 0
+
+    for left in range(computes, 0, -1):
+        step = int(fronts.next_compute(*at(older, newest, step), np.array(left)))
+        path.append(step)
+        older, newest, step = newest, step, step + 1
+
+    best = cheapest_path(costs, computes)
+    assert tuple(path) == best
+    assert fronts.least_costs(*at(0, 0, 0))[computes] == pytest.approx(path_cost(costs, best))
+
+
+def test_a_row_under_way_takes_the_cheapest_way_on(costs: Floats) -> None:
+    fronts, (older, newest, step) = Fronts(costs, WORTH), (0, 2, 4)
+
+    found = fronts.least_costs(*at(older, newest, step))
+
+    for computes in range(STEPS - step + 1):
+        ways = [
+            path_cost(costs, (older, newest, *later)) - costs[older, older, newest]
+            for later in itertools.combinations(range(step, STEPS), computes)
+        ]
+        assert found[computes] == pytest.approx(min(ways))
+    assert np.isinf(found[STEPS - step + 1 :]).all()
+
+
+def test_what_is_spent_counts_with_what_is_left(costs: Floats) -> None:
+    fronts = Fronts(costs, WORTH)
+    state = at(0, 2, 4)
+
+    reached = fronts.psnr_db(*state, np.array(0.5))
+
+    assert reached[0] == pytest.approx(WORTH.psnr_db(costs[0, 2, STEPS] + 0.5))
+    assert reached[STEPS] == -np.inf
+    assert (reached <= fronts.psnr_db(*state, np.array(0.0))).all()
+
+
+def test_an_image_without_gaps_is_worth_most() -> None:
+    assert WORTH.psnr_db(np.array([0.0]))[0] == 60.0
+    # Far below it every tenfold cost loses the same.
+    losses = np.diff(WORTH.psnr_db(np.array([1e6, 1e7, 1e8])))
+    assert losses == pytest.approx([-4.0 * 1.2 * np.log(10)] * 2)
+
+
+def test_costs_of_another_shape_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"\(T, T, T \+ 1\), received \(4, 4, 4\)"):
+        Fronts(np.zeros((4, 4, 4)), WORTH)
+
+
+def test_what_costs_mean_is_found_from_paths_that_were_measured(costs: Floats) -> None:
+    measured = dict(enumerate(Fronts(costs, WORTH).fresh_db[1:].tolist(), start=1))
+
+    fronts = Fronts.fitted(costs, measured)
+
+    assert fronts.fresh_db[1:] == pytest.approx(list(measured.values()), abs=0.01)
+    assert fronts.worth.most_db == 60.0
+
+
+def test_nominal_gaps_cost_what_a_line_through_two_points_misses() -> None:
+    fronts = Fronts.nominal(4)
+
+    # Steps 2 and 3 from 0 and 1: at 1 and 2 steps after the newest, 2 and 3 after the older one.
+    assert fronts.costs[0, 1, 4] == pytest.approx(((1 * 2 + 2 * 3) / 16) ** 1.6)
+    assert fronts.costs[0, 0, 2] == pytest.approx(((1 * 3) / 16) ** 1.6)
+    assert fronts.costs[0, 1, 2] == 0.0
+    assert (np.diff(Fronts.nominal(28).fresh_db[1:]) > 0).all()
