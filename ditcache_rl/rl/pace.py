@@ -15,8 +15,9 @@ from scipy.stats import bootstrap
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import WorldConfig
-from ditcache_rl.control import AllCompute, PolicyNetwork
+from ditcache_rl.control import PolicyNetwork, uniform_decision
 from ditcache_rl.files import read_bytes, read_json, replacing, write_json
+from ditcache_rl.machine import synchronize
 from ditcache_rl.rl.deadlines import DeadlineVecEnv, learn_deadlines
 from ditcache_rl.rl.stages import Tick
 from ditcache_rl.schedules import CostModel
@@ -24,7 +25,7 @@ from ditcache_rl.schedules.gaps import GapModel
 from ditcache_rl.search.calibrate import fitted_gap_costs
 from ditcache_rl.search.gap_costs import fit_costs, shaken_paths
 from ditcache_rl.search.gaps import GapSearch, schedule_on
-from ditcache_rl.types import Decision, Floats, RunInfo, StepInfo
+from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo
 from ditcache_rl.world import (
     Agent,
     Decide,
@@ -49,9 +50,22 @@ _MOST_BYTES = 1 << 26
 
 
 def fit_gaps(
-    board: Board, cases: Sequence[Case], *, seed: int, tick: Tick
+    board: Board, cases: Sequence[Case], *, file: Path, seed: int, tick: Tick
 ) -> tuple[GapModel, Floats, Floats]:
-    """Fit coefficients and costs of all gaps: the model, (T, T, T + 1) costs, (T + 1,) levels."""
+    """Fit coefficients and costs of all gaps, or read what was fitted.
+
+    Returns:
+        The model, (T, T, T + 1) costs, (T + 1,) noise levels.
+    """
+    if file.exists():
+
+        def read(kept: Path) -> tuple[GapModel, Floats, Floats]:
+            with np.load(io.BytesIO(read_bytes(kept, _MOST_BYTES))) as saved:
+                arrays = dict(saved)
+            costs, sigmas = arrays.pop("costs"), arrays.pop("sigmas")
+            return GapModel.from_arrays(arrays), costs, sigmas
+
+        return read_kept(file, read)
     rng = np.random.default_rng(seed)
     search = GapSearch(board, cases[:_CASES], rng=rng)
     model = search.fit(
@@ -63,35 +77,42 @@ def fit_gaps(
     schedules = [schedule_on(path, model, search.sigmas) for path in paths]
     tick(0.9, "images of paths")
     psnr_db = board.score(drawn, schedules).psnr_db
-    return model, fit_costs(products, paths, psnr_db), search.sigmas
+    costs = fit_costs(products, paths, psnr_db)
+    with replacing(file) as part:
+        np.savez(part, allow_pickle=False, costs=costs, sigmas=search.sigmas, **model.to_arrays())
+    return model, costs, search.sigmas
 
 
-class _Ends(AllCompute):
-    """Notes when the first and the last step begin."""
+class _Watch:
+    """Computes everything, and notes when the call and each of its steps begin."""
+
+    probe_blocks = 0
+
+    def __init__(self) -> None:
+        self.began: list[float] = []  # copies of it, of which every request has one, share it
 
     def reset(self, run: RunInfo) -> None:
-        super().reset(run)
-        self.began, self.seen = run.began, []
-        _Ends.last = self
+        """Note when the pipeline was called."""
+        self._run = run
+        self.began[:] = [run.began]
 
     def decide(self, info: StepInfo) -> Decision:
-        self.seen.append(time.perf_counter())
-        return super().decide(info)
-
-    began: float
-    seen: list[float]
-    last: _Ends
+        """Note when the step begins."""
+        synchronize()
+        self.began.append(time.perf_counter())
+        return uniform_decision(self._run, Mode.COMPUTE)
 
 
 def measure_ends(board: Board, case: Case, cost: CostModel, *, repeats: int = 5) -> Prices:
     """Measure what comes before the first step and after the last, in computes."""
     before, after = [], []
     for _ in range(repeats):
-        drawn = board.draw([case], _Ends())
-        seen = _Ends.last.seen
-        before.append(seen[0] - _Ends.last.began)
-        steps = (seen[-1] - seen[0]) / (len(seen) - 1)
-        after.append(_Ends.last.began + drawn.seconds - seen[-1] - steps)
+        watch = _Watch()
+        seconds = board.draw([case], watch).seconds
+        called, *steps = watch.began
+        before.append(steps[0] - called)
+        step = (steps[-1] - steps[0]) / (len(steps) - 1)
+        after.append(called + seconds - steps[-1] - step)
     unit = cost.site_s * cost.sites + cost.step_s
     median = [float(np.median(values)) / unit for values in (before, after)]
     return Prices(median[0], cost.step_s / unit, max(0.0, median[1]))
@@ -166,7 +187,11 @@ def make_pacer(
     loads together, and not significantly below the rule.
     """
     model, costs, sigmas = fit_gaps(
-        board, cases, seed=seed, tick=lambda share, note: tick(0.3 * share, note)
+        board,
+        cases,
+        file=folder / f"gaps-{board.steps}.npz",
+        seed=seed,
+        tick=lambda share, note: tick(0.3 * share, note),
     )
     prices = measure_ends(board, cases[0], cost)
     unit = cost.site_s * cost.sites + cost.step_s
@@ -187,7 +212,7 @@ def make_pacer(
         promised=promised,
         images=config.images,
         seed=seed,
-        folder=folder,
+        folder=folder / "deadlines",
         hear=hear,
     )
     tick(0.92, "deadlines: comparison")
@@ -274,9 +299,7 @@ def pace_stage(
             return pacer, raw["facts"]
 
         return read_kept(file, read)
-    pacer, facts = make_pacer(
-        config, board, cost, cases, seed=seed, folder=file.parent / "deadlines", tick=tick
-    )
+    pacer, facts = make_pacer(config, board, cost, cases, seed=seed, folder=file.parent, tick=tick)
     with replacing(arrays) as part:
         np.savez(part, allow_pickle=False, **pacer.to_arrays())
     write_json(file, {"pacing": pacer.to_dict(), "facts": facts})

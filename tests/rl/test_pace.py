@@ -1,0 +1,80 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ditcache_rl.bench import Board, Case
+from ditcache_rl.config import WorldConfig
+from ditcache_rl.rl import pace
+from ditcache_rl.schedules import CostModel
+from ditcache_rl.world import DeadlineController
+from tests.kit.environment import PROMPTS
+
+STEPS = 6
+COST = CostModel(
+    fixed_s=0.002, step_s=1e-5, site_s=0.01, forecast_s=0.0, num_inference_steps=STEPS, sites=1
+)
+CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS["train"])]
+
+
+@pytest.fixture
+def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
+    return Board(tiny_pipe, STEPS, sites=1, call=tiny_call, blocks="transformer")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw and simulate little."""
+    for name, value in {
+        "_ROUNDS": 1,
+        "_ROWS": 8,
+        "_SCALED": 4,
+        "_COMPARE": 60,
+        "_BATCH": 30,
+    }.items():
+        monkeypatch.setattr(pace, name, value)
+
+
+def test_ends_of_a_call_are_measured_and_small(board: Board) -> None:
+    prices = pace.measure_ends(board, CASES[0], COST, repeats=2)
+
+    assert prices.before > 0
+    assert prices.after >= 0
+    assert 0 < prices.idle < 0.01
+
+
+def test_a_stage_makes_a_pacer_that_keeps_deadlines_and_is_made_once(
+    board: Board, small: None, tmp_path: Path
+) -> None:
+    world = WorldConfig(loads=["slow", "fast"], deadlines=[0.4, 0.9], images=300)
+
+    def made() -> Any:
+        return pace.pace_stage(
+            world,
+            board,
+            COST,
+            CASES,
+            file=tmp_path / "pacer-6.json",
+            seed=0,
+            tick=lambda share, note: None,
+        )
+
+    pacer, facts = made()
+    again, same = made()
+
+    assert {one["contender"] for one in facts["standings"]} >= {"agent", "replanning"}
+    assert facts == same
+    assert pacer.pacing == again.pacing
+    np.testing.assert_array_equal(pacer.costs.astype(np.float32), again.costs.astype(np.float32))
+    drawn = board.draw(CASES[:1], DeadlineController(pacer, 1e-6))
+    assert drawn.log is not None
+    assert drawn.log.compute_share[0] == pytest.approx(1 / STEPS)
+
+
+def test_without_loads_there_is_no_pacer(board: Board, tmp_path: Path) -> None:
+    made = pace.pace_stage(
+        WorldConfig(), board, COST, CASES, file=tmp_path / "x.json", seed=0, tick=lambda *_: None
+    )
+
+    assert made is None
