@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 from ditcache_rl.types import Floats
 from ditcache_rl.world import Decide, Requests, agent_input, played
 from ditcache_rl.world.agent import ACTIONS
@@ -30,7 +30,7 @@ _ASCENT = 4.0
 _PRICES = (0.0, 20.0)
 
 
-class DeadlineVecEnv(VecEnv):
+class DeadlineVecEnv(SharedVecEnv):
     """Rows of simulated images; an action tells whether a row computes its step.
 
     The return of an image in time is its PSNR in dB, over ten, plus the price of lateness; that of
@@ -107,30 +107,6 @@ class DeadlineVecEnv(VecEnv):
     def action_masks(self) -> NDArray[np.bool_]:
         """Return whether leaving a step out and computing it are allowed: (rows, 2)."""
         return self._masks
-
-    def env_method(
-        self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
-    ) -> list[Any]:
-        """Answer `action_masks` row by row, which is how sb3-contrib asks."""
-        if method_name != "action_masks":
-            raise StateError(f"expected the method action_masks, received {method_name!r}")
-        return list(self._masks)
-
-    def has_attr(self, attr_name: str) -> bool:
-        """Tell that the rows have masks."""
-        return attr_name == "action_masks"
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of this environment once per row; None if there is none."""
-        return [getattr(self, attr_name, None)] * self.num_envs
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Refuse: rows have no attributes of their own."""
-        raise StateError(f"rows of one batch share everything; cannot set {attr_name!r}")
-
-    def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
-        """Tell that no row is wrapped."""
-        return [False] * self.num_envs
 
     def close(self) -> None:
         """Nothing is open."""
