@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,23 +14,18 @@ from scipy.stats import bootstrap
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import WorldConfig
-from ditcache_rl.control import PolicyNetwork, uniform_decision
+from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.files import read_bytes, read_json, replacing, write_json
-from ditcache_rl.machine import synchronize
 from ditcache_rl.rl.deadlines import DeadlineVecEnv, learn_deadlines
+from ditcache_rl.rl.gaps import fit_gaps, measure_ends
 from ditcache_rl.rl.stages import Tick
 from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.gaps import GapModel
-from ditcache_rl.search.calibrate import fitted_gap_costs
-from ditcache_rl.search.gap_costs import fit_costs, shaken_paths
-from ditcache_rl.search.gaps import GapSearch, schedule_on
-from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo
+from ditcache_rl.types import Floats
 from ditcache_rl.world import (
     Agent,
     Decide,
     Pacer,
     Pacing,
-    Prices,
     Quality,
     Requests,
     played,
@@ -39,83 +33,10 @@ from ditcache_rl.world import (
 from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents
 from ditcache_rl.world.world import World
 
-#: Rounds of rollouts that gap models are fitted on, rows of each, and train cases.
-_ROUNDS, _ROWS, _CASES = 4, 192, 64
 #: Simulated images that contenders are compared on, and of a batch that the agent learns on.
 _COMPARE, _BATCH = 6144, 1020
-#: Images that the costs of gaps are scaled to.
-_SCALED = 64
 #: Of what the stage leaves: costs of a hundred steps have 8 MB.
 _MOST_BYTES = 1 << 26
-
-
-def fit_gaps(
-    board: Board, cases: Sequence[Case], *, file: Path, seed: int, tick: Tick
-) -> tuple[GapModel, Floats, Floats]:
-    """Fit coefficients and costs of all gaps, or read what was fitted.
-
-    Returns:
-        The model, (T, T, T + 1) costs, (T + 1,) noise levels.
-    """
-    if file.exists():
-
-        def read(kept: Path) -> tuple[GapModel, Floats, Floats]:
-            with np.load(io.BytesIO(read_bytes(kept, _MOST_BYTES))) as saved:
-                arrays = dict(saved)
-            costs, sigmas = arrays.pop("costs"), arrays.pop("sigmas")
-            return GapModel.from_arrays(arrays), costs, sigmas
-
-        return read_kept(file, read)
-    rng = np.random.default_rng(seed)
-    search = GapSearch(board, cases[:_CASES], rng=rng)
-    model = search.fit(
-        rounds=_ROUNDS, rows=_ROWS, on_round=lambda share: tick(0.8 * share, "gaps of paths")
-    )
-    products = search.products()
-    paths = shaken_paths(fitted_gap_costs(products), _SCALED, rng)
-    drawn = [cases[index % len(cases)] for index in range(_SCALED)]
-    schedules = [schedule_on(path, model, search.sigmas) for path in paths]
-    tick(0.9, "images of paths")
-    psnr_db = board.score(drawn, schedules).psnr_db
-    costs = fit_costs(products, paths, psnr_db)
-    with replacing(file) as part:
-        np.savez(part, allow_pickle=False, costs=costs, sigmas=search.sigmas, **model.to_arrays())
-    return model, costs, search.sigmas
-
-
-class _Watch:
-    """Computes everything, and notes when the call and each of its steps begin."""
-
-    probe_blocks = 0
-
-    def __init__(self) -> None:
-        self.began: list[float] = []  # copies of it, of which every request has one, share it
-
-    def reset(self, run: RunInfo) -> None:
-        """Note when the pipeline was called."""
-        self._run = run
-        self.began[:] = [run.began]
-
-    def decide(self, info: StepInfo) -> Decision:
-        """Note when the step begins."""
-        synchronize()
-        self.began.append(time.perf_counter())
-        return uniform_decision(self._run, Mode.COMPUTE)
-
-
-def measure_ends(board: Board, case: Case, cost: CostModel, *, repeats: int = 5) -> Prices:
-    """Measure what comes before the first step and after the last, in computes."""
-    before, after = [], []
-    for _ in range(repeats):
-        watch = _Watch()
-        seconds = board.draw([case], watch).seconds
-        called, *steps = watch.began
-        before.append(steps[0] - called)
-        step = (steps[-1] - steps[0]) / (len(steps) - 1)
-        after.append(called + seconds - steps[-1] - step)
-    unit = cost.site_s * cost.sites + cost.step_s
-    median = [float(np.median(values)) / unit for values in (before, after)]
-    return Prices(median[0], cost.step_s / unit, max(0.0, median[1]))
 
 
 class Standing(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import WorldConfig
-from ditcache_rl.rl import pace
+from ditcache_rl.rl import gaps, pace
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.world import DeadlineController
 from tests.kit.environment import PROMPTS
@@ -26,18 +26,14 @@ def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw and simulate little."""
-    for name, value in {
-        "_ROUNDS": 1,
-        "_ROWS": 8,
-        "_SCALED": 4,
-        "_COMPARE": 60,
-        "_BATCH": 30,
-    }.items():
+    for name, value in {"_ROUNDS": 1, "_ROWS": 8, "_SCALED": 4}.items():
+        monkeypatch.setattr(gaps, name, value)
+    for name, value in {"_COMPARE": 60, "_BATCH": 30}.items():
         monkeypatch.setattr(pace, name, value)
 
 
 def test_ends_of_a_call_are_measured_and_small(board: Board) -> None:
-    prices = pace.measure_ends(board, CASES[0], COST, repeats=2)
+    prices = gaps.measure_ends(board, CASES[0], COST, repeats=2)
 
     assert prices.before > 0
     assert prices.after >= 0
