@@ -11,11 +11,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.errors import StateError
+from ditcache_rl.rl.curves import open_curves
 from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
 from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 from ditcache_rl.types import Floats
@@ -167,7 +167,6 @@ def learn_deadlines(
         device="cpu",
     )
     if folder is not None:
-        model.set_logger(configure(str(folder), ["tensorboard"]))
+        model.set_logger(open_curves(folder, 0))
     model.learn(images * steps, callback=_Settle(env, hear))
-    assert isinstance(model.policy, MaskablePriorPolicy)
-    return exported(model.policy)
+    return exported(model)
