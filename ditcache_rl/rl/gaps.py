@@ -85,16 +85,18 @@ class _Watch:
         return uniform_decision(self._run, Mode.COMPUTE)
 
 
-def measure_ends(board: Board, case: Case, cost: CostModel, *, repeats: int = 5) -> Prices:
-    """Measure what comes before the first step and after the last, in computes."""
+def measure_ends(board: Board, case: Case, cost: CostModel, *, repeats: int = 9) -> Prices:
+    """Measure what comes before the first step and after the last, over a step of the same call.
+
+    So a machine that is slow for a while changes nothing.
+    """
     before, after = [], []
     for _ in range(repeats):
         watch = _Watch()
         seconds = board.draw([case], watch).seconds
         called, *steps = watch.began
-        before.append(steps[0] - called)
         step = (steps[-1] - steps[0]) / (len(steps) - 1)
-        after.append(called + seconds - steps[-1] - step)
-    unit = cost.site_s * cost.sites + cost.step_s
-    median = [float(np.median(values)) / unit for values in (before, after)]
-    return Prices(median[0], cost.step_s / unit, max(0.0, median[1]))
+        before.append((steps[0] - called) / step)
+        after.append((called + seconds - steps[-1]) / step - 1)
+    idle = cost.step_s / (cost.site_s * cost.sites + cost.step_s)
+    return Prices(float(np.median(before)), idle, max(0.0, float(np.median(after))))
