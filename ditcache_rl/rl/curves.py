@@ -17,7 +17,7 @@ class _Curves(TensorBoardOutputFormat):
 
     def __init__(self, folder: Path, steps: int) -> None:
         after = steps + 1 if steps else None
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=after)  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=after)
         self._is_closed = False
 
 
@@ -29,9 +29,10 @@ def open_curves(folder: Path, steps: int) -> Logger:
 
 def merge_events(folder: Path) -> None:
     """Make one file of those that the sittings of a run have left, each without a broken end."""
-    first, *others = sorted(folder.glob("events.out.tfevents.*")) or [None]
-    if first is None:
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    if not files:
         return
+    first, *others = files
     with first.open("r+b") as file:
         file.seek(file.truncate(_whole(first.read_bytes())))
         for other in others:

@@ -376,7 +376,7 @@ def test_looking_changes_nothing(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_
             run += [obs, np.array([reward])]
         runs.append(np.concatenate(run))
 
-    np.testing.assert_array_equal(*runs)
+    np.testing.assert_array_equal(runs[0], runs[1])
     assert "step" not in vars(tiny_pipe.scheduler)
 
 
