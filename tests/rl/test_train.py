@@ -231,7 +231,7 @@ def test_a_run_of_something_else_is_not_gone_on_with(trained: Trained, tmp_path:
     assert "were made for seed 3, received 4; leave --resume out" in seed_said
     assert "were made for model {'weights': '000" in weights_said
     assert "were made for version '0.0.1'" in version_said
-    assert "run.json: expected what floors-4.npz, " in unknown_said
+    assert "run.json: expected what agent.zip, floors-4.npz, " in unknown_said
     assert not (tmp_path / "policy").exists()
 
 

@@ -87,7 +87,7 @@ def test_statistics_are_those_of_the_episode(env: DenoiseEnv) -> None:
 def test_an_episode_is_recorded_as_a_video(env: DenoiseEnv, tmp_path: Path) -> None:
     pytest.importorskip("moviepy")
     videos = tmp_path / "videos"
-    recorded = wrappers.RecordVideo(env, str(videos), episode_trigger=lambda episode: True)
+    recorded: Any = wrappers.RecordVideo(env, str(videos), episode_trigger=lambda episode: True)
 
     play(recorded)
     recorded.close()  # type: ignore[no-untyped-call]
