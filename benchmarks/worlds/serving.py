@@ -55,8 +55,8 @@ class ServingAmounts(NamedTuple):
     """For an agent to learn in."""
 
 
-FULL = ServingAmounts(512, 48, 700_000)
-QUICK = ServingAmounts(64, 16, 200_000)
+FULL = ServingAmounts(256, 24, 900_000)
+QUICK = ServingAmounts(64, 12, 200_000)
 
 
 class Tuned(NamedTuple):
@@ -92,7 +92,9 @@ def measure(amounts: ServingAmounts) -> tuple[dict[str, float], Lines]:
             tuned = tune(board, amounts.tuning, tested, f"{regime} {load}")
             played = serve(tested, agent, fronts, board.ticks, together=True)
             learned = judged("ppo", True, "", np.nan, played)
-            lines += [{"regime": regime, "load": load} | one.line for one in [*tuned, learned]]
+            for one in [*tuned, learned]:
+                lines.append({"regime": regime, "load": load} | one.line)
+                console.print(" ".join(str(value) for value in lines[-1].values()))
             rules = [one for one in tuned if one.kind != "fixed"]
             best = max(rules, key=lambda one: one.tuning_db)
             fixed, fixed_behind = (one for one in tuned if one.kind == "fixed")
@@ -195,8 +197,6 @@ def main() -> None:
     run = Benchmark()
     torch.set_num_threads(1)
     found, lines = measure(QUICK if options.quick else FULL)
-    for line in lines:
-        console.print(" ".join(str(value) for value in line.values()))
     run.finish(found, lines, options.json, title="serving")
 
 

@@ -113,6 +113,7 @@ def test_a_price_that_is_none_is_refused() -> None:
         env.step(np.int64(16))
 
 
+@pytest.mark.slow
 def test_an_agent_learns_to_set_prices() -> None:
     service = Service(FRONTS, BATCHY, loads=(4.0,), requests=8)
     heard: list[float] = []
