@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Lines
-from ditcache_rl.rl.pace import Standing, interval, learn_agent, standing
+from ditcache_rl.rl.pace import Kept, interval, learn_agent, standing
 from ditcache_rl.world import Agent, Decide, Moment, Pacer, Replanning
 from ditcache_rl.world.rules import planned
-from ditcache_rl.world.simulator import Quality, Requests
+from ditcache_rl.world.simulator import GapCosts, Requests
 from ditcache_rl.world.tuning import SPARE, best_by_deadline, cautious, tuned, with_margin
 from ditcache_rl.world.world import World
 
@@ -58,7 +58,7 @@ def world_of(pacer: Pacer) -> World:
     """Return the world that a pacer was made for."""
     pacing = pacer.pacing
     limits = pacing.shortest_s / pacing.compute_s, pacing.longest_s / pacing.compute_s
-    return World(Quality(pacer.sigmas, pacer.costs), pacer.prices, limits)
+    return World(GapCosts(pacer.sigmas, pacer.costs), pacer.prices, limits)
 
 
 def compared(pacer: Pacer, sizes: Sizes, *, seed: int = 0) -> tuple[dict[str, float], Lines]:
@@ -111,7 +111,7 @@ def compared(pacer: Pacer, sizes: Sizes, *, seed: int = 0) -> tuple[dict[str, fl
 
 
 def _figures(
-    load: str, rows: Mapping[str, Standing], agents: Mapping[str, Decide], seed: int
+    load: str, rows: Mapping[str, Kept], agents: Mapping[str, Decide], seed: int
 ) -> dict[str, float]:
     """Compare the agent with its opponents under one load."""
     if "agent" not in rows:
@@ -131,11 +131,11 @@ def _figures(
     return found
 
 
-def _minus(one: Standing, other: Standing) -> float:
+def _minus(one: Kept, other: Kept) -> float:
     return float((one.score_db - other.score_db).mean())
 
 
-def _line(row: Standing, rule: Standing) -> dict[str, object]:
+def _line(row: Kept, rule: Kept) -> dict[str, object]:
     return {
         "load": row.load,
         "contender": row.name,

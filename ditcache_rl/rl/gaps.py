@@ -23,8 +23,8 @@ from ditcache_rl.search.gaps import GapSearch, schedule_on
 from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo
 from ditcache_rl.world import Prices
 
-#: Rounds of rollouts that gap models are fitted on, rows of each, and train cases.
-_ROUNDS, _ROWS, _CASES = 4, 192, 64
+#: Rounds of rollouts that gap models are fitted on, paths of each, and train cases.
+_ROUNDS, _PATHS, _CASES = 4, 192, 64
 #: Images that the costs of gaps are scaled to.
 _SCALED = 64
 #: Of what a stage leaves: costs of a hundred steps have 8 MB.
@@ -51,7 +51,7 @@ def fit_gaps(
     rng = np.random.default_rng(seed)
     search = GapSearch(board, cases[:_CASES], rng=rng)
     model = search.fit(
-        rounds=_ROUNDS, rows=_ROWS, on_round=lambda share: tick(0.8 * share, "gaps of paths")
+        rounds=_ROUNDS, paths=_PATHS, on_round=lambda share: tick(0.8 * share, "gaps of paths")
     )
     products = search.products()
     paths = shaken_paths(fitted_gap_costs(products), _SCALED, rng)

@@ -24,9 +24,9 @@ from ditcache_rl.types import Floats
 from ditcache_rl.world import (
     Agent,
     Decide,
+    GapCosts,
     Pacer,
     Pacing,
-    Quality,
     Requests,
     played,
 )
@@ -39,7 +39,7 @@ _COMPARE, _BATCH = 6144, 1020
 _MOST_BYTES = 1 << 26
 
 
-class Standing(NamedTuple):
+class Kept(NamedTuple):
     """How a contender fares under one load."""
 
     load: str
@@ -51,11 +51,11 @@ class Standing(NamedTuple):
     """(images,) PSNR, 0 of late ones."""
 
 
-def standing(name: str, load: str, requests: Requests, decide: Decide) -> Standing:
+def standing(name: str, load: str, requests: Requests, decide: Decide) -> Kept:
     """Play a contender."""
     psnr_db, in_time = played(requests, decide)
     mean = float(psnr_db[in_time].mean()) if in_time.any() else float("nan")
-    return Standing(load, name, float(in_time.mean()), mean, score_db(psnr_db, in_time))
+    return Kept(load, name, float(in_time.mean()), mean, score_db(psnr_db, in_time))
 
 
 def interval(gains: Floats, seed: int) -> tuple[float, float]:
@@ -117,7 +117,7 @@ def make_pacer(
     prices = measure_ends(board, cases[0], cost)
     unit = cost.site_s * cost.sites + cost.step_s
     low, high = (share * cost.reference_s / unit for share in config.deadlines)
-    world = World(Quality(sigmas, costs), prices, (low, high))
+    world = World(GapCosts(sigmas, costs), prices, (low, high))
     promised, loads = config.promised_share, config.loads
     tick(0.35, "rules")
     static, start, rule = tune_opponents(world, loads, promised, seed=seed)
@@ -144,7 +144,7 @@ def make_pacer(
         "replanning": rule,
         "agent": agent,
     }
-    rows: list[Standing] = []
+    rows: list[Kept] = []
     for place, load in enumerate(loads):
         draw = world.fixed([load], _COMPARE // len(loads), seed + 200 + place)
         rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
@@ -178,6 +178,7 @@ def make_pacer(
                 "contender": one.name,
                 "kept_share": one.kept_share,
                 "psnr_db": one.psnr_db,
+                "score_db": float(one.score_db.mean()),
             }
             for one in rows
         ],
@@ -227,5 +228,5 @@ def pace_stage(
     return pacer, facts
 
 
-def _scores(rows: Sequence[Standing], name: str) -> NDArray[np.float64]:
+def _scores(rows: Sequence[Kept], name: str) -> NDArray[np.float64]:
     return np.concatenate([one.score_db for one in rows if one.name == name])

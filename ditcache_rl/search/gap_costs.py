@@ -14,7 +14,7 @@ from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import Floats
 from ditcache_rl.world.simulator import psnr_of
 
-#: How far plans are moved from the best ones so that many gaps are seen: of log costs.
+#: How far paths are moved from the best ones so that many gaps are seen: of log costs.
 _SHAKE = 0.5
 #: Logarithms between which the scale of costs is looked for: from latents to images.
 _SCALES = (-60.0, 60.0)
@@ -44,7 +44,7 @@ def fit_costs(products: Products, paths: Sequence[ComputePath], psnr_db: Floats)
 
 
 def shaken_paths(costs: Floats, count: int, rng: np.random.Generator) -> list[ComputePath]:
-    """Draw paths around the best ones, of any number of computes up to half, on changing plans."""
+    """Draw paths around the best ones, of up to half of the steps, which may change on the way."""
     return [_shaken_path(costs, rng) for _ in range(count)]
 
 

@@ -104,21 +104,21 @@ class GapSearch:
         return Products(np.concatenate(grams), self.sigmas)
 
     def fit(
-        self, *, rounds: int, rows: int, on_round: Callable[[float], None] | None = None
+        self, *, rounds: int, paths: int, on_round: Callable[[float], None] | None = None
     ) -> GapModel:
         """Fit the coefficients of every gap.
 
         Args:
             rounds: Of rollouts and fits.
-            rows: Rollouts of a round.
+            paths: Rollouts of a round.
             on_round: Hears the share that is done.
         """
         products = self.products()
         self._learn([_open_gaps(products, self._rng)], _OPEN_FITS)
         costs = fitted_gap_costs(products)
         for index in range(rounds):
-            paths = shaken_paths(costs, rows, self._rng)
-            self._seen += self.rollout(paths, self.model)[0]
+            drawn = shaken_paths(costs, paths, self._rng)
+            self._seen += self.rollout(drawn, self.model)[0]
             self._learn(self._seen, _FITS)
             if on_round is not None:
                 on_round((index + 1) / rounds)
@@ -163,17 +163,17 @@ class GapSearch:
         paths: Sequence[ComputePath],
         model: GapModel,
     ) -> tuple[list[Gaps], Floats]:
-        steps, rows = self._board.steps, np.arange(len(paths))
+        steps, numbers = self._board.steps, np.arange(len(paths))
         stops = np.array([[*path, *[steps] * (steps + 1 - len(path))] for path in paths])
         computes = np.zeros((len(paths), steps), dtype=bool)
-        for row, path in enumerate(paths):
-            computes[row, list(path)] = True
+        for number, path in enumerate(paths):
+            computes[number, list(path)] = True
         latents = targets[0][cases].clone()
         outputs = latents.new_zeros(len(paths), HISTORY, *latents.shape[1:])
         known = np.full((len(paths), HISTORY), -1, dtype=np.int64)
         found = []
         for step in range(steps):
-            due = rows[computes[:, step]]
+            due = numbers[computes[:, step]]
             if not len(due):
                 continue
             fresh = [
@@ -191,8 +191,8 @@ class GapSearch:
             gram, moment, square = _products_of(flat, (wanted - latents[due]).flatten(1))
             found.append(Gaps(known[due].copy(), ends, gram, moment, square))
             update = model.update(known[due], ends, self.sigmas)
-            weights = torch.as_tensor(update, dtype=flat.dtype, device=flat.device)
-            moved = torch.einsum("rh,rhf->rf", weights, flat)
+            shares = torch.as_tensor(update, dtype=flat.dtype, device=flat.device)
+            moved = torch.einsum("rh,rhf->rf", shares, flat)
             latents[due] += moved.view(latents[due].shape)
         wrong = (latents - targets[-1][cases]).flatten(1).double().square().mean(dim=1)
         return found, wrong.cpu().numpy()
@@ -285,16 +285,16 @@ def _open_gaps(products: Products, rng: np.random.Generator) -> Gaps:
     apart = rng.integers(1, max(2, steps // 3), size=(_OPEN, HISTORY - 1))
     known = np.full((_OPEN, HISTORY), -1, dtype=np.int64)
     ends = np.concatenate([first[:, None], first[:, None] + apart.cumsum(axis=1)], axis=1)
-    for row in range(_OPEN):
-        own = np.unique(np.minimum(ends[row, : count[row]], steps - 2))
-        known[row, : len(own)] = own[::-1]
+    for number in range(_OPEN):
+        own = np.unique(np.minimum(ends[number, : count[number]], steps - 2))
+        known[number, : len(own)] = own[::-1]
     stops = np.minimum(known[:, 0] + rng.integers(2, longest + 1, size=_OPEN), steps)
     there = known >= 0
     inside = (np.arange(steps) >= known[:, :1]) & (np.arange(steps) < stops[:, None])
-    weights = inside * moves
+    moved = inside * moves
     own = gram[numbers]
     outputs = np.take_along_axis(own, np.maximum(known, 0)[:, :, None], axis=1)
-    moment = np.einsum("git,gt->gi", outputs, weights) * there
-    square = np.einsum("gs,gst,gt->g", weights, own, weights)
+    moment = np.einsum("git,gt->gi", outputs, moved) * there
+    square = np.einsum("gs,gst,gt->g", moved, own, moved)
     at = np.take_along_axis(outputs, np.maximum(known, 0)[:, None, :], axis=2)
     return Gaps(known, stops, at * (there[:, :, None] & there[:, None, :]), moment, square)

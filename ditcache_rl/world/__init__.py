@@ -5,19 +5,19 @@ from ditcache_rl.world.controller import DeadlineController, Gauges
 from ditcache_rl.world.moment import Moment, Prices
 from ditcache_rl.world.pacer import Pacer, Pacing
 from ditcache_rl.world.rules import ByDeadline, Replanning
-from ditcache_rl.world.simulator import Decide, Quality, Requests, played
+from ditcache_rl.world.simulator import Decide, GapCosts, Requests, played
 
 __all__ = [
     "Agent",
     "ByDeadline",
     "DeadlineController",
     "Decide",
+    "GapCosts",
     "Gauges",
     "Moment",
     "Pacer",
     "Pacing",
     "Prices",
-    "Quality",
     "Replanning",
     "Requests",
     "agent_input",

@@ -93,7 +93,7 @@ class Pacer:
 
     @property
     def rule(self) -> Replanning:
-        """Plans anew at every step."""
+        """Places the rest anew at every step."""
         pacing = self.pacing
         return Replanning(
             self.placement,

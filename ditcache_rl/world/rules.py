@@ -36,7 +36,7 @@ class ByDeadline:
     def over(
         cls, placement: Placement, computes: NDArray[np.int64], deadlines: Floats, speeds: Floats
     ) -> ByDeadline:
-        """Follow the best plans of a placement."""
+        """Follow the best paths of a placement."""
         computed = np.zeros((placement.steps + 1, placement.steps), dtype=bool)
         for count in range(1, placement.steps + 1):
             computed[count, list(placement.path(count))] = True
@@ -56,7 +56,7 @@ class ByDeadline:
 
 @dataclass(frozen=True)
 class Replanning:
-    """Plan the rest anew at every step: as many computes as fit, each where it is best.
+    """Place the rest anew at every step: as many computes as fit, each where it is best.
 
     Attributes:
         placement: Where computes are best.
@@ -103,7 +103,7 @@ def fitting(
 
 
 def planned(placement: Placement, moment: Moment, left: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell whether the best plan with so many computes left computes now: (rows,)."""
+    """Tell whether the best way on with so many computes left computes now: (rows,)."""
     if moment.step == 0:
         return np.ones(len(left), dtype=bool)
     stops = placement.next_stop(left, moment.older, moment.newest, moment.step)

@@ -23,7 +23,7 @@ from ditcache_rl.world.moment import Moment, Prices
 STEP_NOISE = 0.05
 
 
-class Quality(NamedTuple):
+class GapCosts(NamedTuple):
     """What is known of the quality of any path of computed steps, without drawing an image."""
 
     sigmas: Floats
@@ -53,7 +53,7 @@ class Requests:
 
     def __init__(
         self,
-        quality: Quality,
+        quality: GapCosts,
         prices: Prices,
         traces: Floats,
         given: Floats,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ditcache_rl.world.load import SLOTS, find_kind, generated
 from ditcache_rl.world.moment import Prices
-from ditcache_rl.world.simulator import Quality, Requests
+from ditcache_rl.world.simulator import GapCosts, Requests
 
 #: Time after the deadline that traces go on, in computes.
 _BEYOND = 40
@@ -18,7 +18,7 @@ _BEYOND = 40
 class World(NamedTuple):
     """Where images with deadlines are simulated."""
 
-    quality: Quality
+    quality: GapCosts
     prices: Prices
     deadlines: tuple[float, float]
     """Shortest and longest time of an image, in computes of an unloaded machine."""

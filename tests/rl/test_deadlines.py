@@ -3,7 +3,7 @@ import pytest
 
 from ditcache_rl.rl.deadlines import DeadlineVecEnv
 from ditcache_rl.rl.pace import learn_agent, standing
-from ditcache_rl.world import Agent, Pacer, Quality, played
+from ditcache_rl.world import Agent, GapCosts, Pacer, played
 from ditcache_rl.world.moment import NAMES
 from ditcache_rl.world.tuning import cautious, score_db
 from ditcache_rl.world.world import World
@@ -20,7 +20,7 @@ def pacer() -> Pacer:
 
 @pytest.fixture(scope="module")
 def world(pacer: Pacer) -> World:
-    return World(Quality(pacer.sigmas, pacer.costs), pacer.prices, (3.0, 8.0))
+    return World(GapCosts(pacer.sigmas, pacer.costs), pacer.prices, (3.0, 8.0))
 
 
 def made(world: World, pacer: Pacer, rows: int = 32) -> DeadlineVecEnv:

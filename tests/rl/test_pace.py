@@ -26,7 +26,7 @@ def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw and simulate little."""
-    for name, value in {"_ROUNDS": 1, "_ROWS": 8, "_SCALED": 4}.items():
+    for name, value in {"_ROUNDS": 1, "_PATHS": 8, "_SCALED": 4}.items():
         monkeypatch.setattr(gaps, name, value)
     for name, value in {"_COMPARE": 60, "_BATCH": 30}.items():
         monkeypatch.setattr(pace, name, value)

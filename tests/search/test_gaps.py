@@ -66,7 +66,7 @@ def _latents(pipe: Any, case: Case, call: dict[str, Any]) -> torch.Tensor:
 
 def test_fitted_coefficients_leave_less_than_a_line_does(board: Board) -> None:
     made = search(board)
-    model = made.fit(rounds=2, rows=24)
+    model = made.fit(rounds=2, paths=24)
     paths = shaken_paths(fitted_gap_costs(made.products()), 40, np.random.default_rng(5))
     paths = [path for path in paths if len(path) < STEPS]
 

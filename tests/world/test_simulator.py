@@ -4,7 +4,7 @@ import pytest
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
-from ditcache_rl.world import ByDeadline, Moment, Prices, Quality, Replanning, Requests, played
+from ditcache_rl.world import ByDeadline, GapCosts, Moment, Prices, Replanning, Requests, played
 from ditcache_rl.world.load import KINDS, SLOTS, find_kind, generated
 from ditcache_rl.world.rules import planned
 from ditcache_rl.world.simulator import STEP_NOISE
@@ -16,7 +16,7 @@ SIGMAS = np.linspace(1.0, 0.0, STEPS + 1)
 PRICES = Prices(before=0.5, idle=0.01, after=0.5)
 
 
-QUALITY = Quality(SIGMAS, cubed_costs(STEPS))
+QUALITY = GapCosts(SIGMAS, cubed_costs(STEPS))
 PLACEMENT = Placement(QUALITY.costs)
 
 
