@@ -50,10 +50,6 @@ def run(options: Namespace) -> int:
 
     from rich.console import Console
 
-    from ditcache_rl.machine import LEARNING, require
-
-    require("train", *LEARNING)
-
     from ditcache_rl.cli.progress import Bar
     from ditcache_rl.files import check_writable
     from ditcache_rl.pipelines import open_configured

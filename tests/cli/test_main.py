@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ditcache_rl._version import __version__
 from ditcache_rl.cli import main
 from ditcache_rl.config import shipped as layout
 from ditcache_rl.errors import ConfigError
@@ -81,6 +82,14 @@ def test_help_names_every_option_and_default(
     assert all(name in out for name in named)
     assert "None" not in out
     assert "False" not in out
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ditcache-rl {__version__}\n"
 
 
 def test_what_is_shipped_is_listed(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:

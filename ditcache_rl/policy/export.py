@@ -13,7 +13,8 @@ import torch
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing
 from ditcache_rl.machine import require
-from ditcache_rl.policy import Policy, save_schedules
+from ditcache_rl.policy.policy import Policy
+from ditcache_rl.policy.schedule_file import save_schedules
 
 #: Name of the search in an exported schedule file.
 METHOD = "policy"
