@@ -77,13 +77,25 @@ def check_writable(*paths: Path, folders: bool = False) -> None:
         ConfigError: If one is of the other kind, or its folder is none or is not writable.
     """
     for path in paths:
-        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        expected = f"expected a {'folder' if folders else 'file'} that can be written, received"
+        try:
+            there = next(place for place in (path, *path.absolute().parents) if _is_there(place))
+        except (OSError, ValueError) as error:  # a name that nothing can have
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{expected} {str(path)!r}: {why}; choose another") from error
         if there.is_dir() != (folders or there != path) or not os.access(there, os.W_OK):
             raise ConfigError(
-                f"expected a {'folder' if folders else 'file'} that can be written, received "
-                f"{path}: {there} is {'a folder' if there.is_dir() else 'a file'}"
+                f"{expected} {path}: {there} is {'a folder' if there.is_dir() else 'a file'}"
                 f"{'' if os.access(there, os.W_OK) else ' without permission'}; choose another"
             )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:

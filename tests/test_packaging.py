@@ -127,6 +127,17 @@ for found in pkgutil.walk_packages(ditcache_rl.__path__, "ditcache_rl.", onerror
     )
 
 
+@pytest.mark.parametrize("asked", [["train"], ["train", "--retarget", "shapes-ppo"]])
+def test_a_base_install_says_in_one_line_that_it_cannot_train(asked: list[str]) -> None:
+    code = "sys.stderr = sys.stdout; from ditcache_rl.cli import main; print(main(sys.argv[1:]))"
+
+    said, status = base_install(code, *asked).splitlines()
+
+    assert status == "2"
+    assert said.startswith("error: expected gymnasium, stable_baselines3, sb3_contrib, tensorboard")
+    assert said.endswith("pip install 'ditcache-rl[train]'")
+
+
 def test_a_base_install_exports_schedules(tmp_path: Path) -> None:
     typed = ["export", "--schedules", str(tmp_path / "schedules.json")]
 

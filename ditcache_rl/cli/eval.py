@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ditcache_rl.cli.options import RUNS, add_out, add_steps, run_folder
+from ditcache_rl.cli.options import RUNS, add_out, add_steps, command_line, run_folder
 from ditcache_rl.config import find_policy, load_env
 
 HELP = "measure a policy"
@@ -52,7 +51,7 @@ def run(options: Namespace) -> int:
     results = evaluate_policy(
         policy, config, prompts=options.prompts, steps=options.steps, progress=Bar("eval")
     )
-    command = shlex.join(["python", "eval.py", *options.typed])
+    command = command_line("eval", *options.typed)
     report = build_report(results, env=config.id, command=command)
     console = Console()
     if not console.is_terminal:

@@ -24,6 +24,8 @@ def run(options: Namespace) -> int:
     """Write what was asked for."""
     if not (options.schedules or options.onnx):
         raise ConfigError("expected --schedules FILE, --onnx FILE or both, received neither")
+    if options.schedules == options.onnx:
+        raise ConfigError(f"expected two files, received {options.onnx} for both")
     folder = find_policy(options.policy)
 
     from ditcache_rl.files import check_writable

@@ -28,7 +28,7 @@ def find_policy(source: str | Path | None = None) -> Path:
     Raises:
         ConfigError: If it is not there.
     """
-    return find_shipped(source or "shapes-ppo", "policies", "")
+    return find_shipped("shapes-ppo" if source is None else source, "policies", "")
 
 
 def _shipped(kind: str) -> Path:
@@ -44,10 +44,11 @@ def find_shipped(source: str | Path, kind: str, suffix: str) -> Path:
         ConfigError: If it is neither; the message lists the names.
     """
     path = Path(source)
-    if path.is_file() if suffix else path.is_dir():
+    named = source != ""  # a path of nothing is the present folder, which nobody means
+    if named and (path.is_file() if suffix else path.is_dir()):
         return path
     shipped = _shipped(kind) / f"{source}{suffix}"
-    if isinstance(source, str) and "/" not in source and shipped.exists():
+    if isinstance(source, str) and named and "/" not in source and shipped.exists():
         return shipped
     names = [
         p.name.removesuffix(suffix) for p in _shipped(kind).iterdir() if p.name.endswith(suffix)

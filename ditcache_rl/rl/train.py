@@ -16,7 +16,7 @@ import torch
 
 from ditcache_rl.bench import Board, cases_of, keep_profile
 from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
@@ -37,7 +37,7 @@ from ditcache_rl.rl.stages import (
     search_stage,
 )
 from ditcache_rl.schedules import CostModel, ScheduleTable
-from ditcache_rl.types import UNSEEN, Progress
+from ditcache_rl.types import MOST_SEED, UNSEEN, Progress
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
@@ -75,8 +75,9 @@ class TrainOptions:
 
         Raises:
             ConfigError: If the policy folder exists, unless it is a policy that may be replaced, or
-                the run folder lies in it.
+                the run folder lies in it, or the seed is none.
         """
+        check_within("--seed", self.seed, 0, MOST_SEED)
         if self.run.resolve().is_relative_to(self.out.resolve()):
             raise ConfigError(
                 f"expected a folder of its own for the policy, received {self.out}, in which the "

@@ -51,7 +51,7 @@ def test_an_evaluation_writes_table_report_and_pictures(
     assert report["prompts"] == list(PROMPTS["test"])
     assert report["seeds"] == [30, 31]
     assert report["num_inference_steps"] == 4
-    assert report["command"].startswith("python eval.py")
+    assert report["command"].startswith("ditcache-rl eval")
     rows = {(row["method"], row["family"], row["target"]): row for row in report["rows"]}
     assert set(rows) == {
         ("reference", "reference", ""),
