@@ -66,6 +66,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     partial.rename(folder)
 
 
+def is_there(path: Path, *, folder: bool = False) -> bool:
+    """Tell whether there is a file, or a folder; at a name that none can have there is none."""
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except OSError:  # too long, or on a disk that does not answer
+        return False
+
+
 def check_writable(*paths: Path, folders: bool = False) -> None:
     """Refuse, before any work, what could not be written after it; nothing is made.
 
@@ -79,7 +87,7 @@ def check_writable(*paths: Path, folders: bool = False) -> None:
     for path in paths:
         expected = f"expected a {'folder' if folders else 'file'} that can be written, received"
         try:
-            there = next(place for place in (path, *path.absolute().parents) if _is_there(place))
+            there = next(place for place in (path, *path.absolute().parents) if _exists(place))
         except (OSError, ValueError) as error:  # a name that nothing can have
             why = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"{expected} {str(path)!r}: {why}; choose another") from error
@@ -90,7 +98,7 @@ def check_writable(*paths: Path, folders: bool = False) -> None:
             )
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -65,6 +65,8 @@ class Memory:
                 "expected Memory(disk=..., dir=...) together, received "
                 f"disk={self.disk!r} and dir={self.dir!r}"
             )
+        if not isinstance(self.dir, str | Path | None):
+            raise ConfigError(f"Memory(dir=...) must be a path, received {self.dir!r}")
         find_codec(self.storage)
 
     def __repr__(self) -> str:

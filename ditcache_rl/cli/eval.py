@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ditcache_rl.cli.options import RUNS, add_out, add_steps, command_line, run_folder
 from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.files import is_there
 
 HELP = "measure a policy"
 
@@ -32,7 +33,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Measure, print, write and plot."""
     given = Path(options.policy)
-    policy = given if given.is_file() else find_policy(options.policy)
+    policy = given if is_there(given) else find_policy(options.policy)
     config = load_env(options.env)
     out = options.out or run_folder(RUNS / "eval")
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import is_there
 
 #: Where commands leave what they find, unless they are told otherwise.
 RUNS = Path("runs")
@@ -73,7 +74,7 @@ def run_folder(home: Path, resume: str | None = None) -> Path:
         # Sorted by time, and shared with nothing that begins at the same moment, anywhere.
         return home / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
     if resume != "latest":
-        if not resume or not Path(resume).is_dir():
+        if not resume or not is_there(Path(resume), folder=True):
             raise ConfigError(f"--resume must name a run folder, received {resume!r}")
         return Path(resume)
     runs = sorted(path for path in home.glob("*") if path.is_dir())

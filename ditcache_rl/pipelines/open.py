@@ -12,6 +12,7 @@ import torch
 
 from ditcache_rl.config import PipelineConfig
 from ditcache_rl.errors import ConfigError, closest
+from ditcache_rl.files import is_there
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.pipelines.compress import check_quantization, prune_blocks, quantize_weights
 
@@ -96,7 +97,7 @@ def open_pipeline(
     try:
         pipe = DiffusionPipeline.from_pretrained(folder, dtype=kind)
     except Exception as error:  # whatever the libraries make of a damaged folder
-        near = "" if Path(folder).is_dir() else " (no such folder here)"
+        near = "" if is_there(Path(folder), folder=True) else " (no such folder here)"
         raise ConfigError(
             f"[pipeline] source must be {BUILTIN!r}, a pipeline folder or a Hub id, "
             f"received {source!r}{near}: {error}"

@@ -130,6 +130,12 @@ def test_no_policy_at_all_is_an_empty_list(
         (["train", "--seed", "-1"], "--seed must lie in [0, 4294967295], received -1"),
         (["train", "--seed", "9" * 400], "--seed must lie in [0, 4294967295], received 999"),
         (["train", ""], "expected a path or one of the shipped envs (shapes), received ''"),
+        (
+            ["train", "x" * 300],
+            "expected a path or one of the shipped envs (shapes), received 'xxx",
+        ),
+        (["eval", "x" * 300], "shapes-ppo, tiny), received 'xxx"),
+        (["train", "--resume", "x" * 300], "--resume must name a run folder, received 'xxx"),
         (["eval", ""], "shapes-ppo, tiny), received ''"),
         (["train", "--resume", ""], "--resume must name a run folder, received ''"),
         (["train", "--out", "a\0b"], "expected a folder that can be written, received 'a\\x00b'"),

@@ -105,7 +105,7 @@ def test_another_step_count_is_evaluated_on_request(
     [
         (["--prompts", "0"], "--prompts must lie between 1 and the 2 of test.txt, received 0"),
         (["--prompts", "3"], "received 3"),
-        (["--prompts", "1", "--steps", "0"], "--steps must be >= 1, received 0"),
+        (["--prompts", "1", "--steps", "0"], "--steps must lie in [1, 1024], received 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(
