@@ -71,7 +71,8 @@ def attach(
         unknown: Refused, with the nearest name that there is.
 
     Raises:
-        ArtifactError: If the policy is damaged, or belongs to another model.
+        ArtifactError: If the policy is damaged, or belongs to another model. A later call raises it
+            where estimates have left nothing finite, instead of drawing it.
         BudgetError: If the target is out of reach at the first step count of the policy; a request
             where it is computes everything, and `Run.summary` says so.
         ConfigError: If arguments contradict each other.
