@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import Scored
 
 
 def write_card(policy: Policy) -> str:
     """Describe a policy in Markdown: what it is for, how it was made, what it gains."""
     manifest = policy.manifest
     first = policy.steps[0]
-    cost, safe = policy.cost, policy.safe[first]
+    cost = policy.cost
+    safe: Mapping[int, Scored] = policy.safe.get(first, {})
+    minutes = policy.metrics.get("train_minutes")
+    spent = f"{minutes:.1f} minutes on" if isinstance(minutes, float) else "on"
     floors = "\n".join(
         f"| {computes}/{cost.site_steps} | {cost.reference_s / cost.with_computes(computes):.2f}x "
         f"| {one.floor_psnr_db:.1f} dB | {one.floor_ssim:.4f} |"
@@ -34,7 +39,7 @@ with dc.cached(pipe, "PATH/OF/THIS/FOLDER", speedup=2.0) as run:
 
 ## How it was made
 
-`{manifest.command}`, seed {manifest.seed}, {policy.metrics["train_minutes"]:.1f} minutes on
+`{manifest.command}`, seed {manifest.seed}, {spent}
 {manifest.machine.get("cpu")}, {manifest.machine.get("threads")} threads. One call at {first} steps
 takes {cost.reference_s:.3f} s there, a step that reuses {cost.step_s * 1e3:.2f} ms, a computed site
 {cost.site_s * 1e3:.2f} ms, and {cost.resume_s * 1e3:.2f} ms more after a step without.
