@@ -19,7 +19,7 @@ from typing import Any
 
 from ditcache_rl.errors import ArtifactError, ConfigError
 
-_MOST_JSON_BYTES = 1 << 18
+_MOST_JSON_BYTES, _PART_BYTES = 1 << 18, 1 << 18
 #: Of values in each other, of keys beside each other, and of a number, whose square is finite: what
 #: the package writes has 8, a few hundred, and bytes of memory or seeds.
 _MOST_DEPTH, _MOST_KEYS, _MOST_NUMBER = 32, 1 << 14, 1 << 64
@@ -116,14 +116,19 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ArtifactError(f"{path}: expected a file, received a pipe or device")
-            size = os.fstat(file.fileno()).st_size
-            # Of what grows meanwhile, or says that it is empty, no more is read either.
-            data = b"" if size > most_bytes else file.read(most_bytes + 1)
+            size, parts = os.fstat(file.fileno()).st_size, []
+            # Of what grows meanwhile, or says that it is empty, no more is read either; memory is
+            # taken for what is there, not for what might be.
+            left = 0 if size > most_bytes else most_bytes + 1
+            while part := file.read(min(left, _PART_BYTES)):
+                parts.append(part)
+                left -= len(part)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: expected a file, found none") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         why = error.strerror if isinstance(error, OSError) else error
         raise ArtifactError(f"{path}: expected a file, received: {why}") from error
+    data = b"".join(parts)
     if max(size, len(data)) > most_bytes:
         raise ArtifactError(
             f"{path}: expected at most {most_bytes} bytes, received {max(size, len(data))}"
