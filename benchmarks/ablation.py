@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, console, parser, writable
 from benchmarks.learned.ablated import (
     COMPUTES,
     VARIANTS,
@@ -85,7 +85,7 @@ def _options() -> Any:
     built.add_argument("--episodes", type=int, default=384, help="of each of them")
     built.add_argument("--resume", action="store_true", help="go on after the last training")
     built.add_argument("--pieces", type=Path, default=PIECES, help="folder of the trainings")
-    built.add_argument("--png", type=Path, metavar="FILE", help="write the curves to this file")
+    built.add_argument("--png", type=writable, metavar="FILE", help="write the curves to this file")
     return built
 
 

@@ -12,11 +12,10 @@ are medians of single calls, settings interleaved.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.harness import Benchmark, console, parser
+from benchmarks.harness import Benchmark, console, parser, writable
 from benchmarks.precision.coarse import coarse_first_steps, draw_coarse
 from benchmarks.precision.compression import compression
 from benchmarks.precision.drawn import STEPS
@@ -34,7 +33,9 @@ BUDGET = 0.25
 def main() -> None:
     """Measure all, and report."""
     built = parser(__doc__)
-    built.add_argument("--picture", type=Path, metavar="FILE", help="draw coarse steps to this PNG")
+    built.add_argument(
+        "--picture", type=writable, metavar="FILE", help="draw coarse steps to this PNG"
+    )
     options = built.parse_args()
     run = Benchmark()
     config = load_env("shapes")

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, console, parser, writable
 from benchmarks.peers.contender import Setup
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.searched import schedules_for, with_schedules
@@ -146,8 +146,8 @@ def _options() -> Any:
         "--schedules", type=Path, default=SCHEDULES, help="where searched schedules are kept"
     )
     built.add_argument("--resume", action="store_true", help="go on with a run that was cut off")
-    built.add_argument("--html", type=Path, metavar="FILE", help="write a page to this file")
-    built.add_argument("--png", type=Path, metavar="FILE", help="write the plot to this file")
+    built.add_argument("--html", type=writable, metavar="FILE", help="write a page to this file")
+    built.add_argument("--png", type=writable, metavar="FILE", help="write the plot to this file")
     return built
 
 

@@ -16,7 +16,7 @@ A message says what was expected, what was received, where, and what to do:
 the package.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -64,3 +64,12 @@ def closest(name: str, known: Iterable[str]) -> str:
     """
     matches = get_close_matches(name, list(known), n=1)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def as_written(given: Mapping[str, object]) -> str:
+    """Write arguments as a user did: ``budget=0.5, sites=2``; those that are None were not given.
+
+    Args:
+        given: By name.
+    """
+    return ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)

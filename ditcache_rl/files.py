@@ -19,7 +19,7 @@ from typing import Any
 
 from ditcache_rl.errors import ArtifactError, ConfigError
 
-_MOST_JSON_BYTES = 1 << 18
+_MOST_JSON_BYTES, _PART_BYTES = 1 << 18, 1 << 18
 #: Of values in each other, of keys beside each other, and of a number, whose square is finite: what
 #: the package writes has 8, a few hundred, and bytes of memory or seeds.
 _MOST_DEPTH, _MOST_KEYS, _MOST_NUMBER = 32, 1 << 14, 1 << 64
@@ -66,6 +66,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     partial.rename(folder)
 
 
+def is_there(path: Path, *, folder: bool = False) -> bool:
+    """Tell whether there is a file, or a folder; at a name that none can have there is none."""
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except OSError:  # too long, or on a disk that does not answer
+        return False
+
+
 def check_writable(*paths: Path, folders: bool = False) -> None:
     """Refuse, before any work, what could not be written after it; nothing is made.
 
@@ -77,13 +85,25 @@ def check_writable(*paths: Path, folders: bool = False) -> None:
         ConfigError: If one is of the other kind, or its folder is none or is not writable.
     """
     for path in paths:
-        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        expected = f"expected a {'folder' if folders else 'file'} that can be written, received"
+        try:
+            there = next(place for place in (path, *path.absolute().parents) if _exists(place))
+        except (OSError, ValueError) as error:  # a name that nothing can have
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{expected} {str(path)!r}: {why}; choose another") from error
         if there.is_dir() != (folders or there != path) or not os.access(there, os.W_OK):
             raise ConfigError(
-                f"expected a {'folder' if folders else 'file'} that can be written, received "
-                f"{path}: {there} is {'a folder' if there.is_dir() else 'a file'}"
+                f"{expected} {path}: {there} is {'a folder' if there.is_dir() else 'a file'}"
                 f"{'' if os.access(there, os.W_OK) else ' without permission'}; choose another"
             )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
@@ -96,14 +116,19 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ArtifactError(f"{path}: expected a file, received a pipe or device")
-            size = os.fstat(file.fileno()).st_size
-            # Of what grows meanwhile, or says that it is empty, no more is read either.
-            data = b"" if size > most_bytes else file.read(most_bytes + 1)
+            size, parts = os.fstat(file.fileno()).st_size, []
+            # Of what grows meanwhile, or says that it is empty, no more is read either; memory is
+            # taken for what is there, not for what might be.
+            left = 0 if size > most_bytes else most_bytes + 1
+            while part := file.read(min(left, _PART_BYTES)):
+                parts.append(part)
+                left -= len(part)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: expected a file, found none") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         why = error.strerror if isinstance(error, OSError) else error
         raise ArtifactError(f"{path}: expected a file, received: {why}") from error
+    data = b"".join(parts)
     if max(size, len(data)) > most_bytes:
         raise ArtifactError(
             f"{path}: expected at most {most_bytes} bytes, received {max(size, len(data))}"

@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,6 +218,18 @@ def test_no_more_is_read_than_was_asked_for_even_where_a_file_says_it_is_empty()
 
     with pytest.raises(ArtifactError, match="expected at most 10 bytes, received 11"):
         read_bytes(endless, 10)
+
+
+def test_reading_takes_memory_for_what_is_there_alone(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x" * 300_000)
+
+    tracemalloc.start()
+    data = read_bytes(tmp_path / "small", 1 << 30)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert data == b"x" * 300_000
+    assert peak_bytes < 2 << 20
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,23 @@ del sys.argv[0]
 run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
 run(sys.argv[0], run_name="__main__")
 """
+
+
+#: Import names of everything that the extras bring and the package, without them, does not need.
+EXTRAS = [
+    *("gymnasium", "matplotlib", "pymoo", "sb3_contrib", "stable_baselines3", "tensorboard"),
+    *("onnx", "onnxscript", "torchao", "cache_dit", "plotly", "lpips", "accelerate", "peft"),
+]
+BASE_INSTALL = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS!r}))  # importing one of them now fails
+exec(sys.argv.pop(1))
+"""
+
+
+def base_install(code: str, *args: str) -> str:
+    """Run code where no extra is installed, and return what it printed."""
+    return python("-c", BASE_INSTALL, code, *args)
 
 
 def python(*args: str, cwd: Path = ROOT, path: Path = ROOT) -> str:
@@ -91,6 +109,50 @@ def test_import_pulls_in_no_more_than_it_needs(module: str, absent: tuple[str, .
     loaded = python("-c", f"import {module}, sys; print(*sys.modules, sep='\\n')").split()
 
     assert not set(absent) & set(loaded)
+
+
+def test_a_base_install_imports_everything_but_the_learning() -> None:
+    code = """
+import importlib, pkgutil, ditcache_rl
+for found in pkgutil.walk_packages(ditcache_rl.__path__, "ditcache_rl.", onerror=str):
+    if not found.name.startswith("ditcache_rl.rl.") and not found.name.endswith("__main__"):
+        try:
+            importlib.import_module(found.name)
+        except Exception as error:
+            print(found.name, type(error).__name__, error)
+"""
+    assert base_install(code) == (
+        "ditcache_rl.rl ConfigError expected gymnasium, stable_baselines3, sb3_contrib, "
+        "tensorboard to be installed, found none; pip install 'ditcache-rl[train]'\n"
+    )
+
+
+@pytest.mark.parametrize("asked", [["train"], ["train", "--retarget", "shapes-ppo"]])
+def test_a_base_install_says_in_one_line_that_it_cannot_train(asked: list[str]) -> None:
+    code = "sys.stderr = sys.stdout; from ditcache_rl.cli import main; print(main(sys.argv[1:]))"
+
+    said, status = base_install(code, *asked).splitlines()
+
+    assert status == "2"
+    assert said.startswith("error: expected gymnasium, stable_baselines3, sb3_contrib, tensorboard")
+    assert said.endswith("pip install 'ditcache-rl[train]'")
+
+
+def test_a_base_install_exports_schedules(tmp_path: Path) -> None:
+    typed = ["export", "--schedules", str(tmp_path / "schedules.json")]
+
+    base_install("from ditcache_rl.cli import main; sys.exit(main())", *typed)
+
+    assert (tmp_path / "schedules.json").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.md"])
+def test_readme_and_docs_name_the_extras(page: str) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = settings["project"]["optional-dependencies"].keys() - {"dev"}
+
+    text = (ROOT / page).read_text()
+    assert not {extra for extra in extras if f"`{extra}`" not in text}
 
 
 def test_all_is_what_can_be_imported() -> None:

@@ -1,5 +1,5 @@
 """What every benchmark stands on: its options, its clock, its table and file, its statistics."""
 
-from benchmarks.harness.report import ROOT, Benchmark, Lines, console, parser
+from benchmarks.harness.report import ROOT, Benchmark, Lines, console, parser, writable
 
-__all__ = ["ROOT", "Benchmark", "Lines", "console", "parser"]
+__all__ = ["ROOT", "Benchmark", "Lines", "console", "parser", "writable"]

@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ditcache_rl.files import write_json
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import check_writable, write_json
 from ditcache_rl.machine import machine_facts, version_facts
 
 Lines = list[dict[str, Any]]
@@ -41,10 +42,21 @@ def parser(description: str | None, *, quick: str | None = None) -> argparse.Arg
     built = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    built.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    built.add_argument(
+        "--json", type=writable, metavar="FILE", help="write the result to this file"
+    )
     if quick is not None:
         built.add_argument("--quick", action="store_true", help=f"short run: {quick}")
     return built
+
+
+def writable(text: str) -> Path:
+    """Take an option that names a file to write; refused now, not when all is measured."""
+    try:
+        check_writable(Path(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
 
 
 class Benchmark:

@@ -122,9 +122,8 @@ def find_codec(name: str) -> Codec:
         ConfigError: If there is none of that name.
     """
     if name not in CODECS:
-        raise ConfigError(
-            f"storage must be among {sorted(CODECS)}, received {name!r}.{closest(name, CODECS)}"
-        )
+        hint = closest(str(name), CODECS)
+        raise ConfigError(f"storage must be among {sorted(CODECS)}, received {name!r}.{hint}")
     return CODECS[name]
 
 

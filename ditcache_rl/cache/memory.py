@@ -13,7 +13,7 @@ from ditcache_rl.cache.codec import find_codec
 from ditcache_rl.cache.folder import open_folder
 from ditcache_rl.cache.io import SystemIO
 from ditcache_rl.config import memory_bytes, parse_bytes
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.errors import ConfigError, as_written
 
 _CPU = torch.device("cpu")
 
@@ -63,8 +63,10 @@ class Memory:
         if (self.disk is None) != (self.dir is None):
             raise ConfigError(
                 "expected Memory(disk=..., dir=...) together, received "
-                f"disk={self.disk!r} and dir={self.dir!r}"
+                f"{as_written({'disk': self.disk, 'dir': self.dir})} alone"
             )
+        if not isinstance(self.dir, str | Path | None):
+            raise ConfigError(f"Memory(dir=...) must be a path, received {self.dir!r}")
         find_codec(self.storage)
 
     def __repr__(self) -> str:

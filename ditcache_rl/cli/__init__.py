@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
+from ditcache_rl._version import __version__
 from ditcache_rl.cli import analyze, export, search, train
 from ditcache_rl.cli import eval as evaluate
 from ditcache_rl.cli import list as listing
@@ -56,16 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command].run(options)
     except DitcacheError as error:
-        # What other libraries say inside of it may have several lines.
-        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
+        print("error:", _one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
+def _one_line(text: str) -> str:
+    """Join what other libraries say in several lines, and show what a terminal would obey."""
+    joined = " ".join(text.split("\n"))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("ditcache-rl", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.add_options(

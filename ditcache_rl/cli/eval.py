@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ditcache_rl.cli.options import RUNS, add_out, add_steps, run_folder
+from ditcache_rl.cli.options import RUNS, add_out, add_steps, command_line, run_folder
 from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.files import is_there
 
 HELP = "measure a policy"
 
@@ -33,7 +33,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Measure, print, write and plot."""
     given = Path(options.policy)
-    policy = given if given.is_file() else find_policy(options.policy)
+    policy = given if is_there(given) else find_policy(options.policy)
     config = load_env(options.env)
     out = options.out or run_folder(RUNS / "eval")
 
@@ -52,7 +52,7 @@ def run(options: Namespace) -> int:
     results = evaluate_policy(
         policy, config, prompts=options.prompts, steps=options.steps, progress=Bar("eval")
     )
-    command = shlex.join(["python", "eval.py", *options.typed])
+    command = command_line("eval", *options.typed)
     report = build_report(results, env=config.id, command=command)
     console = Console()
     if not console.is_terminal:

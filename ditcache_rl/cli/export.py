@@ -24,18 +24,17 @@ def run(options: Namespace) -> int:
     """Write what was asked for."""
     if not (options.schedules or options.onnx):
         raise ConfigError("expected --schedules FILE, --onnx FILE or both, received neither")
+    if options.schedules == options.onnx:
+        raise ConfigError(f"expected two files, received {options.onnx} for both")
     folder = find_policy(options.policy)
 
-    from ditcache_rl.machine import LEARNING, require
+    from ditcache_rl.files import check_writable
+    from ditcache_rl.machine import require
+    from ditcache_rl.policy import load_policy
+    from ditcache_rl.policy.export import export_onnx, export_schedules
 
-    require("train", *LEARNING)
     if options.onnx:
         require("onnx", "onnx", "onnxscript")
-
-    from ditcache_rl.files import check_writable
-    from ditcache_rl.policy import load_policy
-    from ditcache_rl.rl.export import export_onnx, export_schedules
-
     wanted = ((options.schedules, export_schedules), (options.onnx, export_onnx))
     check_writable(*(file for file, _ in wanted if file))
     policy = load_policy(folder)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import shlex
+import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from datetime import datetime
 from pathlib import Path
 
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import is_there
 
 #: Where commands leave what they find, unless they are told otherwise.
 RUNS = Path("runs")
@@ -56,13 +59,22 @@ def add_resume(parser: ArgumentParser) -> None:
     )
 
 
+def command_line(command: str, *typed: str) -> str:
+    """Write a command as it can be typed here: as a script where one runs, else by its name."""
+    script = Path(sys.argv[0]).with_name(f"{command}.py")
+    by_script = Path(sys.argv[0]).name in ("train.py", "eval.py") and script.is_file()
+    return shlex.join(
+        [*(("python", str(script)) if by_script else ("ditcache-rl", command)), *typed]
+    )
+
+
 def run_folder(home: Path, resume: str | None = None) -> Path:
     """Return a new run folder, or the one to go on with."""
     if resume is None:
         # Sorted by time, and shared with nothing that begins at the same moment, anywhere.
         return home / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
     if resume != "latest":
-        if not Path(resume).is_dir():
+        if not resume or not is_there(Path(resume), folder=True):
             raise ConfigError(f"--resume must name a run folder, received {resume!r}")
         return Path(resume)
     runs = sorted(path for path in home.glob("*") if path.is_dir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
@@ -14,10 +13,11 @@ from ditcache_rl.cli.options import (
     add_resume,
     add_seed,
     add_steps,
+    command_line,
     run_folder,
 )
-from ditcache_rl.config import load_env
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.config import check_within, load_env
+from ditcache_rl.types import MOST_STEPS
 
 HELP = "search static schedules"
 
@@ -54,8 +54,7 @@ def run(options: Namespace) -> int:
     """Search, and print what was found."""
     config = load_env(options.env)
     if options.steps is not None:
-        if options.steps < 3:
-            raise ConfigError(f"--steps must be >= 3, received {options.steps}")
+        check_within("--steps", options.steps, 3, MOST_STEPS)
         config = replace(config, steps=[options.steps])
     folder = run_folder(RUNS / "search" / config.name, options.resume)
 
@@ -78,7 +77,7 @@ def run(options: Namespace) -> int:
         evaluations=search.evaluations if options.evaluations is None else options.evaluations,
         prompts=search.prompts if options.prompts is None else options.prompts,
         seed=options.seed,
-        command=shlex.join(["ditcache-rl", "search", *options.typed]),
+        command=command_line("search", *options.typed),
     )
     settings.check(config)
     check_writable(folder, folders=True)
@@ -88,8 +87,11 @@ def run(options: Namespace) -> int:
     try:
         out = search_schedules(config, settings, progress=Bar("search"))
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with the same command and --resume {folder}", file=sys.stderr)
+        resume = [] if options.resume == str(folder) else ["--resume", str(folder)]
+        again = command_line("search", *options.typed, *resume)
+        print(f"\ninterrupted; go on with: {again}", file=sys.stderr)
         return 130
     Console().print(render_schedules(load_schedules(out)))
-    print(f"schedules: {out}\nmeasure them: python eval.py {out}")
+    again = command_line("eval", str(out), "--env", options.env)
+    print(f"schedules: {out}\nmeasure them: {again}")
     return 0

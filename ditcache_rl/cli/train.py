@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,11 @@ from ditcache_rl.cli.options import (
     add_out,
     add_resume,
     add_seed,
+    command_line,
     run_folder,
 )
-from ditcache_rl.config import find_policy, load_env
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.config import check_within, find_policy, load_env
+from ditcache_rl.types import MOST_COUNT
 
 HELP = "learn a policy"
 
@@ -42,32 +42,26 @@ def run(options: Namespace) -> int:
     """Train, or recalibrate."""
     config = load_env(options.env)
     if options.episodes is not None:
-        if options.episodes < 1:
-            raise ConfigError(f"--episodes must be >= 1, received {options.episodes}")
+        check_within("--episodes", options.episodes, 1, MOST_COUNT)
         config = replace(config, agent=replace(config.agent, episodes=options.episodes))
     old = None if options.retarget is None else find_policy(options.retarget)
     folder = run_folder(RUNS / config.name, options.resume)
 
     from rich.console import Console
 
-    from ditcache_rl.machine import LEARNING, require
-
-    require("train", *LEARNING)
-
     from ditcache_rl.cli.progress import Bar
     from ditcache_rl.files import check_writable
-    from ditcache_rl.pipelines import open_configured
     from ditcache_rl.rl.retarget import retarget_folder
     from ditcache_rl.rl.train import TrainOptions, train
 
     out = options.out or folder / "policy"
-    command = shlex.join(["python", "train.py", *options.typed])
+    command = command_line("train", *options.typed)
     settings = TrainOptions(folder, out, options.force, options.seed, command)
-    settings.check()
     check_writable(folder, out, folders=True)
+    settings.check()
     if old is not None:
-        retarget_folder(old, out, open_configured(config.pipeline), config, force=options.force)
-        print(f"policy: {out}\nmeasure it: python eval.py {out} --env {options.env}")
+        retarget_folder(old, out, config, force=options.force)
+        print(f"policy: {out}\n{_measuring(out, options)}")
         return 0
     console = Console(stderr=True)
 
@@ -79,18 +73,16 @@ def run(options: Namespace) -> int:
     try:
         train(config, settings, bar=Bar("train", console))
     except KeyboardInterrupt:
-        again = shlex.join(_resuming(options, folder))
+        # What is typed last counts.
+        resume = [] if options.resume == str(folder) else ["--resume", str(folder)]
+        again = command_line("train", *options.typed, *resume)
         say(f"\ninterrupted; what is finished is kept in {folder}. Go on with: {again}")
         return 130
     print((out / "README.md").read_text())
-    print(f"policy: {out}\nmeasure it: python eval.py {out}")
+    print(f"policy: {out}\n{_measuring(out, options)}")
     return 0
 
 
-def _resuming(options: Namespace, folder: Path) -> list[str]:
-    """Return the command that goes on with an interrupted training."""
-    command = ["python", "train.py", options.env, "--resume", str(folder)]
-    command += ["--seed", str(options.seed)]
-    if options.episodes is not None:
-        command += ["--episodes", str(options.episodes)]
-    return command if options.out is None else [*command, "--out", str(options.out)]
+def _measuring(out: Path, options: Namespace) -> str:
+    """Say how the policy is measured."""
+    return f"measure it: {command_line('eval', str(out), '--env', options.env)}"

@@ -5,6 +5,7 @@ imports torch.
 """
 
 from ditcache_rl.config.load import load_env
+from ditcache_rl.config.ranges import check_within
 from ditcache_rl.config.settings import (
     ALGORITHMS,
     AgentConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "SeedConfig",
     "TargetConfig",
     "WorldConfig",
+    "check_within",
     "find_policy",
     "load_env",
     "memory_bytes",

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ditcache_rl.errors import ConfigError, closest
+from ditcache_rl.files import is_there
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -43,7 +44,7 @@ def find_policy(source: str | Path | None = None) -> Path:
     Raises:
         ConfigError: If it is not there.
     """
-    return find_shipped(source or "shapes-ppo", "policies", "")
+    return find_shipped("shapes-ppo" if source is None else source, "policies", "")
 
 
 def _shipped(kind: str) -> Path:
@@ -59,15 +60,14 @@ def find_shipped(source: str | Path, kind: str, suffix: str) -> Path:
         ConfigError: If it is neither; the message lists the names.
     """
     path = Path(source)
-    if path.is_file() if suffix else path.is_dir():
-        return path
-    shipped = _shipped(kind) / f"{source}{suffix}"
-    if isinstance(source, str) and "/" not in source and shipped.exists():
-        return shipped
     names = [
         p.name.removesuffix(suffix) for p in _shipped(kind).iterdir() if p.name.endswith(suffix)
     ]
     names = [name for name in names if name not in {"README.md", "prompts"}]
+    if source != "" and is_there(path, folder=not suffix):  # "" would be the present folder
+        return path
+    if source in names:
+        return _shipped(kind) / f"{source}{suffix}"
     raise ConfigError(
         f"expected a path or one of the shipped {kind} ({', '.join(sorted(names)) or 'none'}), "
         f"received {str(source)!r}.{closest(str(source), names)}"

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ditcache_rl.config import check_within
 from ditcache_rl.control.base import uniform_decision
-from ditcache_rl.errors import ConfigError
-from ditcache_rl.types import Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
+from ditcache_rl.types import MOST_COUNT, Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
 
 #: Polynomial of TeaCache for FLUX, highest power first (github.com/ali-vilab/TeaCache,
 #: TeaCache4FLUX).
@@ -51,8 +51,8 @@ class EveryK:
     probe_blocks = 0
 
     def __init__(self, k: int, *, order: int = 0) -> None:
-        if k < 1 or not 0 <= order <= 2:
-            raise ConfigError(f"expected k >= 1 and order 0, 1 or 2, received k={k}, order={order}")
+        check_within("k", k, 1, MOST_COUNT, whole=True)
+        check_within("order", order, 0, 2, whole=True)
         self.k, self.order = k, order
 
     def reset(self, run: RunInfo) -> None:
@@ -79,8 +79,7 @@ class ThresholdRule:
     between = Mode.REUSE
 
     def __init__(self, threshold: float) -> None:
-        if not threshold >= 0:
-            raise ConfigError(f"threshold must be >= 0, received {threshold}")
+        check_within("threshold", threshold, 0)
         self.threshold = threshold
 
     def reset(self, run: RunInfo) -> None:

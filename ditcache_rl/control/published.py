@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ditcache_rl.config import check_within
 from ditcache_rl.control.base import uniform_decision
 from ditcache_rl.control.heuristics import ThresholdRule, relative_l1
-from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo
 
 #: Relative change per step of the residual, and for how many steps it is good: AdaCache's codebook
@@ -61,8 +61,7 @@ class AdaCache:
     probe_blocks = 0
 
     def __init__(self, pace: float) -> None:
-        if not pace > 0:
-            raise ConfigError(f"pace must be > 0, received {pace}")
+        check_within("pace", pace, 0, above=True)
         self.pace = pace
 
     def reset(self, run: RunInfo) -> None:

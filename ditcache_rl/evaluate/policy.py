@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ditcache_rl.bench import Board, caps_of
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate.methods import Family, Method, default_baselines
@@ -16,7 +16,7 @@ from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.pipelines import check_identity, open_configured
 from ditcache_rl.policy import Policy, load_policy, load_schedules
 from ditcache_rl.schedules import computes_of
-from ditcache_rl.types import UNSEEN, Floats, Progress
+from ditcache_rl.types import MOST_STEPS, UNSEEN, Floats, Progress
 
 
 def evaluate_policy(
@@ -48,16 +48,17 @@ def evaluate_policy(
             f"--prompts must lie between 1 and the {len(texts)} of {config.prompts.test}, "
             f"received {prompts}"
         )
-    if steps is not None and steps < 1:
-        raise ConfigError(f"--steps must be >= 1, received {steps}")
+    if steps is not None:
+        check_within("--steps", steps, 1, MOST_STEPS)
     policy = next(iter(found.values()))
     chosen, manifest = steps or policy.steps[0], policy.manifest
     if source.is_file():
         ours = schedule_methods(found, steps=chosen)
     pipe = open_configured(config.pipeline)
     check_identity(manifest.model, manifest.scheduler, pipe)
+    sigmas = Board.of(config, pipe, steps=chosen).sigmas()  # refuses what the pipeline does
     if not source.is_file():
-        ours = policy_methods(policy, config, Board.of(config, pipe, steps=chosen).sigmas())
+        ours = policy_methods(policy, config, sigmas)
     methods = [*ours, *default_baselines(chosen, manifest.blocks)]
     return evaluate(
         pipe,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ditcache_rl.config import check_within
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.extras.upscaler import Upscaler, bilinear
 from ditcache_rl.instrument.blocks import denoisers_of
@@ -88,11 +89,10 @@ def coarse_steps(pipe: Any, steps: int, *, upscaler: Upscaler | None = None) -> 
         upscaler: Brings estimates to the full grid; bilinear without one.
 
     Raises:
-        ConfigError: If the number is negative, or the upscaler is for other latents.
+        ConfigError: If the number is none or negative, or the upscaler is for other latents.
         UnsupportedModelError: If the grid of a denoiser's latents is not known.
     """
-    if steps < 0:
-        raise ConfigError(f"coarse_steps must be >= 0, received {steps}")
+    check_within("coarse_steps", steps, 0, whole=True)
     kinds = {
         denoiser: partial(_CoarseTap, CoarseDenoiser(denoiser, upscaler=upscaler), steps, pipe)
         for denoiser in denoisers_of(pipe).values()

@@ -25,11 +25,14 @@ from rich.progress import track
 from torch import Tensor
 
 from ditcache_rl.bench import Case, cases_of
-from ditcache_rl.config import EnvConfig, load_env
+from ditcache_rl.config import EnvConfig, check_within, load_env
+from ditcache_rl.errors import DitcacheError
 from ditcache_rl.extras.coarse import CoarseDenoiser
 from ditcache_rl.extras.upscaler import Upscaler, bilinear, save_upscaler
+from ditcache_rl.files import check_writable
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import open_configured
+from ditcache_rl.types import MOST_COUNT, MOST_SEED
 
 #: Of the schedule that pairs are drawn on, and how many of them are: noise levels from 1 to 0.7.
 _STEPS, _EARLY = 10, 5
@@ -60,8 +63,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2400, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     options = parser.parse_args(arguments)
+    try:
+        _train(options)
+    except DitcacheError as error:
+        parser.error(str(error))
 
+
+def _train(options: argparse.Namespace) -> None:
     config = load_env(options.env)
+    check_within("--draws", options.draws, 2, MOST_COUNT)
+    check_within("--steps", options.steps, 1, MOST_COUNT)
+    check_within("--seed", options.seed, 0, MOST_SEED)
+    check_writable(options.out)
     source = config.pipeline
     pipe = open_configured(source)
     cases = list(itertools.islice(_cases(config), options.draws))

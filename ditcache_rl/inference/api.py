@@ -11,7 +11,8 @@ from typing import Any, Never, ParamSpec, TypeVar
 from ditcache_rl.cache import Memory
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import Controller
-from ditcache_rl.errors import ConfigError, closest
+from ditcache_rl.errors import ConfigError, as_written, closest
+from ditcache_rl.files import is_there
 from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run
 from ditcache_rl.inference.targets import PolicyController, Target
@@ -73,7 +74,8 @@ def attach(
         unknown: Refused, with the nearest name that there is.
 
     Raises:
-        ArtifactError: If the policy is damaged, or belongs to another model.
+        ArtifactError: If the policy is damaged, or belongs to another model. A later call raises it
+            where estimates have left nothing finite, instead of drawing it.
         BudgetError: If the target is out of reach at the first step count of the policy; a request
             where it is computes everything, and `Run.summary` says so.
         ConfigError: If arguments contradict each other.
@@ -111,7 +113,7 @@ def attach(
         if sites is not None or blocks is not None:
             raise ConfigError(
                 "a policy knows its sites and blocks: expected none, received "
-                f"sites {sites} and blocks {blocks!r}"
+                f"{as_written({'sites': sites, 'blocks': blocks})}"
             )
         if adapt is not None and ranks is not None:
             raise ConfigError(
@@ -132,7 +134,7 @@ def attach(
             )
         if asked:
             raise ConfigError(
-                f"a controller decides by itself: expected no target, received {asked}"
+                f"a controller decides by itself: expected no target, received {as_written(asked)}"
             )
         controller, sites = policy, 1 if sites is None else sites
     return Run(
@@ -194,7 +196,7 @@ def open_policy(source: str | Path) -> Policy:
         ArtifactError: If it is damaged.
         ConfigError: If there is no such thing.
     """
-    if Path(source).is_file():
+    if is_there(Path(source)):
         return Policy.best_of(load_schedules(Path(source)).values())
     return load_policy(find_policy(source))
 

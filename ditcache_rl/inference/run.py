@@ -10,6 +10,7 @@ import numpy as np
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
+from ditcache_rl.errors import ArtifactError
 from ditcache_rl.inference.cache import CacheHandle
 from ditcache_rl.inference.targets import PolicyController
 from ditcache_rl.instrument import BlockRunner, RequestLog
@@ -73,6 +74,13 @@ class Run:
         if self._record is not None:
             self._record(log)
         self._opened.refresh()
+        if not log.finite:
+            computed = int((log.modes[:, 0] == Mode.COMPUTE).sum())
+            raise ArtifactError(
+                "expected finite latents, received nan or infinity from a request that computed "
+                f"{computed} of {log.run.site_steps} site steps; compute more, run in a wider "
+                "dtype, or export the policy again"
+            )
 
     def _deadlines(self) -> list[str]:
         """Say how many requests were in time, where there is a deadline."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
+from ditcache_rl.config import check_within
 from ditcache_rl.control import (
     AllCompute,
     Controller,
@@ -15,14 +15,16 @@ from ditcache_rl.control import (
     NetworkController,
     StaticSchedule,
 )
-from ditcache_rl.errors import BudgetError, ConfigError
+from ditcache_rl.errors import BudgetError, ConfigError, as_written
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
 from ditcache_rl.schedules.table import is_at
-from ditcache_rl.types import Floats, RunInfo
+from ditcache_rl.types import MOST_COUNT, Floats, RunInfo
 from ditcache_rl.world import DeadlineController, Gauges, Pacer
 
+#: What targets may be at most; the others have no limit.
+_MOST = {"budget": 1.0, "min_ssim": 1.0, "min_psnr": PSNR_CAP_DB, "tradeoff": MOST_COUNT}
 #: Tables that were carried over are kept for so many runs with noise levels of their own.
 _KEPT = 32
 
@@ -56,24 +58,14 @@ class Target:
         if len(given) != 1:
             raise ConfigError(
                 f"expected exactly one of {', '.join(f.name for f in fields(self))}, received "
-                f"{given or 'none'}"
+                f"{as_written(given) or 'none'}"
             )
         ((name, value),) = given.items()
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number:
-            raise ConfigError(f"{name} must be a number, received {value!r}")
-        most = {"budget": 1.0, "min_ssim": 1.0, "min_psnr": PSNR_CAP_DB}.get(name, math.inf)
-        lower_is_open = name != "tradeoff"
-        if not (0 < value <= most if lower_is_open else value >= 0):
-            bounds = (
-                ">= 0" if name == "tradeoff" else f"in (0, {most:g}]" if most < math.inf else "> 0"
-            )
-            raise ConfigError(f"{name} must be {bounds}, received {value}")
+        check_within(name, value, 0, _MOST.get(name, math.inf), above=name != "tradeoff")
 
     def __str__(self) -> str:
         """Write the target as a user did."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return ", ".join(f"{name}={value:g}" for name, value in given.items() if value is not None)
+        return as_written({f.name: getattr(self, f.name) for f in fields(self)})
 
     @property
     def names_floor(self) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ditcache_rl.types import Floats, Mode, Modes, RunInfo
 
@@ -31,6 +34,7 @@ class RequestLog:
         self.branches = 0
         self.seconds = 0.0
         self.peak_bytes = 0
+        self._ends: list[Tensor] = []
 
     def note(
         self, step: int, site: int, modes: Modes, branches: Iterable[int], *, decided: bool
@@ -52,6 +56,17 @@ class RequestLog:
         for table in tables:
             before = table[step, :, site]
             before[:] = modes if before[0] < 0 else np.minimum(before, modes)
+
+    def note_end(self, step: int, *tensors: Tensor) -> None:
+        """Look at what the last step saw and returned; nobody waits for a device here."""
+        if step == len(self.modes) - 1 and (self.modes > Mode.COMPUTE).any():
+            # A sum is finite if all numbers are, and of a sane size; on a CPU it is far cheaper.
+            self._ends += [tensor.sum(dtype=torch.float32) for tensor in tensors]
+
+    @property
+    def finite(self) -> bool:
+        """Whether estimates left no nan or infinity at the last step; waits for the device."""
+        return all(map(math.isfinite, self._ends))
 
     @property
     def compute_share(self) -> Floats:

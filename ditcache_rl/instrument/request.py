@@ -163,6 +163,8 @@ class Request:
         self.off, self.active, self.layout, self.stack_input = True, None, None, ()
         if isinstance(output, Tensor):
             self._last_output = self._last_rows(output)
+            if self.logs and self._latents is not None:
+                self.logs[-1].note_end(self._step, self._latents, output)
 
     def decide(
         self,

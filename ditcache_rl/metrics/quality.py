@@ -1,6 +1,7 @@
 """Compare images with their references: PSNR, SSIM, and LPIPS where its weights are at hand.
 
-Images are floats in [0, 1]. Nothing here draws an image, and nothing is ever downloaded.
+Images are floats in [0, 1]; what is no number in them is as far from the reference as can be.
+Nothing here draws an image, and nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def _pair(images: Images, references: Images) -> tuple[Floats, Floats]:
             f"expected images and references of one shape, received {ours.shape} and "
             f"{theirs.shape}; compare images of the same pipeline, prompts and size"
         )
-    return ours, theirs
+    # A pixel that is no number is as wrong as one can be.
+    return np.where(np.isfinite(ours), ours, theirs < 0.5), theirs
 
 
 def _as_array(images: Images, name: str) -> Floats:

@@ -13,6 +13,20 @@ from torch import nn
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.blocks import denoisers_of, find_blocks, split_path
+from ditcache_rl.machine import require
+
+
+def check_quantization(kind: str) -> None:
+    """Refuse a kind of quantization that is unknown, or whose library is not installed.
+
+    Raises:
+        ConfigError: If it is one; "" is none.
+    """
+    if kind not in ("", *_KINDS):
+        names = ", ".join(repr(name) for name in ("", *_KINDS))
+        raise ConfigError(f"[pipeline] quantize must be one of {names}, received {kind!r}")
+    if kind in _OF_TORCHAO:
+        require("quantize", "torchao")
 
 
 def quantize_weights(denoiser: nn.Module, kind: str) -> None:
@@ -22,26 +36,19 @@ def quantize_weights(denoiser: nn.Module, kind: str) -> None:
         denoiser: The model.
         kind: "int8" and "fp8" keep the weights of all layers as such (torchao): less memory, hardly
             less time. "int8-dynamic" multiplies in int8 on a CPU (torch's own kernels): faster, and
-            worse, so it leaves the layers of the norms alone.
+            worse, so it leaves the layers of the norms alone. "" changes nothing.
 
     Raises:
-        ConfigError: If the kind is unknown, its library is not installed, or it is not for this
-            device and precision.
+        ConfigError: As `check_quantization`, or if it is not for this device and precision.
     """
-    if kind not in _KINDS:
-        names = ", ".join(repr(name) for name in ("", *_KINDS))
-        raise ConfigError(f"[pipeline] quantize must be one of {names}, received {kind!r}")
-    _KINDS[kind](denoiser)
+    check_quantization(kind)
+    if kind:
+        _KINDS[kind](denoiser)
 
 
 def _keep_as(config: str, denoiser: nn.Module) -> None:
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise ConfigError(
-            "[pipeline] quantize = 'int8' or 'fp8' needs torchao: "
-            "pip install 'ditcache-rl[quantize]'"
-        ) from error
+    from torchao import quantization
+
     quantization.quantize_(denoiser, getattr(quantization, config)())
 
 
@@ -62,11 +69,11 @@ def _multiply_in_int8(denoiser: nn.Module) -> None:
             quantize_dynamic(block, spec, torch.qint8, None, True)  # type: ignore[no-untyped-call]
 
 
-_KINDS: dict[str, Callable[[nn.Module], None]] = {
+_OF_TORCHAO: dict[str, Callable[[nn.Module], None]] = {
     "int8": partial(_keep_as, "Int8WeightOnlyConfig"),
     "fp8": partial(_keep_as, "Float8WeightOnlyConfig"),
-    "int8-dynamic": _multiply_in_int8,
 }
+_KINDS = {**_OF_TORCHAO, "int8-dynamic": _multiply_in_int8}
 
 
 def prune_blocks(pipe: Any, paths: Sequence[str]) -> None:

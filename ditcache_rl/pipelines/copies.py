@@ -19,7 +19,11 @@ def session(pipe: Any) -> Any:
 
     Args:
         pipe: A diffusers pipeline, attached or not.
+
+    Raises:
+        UnsupportedModelError: If it is none.
     """
+    denoisers_of(pipe)
     own = copy.copy(pipe)
     own.scheduler = copy.deepcopy(pipe.scheduler)
     for name in vars(pipe):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.runner import denoiser_of
 
 _SAMPLES = 64
@@ -59,7 +60,7 @@ def check_identity(
         ArtifactError: Naming the first thing that differs.
     """
     pairs = (
-        ("transformer", expected_model, model_identity(denoiser_of(pipe))),
+        (next(iter(denoisers_of(pipe))), expected_model, model_identity(denoiser_of(pipe))),
         ("scheduler", expected_scheduler, scheduler_identity(pipe.scheduler)),
     )
     for what, expected, received in pairs:

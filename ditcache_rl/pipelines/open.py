@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,16 +11,23 @@ from typing import Any
 import torch
 
 from ditcache_rl.config import PipelineConfig
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.errors import ConfigError, closest
+from ditcache_rl.files import is_there
 from ditcache_rl.instrument.blocks import denoisers_of
-from ditcache_rl.pipelines.compress import prune_blocks, quantize_weights
+from ditcache_rl.pipelines.compress import check_quantization, prune_blocks, quantize_weights
 
 BUILTIN = "builtin:shapes"
+#: In which denoisers compute.
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def open_configured(config: PipelineConfig) -> Any:
-    """Open the pipeline that an environment file names; errors are those of `open_pipeline`."""
-    return open_pipeline(config.source, **_options(config))
+    """Open the pipeline that an environment file names.
+
+    Raises:
+        ConfigError: As `open_pipeline`, or if it takes no such arguments.
+    """
+    return _taking(config, open_pipeline(config.source, **_options(config)))
 
 
 def open_shared(config: PipelineConfig) -> Any:
@@ -27,7 +35,19 @@ def open_shared(config: PipelineConfig) -> Any:
 
     Nobody may change it: whoever attaches takes a `twin`.
     """
-    return _open_once(config.source, **_options(config))
+    return _taking(config, _open_once(config.source, **_options(config)))
+
+
+def _taking(config: PipelineConfig, pipe: Any) -> Any:
+    """Return a pipeline that takes the arguments of an environment."""
+    parameters = inspect.signature(pipe.__call__).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        for name in config.call.keys() - parameters.keys():
+            raise ConfigError(
+                f"[pipeline] call: {type(pipe).__name__} takes no {name!r}."
+                f"{closest(name, parameters)}"
+            )
+    return pipe
 
 
 def _options(config: PipelineConfig) -> dict[str, Any]:
@@ -57,36 +77,51 @@ def open_pipeline(
         prune: Blocks of the denoiser that are left out, see `prune_blocks`.
 
     Raises:
-        ConfigError: If the dtype is unknown, the pipeline cannot be opened, or it can't be
-            compressed like that.
+        ConfigError: If the dtype is unknown, the device not here, the pipeline cannot be opened, or
+            it can't be compressed like that.
     """
     from diffusers import DiffusionPipeline
 
     from ditcache_rl.shapes import PIPELINE_DIR
 
     kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+    if kind not in _DTYPES:
         raise ConfigError(
             f"[pipeline] dtype must name a torch dtype as 'float32', received {dtype!r}"
         )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_device(device)
+    check_quantization(quantize)
     folder = str(PIPELINE_DIR) if source == BUILTIN else source
     try:
         pipe = DiffusionPipeline.from_pretrained(folder, dtype=kind)
-    except (OSError, ValueError) as error:
-        near = "" if Path(folder).is_dir() else " (no such folder here)"
+    except Exception as error:  # whatever the libraries make of a damaged folder
+        near = "" if is_there(Path(folder), folder=True) else " (no such folder here)"
         raise ConfigError(
             f"[pipeline] source must be {BUILTIN!r}, a pipeline folder or a Hub id, "
             f"received {source!r}{near}: {error}"
         ) from error
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(device)
     prune_blocks(pipe, prune)
-    if quantize:
-        for denoiser in denoisers_of(pipe).values():
-            quantize_weights(denoiser, quantize)
+    for denoiser in denoisers_of(pipe).values():
+        quantize_weights(denoiser, quantize)
     return pipe
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.empty(0, device=device).device.type
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch is built without CUDA
+        why = str(error).partition("\n")[0]
+    else:
+        why = "it holds no numbers" if kind == "meta" else ""
+    if why:
+        raise ConfigError(
+            f"[pipeline] device must be auto, or one of this machine as 'cpu', received {device!r}:"
+            f" {why}"
+        )
 
 
 _open_once = lru_cache(maxsize=1)(open_pipeline)

@@ -17,6 +17,13 @@ from ditcache_rl.schedules import CostModel, Objective, ScheduleTable, Scored
 from ditcache_rl.types import MOST_SITES, Tier
 from ditcache_rl.world import Pacer
 
+#: What some fields of a manifest have, neither less, which would be checked less, nor more.
+_MEMBERS = {
+    "model": ("class", "config_sha256", "weights"),
+    "scheduler": ("class", "config_sha256"),
+    "objective": Objective._fields,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkUse:
@@ -128,14 +135,16 @@ class Manifest:
             raise ArtifactError(
                 f"{where}: sites must be an integer in [1, {MOST_SITES}], received {self.sites!r}"
             )
-        if set(self.objective) != set(Objective._fields):
+        for name, known in _MEMBERS.items():
+            received = getattr(self, name)
+            if set(received) != set(known):
+                raise ArtifactError(
+                    f"{where}: {name} must have {', '.join(known)}, received {received!r:.80}"
+                )
+        tiers = {tier.name.lower() for tier in Tier}
+        if self.network and not (self.network.tiers and set(self.network.tiers) <= tiers):
             raise ArtifactError(
-                f"{where}: objective must have psnr and ssim, received {self.objective}"
-            )
-        known = {tier.name.lower() for tier in Tier}
-        if self.network and not (self.network.tiers and set(self.network.tiers) <= known):
-            raise ArtifactError(
-                f"{where}: tiers must be among {sorted(known)}, received {self.network.tiers!r}"
+                f"{where}: tiers must be among {sorted(tiers)}, received {self.network.tiers!r}"
             )
 
     def check_profile(self, steps: int, where: str) -> None:

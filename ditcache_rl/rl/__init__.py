@@ -1,12 +1,19 @@
 """The environments, and learning in them: the only part that knows gymnasium and SB3.
 
 Names are looked up when they are asked for: who makes one environment waits for no algorithm.
+
+Raises:
+    ConfigError: On import, if what learning needs is not installed.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
+
+from ditcache_rl.machine import LEARNING, require
+
+require("train", *LEARNING)
 
 if TYPE_CHECKING:
     from ditcache_rl.control.observation import OwnFeatures

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import Scored
 
 
 def write_card(policy: Policy) -> str:
     """Describe a policy in Markdown: what it is for, how it was made, what it gains."""
     manifest = policy.manifest
     first = policy.steps[0]
-    cost, safe = policy.cost, policy.safe[first]
+    cost = policy.cost
+    safe: Mapping[int, Scored] = policy.safe.get(first, {})
+    minutes = policy.metrics.get("train_minutes")
+    took = f", {minutes:.1f} minutes" if isinstance(minutes, float) else ""
     floors = "\n".join(
         f"| {computes}/{cost.site_steps} | {cost.reference_s / cost.with_computes(computes):.2f}x "
         f"| {one.floor_psnr_db:.1f} dB | {one.floor_ssim:.4f} |"
         for computes, one in safe.items()
         if math.isfinite(one.floor_psnr_db)
     )
-    minutes = policy.metrics.get("train_minutes")
-    took = "" if minutes is None else f", {minutes:.1f} minutes"
     counts = ", ".join(map(str, policy.steps))
     online = f", and an online controller at {first} steps" if policy.network else ""
     return f"""# Policy for {manifest.env_id}

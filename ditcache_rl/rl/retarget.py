@@ -16,7 +16,7 @@ from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Policy, load_policy, save_policy
 from ditcache_rl.policy.folder import MANIFEST
 from ditcache_rl.rl.card import write_card
@@ -72,17 +72,16 @@ def check_place(out: Path, *, force: bool) -> None:
         raise ConfigError(f"--force replaces policies only; {out} has no {MANIFEST}")
 
 
-def retarget_folder(
-    source: Path, out: Path, pipe: Any, config: EnvConfig, *, force: bool = False
-) -> Path:
-    """Recalibrate a policy folder into another one.
+def retarget_folder(source: Path, out: Path, config: EnvConfig, *, force: bool = False) -> Path:
+    """Recalibrate a policy folder into another one, for the pipeline of an environment.
 
     Raises:
-        ConfigError: As `check_place`.
-        ArtifactError: As `retarget`.
+        ConfigError: As `check_place`, or if the pipeline cannot be opened.
+        ArtifactError: If the policy is damaged, or as `retarget`.
     """
     check_place(out, force=force)
-    fresh = retarget(load_policy(source), pipe, config)
+    policy = load_policy(source)
+    fresh = retarget(policy, open_configured(config.pipeline), config)
     with replacing_folder(out) as partial:
         save_policy(fresh, partial, card=write_card(fresh))
     return out

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from ditcache_rl.bench import Board, cases_of, keep_profile
 from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
@@ -40,7 +40,7 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.types import UNSEEN, Progress
+from ditcache_rl.types import MOST_SEED, UNSEEN, Progress
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
@@ -80,8 +80,9 @@ class TrainOptions:
 
         Raises:
             ConfigError: If the policy folder exists, unless it is a policy that may be replaced, or
-                the run folder lies in it.
+                the run folder lies in it, or the seed is none.
         """
+        check_within("--seed", self.seed, 0, MOST_SEED)
         if self.run.resolve().is_relative_to(self.out.resolve()):
             raise ConfigError(
                 f"expected a folder of its own for the policy, received {self.out}, in which the "

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from ditcache_rl.errors import BudgetError, ConfigError, ShapeError, closest
+from ditcache_rl.errors import BudgetError, ConfigError, ShapeError, as_written, closest
 from ditcache_rl.types import Floats, Mode, Modes
 
 #: Slack of sums and products of floats: no time that a clock could see, no share of a site.
@@ -52,12 +52,13 @@ class CostModel:
         times = (self.fixed_s, self.step_s, self.site_s, self.forecast_s, self.resume_s)
         if not all(math.isfinite(time) and time >= 0 for time in times):
             raise ConfigError(
-                f"expected times of a cost model that are finite and >= 0, received {self}"
+                "expected times of a cost model that are finite and >= 0, received "
+                f"{as_written(self.to_dict())}"
             )
         if self.num_inference_steps < 1 or self.sites < 1 or not self.reference_s > 0:
             raise ConfigError(
                 "expected a cost model with at least one step and one site, in which full compute "
-                f"takes time, received {self}"
+                f"takes time, received {as_written(self.to_dict())}"
             )
 
     @property

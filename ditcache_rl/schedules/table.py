@@ -113,7 +113,7 @@ class ScheduleTable(Mapping[int, Scored]):
 
     def scored(self) -> ScheduleTable | None:
         """Return the lines whose quality is known; None if there is none."""
-        known = [one for one in self.lines.values() if np.isfinite(one.psnr_db)]
+        known = [one for one in self.lines.values() if np.isfinite(one[1:3]).all()]
         return ScheduleTable.of(self.sigmas, known) if known else None
 
     def with_lines(self, better: Mapping[int, Scored]) -> ScheduleTable:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ditcache_rl.errors import StateError
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
 from ditcache_rl.search.climb import anneal, climb, climb_paths
 from ditcache_rl.search.fit import GapFitter
@@ -81,11 +82,18 @@ def search_fitted(problem: Problem) -> ScheduleTable:
     images of the trials.
 
     Raises:
+        StateError: If the problem's calibration draws on another board than its trials.
         UnsupportedModelError: If the denoiser is not cached as one site, or its loop can't be
             taken apart.
     """
     trials = problem.trials
     board = problem.calibration.board
+    if trials.board is not board:
+        raise StateError(
+            f"expected a calibration on the board of the trials, received a {type(board).__name__} "
+            f"of {board.steps} steps beside a {type(trials.board).__name__} of "
+            f"{trials.board.steps}; make both on one board"
+        )
     fitter = GapFitter(board, problem.fit_on or trials.cases)
     settled = GapFitter(board, problem.settle_on) if problem.settle_on else fitter
     found, before = [], problem.before

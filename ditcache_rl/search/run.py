@@ -12,7 +12,7 @@ import numpy as np
 
 from ditcache_rl.bench import Board, Case, cases_of, keep_profile
 from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
@@ -22,7 +22,7 @@ from ditcache_rl.search.methods import METHODS
 from ditcache_rl.search.problem import Problem
 from ditcache_rl.search.proposals import Calibration, gap_proposals
 from ditcache_rl.search.trials import Trials
-from ditcache_rl.types import UNSEEN, Progress
+from ditcache_rl.types import MOST_COUNT, MOST_SEED, UNSEEN, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class SearchOptions:
                     f"--budgets must lie in [{config.cache.sites / site_steps:.3g}, 1], which is "
                     f"from one computed step to all, received {share:g}"
                 )
-        if self.evaluations < 1:
-            raise ConfigError(f"--evaluations must be >= 1, received {self.evaluations}")
+        check_within("--evaluations", self.evaluations, 1, MOST_COUNT)
+        check_within("--seed", self.seed, 0, MOST_SEED)
         available = len(config.read_prompts("train"))
         if not 1 <= self.prompts <= available:
             raise ConfigError(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ditcache_rl.bench import Board, cases_of
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks, find_stack
 from ditcache_rl.instrument.runner import denoiser_of
@@ -24,7 +24,7 @@ from ditcache_rl.sensitivity import (
     injection_sensitivity,
     typical,
 )
-from ditcache_rl.types import UNSEEN, Floats, Progress
+from ditcache_rl.types import MOST_SITES, MOST_STEPS, UNSEEN, Floats, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class AnalyzeOptions:
             ("injection-prompts", self.injection_prompts, 0, available),
             ("images", self.images, 1, 99),
             ("probes", self.probes, 1, 1024),
-            ("steps", self.steps, 2, 1000),
-            ("sites", self.sites, 1, 1000),
+            ("steps", self.steps, 2, MOST_STEPS),
+            ("sites", self.sites, 1, MOST_SITES),
         ):
-            if value is not None and not least <= value <= most:
-                raise ConfigError(f"--{name} must lie in [{least}, {most}], received {value}")
+            if value is not None:
+                check_within(f"--{name}", value, least, most)
         if self.sublayers and self.sites is not None:
             raise ConfigError(
                 f"expected --sites or --sublayers, received --sites {self.sites} and --sublayers"
@@ -96,6 +96,7 @@ def analyze(
         call=config.pipeline.call,
         rows=config.agent.rows,
     )
+    board.sigmas()  # what the pipeline refuses, it refuses now
     measures: dict[str, Floats] = {}
     prompts: dict[str, int] = {}
     seconds: dict[str, float] = {}

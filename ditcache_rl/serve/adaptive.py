@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.control import AllCompute, Controller, Delegating, StaticSchedule
+from ditcache_rl.errors import ArtifactError
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.runner import plain_call
 from ditcache_rl.machine import synchronize
@@ -118,7 +119,11 @@ class AdaptiveRunner(BlockRunner):
         for arm in turn.audited:
             call = again | {"generator": _clone(again["generator"])}
             one = _Chosen(self._controller, partial(_settled, choice._replace(turn=Turn(arm))))
-            drawn, seconds = self._timed(pipe, (), call, one)
+            try:
+                drawn, seconds = self._timed(pipe, (), call, one)
+            except ArtifactError:  # nothing finite came of it: the worst image
+                self._chooser.note_audit(kind, arms, arm, 0.0)
+                continue
             self._chooser.note_time(kind, arms, arm, seconds)
             images = images_of(drawn)
             if images is not None and reference is not None:

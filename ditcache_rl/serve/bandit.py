@@ -18,16 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
+from ditcache_rl.config import check_within
 from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.files import check_writable
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.adaptive import AdaptiveRunner
 from ditcache_rl.serve.arms import Arm, ArmRecord, Turn, digest
 from ditcache_rl.serve.state import Kinds, read_state, write_state
+from ditcache_rl.types import MOST_SEED
 
 _LOG = logging.getLogger(__name__)
 #: Kinds that are told apart; each costs audits, and callers choose what makes a kind.
 _MOST_KINDS = 64
+#: No number of audits makes a schedule sure to keep every image.
+_MOST_KEPT = 0.9999
 
 
 class Bandit:
@@ -50,7 +55,8 @@ class Bandit:
         note: What became of the state file: why it was not used, or "".
 
     Raises:
-        ConfigError: If a number is out of range, or `state` is a folder, pipe or device.
+        ConfigError: If a number is out of range, or `state` is a folder, pipe or device, or cannot
+            be written.
     """
 
     def __init__(
@@ -62,22 +68,20 @@ class Bandit:
         state: str | Path | None = None,
         seed: int = 0,
     ) -> None:
-        for name, value, most in (
-            ("min_psnr", min_psnr, PSNR_CAP_DB),
-            ("keep", keep, 1.0),
-            ("audit", audit, 1.0),
-        ):
-            if not 0 < value <= most or (name == "keep" and value == most):
-                raise ConfigError(
-                    f"{name} must be in (0, {most:g}{')' if name == 'keep' else ']'}, "
-                    f"received {value}"
-                )
+        check_within("min_psnr", min_psnr, 0, PSNR_CAP_DB, above=True)
+        check_within("keep", keep, 0, _MOST_KEPT, above=True)
+        check_within("audit", audit, 0, 1, above=True)
+        check_within("seed", seed, 0, MOST_SEED, whole=True)
         self.min_psnr, self.keep, self.audit = float(min_psnr), keep, audit
         self.active, self.note = True, ""
+        if not isinstance(state, str | Path | None):
+            raise ConfigError(f"state must name a file, received {state!r}")
         self._file = None if state is None else Path(state)
-        if self._file is not None and self._file.exists() and not self._file.is_file():
-            # A pipe would hold up the request that saves.
-            raise ConfigError(f"state must name a file, {self._file} is none; choose another")
+        if self._file is not None:
+            check_writable(self._file)
+            if self._file.exists() and not self._file.is_file():
+                # A pipe would hold up the request that saves.
+                raise ConfigError(f"state must name a file, {self._file} is none; choose another")
         self._rng = np.random.default_rng(seed)
         self._lock = threading.Lock()
         self._records: Kinds = {}

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ditcache_rl.config import check_within
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import fits, parse_json, read_bytes
+from ditcache_rl.files import check_writable, fits, parse_json, read_bytes
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.types import Modes
 
@@ -48,11 +49,15 @@ class Recorder:
         most_bytes: Of the file before it is put aside, and of the one that was put aside.
 
     Raises:
-        ConfigError: If the file cannot be written.
+        ConfigError: If the file cannot be written, or the size is none.
     """
 
     def __init__(self, file: str | Path, *, most_bytes: int = _MOST_BYTES) -> None:
+        check_within("most_bytes", most_bytes, 1, whole=True)
+        if not isinstance(file, str | Path):
+            raise ConfigError(f"expected a file that can be written, received {file!r}")
         self._file, self._most_bytes = Path(file), most_bytes
+        check_writable(self._file)
         self._lock = threading.Lock()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.report import parser
+
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if path.name != "__init__.py")
@@ -83,3 +85,12 @@ def test_a_script_answers_from_any_folder(tmp_path: Path) -> None:
     )
 
     assert done.stdout.startswith("usage: tiers.py"), done.stderr
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_it_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser(None).parse_args(["--json", str(tmp_path)])
+
+    assert f"{tmp_path} is a folder; choose another" in capsys.readouterr().err

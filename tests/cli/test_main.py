@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ditcache_rl._version import __version__
 from ditcache_rl.cli import main
 from ditcache_rl.config import shipped as layout
 from ditcache_rl.errors import ConfigError
@@ -83,6 +84,14 @@ def test_help_names_every_option_and_default(
     assert "False" not in out
 
 
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ditcache-rl {__version__}\n"
+
+
 def test_what_is_shipped_is_listed(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "envs"]) == 0
     assert "shapes" in capsys.readouterr().out.split()
@@ -113,12 +122,33 @@ def test_no_policy_at_all_is_an_empty_list(
         (["search", "shape"], "Did you mean 'shapes'?"),
         (["search", "--method", "clim"], "Did you mean 'climb'?"),
         (["search", "--method", "all", "--budgets", "2"], "--budgets must lie in [0.0357, 1]"),
-        (["search", "--evaluations", "0"], "--evaluations must be >= 1, received 0"),
-        (["search", "--steps", "2"], "--steps must be >= 3, received 2"),
+        (["search", "--evaluations", "0"], "--evaluations must lie in [1, 1000000], received 0"),
+        (["search", "--evaluations", "9" * 400], "--evaluations must lie in [1, 1000000]"),
+        (["search", "--steps", "2"], "--steps must lie in [3, 1024], received 2"),
+        (["search", "--steps", "1000000000"], "--steps must lie in [3, 1024], received 1000000000"),
+        (["search", "--seed", "-1"], "--seed must lie in [0, 4294967295], received -1"),
+        (["train", "--seed", "-1"], "--seed must lie in [0, 4294967295], received -1"),
+        (["train", "--seed", "9" * 400], "--seed must lie in [0, 4294967295], received 999"),
+        (["train", ""], "expected a path or one of the shipped envs (shapes), received ''"),
+        (
+            ["train", "x" * 300],
+            "expected a path or one of the shipped envs (shapes), received 'xxx",
+        ),
+        (["eval", "x" * 300], "shapes-ppo, tiny), received 'xxx"),
+        (["train", "--resume", "x" * 300], "--resume must name a run folder, received 'xxx"),
+        (["eval", ""], "shapes-ppo, tiny), received ''"),
+        (["train", "--resume", ""], "--resume must name a run folder, received ''"),
+        (["train", "--out", "a\0b"], "expected a folder that can be written, received 'a\\x00b'"),
+        (["train", "--out", "x" * 300], "File name too long; choose another"),
+        (["search", "--out", "a\0b"], "expected a file that can be written, received 'a\\x00b'"),
+        (["eval", "--json", "a\0b"], "expected a file that can be written, received 'a\\x00b'"),
+        (["export", "--schedules", "a\0b"], "expected a file that can be written"),
+        (["export", "--onnx", "x", "--schedules", "./x"], "two files, received x for both"),
         (["search", "--prompts", "0"], "--prompts must lie between 1 and the 256"),
         (["search", "--resume"], "--resume found no run in runs/search/shapes"),
         (["eval", "envs.json"], "shapes-ppo, tiny"),
-        (["train", "--episodes", "0"], "--episodes must be >= 1, received 0"),
+        (["train", "--episodes", "0"], "--episodes must lie in [1, 1000000], received 0"),
+        (["train", "--episodes", "9" * 400], "--episodes must lie in [1, 1000000], received 999"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
@@ -136,6 +166,11 @@ def test_an_error_of_several_lines_is_still_one(
     monkeypatch.setattr(evaluation, "evaluate_policy", fail)
 
     assert refused(["eval"], capsys) == "error: one two\n"
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert r"received '\x1b[2J'" in refused(["train", "\x1b[2J"], capsys)
+    assert r"x\x1b[2J.toml" in refused(["train", "x\x1b[2J.toml"], capsys)
 
 
 def test_an_interrupted_evaluation_has_no_traceback(

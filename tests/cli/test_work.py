@@ -1,6 +1,7 @@
 """Commands from their arguments to what they leave, and what they refuse before they work."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 from ditcache_rl.cli import main
+from ditcache_rl.cli.options import command_line
 from ditcache_rl.evaluate import policy as evaluation
 from ditcache_rl.policy import load_schedules, save_policy
+from ditcache_rl.rl import retarget as retargeting
+from ditcache_rl.rl import train as training
 from ditcache_rl.search import run as searching
 from ditcache_rl.sensitivity import load_map
 from ditcache_rl.sensitivity import run as analyzing
@@ -30,7 +34,7 @@ def unet_env(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every command fail, with a traceback, that opens a pipeline."""
-    for module in (evaluation, searching, analyzing):
+    for module in (evaluation, searching, analyzing, training, retargeting):
         monkeypatch.setattr(module, "open_configured", None)
 
 
@@ -98,8 +102,6 @@ def test_where_nothing_can_be_written_no_work_begins(
 @pytest.mark.parametrize(
     ("asked", "package", "extra"),
     [
-        (["train"], "gymnasium", "train"),
-        (["train", "--retarget", "shapes-ppo"], "stable_baselines3", "train"),
         (["analyze"], "matplotlib", "train"),
         (["eval"], "matplotlib", "train"),
         (["search", "--method", "nsga2"], "pymoo", "train"),
@@ -121,6 +123,45 @@ def test_what_is_not_installed_is_named_before_work(
     said = capsys.readouterr().err
     assert said.startswith(f"error: expected {package} to be installed")
     assert said.endswith(f"pip install 'ditcache-rl[{extra}]'\n")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", ["search", "analyze", "eval", "train"])
+def test_arguments_that_the_pipeline_refuses_are_one_line(
+    command: str,
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = tiny_call | {"max_sequence_length": 99_999}
+    asked = [str(write_env(tmp_path / "env", call, source=str(tiny_folder)))]
+    if command == "eval":
+        save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
+        asked = [str(tmp_path / "policy"), "--env", *asked]
+    monkeypatch.chdir(tmp_path)
+
+    more = ["--prompts", "1", "--out", str(tmp_path / "out")] if command != "train" else []
+    assert main([command, *asked, *more]) == 2
+
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: [pipeline] call: expected arguments that FluxPipeline takes")
+    assert "max_sequence_length=99999" in said
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("asked", [["train", "--retarget"], ["eval"]])
+def test_a_damaged_policy_is_named_before_work(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "manifest.json").write_text("{}")
+
+    assert main([*asked, str(tmp_path / "policy")]) == 2
+
+    assert "expected schema_version 5, received None" in capsys.readouterr().err
 
 
 def test_what_is_no_policy_is_never_replaced_by_one(
@@ -158,4 +199,48 @@ def test_a_report_says_what_was_typed_through_any_door(
     assert main() == 0
 
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["command"] == " ".join(["python eval.py", *typed])
+    assert report["command"] == " ".join(["ditcache-rl eval", *typed])
+
+
+@pytest.mark.parametrize("door", ["ditcache-rl", "__main__.py", "train.py"])
+def test_commands_that_are_named_work_where_they_are_named(
+    door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setattr(sys, "argv", [str(root / door)])
+
+    named = command_line("eval", "a policy", "--env", "tiny")
+
+    start = f"python {root}/eval.py" if door == "train.py" else "ditcache-rl eval"
+    assert named == f"{start} 'a policy' --env tiny"
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.chdir(root)
+    assert command_line("eval") == "python eval.py"
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_an_interrupted_command_goes_on_with_all_that_was_typed(
+    command: str,
+    tiny_env: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching, "open_configured", interrupt)
+    monkeypatch.setattr(training, "open_configured", interrupt)
+    monkeypatch.chdir(tmp_path)
+    typed = [command, str(tiny_env), "--seed", "7"]
+    typed += ["--force", "--episodes", "5"] if command == "train" else ["--budgets", "0.5"]
+
+    assert main(typed) == 130
+    again = shlex.split(capsys.readouterr().err.partition("o on with: ")[2])
+
+    assert again[0] == "ditcache-rl"
+    assert again[1:-2] == typed
+    assert again[-2] == "--resume"
+    assert Path(again[-1]).is_dir()
+    assert main(again[1:]) == 130
+    assert shlex.split(capsys.readouterr().err.partition("o on with: ")[2]) == again

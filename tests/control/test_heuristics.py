@@ -162,10 +162,26 @@ def test_all_compute_keeps_nothing() -> None:
     assert all((decision.tiers == Tier.DROP).all() for decision in walk.decisions)
 
 
-@pytest.mark.parametrize(("k", "order"), [(0, 0), (-1, 0), (2, 3), (2, -1)])
-def test_every_k_refuses_what_it_cannot_do(k: int, order: int) -> None:
-    with pytest.raises(ConfigError, match=f"received k={k}, order={order}"):
+@pytest.mark.parametrize(
+    ("k", "order", "said"),
+    [
+        (0, 0, r"k must lie in \[1, 1000000\], received 0"),
+        (-1, 0, "k must lie in"),
+        ("2", 0, "k must be a whole number, received '2'"),
+        (2.5, 0, "k must be a whole number, received 2.5"),
+        (2, 3, r"order must lie in \[0, 2\], received 3"),
+        (2, -1, "order must lie in"),
+    ],
+)
+def test_every_k_refuses_what_it_cannot_do(k: Any, order: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
         EveryK(k, order=order)
+
+
+@pytest.mark.parametrize("rule", THRESHOLD_RULES)
+def test_a_threshold_is_a_number(rule: Callable[[Any], Controller]) -> None:
+    with pytest.raises(ConfigError, match=r"threshold must be a number, received '0\.1'"):
+        rule("0.1")
 
 
 @pytest.mark.parametrize("threshold", [-0.1, float("nan")])

@@ -51,7 +51,7 @@ def test_an_evaluation_writes_table_report_and_pictures(
     assert report["prompts"] == list(PROMPTS["test"])
     assert report["seeds"] == [30, 31]
     assert report["num_inference_steps"] == 4
-    assert report["command"].startswith("python eval.py")
+    assert report["command"].startswith("ditcache-rl eval")
     rows = {(row["method"], row["family"], row["target"]): row for row in report["rows"]}
     assert set(rows) == {
         ("reference", "reference", ""),
@@ -105,7 +105,7 @@ def test_another_step_count_is_evaluated_on_request(
     [
         (["--prompts", "0"], "--prompts must lie between 1 and the 2 of test.txt, received 0"),
         (["--prompts", "3"], "received 3"),
-        (["--prompts", "1", "--steps", "0"], "--steps must be >= 1, received 0"),
+        (["--prompts", "1", "--steps", "0"], "--steps must lie in [1, 1024], received 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(

@@ -51,6 +51,20 @@ def test_ssim_works_from_7_pixels_on() -> None:
         ssim(uniform(0.2, side=6), uniform(0.2, side=6))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_image_that_is_not_finite_is_as_wrong_as_can_be_and_spoils_no_other(
+    value: float,
+) -> None:
+    images, references = uniform(0.25, 0.5, 1.0).clone(), uniform(0.0, 0.5, 1.0)
+    images[[0, 2]] = value
+
+    # Black where it should be white, or the reverse, is a mean squared error of 1.
+    np.testing.assert_allclose(psnr_db(images, references), [0.0, 60.0, 0.0])
+    scores = ssim(images, references)
+    assert scores[1] == 1
+    assert (scores[[0, 2]] < 0.01).all()
+
+
 @pytest.mark.parametrize("metric", [psnr_db, ssim])
 def test_tensors_and_arrays_of_any_float_type_give_the_same(metric: Metric) -> None:
     ours = noise().half()

@@ -1,9 +1,13 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+from diffusers import FluxPipeline
+
 import ditcache_rl as dc
 from ditcache_rl.config import PipelineConfig
 from ditcache_rl.control import EveryK
+from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.pipelines import open_shared, session, twin
 
@@ -31,3 +35,9 @@ def test_the_same_pipeline_is_opened_once(tiny_folder: Path) -> None:
     config = PipelineConfig(str(tiny_folder), device="cpu")
 
     assert open_shared(config) is open_shared(config)
+
+
+@pytest.mark.parametrize("thing", [None, "a pipeline", FluxPipeline])
+def test_what_is_no_pipeline_has_no_session(thing: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="expected a diffusers pipeline"):
+        session(thing)

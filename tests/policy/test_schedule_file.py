@@ -131,7 +131,7 @@ LEVELS = {"4": [1.0, 0.75, 0.5, 0.25, 0.0]}
         ({"sites": 0}, r"sites must be an integer in \[1, 256\]"),
         ({"sites": "2"}, "sites must be int, received '2'"),
         ({"seeds": 1}, "unknown field 'seeds'. Did you mean 'seed'"),
-        ({"objective": {"psnr": 1.0}}, "objective must have psnr and ssim"),
+        ({"objective": {"psnr": 1.0}}, "objective must have psnr, ssim"),
         ({"sigmas": LEVELS}, "sigmas must have 7 numbers for 6 steps"),
         (
             {"sigmas": LEVELS | {"6": [1.0] * 5}},

@@ -80,7 +80,7 @@ def trained(
             first = command("train", str(env), "--seed", "3", "--out", "new/policy")
         kept = stamps(next((home / "runs" / "tiny").iterdir()))
         again = shlex.split(first[1].partition("Go on with: ")[2])
-        second = command(*again[1:]) if again[1] != "train.py" else command("train", *again[2:])
+        second = command(*again[1:])
         yield Trained(env, home, first, second, kept)
 
 
@@ -90,8 +90,8 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(trained: Trained) -> N
     assert status == 130
     last = said.strip().splitlines()[-1]
     assert last.endswith(
-        f"python train.py {trained.env} --resume runs/tiny/{trained.run.name} --seed 3 "
-        "--out new/policy"
+        f"ditcache-rl train {trained.env} --seed 3 --out new/policy "
+        f"--resume runs/tiny/{trained.run.name}"
     )
 
 

@@ -90,7 +90,7 @@ def test_an_episode_is_recorded_as_a_video(env: DenoiseEnv, tmp_path: Path) -> N
     recorded: Any = wrappers.RecordVideo(env, str(videos), episode_trigger=lambda episode: True)
 
     play(recorded)
-    recorded.close()  # type: ignore[no-untyped-call]
+    recorded.close()
 
     (video,) = videos.glob("*.mp4")
     assert video.stat().st_size > 500

@@ -225,6 +225,9 @@ def test_the_scored_lines_are_those_whose_quality_is_known() -> None:
     assert list(scored) == [2, 6]
     assert scored[2] == TABLE[2]
     assert spaced_table(levels(4), 1).scored() is None
+    half = TABLE.with_lines({6: TABLE[6]._replace(ssim=np.nan)}).scored()
+    assert half is not None
+    assert list(half) == [2]
 
 
 def test_without_floors_all_else_stays() -> None:

@@ -1,3 +1,4 @@
+import copy
 import sys
 from typing import Any
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from ditcache_rl.bench import Board, Case
-from ditcache_rl.errors import ConfigError, UnsupportedModelError
+from ditcache_rl.errors import ConfigError, StateError, UnsupportedModelError
 from ditcache_rl.schedules import Objective, Schedule, ScheduleTable, Scored
 from ditcache_rl.search import METHODS, Calibration, GapFitter, Problem, Space, Trials
 from ditcache_rl.types import Mode
@@ -233,6 +234,17 @@ def test_a_fitted_search_takes_the_path_with_the_least_error(whole: Board) -> No
     fitter = GapFitter(whole, CASES)
     errors = {path: fitter.error(path) for path in [(0, 1), (0, 2), (0, 3), (0, 4)]}
     assert table[2].schedule.path == min(errors, key=errors.__getitem__)
+
+
+def test_what_is_fitted_on_one_board_and_scored_on_another_is_refused(whole: Board) -> None:
+    puzzle = Puzzle(hidden_schedule(5, 1, 0))
+    rng = np.random.default_rng(0)
+
+    for scorer in (puzzle, copy.copy(whole)):
+        trials = Trials(scorer, CASES, Objective())
+        problem = Problem(trials, [2], 4, rng, Calibration(whole, CASES))
+        with pytest.raises(StateError, match=r"calibration on the board of the trials, received"):
+            METHODS["fitted"](problem)
 
 
 def test_blocks_that_are_cached_apart_cannot_be_fitted(

@@ -147,7 +147,7 @@ def test_a_run_of_other_weights_is_not_gone_on_with(
         ({"methods": ["climbs"]}, "received 'climbs'. Did you mean 'climb'"),
         ({"budgets": [0.1]}, r"--budgets must lie in \[0.25, 1\].*received 0.1"),
         ({"budgets": [1.5]}, "received 1.5"),
-        ({"evaluations": 0}, "--evaluations must be >= 1, received 0"),
+        ({"evaluations": 0}, r"--evaluations must lie in \[1, 1000000\], received 0"),
         ({"prompts": 4}, "--prompts must lie between 1 and the 3"),
     ],
 )

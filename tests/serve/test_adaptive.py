@@ -1,7 +1,9 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ import ditcache_rl as dc
 from ditcache_rl.control import EveryK
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
+from ditcache_rl.types import HISTORY
 from tests.kit.environment import PROMPTS, untrained_policy
 
 
@@ -40,6 +44,22 @@ def test_an_audited_request_returns_the_reference(
     assert all(torch.equal(image, before) for image in audited)
     assert run.logs, "schedules ran beside it"
     assert known(bandit) == 1
+
+
+def test_a_schedule_whose_image_is_not_finite_fails_its_audit_and_no_request(
+    tiny_pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    before: Tensor = draw(tiny_pipe, tiny_call)
+    table = policy.tables[4]
+    huge = Schedule(table[2].schedule.modes, np.full((4, HISTORY), 3e38))
+    broken = replace(policy, tables={4: ScheduleTable.of(table.sigmas, [Scored(huge, 50.0, 1.0)])})
+    bandit = dc.Bandit(min_psnr=1.0, audit=1.0)
+
+    with dc.cached(tiny_pipe, broken, adapt=bandit):
+        audited = draw(tiny_pipe, tiny_call)
+
+    assert torch.equal(audited, before)
+    assert "2 computes 0.0 dB (1 audits)" in bandit.summary()[0]
 
 
 def test_what_was_audited_is_served_after_a_restart(

@@ -150,7 +150,18 @@ def test_a_state_that_does_not_fit_says_what_is_used_instead(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"min_psnr": 0}, {"min_psnr": 99}, {"audit": 0}, {"audit": 2}, {"keep": 1.0}]
+    "wrong",
+    [
+        {"min_psnr": 0},
+        {"min_psnr": 99},
+        {"min_psnr": "35"},
+        {"audit": 0},
+        {"audit": 2},
+        {"keep": 1.0},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"state": 3},
+    ],
 )
 def test_a_number_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -183,5 +194,16 @@ def test_a_state_that_is_no_file_is_refused_before_a_request_waits_for_it(
     if kind == "pipe":
         os.mkfifo(place)
 
-    with pytest.raises(ConfigError, match=f"state must name a file, {place} is none"):
+    with pytest.raises(ConfigError, match=rf"file.* {place} is (none|a folder); choose"):
         Bandit(min_psnr=FLOOR, state=place)
+
+
+@pytest.mark.parametrize("state", ["a\0b", "file/state.json", "x" * 300])
+def test_a_state_that_cannot_be_written_is_refused_before_a_request_fails_for_it(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+
+    with pytest.raises(ConfigError, match="expected a file that can be written"):
+        Bandit(min_psnr=FLOOR, state=state)

@@ -79,6 +79,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_touched(
     assert type(tiny_pipe) is kind
 
 
+@pytest.mark.parametrize("file", ["a\0b", "", 3])
+def test_a_name_that_no_file_can_have_is_refused(file: Any) -> None:
+    with pytest.raises(ConfigError, match="expected a file that can be written"):
+        dc.Recorder(file)
+    with pytest.raises(ConfigError, match=r"most_bytes must be >= 1, received 0"):
+        dc.Recorder("requests.jsonl", most_bytes=0)
+
+
 def test_a_pipeline_records_its_requests(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -17,9 +17,9 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from ditcache_rl.files import replacing
+from ditcache_rl.machine import require
 
 _CHECKPOINT_SECONDS = 120.0
 
@@ -146,7 +146,13 @@ def fit(
 
     Returns:
         The named scalars, averaged over the last 100 steps, and "seconds" in all runs together.
+
+    Raises:
+        ConfigError: If TensorBoard is not installed.
     """
+    require("train", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     folder.mkdir(parents=True, exist_ok=True)
     decayed = [p for p in module.parameters() if p.ndim >= 2]
     plain = [p for p in module.parameters() if p.ndim < 2]

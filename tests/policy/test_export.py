@@ -14,8 +14,7 @@ from ditcache_rl.cli import main
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.policy import Policy, load_policy, load_schedules
-from ditcache_rl.rl.card import write_card
-from ditcache_rl.rl.export import METHOD, export_onnx
+from ditcache_rl.policy.export import METHOD, export_onnx
 
 OBSERVATIONS = 10_000
 
@@ -82,11 +81,3 @@ def test_exported_schedules_are_those_of_the_policy(
 def test_an_export_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export"]) == 2
     assert "--schedules" in capsys.readouterr().err
-
-
-def test_a_card_speaks_of_a_network_where_there_is_one(policy: Policy) -> None:
-    bare = replace(policy, network=None)
-
-    assert "## Network against static schedule" in write_card(policy)
-    assert "network" not in write_card(bare).lower()
-    assert "controller" not in write_card(bare)
