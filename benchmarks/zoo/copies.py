@@ -52,6 +52,6 @@ def _can(way: Callable[[Any], Any], unit: Unit) -> bool:
     """Tell whether the plain pipeline can be copied like that."""
     try:
         way(unit.pipe)
-    except (TypeError, AttributeError, pickle.PicklingError):
+    except (TypeError, AttributeError, RuntimeError, pickle.PicklingError):
         return False
     return True

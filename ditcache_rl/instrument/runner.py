@@ -96,12 +96,12 @@ class BlockRunner:
         try:
             for layout in self.layouts:
                 install_layout(layout)
+            self._check_model("before")
         except BaseException:
             self._remove_layouts()
             raise
         self.attachment.begin(self._pipe)
         self._entered = True
-        self._check_model("before")
         return self
 
     def __exit__(
