@@ -72,10 +72,14 @@ def _copy(world: World, move: Move) -> None:
     if move.b % 3 == 0:
         own = Subject(copy.copy(subject.pipe), subject.model, subject.clock)
     else:
-        way = copy.deepcopy if move.b % 3 == 1 else lambda it: pickle.loads(pickle.dumps(it))
+        way: Callable[[Any], Any] = copy.deepcopy if move.b % 3 == 1 else _pickled
         kept = tuple(change for change in subject.model.changes if change != COMPILE)
         own = Subject(way(subject.pipe), Changed(kept), Changed((), subject.clock.scheduler))
     world.subjects.append(own)
+
+
+def _pickled(pipe: Any) -> Any:
+    return pickle.loads(pickle.dumps(pipe))
 
 
 def _session(world: World, move: Move) -> None:
@@ -113,6 +117,27 @@ def _nest(world: World, move: Move) -> None:
     image = world.contexts[context].run(draw, world.kind, outer.pipe, ask, callback)
     world.expect(found[0], inner, other, context)
     world.expect(image, outer, ask, context)
+
+
+def _look(world: World, move: Move) -> None:
+    """Call the denoiser itself in a callback, as it was called last."""
+    subject, ask, context = _subject(world, move.a), _ask(move.b), move.c % 2
+    denoiser, last = denoiser_in(subject.pipe), list[tuple[Any, Any]]()
+
+    def hook(_: Any, args: Any, kwargs: Any) -> None:
+        last[:] = [(args, kwargs)]
+
+    def happen(_: Any) -> None:
+        args, kwargs = last[0]
+        denoiser(*args, **kwargs)
+
+    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        callback = at(move.d % ask.steps, happen)
+        image = world.contexts[context].run(draw, world.kind, subject.pipe, ask, callback)
+    finally:
+        handle.remove()
+    world.expect(image, subject, ask, context)
 
 
 def _raise(world: World, move: Move) -> None:
@@ -194,6 +219,7 @@ MOVES = {
     "session": Deed(_session, 2),
     "call": Deed(_call, 6),
     "call within a call": Deed(_nest, 2),
+    "denoiser within a call": Deed(_look, 1),
     "exception in a callback": Deed(_raise, 1),
     "exception in a block": Deed(_break, 1),
     "cancel": Deed(_cancel, 1),
