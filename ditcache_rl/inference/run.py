@@ -13,7 +13,6 @@ from ditcache_rl.control import Controller
 from ditcache_rl.inference.cache import CacheHandle
 from ditcache_rl.inference.targets import PolicyController
 from ditcache_rl.instrument import BlockRunner, RequestLog
-from ditcache_rl.instrument.attachment import missed_note
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import modes_text
 from ditcache_rl.types import Mode, Tier
@@ -76,11 +75,10 @@ class Run:
         self._opened.refresh()
 
     def _notes(self) -> list[str]:
-        missed = self._runner.attachment.missed
         return [
             *self._opened.notes,
             *(self._followed.notes() if self._followed else []),
-            *([missed_note(missed)] if missed else []),
+            *self._runner.notes,
         ]
 
     def summary(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from functools import wraps
 from typing import Any
 from weakref import WeakValueDictionary
 
-_LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
 #: Attribute of a pipeline with its attachments, and of its class with the plain class.
 _HELD, _PLAIN = "_ditcache_rl_attachments", "_ditcache_rl_plain"
@@ -25,6 +23,10 @@ _NUMBERS = itertools.count()
 #: Numbers of what this task or thread, or one that it was begun by, has attached.
 _MINE: ContextVar[frozenset[int]] = ContextVar("ditcache_rl_mine", default=frozenset())
 _SCOPED: ContextVar[bool] = ContextVar("ditcache_rl_scoped", default=False)
+_ELSEWHERE = (
+    "calls or sessions from other tasks or threads than that of the block computed everything; "
+    "hand them a dc.session(pipe) that is made inside of the block, or use attach"
+)
 
 
 @contextmanager
@@ -45,14 +47,15 @@ class Attachment:
 
     Args:
         request: Runs a call; gets the pipeline, and its positional and keyword arguments.
-
-    Attributes:
-        missed: Calls and sessions that it did not serve, because they came from elsewhere.
+        note: Is told of calls and sessions that were left alone, because they came from elsewhere.
     """
 
-    def __init__(self, request: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> None:
-        self.request = request
-        self.missed = 0
+    def __init__(
+        self,
+        request: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
+        note: Callable[[str], None],
+    ) -> None:
+        self.request, self.note = request, note
         self._number = -1
         self._pipes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._scoped: int | None = None  # the pipeline that it serves in its own scope alone
@@ -84,12 +87,6 @@ class Attachment:
         """Tell whether it may serve a call that comes from here."""
         return self._scoped != id(pipe) or self.is_mine()
 
-    def miss(self) -> None:
-        """Note that a call or session was left alone, and say so once."""
-        self.missed += 1
-        if self.missed == 1:
-            _LOG.warning("%s", missed_note(1))
-
     def _join(self, pipe: Any) -> None:
         if not hasattr(type(pipe), _PLAIN):
             pipe.__class__ = _attached_class(type(pipe))
@@ -111,14 +108,6 @@ def share(pipe: Any, session: Any) -> None:
     with _LOCK:
         for attachment in _serving(pipe):
             attachment._join(session)
-
-
-def missed_note(count: int) -> str:
-    """Describe calls that came from elsewhere."""
-    return (
-        f"{count} calls or sessions from other tasks or threads than this block's computed "
-        "everything; hand them a dc.session(pipe) that is made inside of the block, or use attach"
-    )
 
 
 def is_attached(pipe: Any) -> bool:
@@ -144,7 +133,7 @@ def _serving(pipe: Any) -> list[Attachment]:
     found = sorted((one for one in held if one.serves(pipe)), key=Attachment.is_mine)
     if not found:
         for one in held:
-            one.miss()
+            one.note(_ELSEWHERE)
     return found
 
 

@@ -8,6 +8,7 @@ order.
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -27,6 +28,7 @@ from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.ranks import Ranks
 from ditcache_rl.instrument.request import Request
 
+_LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
 
 
@@ -47,6 +49,9 @@ class BlockRunner:
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
         on_finish: Called with the log of every request, also of one that failed.
+
+    Attributes:
+        notes: What requests could not make use of, and why; each once.
 
     Raises:
         ConfigError: If the stack can't have that many sites, or `blocks` leads to no denoiser.
@@ -72,9 +77,10 @@ class BlockRunner:
         self._request_bytes = request_bytes
         self._ranks = ranks
         self._on_finish = on_finish
+        self.notes: list[str] = []
         self._active = 0
         self._entered = False
-        self.attachment = Attachment(self.request)
+        self._attachment = Attachment(self.request, self._note)
         self.layouts = [
             Layout(
                 name,
@@ -100,7 +106,7 @@ class BlockRunner:
         except BaseException:
             self._remove_layouts()
             raise
-        self.attachment.begin(self._pipe)
+        self._attachment.begin(self._pipe)
         self._entered = True
         return self
 
@@ -114,7 +120,7 @@ class BlockRunner:
         if not self._entered:
             return
         self._entered = False
-        self.attachment.end()
+        self._attachment.end()
         self._remove_layouts()
 
     def request(
@@ -152,6 +158,12 @@ class BlockRunner:
             if self._on_finish is not None:
                 for log in request.logs:
                     self._on_finish(log)
+
+    def _note(self, note: str) -> None:
+        """Keep what somebody should know, and warn of it once."""
+        if note not in self.notes:
+            self.notes.append(note)
+            _LOG.warning("%s", note)
 
     def _check_model(self, when: str) -> None:
         """Empty the cache if the model is no longer what its entries were computed with."""
