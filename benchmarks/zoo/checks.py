@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.zoo.copies import copies_plain
 from benchmarks.zoo.denoisers import DENOISERS
 from benchmarks.zoo.rows import ROUNDING, PerRow, Unit, blind, rounding
 from ditcache_rl.cache import TieredCache
@@ -81,6 +82,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
         fresh = unit.draw(other, True)
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
+    checks["copies_plain"] = copies_plain(unit, SCHEDULE, seeds, plain)
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
     share = None
     if unit.rows:
@@ -211,8 +213,8 @@ def fingerprint(pipe: Any) -> list[tuple[Any, ...]]:
 def denoiser_unit(loop: Any) -> Unit:
     """Make a unit of a `DenoiserLoop`."""
 
-    def draw(seeds: Sequence[int], large: bool) -> Tensor:
-        drawn: Tensor = loop(seeds=seeds, size=12 if large else 8, num_inference_steps=STEPS)
+    def draw(seeds: Sequence[int], large: bool, copy: Any = loop) -> Tensor:
+        drawn: Tensor = copy(seeds=seeds, size=12 if large else 8, num_inference_steps=STEPS)
         return drawn
 
     return Unit(loop, draw, DENOISERS[loop.name].rows)

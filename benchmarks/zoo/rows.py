@@ -42,12 +42,12 @@ class Unit(NamedTuple):
 
     Attributes:
         pipe: What is attached.
-        draw: Runs it: `draw(seeds, large)` returns the latents of every row.
+        draw: Runs it, or a copy: `draw(seeds, large, copy)` returns the latents of every row.
         rows: It can draw several samples in one call.
     """
 
     pipe: Any
-    draw: Callable[[Sequence[int], bool], Tensor]
+    draw: Callable[..., Tensor]
     rows: bool = True
 
 

@@ -1,9 +1,10 @@
 """Notice that the model behind a cache has changed, cheaply enough to look at every request.
 
-Residuals belong to the weights, adapters, attention processors, precision and scheduler that they
-were computed with. Three looks together see what each one misses: addresses and torch's counts of
-modifications (blind to edits through `.data`), a few numbers of every parameter (blind to edits
-between them), and the settings that leave the weights alone.
+Residuals belong to the weights, adapters, attention processors and precision that they were
+computed with; schedulers belong to requests, and entries die with them. Three looks together see
+what each one misses: addresses and torch's counts of modifications (blind to edits through
+`.data`), a few numbers of every parameter (blind to edits between them), and the settings that
+leave the weights alone.
 """
 
 from __future__ import annotations
@@ -35,14 +36,13 @@ class Fingerprint(NamedTuple):
     weights: Any
     samples: bytes
     modules: Any
-    scheduler: Any
 
 
 class ModelWatch:
-    """Fingerprints of a denoiser and of the scheduler that a call runs on.
+    """Fingerprints of a denoiser.
 
     Notes:
-        Offloaded weights move on every call. Of those only modules and scheduler are compared.
+        Offloaded weights move on every call. Of those only modules are compared.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -50,7 +50,7 @@ class ModelWatch:
         self._views: list[Tensor] = []
         self._places: list[Any] = []
 
-    def look(self, scheduler: Any) -> Fingerprint:
+    def look(self) -> Fingerprint:
         """Take the fingerprint of now."""
         tensors: list[Tensor] = []
         described: list[Any] = []
@@ -68,14 +68,13 @@ class ModelWatch:
                         tensors.append(tensor)
                     elif tensor is not None:
                         tensors += _parts(tensor)
-        settings = _settings_of(scheduler)
         if offloaded:
-            return Fingerprint(None, b"", described, settings)
+            return Fingerprint(None, b"", described)
         places = [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
         if places != self._places:
             self._views, self._places = [_view(tensor) for tensor in tensors], places
         versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
-        return Fingerprint((places, versions), _sample(self._views), described, settings)
+        return Fingerprint((places, versions), _sample(self._views), described)
 
 
 def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
@@ -84,7 +83,6 @@ def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
         "weights": "weights",
         "samples": "weights",
         "modules": "modules, adapters or attention processors",
-        "scheduler": "scheduler",
     }
     differing = {
         names[part]
@@ -92,11 +90,6 @@ def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
         if old != new
     }
     return ", ".join(sorted(differing))
-
-
-def _settings_of(scheduler: Any) -> tuple[Any, ...]:
-    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
-    return type(scheduler), repr(sorted(config.items()))
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:

@@ -36,6 +36,10 @@ class Tap(ABC):
         self.users = 0
         self.stand_before(module.__dict__.get(_PLACE))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be copied as what stands behind: a copy of a tapped module is plain."""
+        return _as_it_is, (self.behind,)
+
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module."""
@@ -44,6 +48,10 @@ class Tap(ABC):
         """Take a place in the row."""
         self.behind = behind
         self.plain: Callable[..., Any] = self.module._call_impl if behind is None else behind
+
+
+def _as_it_is(behind: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    return behind
 
 
 TapT = TypeVar("TapT", bound=Tap)

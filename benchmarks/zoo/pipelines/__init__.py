@@ -48,7 +48,7 @@ def pipeline_unit(name: str, pipe: Any) -> Unit:
     """Make a unit of a pipeline."""
     facts = PIPELINES[name]
 
-    def draw(seeds: Sequence[int], large: bool) -> Tensor:
+    def draw(seeds: Sequence[int], large: bool, copy: Any = pipe) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         given = {
             "num_inference_steps": STEPS,
@@ -62,7 +62,7 @@ def pipeline_unit(name: str, pipe: Any) -> Unit:
         mode = mock.patch.object(DiagonalGaussianDistribution, "sample", _mode)
         with torch.random.fork_rng(devices=[]), mode, facts.around():
             torch.manual_seed(0)
-            return _as_tensor(pipe(**given)[0])
+            return _as_tensor(copy(**given)[0])
 
     return Unit(pipe, draw, facts.rows)
 
