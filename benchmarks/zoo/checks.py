@@ -50,7 +50,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     with counted(pipe) as plain_calls:
         plain = unit.draw(seeds, False)
     before = fingerprint(pipe)  # a call leaves attributes of its own
-    with runner(pipe, AllCompute(), TieredCache()):
+    with runner(pipe, AllCompute(), TieredCache()), counted(pipe) as watched_calls:
         computed = unit.draw(seeds, False)
     checks = {
         "all_compute_identical": bool(torch.equal(computed, plain)),
@@ -59,10 +59,13 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
 
     cache, logs = TieredCache(), list[RequestLog]()
     with runner(pipe, scheduled(logs, unit), cache, on_finish=logs.append) as attached:
-        unit.draw(seeds, False)  # a model that no table knows is watched once
+        first = unit.draw(seeds, False)  # a model that no table knows is watched
         with counted(pipe) as calls:
             cached = unit.draw(seeds, False)
         log = logs[-1]
+        checks["watching_has_no_effects"] = watched_calls.calls == plain_calls.calls and (
+            torch.equal(first, cached)
+        )
         checks["executed_equals_schedule"] = executes(log, calls, plain_calls, attached)
         checks["reuse_changes"] = not torch.equal(cached, plain)
         checks["finite"] = bool(torch.isfinite(cached).all())

@@ -50,6 +50,7 @@ class Request:
         max_bytes: Most bytes that it may keep; None for no limit.
         admitted: False computes everything and keeps nothing.
         ranks: Other processes that must decide the same.
+        changes: Looks at the model, and counts how often it has changed; asked at every step.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Request:
         max_bytes: int | None = None,
         admitted: bool = True,
         ranks: Ranks | None = None,
+        changes: Callable[[], int] = int,
     ) -> None:
         self.id = next(_IDS)
         self.controller = controller
@@ -85,6 +87,8 @@ class Request:
         self._expected_rows = rows
         self._admitted = admitted
         self._ranks = ranks
+        self._changes, self._model = changes, changes()
+        self._outdated = False
         self._clock = Clock(scheduler)
         self._sites = sites
         self._run: RunInfo | None = None
@@ -133,6 +137,7 @@ class Request:
             self._step, self._decision = step, None
             self._calls_before, self._calls = self._calls, 0
             self._called.clear()
+            self._see_model()
         self._calls += 1
         self._latents = facts.latents
         self.off = not 0 <= step < run.num_inference_steps or rows % run.rows != 0
@@ -140,8 +145,7 @@ class Request:
             return
         idle = self._memory.idle[step]
         if idle or not self._admitted:
-            self.logs[-1].modes[step] = Mode.COMPUTE
-            self.off = True
+            self.leave_alone()
             if idle:
                 self._dead_writes += len(layout.spans)
             return
@@ -157,6 +161,19 @@ class Request:
         self.off = not self._called.isdisjoint(self.chunks) or max(self.chunks) > _MOST_BRANCHES
         self._called.update(self.chunks)
         self.logs[-1].branches = max(self.logs[-1].branches, len(self._called))
+
+    def _see_model(self) -> None:
+        """Forget what was computed if another model did: entries are of use to theirs only."""
+        before, self._model = self._model, self._changes()
+        if self._model != before:
+            self._memory.forget()
+            self._last_output = None
+            self._outdated = True
+
+    def leave_alone(self) -> None:
+        """Have the call of the denoiser compute everything, and keep nothing of it."""
+        self.logs[-1].modes[self._step] = Mode.COMPUTE
+        self.off = True
 
     def end_call(self, output: Any) -> None:
         """Note what a denoiser returned."""
@@ -179,6 +196,7 @@ class Request:
             latents, hidden_states = map(self._last_rows, (self._latents, hidden_states))
             probe = None if probe_residual is None else self._last_rows(probe_residual)
             anew = self._shapes_changed(latents, hidden_states, probe, self._last_output)
+            anew, self._outdated = anew or self._outdated, False
             if anew and planned_modes(self.controller) is None:
                 self._memory.forget()
                 self._last_output = self._shapes[-1] = None
@@ -268,7 +286,7 @@ class Request:
         self._branches.clear()
         run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
-        self._shapes = []
+        self._shapes, self._outdated = [], False
         self.logs.append(RequestLog(run))
         self.controller.reset(run)
         self._memory.begin(rows, planned_modes(self.controller))

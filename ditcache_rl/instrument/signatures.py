@@ -167,6 +167,18 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def leaves_of(value: Any) -> list[Tensor]:
+    """List the tensors that `map_tensors` visits, in its order."""
+    found: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, collect)
+    return found
+
+
 def known_signature(block: nn.Module) -> BlockSignature | None:
     """Look up how a block is called; None if neither table has its class."""
     from diffusers.hooks._helpers import TransformerBlockRegistry
