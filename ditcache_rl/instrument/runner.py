@@ -18,7 +18,7 @@ from torch import nn
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
 from ditcache_rl.instrument.blocks import denoisers_of, read_paths
-from ditcache_rl.instrument.calls import rows_of_call
+from ditcache_rl.instrument.calls import has_callbacks, rows_of_call
 from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
 from ditcache_rl.instrument.install import check_denoiser, install_layout, remove_layout
 from ditcache_rl.instrument.layout import Layout
@@ -87,6 +87,8 @@ class BlockRunner:
         ]
         self._watches = [ModelWatch(layout.denoiser) for layout in self.layouts]
         self._seen: list[Fingerprint] = []
+        self._changes = 0
+        self._looking = threading.Lock()
 
     def __enter__(self) -> Self:
         """Install; `UnsupportedModelError` and `StateError` are those of `install_layout`."""
@@ -137,6 +139,8 @@ class BlockRunner:
         plain = plain_call(pipe)
         for layout in self.layouts:
             check_denoiser(layout)
+        self._check_model(pipe.scheduler, "before")
+        closely = has_callbacks(plain, args, kwargs)
         admitted = self._admit()
         request = Request(
             copy.copy(controller or self._controller),
@@ -147,9 +151,9 @@ class BlockRunner:
             max_bytes=self._request_bytes,
             admitted=admitted,
             ranks=self._ranks,
+            changes=lambda: self._count_changes(pipe.scheduler, closely=closely),
         )
         request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
-        self._check_model(pipe.scheduler, "before")
         try:
             with request.current():
                 return plain(pipe, *args, **kwargs)
@@ -163,11 +167,19 @@ class BlockRunner:
 
     def _check_model(self, scheduler: Any, when: str) -> None:
         """Empty the cache if the model is no longer what its entries were computed with."""
-        before, self._seen = self._seen, [watch.look(scheduler) for watch in self._watches]
-        parts = [changed_parts(*looks) for looks in zip(before, self._seen, strict=False)]
-        if any(parts):
-            changed = ", ".join(part for part in parts if part)
-            self._cache.empty(f"the model changed {when} a request: {changed}")
+        with self._looking:
+            before, self._seen = self._seen, [watch.look(scheduler) for watch in self._watches]
+            parts = [changed_parts(*looks) for looks in zip(before, self._seen, strict=False)]
+            if any(parts):
+                changed = ", ".join(part for part in parts if part)
+                self._cache.empty(f"the model changed {when} a request: {changed}")
+                self._changes += 1
+
+    def _count_changes(self, scheduler: Any, *, closely: bool) -> int:
+        """Tell how often the model has changed so far."""
+        if not all(watch.as_before(closely=closely) for watch in self._watches):
+            self._check_model(scheduler, "during")
+        return self._changes
 
     def _admit(self) -> bool:
         """Tell whether another request may keep something, and count it."""
