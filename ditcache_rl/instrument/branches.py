@@ -22,6 +22,8 @@ _CONDITIONING = (
     "class_labels",
 )
 _TIMESTEPS = ("timestep", "timesteps", "t")
+#: Scope of a branch that is forgotten.
+_NOBODY = object()
 #: Arguments that say nothing about the branch.
 _SILENT = frozenset({"return_dict", *_TIMESTEPS})
 
@@ -131,6 +133,10 @@ class Branches:
     def clear(self) -> None:
         """Forget all."""
         self._known.clear()
+
+    def forget(self, number: int) -> None:
+        """Forget the conditioning of a branch, which is another branch if it comes back."""
+        self._known[number] = (_NOBODY, None)
 
     def _number(self, scope: Any, part: Any, taken: set[int]) -> int:
         for index, (known_scope, known) in enumerate(self._known):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, planned_modes, start_over
+from ditcache_rl.instrument.attendance import Attendance
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
@@ -98,6 +99,7 @@ class Request:
         self._decides = False
         self._last_output: Tensor | None = None
         self._branches = Branches()
+        self._attendance = Attendance()
         self._called: set[int] = set()
         self._memory = RequestMemory(cache, self.id, max_bytes)
         self._looks_ahead = False
@@ -138,6 +140,7 @@ class Request:
             self._calls_before, self._calls = self._calls, 0
             self._called.clear()
             self._see_model()
+            self._free(self._attendance.begin_step())
         self._calls += 1
         self._latents = facts.latents
         self.off = not 0 <= step < run.num_inference_steps or rows % run.rows != 0
@@ -157,6 +160,7 @@ class Request:
             rows // run.rows,
             called=self._called,
         )
+        self._free(self._attendance.call(self.chunks))
         # A second look at the same branch in one step belongs to no place in its history.
         self.off = not self._called.isdisjoint(self.chunks) or max(self.chunks) > _MOST_BRANCHES
         self._called.update(self.chunks)
@@ -169,6 +173,13 @@ class Request:
             self._memory.forget()
             self._last_output = None
             self._outdated = True
+
+    def _free(self, branches: Sequence[int]) -> None:
+        """Free what branches have computed that nobody calls any more."""
+        for branch in branches:
+            self._memory.drop(branch)
+        for branch in self._attendance.forgotten():
+            self._branches.forget(branch)
 
     def leave_alone(self) -> None:
         """Have the call of the denoiser compute everything, and keep nothing of it."""
@@ -284,6 +295,7 @@ class Request:
         expected = self._expected_rows
         rows = expected if expected and rows % expected == 0 else rows
         self._branches.clear()
+        self._attendance = Attendance()
         run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
         self._shapes, self._outdated = [], False
