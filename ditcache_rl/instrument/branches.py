@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -134,9 +134,10 @@ class Branches:
         """Forget all."""
         self._known.clear()
 
-    def forget(self, number: int) -> None:
-        """Forget the conditioning of a branch, which is another branch if it comes back."""
-        self._known[number] = (_NOBODY, None)
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Forget the conditioning of branches, which are others if they come back."""
+        for number in numbers:
+            self._known[number] = (_NOBODY, None)
 
     def _number(self, scope: Any, part: Any, taken: set[int]) -> int:
         for index, (known_scope, known) in enumerate(self._known):

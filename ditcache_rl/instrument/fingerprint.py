@@ -60,9 +60,15 @@ class ModelWatch:
 
     def __init__(self, denoiser: nn.Module) -> None:
         self._denoiser = denoiser
+        self._seen: Fingerprint | None = None
         self._places: list[Any] = []
         self._samples = _Samples([])
         self._glance = _Glance([], [], [], None)
+
+    def changes(self, scheduler: Any) -> str:
+        """Look, and name what has changed since the last time; "" if nothing has."""
+        before, self._seen = self._seen, self.look(scheduler)
+        return "" if before is None else changed_parts(before, self._seen)
 
     def look(self, scheduler: Any) -> Fingerprint:
         """Take the fingerprint of now."""
@@ -70,7 +76,7 @@ class ModelWatch:
         described: list[Any] = []
         settings: list[tuple[dict[str, Any], str]] = []
         offloaded = False
-        modules = _modules(self._denoiser)
+        modules = modules_of(self._denoiser)
         for module in modules:
             attributes = module.__dict__
             offloaded = offloaded or _is_offloaded(attributes)
@@ -257,7 +263,7 @@ def _copied(value: Any) -> Any:
     return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
 
 
-def _modules(root: nn.Module) -> list[nn.Module]:
+def modules_of(root: nn.Module) -> list[nn.Module]:
     """List all modules; several times faster than `nn.Module.modules`, which also builds names."""
     found, waiting = {id(root): root}, [root]
     while waiting:

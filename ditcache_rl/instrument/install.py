@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,8 +97,8 @@ class DenoiserTap(Tap):
         """Tell the request when a call begins and what it returned."""
         request = current_request()
         layout = None if request is None else request.layouts.get(self)
-        if request is None or layout is None:
-            return self.plain(*args, **kwargs)
+        if request is None or layout is None or request.layout is not None:
+            return self.plain(*args, **kwargs)  # of nobody, or in the middle of another call
         if not layout.ready:
             with layout.completing:
                 if not layout.ready:
@@ -112,7 +113,12 @@ class DenoiserTap(Tap):
 
     def _watched(self, request: Request, layout: Layout, args: Any, kwargs: Any) -> Any:
         """Make a call that tells the blocks which are not known yet, tap them, and catch up."""
-        watched = complete_stack(layout.denoiser, layout.stack, lambda: self.plain(*args, **kwargs))
+        request.layout = layout
+        try:
+            run = partial(self.plain, *args, **kwargs)
+            watched = complete_stack(layout.denoiser, layout.stack, run)
+        finally:
+            request.layout = None
         layout.follow(watched.stack)
         _tap_blocks(layout)
         layout.ready = True

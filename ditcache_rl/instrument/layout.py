@@ -12,6 +12,7 @@ from torch import nn
 
 from ditcache_rl.instrument.blocks import Span, Stack, find_stack, split_sites, split_spans
 from ditcache_rl.instrument.branches import CallReader
+from ditcache_rl.instrument.fingerprint import ModelWatch, modules_of
 from ditcache_rl.instrument.signatures import BlockSignature
 from ditcache_rl.instrument.taps import Tap
 
@@ -49,6 +50,7 @@ class Layout:
         taps: What is installed, that of the denoiser first.
         roles: Of the blocks, by their taps.
         completing: Held while a forward pass tells the blocks.
+        watch: Notices that the model changes.
 
     Raises:
         ConfigError: If the stack can't have that many sites.
@@ -74,6 +76,7 @@ class Layout:
         self.spans: list[Span] = []
         self.site_heads: list[Span] = []
         self.completing = threading.Lock()
+        self.watch = ModelWatch(denoiser)
         self._sites, self._probe_blocks = sites, probe_blocks
         self.stack: Stack | None = find_stack(denoiser, blocks)
         self.ready = self.stack is not None and None not in self.stack.signatures
@@ -91,3 +94,8 @@ class Layout:
         for span in self.spans:
             heads.setdefault(span.site, span)
         self.site_heads = list(heads.values())
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its blocks are still among the modules of the denoiser."""
+        return self.stack is None or set(modules_of(self.denoiser)).issuperset(self.stack.blocks)

@@ -7,6 +7,7 @@ may be attached more than once: the runner that came last rules, and they may le
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -17,17 +18,21 @@ from torch import nn
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.instrument.blocks import denoisers_of, read_paths
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import has_callbacks, rows_of_call
-from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
-from ditcache_rl.instrument.install import check_denoiser, install_layout, remove_layout
+from ditcache_rl.instrument.denoisers import Denoisers
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.ranks import Ranks
 from ditcache_rl.instrument.request import Request
 
+_LOG = logging.getLogger(__name__)
 _RUNNERS = "_ditcache_rl_runners"
 _LOCK = threading.Lock()
+_UNHEARD = (
+    "no block of the pipeline asked for a decision in a request, and everything was computed: its "
+    "denoiser was called past them, or joins all rows in one sequence"
+)
 
 
 class BlockRunner:
@@ -47,6 +52,9 @@ class BlockRunner:
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
         on_finish: Called with the log of every request, also of one that failed.
+
+    Attributes:
+        notes: What requests could not make use of, and why; each once.
 
     Raises:
         ConfigError: If the stack can't have that many sites, or `blocks` leads to no denoiser.
@@ -72,34 +80,25 @@ class BlockRunner:
         self._request_bytes = request_bytes
         self._ranks = ranks
         self._on_finish = on_finish
+        self.notes: list[str] = []
         self._active = 0
         self._entered = False
-        self.layouts = [
-            Layout(
-                name,
-                denoiser,
-                key,
-                sites=sites,
-                probe_blocks=controller.probe_blocks,
-                blocks=read_paths(blocks).get(name),
-            )
-            for key, (name, denoiser) in enumerate(denoisers_of(pipe, blocks).items())
-        ]
-        self._watches = [ModelWatch(layout.denoiser) for layout in self.layouts]
-        self._seen: list[Fingerprint] = []
+        self._denoisers = Denoisers(
+            pipe, sites=sites, probe_blocks=controller.probe_blocks, blocks=blocks
+        )
         self._changes = 0
         self._looking = threading.Lock()
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """How the denoisers of the pipeline are seen."""
+        return self._denoisers.layouts
 
     def __enter__(self) -> Self:
         """Install; `UnsupportedModelError` and `StateError` are those of `install_layout`."""
         if self._entered:
             return self
-        try:
-            for layout in self.layouts:
-                install_layout(layout)
-        except BaseException:
-            self._remove_layouts()
-            raise
+        self._denoisers.install()
         with _LOCK:
             runners = self._pipe.__dict__.setdefault(_RUNNERS, [])
             if not runners:
@@ -125,7 +124,7 @@ class BlockRunner:
             if not runners:
                 self._pipe.__class__ = _plain_class(type(self._pipe))
                 del self._pipe.__dict__[_RUNNERS]
-        self._remove_layouts()
+        self._denoisers.remove()
 
     def request(
         self,
@@ -137,48 +136,65 @@ class BlockRunner:
     ) -> Any:
         """Run one call of the pipeline, under the runner's controller if no other is given."""
         plain = plain_call(pipe)
-        for layout in self.layouts:
-            check_denoiser(layout)
-        self._check_model(pipe.scheduler, "before")
-        closely = has_callbacks(plain, args, kwargs)
-        admitted = self._admit()
-        request = Request(
-            copy.copy(controller or self._controller),
-            self._cache,
-            pipe.scheduler,
-            self._sites,
-            rows=rows_of_call(plain, args, kwargs),
-            max_bytes=self._request_bytes,
-            admitted=admitted,
-            ranks=self._ranks,
-            changes=lambda: self._count_changes(pipe.scheduler, closely=closely),
-        )
-        request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
+        for note in self._denoisers.begin(pipe):
+            self._note(note)
         try:
-            with request.current():
-                return plain(pipe, *args, **kwargs)
+            self._check_model(pipe.scheduler, "before")
+            closely = has_callbacks(plain, args, kwargs)
+            admitted = self._admit()
+            request = Request(
+                copy.copy(controller or self._controller),
+                self._cache,
+                pipe.scheduler,
+                self._sites,
+                rows=rows_of_call(plain, args, kwargs),
+                max_bytes=self._request_bytes,
+                admitted=admitted,
+                ranks=self._ranks,
+                changes=lambda: self._count_changes(pipe.scheduler, closely=closely),
+            )
+            request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
+            try:
+                with request.current():
+                    output = plain(pipe, *args, **kwargs)
+                if request.unheard:
+                    self._note(_UNHEARD)
+                return output
+            finally:
+                self._check_model(pipe.scheduler, "during")
+                with _LOCK:
+                    self._active -= admitted
+                if self._on_finish is not None:
+                    for log in request.logs:
+                        self._on_finish(log)
         finally:
-            self._check_model(pipe.scheduler, "during")
-            with _LOCK:
-                self._active -= admitted
-            if self._on_finish is not None:
-                for log in request.logs:
-                    self._on_finish(log)
+            self._denoisers.end()
+
+    def _note(self, note: str) -> None:
+        """Keep what somebody should know, and warn of it once."""
+        if note not in self.notes:
+            self.notes.append(note)
+            _LOG.warning("%s", note)
 
     def _check_model(self, scheduler: Any, when: str) -> None:
         """Empty the cache if the model is no longer what its entries were computed with."""
         with self._looking:
-            before, self._seen = self._seen, [watch.look(scheduler) for watch in self._watches]
-            parts = [changed_parts(*looks) for looks in zip(before, self._seen, strict=False)]
-            if any(parts):
-                changed = ", ".join(part for part in parts if part)
+            changed = self._denoisers.changes(scheduler)
+            if changed:
                 self._cache.empty(f"the model changed {when} a request: {changed}")
                 self._changes += 1
 
     def _count_changes(self, scheduler: Any, *, closely: bool) -> int:
-        """Tell how often the model has changed so far."""
-        if not all(watch.as_before(closely=closely) for watch in self._watches):
+        """Tell how often the model has changed so far.
+
+        Args:
+            scheduler: Of the request.
+            closely: Code of the user may have run since the last step.
+        """
+        if not self._denoisers.as_before(closely=closely):
             self._check_model(scheduler, "during")
+        if closely:
+            self._denoisers.restore()
         return self._changes
 
     def _admit(self) -> bool:
@@ -190,10 +206,6 @@ class BlockRunner:
                 return False
             self._active += 1
             return True
-
-    def _remove_layouts(self) -> None:
-        for layout in self.layouts:
-            remove_layout(layout)
 
 
 def _request_class(plain: type) -> type:
