@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ditcache_rl.instrument.signatures import LATENTS, parameters_of
+from ditcache_rl.instrument.signatures import LATENTS, names_of, parameters_of
 
 #: Arguments that hold the conditioning, the most telling first.
 _CONDITIONING = (
@@ -49,7 +49,8 @@ class CallReader:
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallFacts:
         """Pick out what matters."""
         if args:
-            kwargs = dict(zip(self._parameters, args, strict=False)) | dict(kwargs)
+            names = names_of(self._parameters, args)
+            kwargs = dict(zip(names, args, strict=True)) | dict(kwargs)
         latents = _first_of(kwargs, LATENTS)
         if latents is None:
             latents = next(iter(kwargs.values()), None)

@@ -232,8 +232,8 @@ def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:
         request.stack_input = streams
         return Pass(span)
     batch = len(request.chunks) * request.rows
-    if len(streams[0]) % batch:
-        return Pass(span)  # rows are packed into one sequence: they can't be told apart
+    if not isinstance(streams[0], Tensor) or len(streams[0]) % batch:
+        return Pass(span)  # rows are in a list or in one sequence: they can't be told apart
     start = request.stack_input or streams
     decision = request.decide(
         with_rows(streams[0], batch),

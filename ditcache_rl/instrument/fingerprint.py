@@ -135,7 +135,7 @@ class _Glance:
         samples: _Samples | None,
     ) -> None:
         self._children = [module._modules for module in modules]
-        self._owned = [
+        self._owned: list[dict[str, Any]] = [
             owned for module in modules for owned in (module._parameters, module._buffers) if owned
         ]
         self._tensors, self._settings, self._samples = tensors, settings, samples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -39,13 +38,18 @@ def remove_layout(layout: Layout) -> None:
 
 def check_denoiser(layout: Layout) -> None:
     """Refuse what decisions can't be taken in; errors are those of `install_layout`."""
-    denoiser, name = layout.denoiser, layout.name
-    _refuse(name, *_marked_cache(name, denoiser))
-    if isinstance(denoiser, torch._dynamo.OptimizedModule) or is_compiled(denoiser):
-        raise UnsupportedModelError(
-            f"expected a {name} whose blocks are compiled one by one, received one that is "
-            f"compiled as a whole; use pipe.{name}.compile_repeated_blocks()"
-        )
+    name = layout.name
+    for denoiser in {layout.denoiser, layout.holder}:
+        _refuse(name, *_marked_cache(name, denoiser))
+        if isinstance(denoiser, torch._dynamo.OptimizedModule) or is_compiled(denoiser):
+            raise UnsupportedModelError(
+                f"expected a {name} whose blocks are compiled one by one, received one that is "
+                f"compiled as a whole; use pipe.{name}.compile_repeated_blocks()"
+            )
+        _refuse_checkpointing(name, denoiser)
+
+
+def _refuse_checkpointing(name: str, denoiser: nn.Module) -> None:
     if getattr(denoiser, "gradient_checkpointing", False):
         raise StateError(
             f"expected a {name} without gradient checkpointing, which would run its blocks a "
@@ -115,8 +119,10 @@ class DenoiserTap(Tap):
         """Make a call that tells the blocks which are not known yet, tap them, and catch up."""
         request.layout = layout
         try:
-            run = partial(self.plain, *args, **kwargs)
-            watched = complete_stack(layout.denoiser, layout.stack, run)
+            # What is plain is asked late: the denoiser itself may be what is watched.
+            watched = complete_stack(
+                layout.denoiser, layout.stack, lambda: self.plain(*args, **kwargs)
+            )
         finally:
             request.layout = None
         layout.follow(watched.stack)

@@ -10,11 +10,18 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ditcache_rl.instrument.blocks import Span, Stack, find_stack, split_sites, split_spans
+from ditcache_rl.instrument.blocks import (
+    Span,
+    Stack,
+    find_stack,
+    split_sites,
+    split_spans,
+)
 from ditcache_rl.instrument.branches import CallReader
 from ditcache_rl.instrument.fingerprint import ModelWatch, modules_of
 from ditcache_rl.instrument.signatures import BlockSignature
 from ditcache_rl.instrument.taps import Tap
+from ditcache_rl.instrument.wrappers import holder_of
 
 #: Cache entries of the denoisers of one pipeline are numbered apart by this.
 _SPANS_PER_DENOISER = 1000
@@ -42,6 +49,7 @@ class Layout:
         blocks: Names of its block lists, where the user gives them.
 
     Attributes:
+        holder: What holds its block lists: itself, or what it wraps.
         stack: Its blocks, as far as they are known.
         ready: Nothing is left that only a forward pass can tell.
         all_spans: In the order in which they run.
@@ -68,6 +76,7 @@ class Layout:
         blocks: str | None,
     ) -> None:
         self.name, self.denoiser, self.key = name, denoiser, key
+        self.holder = holder_of(denoiser)
         self.first_span = key * _SPANS_PER_DENOISER
         self.reader = CallReader(denoiser)
         self.taps: list[Tap] = []

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from ditcache_rl.instrument.blocks import Stack, no_blocks
 from ditcache_rl.instrument.signatures import (
+    LATENTS,
     BlockSignature,
     leaves_of,
     make_signature,
+    names_of,
     parameters_of,
 )
 from ditcache_rl.instrument.taps import Tap, install, release
+from ditcache_rl.instrument.wrappers import holder_of
 
 #: How image tokens are called where several arguments would fit.
 _IMAGE_NAMES = ("hidden_states", "x", "visual_embed", "vis")
@@ -39,7 +42,8 @@ class Seen(NamedTuple):
     @property
     def arguments(self) -> dict[str, Any]:
         """All arguments by name."""
-        return dict(zip(parameters_of(self.module), self.args, strict=False)) | self.kwargs
+        names = names_of(parameters_of(self.module), self.args)
+        return dict(zip(names, self.args, strict=True)) | self.kwargs
 
     @property
     def untouched(self) -> bool:
@@ -68,11 +72,13 @@ def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], A
     """
     lists = {
         name: list(child)
-        for name, child in denoiser.named_children()
+        for name, child in holder_of(denoiser).named_children()
         if isinstance(child, nn.ModuleList) and len(child)
     }
     watched = [m for blocks in lists.values() for m in blocks] if stack is None else stack.blocks
     calls, output = _watch(watched, run)
+    if stack is not None and stack.blocks == (denoiser,):
+        return Watched(replace(stack, signatures=(_whole(calls[0]),)), calls, output)
     if stack is None:
         chains = {name: blocks for name, blocks in lists.items() if _is_chain(blocks, calls)}
         if not chains:
@@ -139,6 +145,17 @@ def _infer(module: nn.Module, calls: Sequence[Seen]) -> BlockSignature:
         if isinstance(call.output, tuple) == isinstance(before.output, tuple):
             streams = _streams(before, call)
     return make_signature(module, streams, is_tuple=members > 0, members=members)
+
+
+def _whole(call: Seen) -> BlockSignature:
+    """Tell which argument of a denoiser holds the latents."""
+    given = call.arguments
+    known = [name for name in LATENTS if given.get(name) is not None]
+    tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
+    first = leaves_of(call.output)[0].shape
+    like = [name for name in tensors if given[name].shape == first]
+    name = (known or like or tensors or list(given))[0]
+    return make_signature(call.module, [(name, 0)], is_tuple=True)
 
 
 def _streams(call: Seen, follower: Seen | None) -> list[tuple[str, int]]:

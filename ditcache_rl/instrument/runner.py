@@ -31,7 +31,7 @@ _RUNNERS = "_ditcache_rl_runners"
 _LOCK = threading.Lock()
 _UNHEARD = (
     "no block of the pipeline asked for a decision in a request, and everything was computed: its "
-    "denoiser was called past them, or joins all rows in one sequence"
+    "denoiser was called past them, or has all rows in one sequence or list"
 )
 
 

@@ -174,7 +174,7 @@ def test_blocks_that_are_compiled_in_a_callback_go_on_at_the_next_step() -> None
 def test_a_denoiser_that_is_called_past_its_taps_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    loop = DenoiserLoop("FluxTransformer2DModel")
+    loop: Any = DenoiserLoop("FluxTransformer2DModel")
     plain = loop(seeds=[0], size=8, num_inference_steps=4)
     transformer = loop.transformer
 

@@ -211,7 +211,7 @@ def test_a_scale_that_holds_within_a_call_of_the_denoiser_is_no_change() -> None
     for module in pipe.transformer.modules():
         if hasattr(module, "scaling"):
             module.scaling["one"] = 0.1  # times 3 and by 3 again is another number
-    attention = {"joint_attention_kwargs": {"scale": 3.0}}
+    attention: dict[str, Any] = {"joint_attention_kwargs": {"scale": 3.0}}
 
     _, log = play(pipe, EveryK(2), **attention)
 

@@ -25,7 +25,8 @@ UNKNOWN = ["ZImageTransformer2DModel", "ChromaTransformer2DModel", "LuminaNextDi
 
 
 def blocks_of(loop: DenoiserLoop) -> list[nn.Module]:
-    lists = [m for m in loop.transformer.children() if isinstance(m, nn.ModuleList)]
+    model: nn.Module = vars(loop)["transformer"]
+    lists = [m for m in model.children() if isinstance(m, nn.ModuleList)]
     return [block for blocks in lists for block in blocks]
 
 
