@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo.denoisers import DENOISERS
 from benchmarks.zoo.rows import ROUNDING, PerRow, Unit, blind, rounding
+from benchmarks.zoo.shapes import memory_follows_shapes
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.instrument import BlockRunner, RequestLog
@@ -83,6 +84,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     with runner(pipe, scheduled(logs, unit), TieredCache(), on_finish=logs.append):
         fresh = unit.draw(other, True)
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
+    checks["memory_follows_shapes"] = memory_follows_shapes(unit)
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
     share = None
