@@ -43,7 +43,7 @@ class Denoisers:
     """
 
     def __init__(self, pipe: Any, *, sites: int, probe_blocks: int, blocks: str | None) -> None:
-        self._pipe, self._blocks = pipe, blocks
+        self._blocks = blocks
         self._sites, self._probe_blocks = sites, probe_blocks
         self._keys = itertools.count()
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class Denoisers:
             layouts = [self._now(name, denoiser, notes) for name, denoiser in found.items()]
             served = [layout for layout in layouts if layout is not None]
             former = [layout for layout in self.layouts if layout not in served]
-            if former and pipe is self._pipe and not self._running:
+            if not self._running:
                 for layout in former:
                     remove_layout(layout)
                 former = []

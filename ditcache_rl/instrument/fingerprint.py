@@ -55,7 +55,8 @@ class ModelWatch:
     """Fingerprints of a denoiser and of the scheduler that a call runs on.
 
     Notes:
-        Offloaded weights move on every call. Of those only modules and scheduler are compared.
+        Offloaded weights move on every call, and so do those that are cast for it. Of those only
+        modules and scheduler are compared.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -75,11 +76,11 @@ class ModelWatch:
         tensors: list[Tensor] = []
         described: list[Any] = []
         settings: list[tuple[dict[str, Any], str]] = []
-        offloaded = False
+        moved = False
         modules = modules_of(self._denoiser)
         for module in modules:
             attributes = module.__dict__
-            offloaded = offloaded or _is_offloaded(attributes)
+            moved = moved or _is_moved(attributes)
             described += type(module), is_compiled(module)
             processor = attributes.get("processor")
             if processor is not None:
@@ -97,7 +98,7 @@ class ModelWatch:
             (name, _rounded(attributes[name])) for attributes, name in settings if name in _SETTINGS
         ]
         rules = _settings_of(scheduler)
-        if offloaded:
+        if moved:
             self._glance = _Glance(modules, [], settings, None)
             return Fingerprint(None, b"", described, rules)
         places = [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
@@ -274,8 +275,9 @@ def modules_of(root: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def _is_offloaded(attributes: dict[str, Any]) -> bool:
+def _is_moved(attributes: dict[str, Any]) -> bool:
     hook = attributes.get("_diffusers_hook")
     return "_hf_hook" in attributes or (
-        hook is not None and any("offload" in name for name in hook.hooks)
+        hook is not None
+        and any("offload" in name or name == "layerwise_casting" for name in hook.hooks)
     )

@@ -24,6 +24,12 @@ from tests.instrument.test_fingerprint import (
     replace_data,
 )
 from tests.instrument.test_shapes import network
+from tests.instrument.test_stack import (
+    group_offload,
+    layerwise_casting,
+    model_offload,
+    sequential_offload,
+)
 from tests.kit.pipelines import BLOCKS, GUIDANCE, STEPS, build_tiny_pipe, draw
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft's, of several adapters in one model
@@ -229,3 +235,19 @@ def test_a_look_between_two_steps_is_cheap() -> None:
         times.append(time.perf_counter() - started)
 
     assert median(times) < 1e-4
+
+
+@pytest.mark.parametrize("callback", [False, True])
+@pytest.mark.parametrize(
+    "work", [model_offload, sequential_offload, group_offload, layerwise_casting]
+)
+def test_weights_that_come_and_go_with_every_call_are_no_change(
+    work: Callable[[Any], None], callback: bool
+) -> None:
+    pipe = build_tiny_pipe()
+    work(pipe)
+    call = {"callback_on_step_end": at_step(lambda pipe: None)} if callback else {}
+
+    _, log = play(pipe, EveryK(2), **call)
+
+    assert log.modes[:, 0, 0].tolist() == [0, 1] * 3
