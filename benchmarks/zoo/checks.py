@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.zoo.copies import copies_plain
 from benchmarks.zoo.denoisers import DENOISERS
 from benchmarks.zoo.rows import ROUNDING, PerRow, Unit, blind, rounding
+from benchmarks.zoo.shapes import memory_follows_shapes
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.instrument import BlockRunner, RequestLog
@@ -51,7 +52,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     with counted(pipe) as plain_calls:
         plain = unit.draw(seeds, False)
     before = fingerprint(pipe)  # a call leaves attributes of its own
-    with runner(pipe, AllCompute(), TieredCache()):
+    with runner(pipe, AllCompute(), TieredCache()), counted(pipe) as watched_calls:
         computed = unit.draw(seeds, False)
     checks = {
         "all_compute_identical": bool(torch.equal(computed, plain)),
@@ -60,10 +61,13 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
 
     cache, logs = TieredCache(), list[RequestLog]()
     with runner(pipe, scheduled(logs, unit), cache, on_finish=logs.append) as attached:
-        unit.draw(seeds, False)  # a model that no table knows is watched once
+        first = unit.draw(seeds, False)  # a model that no table knows is watched
         with counted(pipe) as calls:
             cached = unit.draw(seeds, False)
         log = logs[-1]
+        checks["watching_has_no_effects"] = watched_calls.calls == plain_calls.calls and (
+            torch.equal(first, cached)
+        )
         checks["executed_equals_schedule"] = executes(log, calls, plain_calls, attached)
         checks["reuse_changes"] = not torch.equal(cached, plain)
         checks["finite"] = bool(torch.isfinite(cached).all())
@@ -81,6 +85,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     with runner(pipe, scheduled(logs, unit), TieredCache(), on_finish=logs.append):
         fresh = unit.draw(other, True)
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
+    checks["memory_follows_shapes"] = memory_follows_shapes(unit)
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
     checks["copies_plain"] = copies_plain(unit, SCHEDULE, seeds, plain)
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ditcache_rl.instrument.signatures import LATENTS, parameters_of
+from ditcache_rl.instrument.signatures import LATENTS, names_of, parameters_of
 
 #: Arguments that hold the conditioning, the most telling first.
 _CONDITIONING = (
@@ -22,6 +22,8 @@ _CONDITIONING = (
     "class_labels",
 )
 _TIMESTEPS = ("timestep", "timesteps", "t")
+#: Scope of a branch that is forgotten.
+_NOBODY = object()
 #: Arguments that say nothing about the branch.
 _SILENT = frozenset({"return_dict", *_TIMESTEPS})
 
@@ -47,7 +49,8 @@ class CallReader:
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallFacts:
         """Pick out what matters."""
         if args:
-            kwargs = dict(zip(self._parameters, args, strict=False)) | dict(kwargs)
+            names = names_of(self._parameters, args)
+            kwargs = dict(zip(names, args, strict=True)) | dict(kwargs)
         latents = _first_of(kwargs, LATENTS)
         if latents is None:
             latents = next(iter(kwargs.values()), None)
@@ -131,6 +134,11 @@ class Branches:
     def clear(self) -> None:
         """Forget all."""
         self._known.clear()
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Forget the conditioning of branches, which are others if they come back."""
+        for number in numbers:
+            self._known[number] = (_NOBODY, None)
 
     def _number(self, scope: Any, part: Any, taken: set[int]) -> int:
         for index, (known_scope, known) in enumerate(self._known):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache import NEVER, TieredCache, next_uses
+from ditcache_rl.instrument.attendance import Attendance
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.instrument.layout import Layout
@@ -44,6 +45,7 @@ class RequestMemory:
         """
         self.forget()
         self._rows = rows
+        self._attendance = Attendance()
         self._uses = None if planned is None else next_uses(planned)
         #: Steps at which what is planned computes everything and reads nothing of it later.
         self.idle = _idle_steps(planned, self._uses)
@@ -54,6 +56,28 @@ class RequestMemory:
         self._cache.discard_request(self._request)
         self._states.clear()
         self._held.clear()
+
+    def begin_step(self) -> None:
+        """Free what branches have computed that nobody calls any more."""
+        for branch in self._attendance.begin_step():
+            self.drop(branch)
+
+    def attend(self, branches: Sequence[int]) -> list[int]:
+        """Note which branches are called, and free those whose places they have taken.
+
+        Returns:
+            Branches that have gone for good.
+        """
+        for branch in self._attendance.call(branches):
+            self.drop(branch)
+        return self._attendance.forgotten()
+
+    def drop(self, branch: int) -> None:
+        """Free the entries of a branch."""
+        for key in [key for key in self._states if key[0] == branch]:
+            for entry in self._states.pop(key).history.keys(HISTORY):
+                self._cache.discard(entry)
+            self._held.pop(key, None)
 
     def state(self, layout: Layout, branch: int, span: Span, shapes: tuple[Any, ...]) -> SpanState:
         """Return what is known of a span on a branch; a history of other shapes is forgotten."""

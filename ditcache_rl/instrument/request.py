@@ -19,6 +19,7 @@ from ditcache_rl.control import Controller, planned_modes, start_over
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
+from ditcache_rl.instrument.freshness import Freshness
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.memory import RequestMemory
@@ -50,6 +51,7 @@ class Request:
         max_bytes: Most bytes that it may keep; None for no limit.
         admitted: False computes everything and keeps nothing.
         ranks: Other processes that must decide the same.
+        changes: Looks at the model, and counts how often it has changed; asked at every step.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Request:
         max_bytes: int | None = None,
         admitted: bool = True,
         ranks: Ranks | None = None,
+        changes: Callable[[], int] = int,
     ) -> None:
         self.id = next(_IDS)
         self.controller = controller
@@ -82,9 +85,11 @@ class Request:
         #: Branches in the batch of the present call, one after the other, and rows of each.
         self.chunks: list[int] = []
         self.rows = 0
+        #: No call was decided about, and none was to be left alone.
+        self.unheard = True
         self._expected_rows = rows
-        self._admitted = admitted
-        self._ranks = ranks
+        self._admitted, self._ranks = admitted, ranks
+        self._freshness = Freshness(changes)
         self._clock = Clock(scheduler)
         self._sites = sites
         self._run: RunInfo | None = None
@@ -96,10 +101,8 @@ class Request:
         self._branches = Branches()
         self._called: set[int] = set()
         self._memory = RequestMemory(cache, self.id, max_bytes)
-        self._looks_ahead = False
-        self._dead_writes = 0
+        self._looks_ahead, self._dead_writes = False, 0
         self._latents: Tensor | None = None
-        self._shapes: list[torch.Size | None] = []
 
     @contextmanager
     def current(self) -> Iterator[Request]:
@@ -133,6 +136,10 @@ class Request:
             self._step, self._decision = step, None
             self._calls_before, self._calls = self._calls, 0
             self._called.clear()
+            self._memory.begin_step()
+            if self._freshness.other_model():
+                self._memory.forget()
+                self._last_output = None
         self._calls += 1
         self._latents = facts.latents
         self.off = not 0 <= step < run.num_inference_steps or rows % run.rows != 0
@@ -140,8 +147,7 @@ class Request:
             return
         idle = self._memory.idle[step]
         if idle or not self._admitted:
-            self.logs[-1].modes[step] = Mode.COMPUTE
-            self.off = True
+            self.leave_alone()
             if idle:
                 self._dead_writes += len(layout.spans)
             return
@@ -153,10 +159,16 @@ class Request:
             rows // run.rows,
             called=self._called,
         )
+        self._branches.forget(self._memory.attend(self.chunks))
         # A second look at the same branch in one step belongs to no place in its history.
         self.off = not self._called.isdisjoint(self.chunks) or max(self.chunks) > _MOST_BRANCHES
         self._called.update(self.chunks)
         self.logs[-1].branches = max(self.logs[-1].branches, len(self._called))
+
+    def leave_alone(self) -> None:
+        """Have the call of the denoiser compute everything, and keep nothing of it."""
+        self.logs[-1].modes[self._step] = Mode.COMPUTE
+        self.off, self.unheard = True, False
 
     def end_call(self, output: Any) -> None:
         """Note what a denoiser returned."""
@@ -180,10 +192,11 @@ class Request:
             self._decides = True
             latents, hidden_states = map(self._last_rows, (self._latents, hidden_states))
             probe = None if probe_residual is None else self._last_rows(probe_residual)
-            anew = self._shapes_changed(latents, hidden_states, probe, self._last_output)
+            anew = self._freshness.is_lost(latents, hidden_states, probe, self._last_output)
             if anew and planned_modes(self.controller) is None:
                 self._memory.forget()
-                self._last_output = self._shapes[-1] = None
+                self._last_output = None
+                self._freshness.forget_last()
                 start_over(self.controller, run)
             info = StepInfo(
                 run=run,
@@ -200,14 +213,9 @@ class Request:
                 anew=anew,
             )
             decision = self.controller.decide(info)
+            self.unheard = False
             self._decision = decision if self._ranks is None else self._ranks.share(decision)
         return self._decision
-
-    def _shapes_changed(self, *tensors: Tensor | None) -> bool:
-        """Tell whether what a decision looks at has other shapes than at the decision before."""
-        before, self._shapes = self._shapes, [None if t is None else t.shape for t in tensors]
-        pairs = zip(before, self._shapes, strict=False)
-        return any(old != new for old, new in pairs if old is not None and new is not None)
 
     def states(self, span: Span, shapes: tuple[Any, ...]) -> list[SpanState]:
         """Return what is known of a span on every branch of the present batch.
@@ -270,7 +278,7 @@ class Request:
         self._branches.clear()
         run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
-        self._shapes = []
+        self._freshness.begin()
         self.logs.append(RequestLog(run))
         self.controller.reset(run)
         self._memory.begin(rows, planned_modes(self.controller))

@@ -19,10 +19,9 @@ from torch import nn
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
 from ditcache_rl.instrument.attachment import Attachment, plain_call
-from ditcache_rl.instrument.blocks import denoisers_of, read_paths
-from ditcache_rl.instrument.calls import rows_of_call
-from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
-from ditcache_rl.instrument.install import check_denoiser, install_layout, remove_layout
+from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.instrument.calls import has_callbacks, rows_of_call
+from ditcache_rl.instrument.denoisers import Denoisers
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.ranks import Ranks
@@ -30,6 +29,10 @@ from ditcache_rl.instrument.request import Request
 
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
+_UNHEARD = (
+    "no block of the pipeline asked for a decision in a request, and everything was computed: its "
+    "denoiser was called past them, or has all rows in one sequence or list"
+)
 
 
 class BlockRunner:
@@ -81,30 +84,26 @@ class BlockRunner:
         self._active = 0
         self._entered = False
         self._attachment = Attachment(self.request, self._note)
-        self.layouts = [
-            Layout(
-                name,
-                denoiser,
-                key,
-                sites=sites,
-                probe_blocks=controller.probe_blocks,
-                blocks=read_paths(blocks).get(name),
-            )
-            for key, (name, denoiser) in enumerate(denoisers_of(pipe, blocks).items())
-        ]
-        self._watches = [ModelWatch(layout.denoiser) for layout in self.layouts]
-        self._seen: list[Fingerprint] = []
+        self._denoisers = Denoisers(
+            pipe, sites=sites, probe_blocks=controller.probe_blocks, blocks=blocks
+        )
+        self._changes = 0
+        self._looking = threading.Lock()
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """How the denoisers of the pipeline are seen."""
+        return self._denoisers.layouts
 
     def __enter__(self) -> Self:
         """Install; `UnsupportedModelError` and `StateError` are those of `install_layout`."""
         if self._entered:
             return self
+        self._denoisers.install()
         try:
-            for layout in self.layouts:
-                install_layout(layout)
             self._check_model("before")
         except BaseException:
-            self._remove_layouts()
+            self._denoisers.remove()
             raise
         self._attachment.begin(self._pipe)
         self._entered = True
@@ -121,7 +120,7 @@ class BlockRunner:
             return
         self._entered = False
         self._attachment.end()
-        self._remove_layouts()
+        self._denoisers.remove()
 
     def request(
         self,
@@ -133,31 +132,39 @@ class BlockRunner:
     ) -> Any:
         """Run one call of the pipeline, under the runner's controller if no other is given."""
         plain = plain_call(pipe)
-        for layout in self.layouts:
-            check_denoiser(layout)
-        admitted = self._admit()
-        request = Request(
-            copy.copy(controller or self._controller),
-            self._cache,
-            pipe.scheduler,
-            self._sites,
-            rows=rows_of_call(plain, args, kwargs),
-            max_bytes=self._request_bytes,
-            admitted=admitted,
-            ranks=self._ranks,
-        )
-        request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
-        self._check_model("before")
+        for note in self._denoisers.begin(pipe):
+            self._note(note)
         try:
-            with request.current():
-                return plain(pipe, *args, **kwargs)
+            self._check_model("before")
+            closely = has_callbacks(plain, args, kwargs)
+            admitted = self._admit()
+            request = Request(
+                copy.copy(controller or self._controller),
+                self._cache,
+                pipe.scheduler,
+                self._sites,
+                rows=rows_of_call(plain, args, kwargs),
+                max_bytes=self._request_bytes,
+                admitted=admitted,
+                ranks=self._ranks,
+                changes=lambda: self._count_changes(closely=closely),
+            )
+            request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
+            try:
+                with request.current():
+                    output = plain(pipe, *args, **kwargs)
+                if request.unheard:
+                    self._note(_UNHEARD)
+                return output
+            finally:
+                self._check_model("during")
+                with _LOCK:
+                    self._active -= admitted
+                if self._on_finish is not None:
+                    for log in request.logs:
+                        self._on_finish(log)
         finally:
-            self._check_model("during")
-            with _LOCK:
-                self._active -= admitted
-            if self._on_finish is not None:
-                for log in request.logs:
-                    self._on_finish(log)
+            self._denoisers.end()
 
     def _note(self, note: str) -> None:
         """Keep what somebody should know, and warn of it once."""
@@ -167,11 +174,23 @@ class BlockRunner:
 
     def _check_model(self, when: str) -> None:
         """Empty the cache if the model is no longer what its entries were computed with."""
-        before, self._seen = self._seen, [watch.look() for watch in self._watches]
-        parts = [changed_parts(*looks) for looks in zip(before, self._seen, strict=False)]
-        if any(parts):
-            changed = ", ".join(part for part in parts if part)
-            self._cache.empty(f"the model changed {when} a request: {changed}")
+        with self._looking:
+            changed = self._denoisers.changes()
+            if changed:
+                self._cache.empty(f"the model changed {when} a request: {changed}")
+                self._changes += 1
+
+    def _count_changes(self, *, closely: bool) -> int:
+        """Tell how often the model has changed so far.
+
+        Args:
+            closely: Code of the user may have run since the last step.
+        """
+        if not self._denoisers.as_before(closely=closely):
+            self._check_model("during")
+        if closely:
+            self._denoisers.restore()
+        return self._changes
 
     def _admit(self) -> bool:
         """Tell whether another request may keep something, and count it."""
@@ -182,10 +201,6 @@ class BlockRunner:
                 return False
             self._active += 1
             return True
-
-    def _remove_layouts(self) -> None:
-        for layout in self.layouts:
-            remove_layout(layout)
 
 
 def denoiser_of(pipe: Any) -> nn.Module:

@@ -188,7 +188,8 @@ class _ListenTap(Tap):
         if not self._hooked:
             stack = find_stack(self.module)
             if stack is None or None in stack.signatures:
-                stack = complete_stack(self.module, stack, lambda: self.plain(*args, **kwargs))
+                run = partial(self.plain, *args, **kwargs)
+                stack = complete_stack(self.module, stack, run).stack
             self._listener.hook(self._number, self.module, stack)
             self._hooked = True
         timestep = self._reader.read(args, kwargs).timestep
