@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.zoo.denoisers import DENOISERS
+from benchmarks.zoo.laws import run_laws
 from benchmarks.zoo.rows import ROUNDING, PerRow, Unit, blind, rounding
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
@@ -81,6 +82,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
         fresh = unit.draw(other, True)
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
+    checks |= run_laws(unit)
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
     share = None
     if unit.rows:
@@ -211,8 +213,9 @@ def fingerprint(pipe: Any) -> list[tuple[Any, ...]]:
 def denoiser_unit(loop: Any) -> Unit:
     """Make a unit of a `DenoiserLoop`."""
 
-    def draw(seeds: Sequence[int], large: bool) -> Tensor:
-        drawn: Tensor = loop(seeds=seeds, size=12 if large else 8, num_inference_steps=STEPS)
+    def draw(seeds: Sequence[int], large: bool, **more: Any) -> Tensor:
+        size = 12 if large else 8
+        drawn: Tensor = loop(seeds=seeds, size=size, num_inference_steps=STEPS, **more)
         return drawn
 
     return Unit(loop, draw, DENOISERS[loop.name].rows)

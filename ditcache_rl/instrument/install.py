@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
+from ditcache_rl.instrument.context import running
 from ditcache_rl.instrument.execute import BlockTap
 from ditcache_rl.instrument.layout import Layout, Role
 from ditcache_rl.instrument.probe import complete_stack
@@ -99,6 +100,9 @@ class DenoiserTap(Tap):
         layout = None if request is None else request.layouts.get(self)
         if request is None or layout is None:
             return self.plain(*args, **kwargs)
+        if request.layout is not None:  # somebody's hook, in the middle of another call
+            with running(None):
+                return self.plain(*args, **kwargs)
         if not layout.ready:
             _complete(layout, lambda: self.plain(*args, **kwargs))
         request.begin_call(layout, layout.reader.read(args, kwargs))

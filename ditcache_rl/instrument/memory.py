@@ -55,6 +55,13 @@ class RequestMemory:
         self._states.clear()
         self._held.clear()
 
+    def drop(self, branch: int) -> None:
+        """Free the entries of a branch."""
+        for key in [key for key in self._states if key[0] == branch]:
+            for entry in self._states.pop(key).history.keys(HISTORY):
+                self._cache.discard(entry)
+            self._held.pop(key, None)
+
     def state(self, layout: Layout, branch: int, span: Span, shapes: tuple[Any, ...]) -> SpanState:
         """Return what is known of a span on a branch; a history of other shapes is forgotten."""
         key = _key(layout, branch, span)

@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch import Tensor
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, planned_modes, start_over
 from ditcache_rl.instrument.blocks import Span
-from ditcache_rl.instrument.branches import Branches, CallFacts
-from ditcache_rl.instrument.clock import Clock
+from ditcache_rl.instrument.branches import REPEATED, Branches, CallFacts
+from ditcache_rl.instrument.clock import UNSET, Clock
+from ditcache_rl.instrument.context import CURRENT, running
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.memory import RequestMemory
@@ -27,7 +27,6 @@ from ditcache_rl.instrument.state import SpanState
 from ditcache_rl.instrument.taps import Tap
 from ditcache_rl.types import Decision, Mode, Modes, RunInfo, StepInfo
 
-_CURRENT: ContextVar[Request | None] = ContextVar("ditcache_rl_request", default=None)
 _IDS = itertools.count()
 #: Branches that are remembered; a pipeline with more of them has other conditioning at each step.
 _MOST_BRANCHES = 64
@@ -35,7 +34,8 @@ _MOST_BRANCHES = 64
 
 def current_request() -> Request | None:
     """Return the request of this thread or task, None outside of one."""
-    return _CURRENT.get()
+    request: Request | None = CURRENT.get()
+    return request
 
 
 class Request:
@@ -67,7 +67,7 @@ class Request:
         self.id = next(_IDS)
         self.controller = controller
         self.cache = cache
-        #: One log per schedule of timesteps that the pipeline goes through; most have one.
+        #: One log per run: most have one, and none where the pipeline sets no timesteps.
         self.logs: list[RequestLog] = []
         #: The denoisers that belong to the request, by their taps.
         self.layouts: dict[Tap, Layout] = {}
@@ -89,12 +89,13 @@ class Request:
         self._sites = sites
         self._run: RunInfo | None = None
         self._step = -1
-        self._calls = self._calls_before = 0
+        self._early_calls = 0
         self._decision: Decision | None = None
         self._decides = False
         self._last_output: Tensor | None = None
         self._branches = Branches()
-        self._called: set[int] = set()
+        #: What whoever attached should know, each once.
+        self.notes: dict[str, None] = {}
         self._memory = RequestMemory(cache, self.id, max_bytes)
         self._looks_ahead = False
         self._dead_writes = 0
@@ -104,14 +105,16 @@ class Request:
     @contextmanager
     def current(self) -> Iterator[Request]:
         """Be the request of this thread or task; free the cache afterwards, whatever happens."""
-        token = _CURRENT.set(self)
         started = time.perf_counter()
         try:
-            yield self
+            with running(self):
+                yield self
+            if self._early_calls and not self.logs:
+                self.notes[UNSET] = None
         finally:
-            _CURRENT.reset(token)
             self._memory.forget()
             self.cache.skip_dead_writes(self._dead_writes)
+            self._end_step()
             self._branches.clear()
             self._last_output = self._latents = self.active = self.layout = None
             self.off = True
@@ -121,48 +124,45 @@ class Request:
     def begin_call(self, layout: Layout, facts: CallFacts) -> None:
         """Note a call of a denoiser; `off` tells afterwards whether it is left alone."""
         self.layout, self.active, self.stack_input = layout, None, ()
-        self._decides = False
+        self._decides, self.off = False, True
+        if not self._clock.started():  # a look at a condition, before there are steps
+            self._early_calls += 1
+            return
         rows = len(facts.latents)
-        if self._clock.restarted():
+        step, began = self._clock.read(facts.timestep)
+        if began:
             self._start_run(rows)
         run = self._run
         assert run is not None
-        repeated = self._calls >= self._calls_before > 0
-        step = self._clock.step(facts.timestep, repeated)
         if step != self._step:
+            self._end_step()
             self._step, self._decision = step, None
-            self._calls_before, self._calls = self._calls, 0
-            self._called.clear()
-        self._calls += 1
+            self._branches.begin_step()
         self._latents = facts.latents
-        self.off = not 0 <= step < run.num_inference_steps or rows % run.rows != 0
-        if self.off:
+        if not 0 <= step < run.num_inference_steps or rows % run.rows:
             return
         idle = self._memory.idle[step]
         if idle or not self._admitted:
             self.logs[-1].modes[step] = Mode.COMPUTE
-            self.off = True
             if idle:
                 self._dead_writes += len(layout.spans)
             return
         self.rows = run.rows
         self.chunks = self._branches.numbers(
-            (layout.key, facts.switches),
-            facts.conditioning,
-            run.rows,
-            rows // run.rows,
-            called=self._called,
+            (layout.key, facts.switches), facts.conditioning, facts.latents, run.rows
         )
-        # A second look at the same branch in one step belongs to no place in its history.
-        self.off = not self._called.isdisjoint(self.chunks) or max(self.chunks) > _MOST_BRANCHES
-        self._called.update(self.chunks)
-        self.logs[-1].branches = max(self.logs[-1].branches, len(self._called))
+        repeated = self._branches.repeated.intersection(self.chunks)
+        for branch in repeated:
+            self._memory.drop(branch)
+            self.notes[REPEATED] = None
+        self.off = bool(repeated) or max(self.chunks) > _MOST_BRANCHES
+        self.logs[-1].branches = max(self.logs[-1].branches, self._branches.called)
 
     def end_call(self, output: Any) -> None:
         """Note what a denoiser returned."""
-        self.off, self.active, self.layout, self.stack_input = True, None, None, ()
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and not self.off:
             self._last_output = self._last_rows(output)
+        self.off, self.active, self.layout, self.stack_input = True, None, None, ()
 
     def decide(
         self,
@@ -262,7 +262,8 @@ class Request:
         log.peak_bytes = max(log.peak_bytes, self.cache.used_bytes)
 
     def _start_run(self, rows: int) -> None:
-        """Begin a schedule of timesteps: the first, or the next stage of the pipeline."""
+        """Begin a run: the first, or the next pass, chunk or stage of the pipeline."""
+        self._end_step()
         expected = self._expected_rows
         rows = expected if expected and rows % expected == 0 else rows
         self._branches.clear()
@@ -273,6 +274,12 @@ class Request:
         self.controller.reset(run)
         self._memory.begin(rows, planned_modes(self.controller))
         self._looks_ahead = self.cache.looks_ahead
+
+    def _end_step(self) -> None:
+        """Note that calls that were left alone have computed."""
+        if self._decision is None and 0 <= self._step < len(self.logs[-1].modes):
+            modes = self.logs[-1].modes[self._step]
+            modes[modes < 0] = Mode.COMPUTE
 
     @property
     def _sigma(self) -> float:

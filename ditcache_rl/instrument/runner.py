@@ -7,6 +7,7 @@ may be attached more than once: the runner that came last rules, and they may le
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -19,6 +20,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
 from ditcache_rl.instrument.blocks import denoisers_of, read_paths
 from ditcache_rl.instrument.calls import rows_of_call
+from ditcache_rl.instrument.context import visiting
 from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
 from ditcache_rl.instrument.install import check_denoiser, install_layout, remove_layout
 from ditcache_rl.instrument.layout import Layout
@@ -26,6 +28,7 @@ from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.ranks import Ranks
 from ditcache_rl.instrument.request import Request
 
+_LOG = logging.getLogger(__name__)
 _RUNNERS = "_ditcache_rl_runners"
 _LOCK = threading.Lock()
 
@@ -46,7 +49,10 @@ class BlockRunner:
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
-        on_finish: Called with the log of every request, also of one that failed.
+        on_finish: Called with the log of every run of a request, also of one that failed.
+
+    Attributes:
+        notes: What requests could not make use of, and why; each once.
 
     Raises:
         ConfigError: If the stack can't have that many sites, or `blocks` leads to no denoiser.
@@ -72,6 +78,7 @@ class BlockRunner:
         self._request_bytes = request_bytes
         self._ranks = ranks
         self._on_finish = on_finish
+        self.notes: list[str] = []
         self._active = 0
         self._entered = False
         self.layouts = [
@@ -152,14 +159,23 @@ class BlockRunner:
         self._check_model(pipe.scheduler, "before")
         try:
             with request.current():
-                return plain(pipe, *args, **kwargs)
+                given = {name: visiting(value) for name, value in kwargs.items()}
+                return plain(pipe, *map(visiting, args), **given)
         finally:
             self._check_model(pipe.scheduler, "during")
             with _LOCK:
                 self._active -= admitted
+            for note in request.notes:
+                self._note(note)
             if self._on_finish is not None:
                 for log in request.logs:
                     self._on_finish(log)
+
+    def _note(self, note: str) -> None:
+        """Keep what somebody should know, and warn of it once."""
+        if note not in self.notes:
+            self.notes.append(note)
+            _LOG.warning("%s", note)
 
     def _check_model(self, scheduler: Any, when: str) -> None:
         """Empty the cache if the model is no longer what its entries were computed with."""

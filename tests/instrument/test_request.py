@@ -96,8 +96,8 @@ def test_a_request_belongs_to_its_context_and_frees_what_it_kept() -> None:
 
 def test_a_batch_of_another_size_is_left_alone(tiny_pipe: Any) -> None:
     scheduler = build_scheduler()
-    scheduler.set_timesteps(3)
     request = Request(FBCache(0.1), TieredCache(), scheduler, 1)
+    scheduler.set_timesteps(3)
     layout = Layout("transformer", tiny_pipe.transformer, 0, sites=1, probe_blocks=0, blocks=None)
 
     with request.current():
