@@ -81,8 +81,8 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     with runner(pipe, scheduled(logs, unit), TieredCache(), on_finish=logs.append):
         fresh = unit.draw(other, True)
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
-    checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
     checks |= run_laws(unit)
+    checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
     share = None
     if unit.rows:
