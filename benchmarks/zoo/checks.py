@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo.copies import copies_plain
 from benchmarks.zoo.denoisers import DENOISERS
+from benchmarks.zoo.laws import run_laws
 from benchmarks.zoo.rows import ROUNDING, PerRow, Unit, blind, rounding
 from benchmarks.zoo.shapes import memory_follows_shapes
 from ditcache_rl.cache import TieredCache
@@ -86,6 +87,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
         fresh = unit.draw(other, True)
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
     checks["memory_follows_shapes"] = memory_follows_shapes(unit)
+    checks |= run_laws(unit)
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
     checks["copies_plain"] = copies_plain(unit, SCHEDULE, seeds, plain)
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
@@ -218,8 +220,9 @@ def fingerprint(pipe: Any) -> list[tuple[Any, ...]]:
 def denoiser_unit(loop: Any) -> Unit:
     """Make a unit of a `DenoiserLoop`."""
 
-    def draw(seeds: Sequence[int], large: bool, copy: Any = loop) -> Tensor:
-        drawn: Tensor = copy(seeds=seeds, size=12 if large else 8, num_inference_steps=STEPS)
+    def draw(seeds: Sequence[int], large: bool, copy: Any = loop, **more: Any) -> Tensor:
+        size = 12 if large else 8
+        drawn: Tensor = copy(seeds=seeds, size=size, num_inference_steps=STEPS, **more)
         return drawn
 
     return Unit(loop, draw, DENOISERS[loop.name].rows)

@@ -42,7 +42,8 @@ class Unit(NamedTuple):
 
     Attributes:
         pipe: What is attached.
-        draw: Runs it, or a copy: `draw(seeds, large, copy)` returns the latents of every row.
+        draw: Runs it, or a copy: `draw(seeds, large, copy, **more)` returns the latents of every
+            row; more are further arguments of the call.
         rows: It can draw several samples in one call.
     """
 

@@ -83,11 +83,8 @@ class Run:
             )
 
     def _notes(self) -> list[str]:
-        return [
-            *self._opened.notes,
-            *(self._followed.notes() if self._followed else []),
-            *self._runner.notes,
-        ]
+        followed = self._followed.notes() if self._followed else []
+        return [*self._opened.notes, *followed, *self._runner.notes]
 
     def summary(self) -> str:
         """Describe the requests so far: modes, tiers, bytes, seconds, what the last one did."""

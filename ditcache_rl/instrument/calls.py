@@ -48,14 +48,6 @@ def rows_of_call(
     return None
 
 
-def has_callbacks(
-    plain: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> bool:
-    """Tell whether a call has code of the user run between its steps; arguments as above."""
-    given = dict(zip(_parameters(plain), args, strict=False)) | dict(kwargs)
-    return any("callback" in name and callable(value) for name, value in given.items())
-
-
 def _count(value: Any) -> int | None:
     if isinstance(value, str) or hasattr(value, "convert"):  # a prompt, or a PIL image
         return 1

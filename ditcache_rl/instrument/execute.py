@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import Span
+from ditcache_rl.instrument.context import current_request
 from ditcache_rl.instrument.exits import Exit, finish, flatten, with_rows
 from ditcache_rl.instrument.layout import Role
-from ditcache_rl.instrument.request import Request, current_request
+from ditcache_rl.instrument.request import Request
 from ditcache_rl.instrument.signatures import has_opaque, leaves_of, map_tensors
 from ditcache_rl.instrument.state import SpanState
 from ditcache_rl.instrument.taps import Tap

@@ -12,11 +12,12 @@ class Freshness:
     """Knows which model and which shapes the present memories are of.
 
     Args:
-        changes: Looks at the model, and counts how often it has changed.
+        changes: Looks at the model, closely where it is told to, and counts how often it has
+            changed.
     """
 
-    def __init__(self, changes: Callable[[], int]) -> None:
-        self._changes, self._model = changes, changes()
+    def __init__(self, changes: Callable[[bool], int]) -> None:
+        self._changes, self._model = changes, changes(False)
         self.begin()
 
     def begin(self) -> None:
@@ -24,9 +25,9 @@ class Freshness:
         self._shapes: list[torch.Size | None] = []
         self._is_stale = False
 
-    def other_model(self) -> bool:
+    def other_model(self, *, closely: bool) -> bool:
         """Tell whether the model has changed since the last time: no entry is of use to it."""
-        before, self._model = self._model, self._changes()
+        before, self._model = self._model, self._changes(closely)
         self._is_stale = self._is_stale or self._model != before
         return self._model != before
 

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
+from ditcache_rl.instrument.context import current_request, visit
 from ditcache_rl.instrument.execute import BlockTap
 from ditcache_rl.instrument.layout import Layout, Role
 from ditcache_rl.instrument.probe import complete_stack
-from ditcache_rl.instrument.request import Request, current_request
+from ditcache_rl.instrument.request import Request
 from ditcache_rl.instrument.taps import Tap, install, is_compiled, release
 
 
@@ -101,8 +102,11 @@ class DenoiserTap(Tap):
         """Tell the request when a call begins and what it returned."""
         request = current_request()
         layout = None if request is None else request.layouts.get(self)
-        if request is None or layout is None or request.layout is not None:
-            return self.plain(*args, **kwargs)  # of nobody, or in the middle of another call
+        if request is None or layout is None:
+            return self.plain(*args, **kwargs)
+        if request.layout is not None:  # somebody's hook, in the middle of another call
+            with visit():
+                return self.plain(*args, **kwargs)
         if not layout.ready:
             with layout.completing:
                 if not layout.ready:

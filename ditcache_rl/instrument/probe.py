@@ -6,7 +6,6 @@ arguments of the next. The pass is a real one, and watching leaves it as it is.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ditcache_rl.instrument.blocks import Stack, no_blocks
+from ditcache_rl.instrument.context import current_request
 from ditcache_rl.instrument.signatures import (
     LATENTS,
     BlockSignature,
@@ -99,16 +99,16 @@ def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], A
 def _watch(modules: Sequence[nn.Module], run: Callable[[], Any]) -> tuple[list[Seen], Any]:
     """Run, and note the calls of some modules in their order."""
     seen: list[Seen] = []
-    watcher = threading.get_ident()
+    watcher = current_request()
 
     class WatchTap(Tap):
-        """Notes what the watching thread calls; others may share the modules."""
+        """Notes what the watching request calls; others and hooks may run the modules too."""
 
         depth = 1  # behind the tap of a denoiser that is its own only block
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             output = self.plain(*args, **kwargs)
-            if threading.get_ident() == watcher:
+            if current_request() is watcher:
                 counts = _counts(args, kwargs, output)
                 seen.append(Seen(self.module, args, kwargs, output, counts))
             return output

@@ -20,7 +20,8 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
 from ditcache_rl.instrument.attachment import Attachment, plain_call
 from ditcache_rl.instrument.blocks import denoisers_of
-from ditcache_rl.instrument.calls import has_callbacks, rows_of_call
+from ditcache_rl.instrument.calls import rows_of_call
+from ditcache_rl.instrument.context import visiting
 from ditcache_rl.instrument.denoisers import Denoisers
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
@@ -29,10 +30,6 @@ from ditcache_rl.instrument.request import Request
 
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
-_UNHEARD = (
-    "no block of the pipeline asked for a decision in a request, and everything was computed: its "
-    "denoiser was called past them, or has all rows in one sequence or list"
-)
 
 
 class BlockRunner:
@@ -51,7 +48,7 @@ class BlockRunner:
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
-        on_finish: Called with the log of every request, also of one that failed.
+        on_finish: Called with the log of every run of a request, also of one that failed.
 
     Attributes:
         notes: What requests could not make use of, and why; each once.
@@ -136,7 +133,6 @@ class BlockRunner:
             self._note(note)
         try:
             self._check_model("before")
-            closely = has_callbacks(plain, args, kwargs)
             admitted = self._admit()
             request = Request(
                 copy.copy(controller or self._controller),
@@ -147,19 +143,19 @@ class BlockRunner:
                 max_bytes=self._request_bytes,
                 admitted=admitted,
                 ranks=self._ranks,
-                changes=lambda: self._count_changes(closely=closely),
+                changes=self._count_changes,
             )
             request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
             try:
                 with request.current():
-                    output = plain(pipe, *args, **kwargs)
-                if request.unheard:
-                    self._note(_UNHEARD)
-                return output
+                    given = {name: visiting(value) for name, value in kwargs.items()}
+                    return plain(pipe, *map(visiting, args), **given)
             finally:
                 self._check_model("during")
                 with _LOCK:
                     self._active -= admitted
+                for note in request.notes:
+                    self._note(note)
                 if self._on_finish is not None:
                     for log in request.logs:
                         self._on_finish(log)
@@ -180,11 +176,11 @@ class BlockRunner:
                 self._cache.empty(f"the model changed {when} a request: {changed}")
                 self._changes += 1
 
-    def _count_changes(self, *, closely: bool) -> int:
+    def _count_changes(self, closely: bool) -> int:
         """Tell how often the model has changed so far.
 
         Args:
-            closely: Code of the user may have run since the last step.
+            closely: Code of the user has run since the last step.
         """
         if not self._denoisers.as_before(closely=closely):
             self._check_model("during")

@@ -133,10 +133,9 @@ class SiteListener:
 
     def hear(self, timestep: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Number a call of a denoiser, and run it."""
-        if self._clock.restarted():
-            self._last = (-1, 0)
-        step = self._clock.step(timestep, again=False)
-        self._last = (step, self._last[1] + 1 if step == self._last[0] else 0)
+        step, began = self._clock.read(timestep)
+        again = step == self._last[0] and not began
+        self._last = (step, self._last[1] + 1 if again else 0)
         return self.around(self._last, plain, args, kwargs)
 
     def hook(self, number: int, denoiser: nn.Module, stack: Stack) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.zoo.loop import DenoiserLoop
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, StaticSchedule
 from ditcache_rl.instrument import BlockRunner, RequestLog
@@ -224,11 +225,25 @@ def test_a_scale_that_holds_within_a_call_of_the_denoiser_is_no_change() -> None
     assert log.modes[:, 0, 0].tolist() == [0, 1] * 3
 
 
+def test_whatever_code_a_call_is_given_is_looked_at_afterwards() -> None:
+    loop, logs = DenoiserLoop("FluxTransformer2DModel"), list[RequestLog]()
+    weight = loop.transformer.transformer_blocks[0].attn.to_k.weight
+
+    def on_step(step: int) -> None:
+        if step == LAST:
+            weight.data.add_(0.01)  # no count of modifications tells
+
+    with BlockRunner(loop, schedule(0, 1, 1, 1, 1, 1), TieredCache(), on_finish=logs.append):
+        loop(seeds=[1], size=8, num_inference_steps=STEPS, on_step=on_step)
+
+    assert logs[0].modes[:, 0, 0].tolist() == [0, 1, 1, 0, 1, 1]
+
+
 def test_a_look_between_two_steps_is_cheap() -> None:
     wide = nn.ModuleList(nn.ModuleDict({k: nn.Linear(2, 2) for k in "abcdefghij"}) for _ in "ab")
-    watch, scheduler = ModelWatch(wide), build_tiny_pipe().scheduler
+    watch = ModelWatch(wide)
     times = []
-    watch.look(scheduler)
+    watch.look()
     for _ in range(200):
         started = time.perf_counter()
         assert watch.as_before()

@@ -134,6 +134,26 @@ def test_the_first_request_is_like_every_other(name: str, make: Callable[[], Con
     assert (logs[0].modes > Mode.COMPUTE).any()
 
 
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_a_hook_calls_within_the_first_call_is_not_watched(name: str) -> None:
+    loop, logs, inside = DenoiserLoop(name), list[RequestLog](), [False]
+    with BlockRunner(loop, EveryK(2), TieredCache()):
+        expected = draw(loop)
+
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not inside[0]:
+            inside[0] = True
+            module(*args, **kwargs)
+            inside[0] = False
+
+    vars(loop)["transformer"].register_forward_hook(hook, with_kwargs=True)
+    with BlockRunner(loop, EveryK(2), TieredCache(), on_finish=logs.append):
+        drawn = draw(loop)
+
+    assert torch.equal(drawn, expected)
+    assert logs[0].modes[:, 0, 0].tolist() == [0, 1] * 3
+
+
 class Careless(nn.Module):
     """A denoiser that changes in place what its blocks have returned."""
 
