@@ -26,9 +26,9 @@ table. Every row was built with a tiny random configuration and went through the
 the pipeline after leaving, without a trace; the blocks that run are those of the schedule; reuse
 changes the image and stays finite; after an exception at some step, and at a second size and batch,
 it draws as a fresh pipeline does; rows with schedules of their own draw what they draw alone (up to
-rounding, in float64), to the bit the same whatever the other rows hold. Blocks are those of the
-tiny configuration; *entries* is how many residuals are kept per site and branch; *branches* is the
-most guidance branches of a step that were seen."""
+rounding, in float64), to the bit the same whatever the other rows hold; copies of an attached
+pipeline are plain. Blocks are those of the tiny configuration; *entries* is how many residuals are
+kept per site and branch; *branches* is the most guidance branches of a step that were seen."""
 TABLE = Path("ditcache_rl/pipelines/pipelines.json")
 PAGE = Path("docs/pipelines.md")
 
