@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
+from ditcache_rl.errors import ConfigError, as_written
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.machine import synchronize
 
@@ -56,6 +57,10 @@ def draw(
         sites: Parts of the block stack that the controller decides about.
         blocks: Where the blocks are, as in `BlockRunner`; None to find them.
         cache: Where residuals are kept; a new one without caps by default.
+
+    Raises:
+        ConfigError: If the pipeline refuses the arguments before a controller hears of anything;
+            the first call of a pipeline should be under one.
     """
     logs: list[RequestLog] = []
     generators = [torch.Generator("cpu").manual_seed(case.seed) for case in cases]
@@ -72,13 +77,21 @@ def draw(
     with attached:
         synchronize()
         started = time.perf_counter()
-        images: Tensor = pipe(
-            [case.prompt for case in cases],
-            generator=generators,
-            num_inference_steps=steps,
-            output_type="pt",
-            **call,
-        ).images
+        try:
+            images: Tensor = pipe(
+                [case.prompt for case in cases],
+                generator=generators,
+                num_inference_steps=steps,
+                output_type="pt",
+                **call,
+            ).images
+        except (TypeError, ValueError, OverflowError) as error:
+            if controller is None or logs:  # it denoised, so the arguments are not to blame
+                raise
+            raise ConfigError(
+                f"[pipeline] call: expected arguments that {type(pipe).__name__} takes, received "
+                f"{as_written(call)}: {error}"
+            ) from error
         synchronize()
         seconds = time.perf_counter() - started
     return Drawn(images.float().cpu(), logs[0] if logs else None, seconds)

@@ -57,12 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command].run(options)
     except DitcacheError as error:
-        # What other libraries say inside of it may have several lines.
-        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
+        print("error:", _one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _one_line(text: str) -> str:
+    """Join what other libraries say in several lines, and show what a terminal would obey."""
+    joined = " ".join(text.split("\n"))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,8 +56,9 @@ def evaluate_policy(
         ours = schedule_methods(found, steps=chosen)
     pipe = open_configured(config.pipeline)
     check_identity(manifest.model, manifest.scheduler, pipe)
+    sigmas = Board.of(config, pipe, steps=chosen).sigmas()  # refuses what the pipeline does
     if not source.is_file():
-        ours = policy_methods(policy, config, Board.of(config, pipe, steps=chosen).sigmas())
+        ours = policy_methods(policy, config, sigmas)
     methods = [*ours, *default_baselines(chosen, manifest.blocks)]
     return evaluate(
         pipe,

@@ -96,6 +96,7 @@ def analyze(
         call=config.pipeline.call,
         rows=config.ppo.rows,
     )
+    board.sigmas()  # what the pipeline refuses, it refuses now
     measures: dict[str, Floats] = {}
     prompts: dict[str, int] = {}
     seconds: dict[str, float] = {}

@@ -8,6 +8,7 @@ import torch
 from ditcache_rl.bench import Case, draw
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, Controller, EveryK, StaticSchedule
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.schedules import Schedule
 from tests.kit.pipelines import PROMPTS
@@ -109,3 +110,24 @@ def test_a_pipeline_that_fails_is_left_as_it_was(
     assert not is_attached(tiny_pipe)
     assert type(tiny_pipe) is kind
     assert "forward" not in tiny_pipe.transformer.__dict__
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_sequence_length": 99_999},
+        {"max_sequence_length": -1},
+        {"guidance_scale": "much"},
+        {"prompt_2": 3},
+        {"sights": 2},
+    ],
+)
+def test_arguments_that_a_pipeline_refuses_are_named(
+    wrong: dict[str, Any], tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    ((name, value),) = wrong.items()
+
+    with pytest.raises(ConfigError, match=rf"takes, received .*{name}={value!r}.*: ") as caught:
+        draw(tiny_pipe, CASES[:1], EveryK(2), steps=4, call=tiny_call | wrong)
+
+    assert caught.value.__cause__ is not None

@@ -168,6 +168,11 @@ def test_an_error_of_several_lines_is_still_one(
     assert refused(["eval"], capsys) == "error: one two\n"
 
 
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert r"received '\x1b[2J'" in refused(["train", "\x1b[2J"], capsys)
+    assert r"x\x1b[2J.toml" in refused(["train", "x\x1b[2J.toml"], capsys)
+
+
 def test_an_interrupted_evaluation_has_no_traceback(
     installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,6 +125,32 @@ def test_what_is_not_installed_is_named_before_work(
     assert said.endswith(f"pip install 'ditcache-rl[{extra}]'\n")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", ["search", "analyze", "eval", "train"])
+def test_arguments_that_the_pipeline_refuses_are_one_line(
+    command: str,
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = tiny_call | {"max_sequence_length": 99_999}
+    asked = [str(write_env(tmp_path / "env", call, source=str(tiny_folder)))]
+    if command == "eval":
+        save_policy(untrained_policy(tiny_pipe, tiny_call), tmp_path / "policy", card="")
+        asked = [str(tmp_path / "policy"), "--env", *asked]
+    monkeypatch.chdir(tmp_path)
+
+    more = ["--prompts", "1", "--out", str(tmp_path / "out")] if command != "train" else []
+    assert main([command, *asked, *more]) == 2
+
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: [pipeline] call: expected arguments that FluxPipeline takes")
+    assert "max_sequence_length=99999" in said
+
+
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("asked", [["train", "--retarget"], ["eval"]])
 def test_a_damaged_policy_is_named_before_work(

@@ -62,10 +62,10 @@ def test_a_quantization_that_is_not_to_be_had_is_refused_before_anything_is_load
 def test_arguments_that_the_pipeline_does_not_take_are_refused(
     opened: Callable[[PipelineConfig], Any], tiny_folder: Path
 ) -> None:
-    config = PipelineConfig(str(tiny_folder), device="cpu", call={"height": 32, "widht": 32})
+    config = PipelineConfig(str(tiny_folder), device="cpu", call={"height": 32, "widths": 32})
 
     with pytest.raises(
-        ConfigError, match=r"call: FluxPipeline takes no 'widht'\. Did you mean 'width'\?"
+        ConfigError, match=r"call: FluxPipeline takes no 'widths'\. Did you mean 'width'\?"
     ):
         opened(config)
 
