@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from ditcache_rl.instrument.request import Request
-
-_CURRENT: ContextVar[Request | None] = ContextVar("ditcache_rl_request", default=None)
+_CURRENT: ContextVar[Any] = ContextVar("ditcache_rl_request", default=None)
 
 
-def current_request() -> Request | None:
-    """Return the request of this thread or task, None outside of one."""
+def current_request() -> Any:
+    """Return the `Request` of this thread or task, None outside of one."""
     return _CURRENT.get()
 
 
 @contextmanager
-def running(request: Request | None) -> Iterator[None]:
+def running(request: Any) -> Iterator[None]:
     """Make a request that of this thread or task for a while; None for code that has none."""
     token = _CURRENT.set(request)
     try:

@@ -197,7 +197,7 @@ class BlockTap(Tap):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do what the span does that the block belongs to, if it belongs to one."""
-        request = current_request()
+        request: Request | None = current_request()
         if request is None or request.off:
             return self.plain(*args, **kwargs)
         assert request.layout is not None

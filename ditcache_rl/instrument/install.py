@@ -100,7 +100,7 @@ class DenoiserTap(Tap):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Tell the request when a call begins and what it returned."""
-        request = current_request()
+        request: Request | None = current_request()
         layout = None if request is None else request.layouts.get(self)
         if request is None or layout is None:
             return self.plain(*args, **kwargs)
