@@ -6,6 +6,7 @@ whole pipelines with tiny random components by themselves; each must pass all of
 
 `buildable_count`, `pipelines_count`: denoiser classes and pipelines that were built and examined.
 `passed_count`, `passed_share`: how many of both pass all checks.
+`laws_count`: how many of these checks hold for every denoiser and pipeline that they apply to.
 `row_rounding_share`: in float64, how far a row drawn in a batch, where each row decides for itself,
 is from the same row alone, over the largest latent; maximum over the units that take batches.
 `row_difference_x_plain`: the same in float32, over how far it is without a cache (at the batch
@@ -82,6 +83,7 @@ def main() -> int:
         "pipelines_count": sum(line["kind"] == "pipeline" for line in lines),
         "passed_count": passed,
         "passed_share": passed / len(lines),
+        "laws_count": _laws(lines),
     }
     gaps = [line["row_gaps"] for line in lines if line.get("row_gaps") is not None]
     largest, means = zip(*gaps, strict=True)
@@ -120,6 +122,14 @@ def _sweep(kind: str, names: list[str], make: Callable[[str], Unit]) -> list[dic
         if not line["passed"]:
             print(json.dumps(line))
     return lines
+
+
+def _laws(lines: list[dict[str, Any]]) -> int:
+    """Count the checks that hold wherever they were made; a unit that failed holds to none."""
+    if any("error" in line for line in lines):
+        return 0
+    names = {name for line in lines for name in line["checks"]}
+    return sum(all(line["checks"].get(name, True) for line in lines) for name in names)
 
 
 def _request_figures(each: int) -> dict[str, float]:

@@ -133,7 +133,7 @@ def checks(pipe: Any) -> tuple[float, dict[str, object]]:
     entry = torch.randn(cache.stats.peak_bytes // (3 * sites) // 4)
     data = memoryview(entry.numpy().data).cast("B")
     parts = {
-        "fingerprint_s": 2 * timed(lambda: watch.look(pipe.scheduler)),
+        "fingerprint_s": 2 * timed(lambda: watch.look()),
         "finite_s": puts * timed(lambda: is_finite(entry)),
         # Written once and read three times.
         "checksum_s": 4 * puts * timed(lambda: xxhash.xxh3_64_intdigest(data)),

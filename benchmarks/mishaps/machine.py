@@ -64,7 +64,6 @@ class Twins:
             (self.get, 10),
             (self.prefetch, 4),
             (self.discard, 2),
-            (self.lease, 1),
             (self.let_go, 2),
             (self.discard_request, 1),
         )
@@ -119,21 +118,6 @@ class Twins:
         request = self.rng.choice(self.requests)
         self.cache.discard_request(request)
         self.model = {k: t for k, t in self.model.items() if k.request != request}
-
-    def lease(self) -> None:
-        """Fill the store while an entry is leased."""
-        key = self.key()
-        with self.cache.lease(key) as leased:
-            self.lookups += 1
-            if self._compare(key, leased):
-                before = self.where(key)
-                while (other := self.key()) == key:
-                    pass
-                tensor = numbers((1000,), DTYPES[0], 1)
-                if self.cache.put(other, tensor, outlook=Outlook(0, 1)):
-                    self.model[other] = tensor.clone()
-                self._expect(self.where(key) == before, f"a leased entry moved: {key}")
-                self._compare(key, leased)
 
     def let_go(self) -> None:
         """Drop what was read before."""

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.zoo.copies import copies_plain
 from benchmarks.zoo.denoisers import DENOISERS
+from benchmarks.zoo.laws import run_laws
 from benchmarks.zoo.rows import ROUNDING, PerRow, Unit, blind, rounding
+from benchmarks.zoo.shapes import memory_follows_shapes
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.instrument import BlockRunner, RequestLog
@@ -50,7 +53,7 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     with counted(pipe) as plain_calls:
         plain = unit.draw(seeds, False)
     before = fingerprint(pipe)  # a call leaves attributes of its own
-    with runner(pipe, AllCompute(), TieredCache()):
+    with runner(pipe, AllCompute(), TieredCache()), counted(pipe) as watched_calls:
         computed = unit.draw(seeds, False)
     checks = {
         "all_compute_identical": bool(torch.equal(computed, plain)),
@@ -59,10 +62,13 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
 
     cache, logs = TieredCache(), list[RequestLog]()
     with runner(pipe, scheduled(logs, unit), cache, on_finish=logs.append) as attached:
-        unit.draw(seeds, False)  # a model that no table knows is watched once
+        first = unit.draw(seeds, False)  # a model that no table knows is watched
         with counted(pipe) as calls:
             cached = unit.draw(seeds, False)
         log = logs[-1]
+        checks["watching_has_no_effects"] = watched_calls.calls == plain_calls.calls and (
+            torch.equal(first, cached)
+        )
         checks["executed_equals_schedule"] = executes(log, calls, plain_calls, attached)
         checks["reuse_changes"] = not torch.equal(cached, plain)
         checks["finite"] = bool(torch.isfinite(cached).all())
@@ -80,7 +86,10 @@ def examine(unit: Unit, *, seed: int = 0) -> Examined:
     with runner(pipe, scheduled(logs, unit), TieredCache(), on_finish=logs.append):
         fresh = unit.draw(other, True)
     checks["second_size"] = bool(torch.equal(second, fresh) and torch.isfinite(second).all())
+    checks["memory_follows_shapes"] = memory_follows_shapes(unit)
+    checks |= run_laws(unit)
     checks["identical_after_leaving"] = bool(torch.equal(unit.draw(seeds, False), plain))
+    checks["copies_plain"] = copies_plain(unit, SCHEDULE, seeds, plain)
     checks["no_trace"] = checks["no_trace"] and fingerprint(pipe) == before
     share = None
     if unit.rows:
@@ -211,8 +220,9 @@ def fingerprint(pipe: Any) -> list[tuple[Any, ...]]:
 def denoiser_unit(loop: Any) -> Unit:
     """Make a unit of a `DenoiserLoop`."""
 
-    def draw(seeds: Sequence[int], large: bool) -> Tensor:
-        drawn: Tensor = loop(seeds=seeds, size=12 if large else 8, num_inference_steps=STEPS)
+    def draw(seeds: Sequence[int], large: bool, copy: Any = loop, **more: Any) -> Tensor:
+        size = 12 if large else 8
+        drawn: Tensor = copy(seeds=seeds, size=size, num_inference_steps=STEPS, **more)
         return drawn
 
     return Unit(loop, draw, DENOISERS[loop.name].rows)

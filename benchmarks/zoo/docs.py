@@ -25,10 +25,12 @@ table. Every row was built with a tiny random configuration and went through the
 `benchmarks/zoo/checks.py`: computing everything is bit-identical to the plain pipeline, and so is
 the pipeline after leaving, without a trace; the blocks that run are those of the schedule; reuse
 changes the image and stays finite; after an exception at some step, and at a second size and batch,
-it draws as a fresh pipeline does; rows with schedules of their own draw what they draw alone (up to
-rounding, in float64), to the bit the same whatever the other rows hold. Blocks are those of the
-tiny configuration; *entries* is how many residuals are kept per site and branch; *branches* is the
-most guidance branches of a step that were seen."""
+it draws as a fresh pipeline does; a second pass in one call, a call of the denoiser before the
+loop, and one in a callback leave the image as it was; rows with schedules of their own draw what
+they draw alone (up to rounding, in float64), to the bit the same whatever the other rows hold;
+copies of an attached pipeline are plain. Blocks are those of the tiny configuration; *entries* is
+how many residuals are kept per site and branch; *branches* is the most guidance branches of a step
+that were seen."""
 TABLE = Path("ditcache_rl/pipelines/pipelines.json")
 PAGE = Path("docs/pipelines.md")
 

@@ -46,12 +46,15 @@ class DenoiserLoop:
         seeds: Sequence[int],
         size: int,
         num_inference_steps: int,
+        noise: Sequence[int] | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Return the last latents: (rows, ...)."""
+        """Return the last latents: (rows, ...); noise has seeds of the first ones."""
         facts, model = self._facts, getattr(self, self.component)
         draw = Draw(seeds)
         latents = draw.normal(*facts.shape(size))
+        if noise is not None:
+            latents = Draw(noise).normal(*facts.shape(size))
         branches = [facts.inputs(draw, size, model)]
         if facts.guided:
             branches.append(facts.inputs(Draw([s + _OTHER for s in seeds]), size, model))

@@ -82,13 +82,14 @@ def eight_rows(pipe: Any) -> RowGaps:
 def prompted(pipe: Any) -> Unit:
     """Make a unit of a FLUX pipeline with two guidance branches."""
 
-    def batch(seeds: Sequence[int], large: bool) -> Tensor:
+    def batch(seeds: Sequence[int], large: bool, **more: Any) -> Tensor:
         return draw(
             pipe,
             [PROMPTS[seed % len(PROMPTS)] for seed in seeds],
             seeds=seeds,
             true_cfg_scale=2.0,
             negative_prompt=["a ring"] * len(seeds),
+            **more,
         )
 
     return Unit(pipe, batch)

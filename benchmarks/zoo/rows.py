@@ -42,12 +42,13 @@ class Unit(NamedTuple):
 
     Attributes:
         pipe: What is attached.
-        draw: Runs it: `draw(seeds, large)` returns the latents of every row.
+        draw: Runs it, or a copy: `draw(seeds, large, copy, **more)` returns the latents of every
+            row; more are further arguments of the call.
         rows: It can draw several samples in one call.
     """
 
     pipe: Any
-    draw: Callable[[Sequence[int], bool], Tensor]
+    draw: Callable[..., Tensor]
     rows: bool = True
 
 

@@ -44,7 +44,7 @@ class Inventory:
         device: The fastest tier.
         slower: Host and disk, as far as they are there, the faster one first.
         stats: Counters.
-        ledger: Futures and leases.
+        ledger: Futures and moves.
         flights: Loads under way.
         storing: Slots of writes under way.
         doubts: GPU entries of which it is not known yet whether they are finite.
@@ -103,9 +103,7 @@ class Inventory:
         return None
 
     def is_at(self, level: Tier, key: EntryKey, entry: Tensor | Slot) -> bool:
-        """Tell whether an entry is still where it was, and may leave."""
-        if self.ledger.is_leased(key):
-            return False
+        """Tell whether an entry is still where it was."""
         if level is Tier.DEVICE:
             return self.device.get(key) is entry
         return self.slower[level].slot(key) is entry

@@ -1,8 +1,7 @@
-"""What the store knows of its entries besides where they are: requests, futures, leases."""
+"""What the store knows of its entries besides where they are: requests, futures, moves."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from ditcache_rl.cache.placement import Outlook, keep_value
@@ -10,12 +9,11 @@ from ditcache_rl.types import EntryKey
 
 
 class Ledger:
-    """Names, futures and leases of entries; the store calls it with its lock held."""
+    """Names, futures and moves of entries; the store calls it with its lock held."""
 
     def __init__(self) -> None:
         self._requests: dict[int, dict[EntryKey, Outlook | None]] = {}
         self._clocks: dict[int, int] = {}
-        self._leases: Counter[EntryKey] = Counter()
         #: Entries that a thread is moving to another tier now.
         self.moving: set[EntryKey] = set()
 
@@ -56,30 +54,16 @@ class Ledger:
         now = 0 if outlook is None else max(outlook.now, self._clocks.get(key.request, 0))
         return keep_value(outlook, now, nbytes)
 
-    def lease(self, key: EntryKey) -> None:
-        """Keep an entry where it is until `end_lease`."""
-        self._leases[key] += 1
-
-    def is_leased(self, key: EntryKey) -> bool:
-        """Tell whether an entry must stay where it is."""
-        return key in self._leases
-
-    def end_lease(self, key: EntryKey) -> None:
-        """Undo one `lease`."""
-        self._leases[key] -= 1
-        if not self._leases[key]:
-            del self._leases[key]
-
     def least(self, sizes: Iterable[tuple[EntryKey, int]], below: float | None) -> EntryKey | None:
         """Choose the entry that is worth least.
 
         Args:
-            sizes: The candidates with their bytes; those that are leased or on the move are not.
+            sizes: The candidates with their bytes; those that are on the move are not.
             below: Only entries worth less than that; None for any.
         """
         found, least = None, below
         for key, nbytes in sizes:
-            if key in self.moving or key in self._leases:
+            if key in self.moving:
                 continue
             worth = self.worth(key, self.outlook(key), nbytes)
             if least is None or worth < least:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,17 +224,6 @@ class TieredCache:
             self._inventory.forget_all()
             self.stats.emptied += 1
         _LOG.warning("cache emptied of %d entries: %s", len(keys), reason)
-
-    @contextmanager
-    def lease(self, key: EntryKey) -> Iterator[Tensor | None]:
-        """Keep an entry from being moved or evicted; yields what `get` returns."""
-        with self._lock:
-            self._inventory.ledger.lease(key)
-        try:
-            yield self.get(key)
-        finally:
-            with self._lock:
-                self._inventory.ledger.end_lease(key)
 
     def resize(self, level: Tier, cap_bytes: int | None) -> None:
         """Change the cap of a tier; what is worth least leaves it until the rest fits.

@@ -121,9 +121,8 @@ class _CoarseTap(Tap):
         """Compute, coarsely if it is time for it."""
         if self not in _ENTERED.get():
             return self.plain(*args, **kwargs)
-        self._clock.restarted()  # has it look at the timesteps of now
-        step = self._clock.step(self._reader.read(args, kwargs).timestep, again=False)
-        if 0 <= step < self._steps:
+        timestep = self._reader.read(args, kwargs).timestep
+        if 0 <= self._clock.read(timestep).step < self._steps:
             return self._coarse.run(self.plain, args, kwargs)
         return self.plain(*args, **kwargs)
 

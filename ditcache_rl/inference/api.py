@@ -16,7 +16,7 @@ from ditcache_rl.files import is_there
 from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run
 from ditcache_rl.inference.targets import PolicyController, Target
-from ditcache_rl.instrument import BlockRunner, Ranks
+from ditcache_rl.instrument import BlockRunner, Ranks, own_scope
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.install import refuse_caches
 from ditcache_rl.pipelines import check_identity
@@ -49,6 +49,9 @@ def attach(
     **unknown: Never,
 ) -> Run:
     """Run every call of a pipeline under a policy, until `Run.detach`.
+
+    Where a pipeline is attached more than once, a task or thread is served by what it attached
+    last, and by what came last of all if it attached nothing.
 
     Args:
         pipe: A diffusers pipeline; used as it is, and left as it was.
@@ -220,13 +223,17 @@ def _called_like(
 def cached(*args: Any, **options: Any) -> Iterator[Run]:
     """Attach inside a `with` block; arguments and errors are those of `attach`.
 
+    It serves the calls of this task or thread, and of tasks that are begun inside. Threads of an
+    executor are given sessions that are made inside: `pool.submit(dc.session(pipe), prompt)`.
+
     ::
 
         with dc.cached(pipe, "shapes-ppo", speedup=2.0, memory=dc.Memory(device="70%")) as run:
             image = pipe("a large plain red star").images[0]
         print(run.summary())
     """
-    run = attach(*args, **options)
+    with own_scope():
+        run = attach(*args, **options)
     try:
         yield run
     finally:

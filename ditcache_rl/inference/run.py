@@ -91,12 +91,14 @@ class Run:
         return [f"deadline      {len(self.logs) - late} of {len(self.logs)} within {limit:g} s"]
 
     def _notes(self) -> list[str]:
-        return [*self._opened.notes, *(self._followed.notes() if self._followed else [])]
+        followed = self._followed.notes() if self._followed else []
+        return [*self._opened.notes, *followed, *self._runner.notes]
 
     def summary(self) -> str:
         """Describe the requests so far: modes, tiers, bytes, seconds, what the last one did."""
+        notes = [f"note          {note}" for note in self._notes()]
         if not self.logs:
-            return "no request has finished yet"
+            return "\n".join(["no request has finished yet", *notes])
         counts = {mode: sum(int((log.modes == mode).sum()) for log in self.logs) for mode in Mode}
         total = max(1, sum(counts.values()))
         stats, learned = self.cache.stats, self._adapt.summary() if self._adapt else []
@@ -111,7 +113,7 @@ class Run:
                 f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
                 f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",
                 *tier_lines(self.cache),
-                *(f"note          {note}" for note in self._notes()),
+                *notes,
                 *(f"audited       {line}" for line in learned),
                 f"last modes    {modes_text(self.logs[-1].modes[:, 0])}",
             ]

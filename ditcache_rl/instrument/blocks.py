@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import Any, Self
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument.signatures import (
@@ -23,7 +22,9 @@ from ditcache_rl.instrument.signatures import (
     known_signature,
     make_signature,
     parameters_of,
+    takes_anything,
 )
+from ditcache_rl.instrument.wrappers import holder_of, unwrapped
 
 #: Attributes of a denoiser that hold its main blocks, in the order in which they run.
 STACK_NAMES = (
@@ -133,8 +134,8 @@ def denoisers_of(pipe: Any, blocks: str | None = None) -> dict[str, nn.Module]:
         ConfigError: If a path leads into none.
         UnsupportedModelError: If there is none, or no scheduler that could tell the step.
     """
-    found = {name: getattr(pipe, name, None) for name in DENOISER_NAMES}
-    modules = {name: value for name, value in found.items() if isinstance(value, nn.Module)}
+    found = [(name, getattr(pipe, name, None)) for name in DENOISER_NAMES]
+    modules = {name: value for name, value in found if isinstance(value, nn.Module)}
     if not modules or getattr(pipe, "scheduler", None) is None:
         raise UnsupportedModelError(
             f"expected a diffusers pipeline with a scheduler and one of {', '.join(DENOISER_NAMES)}"
@@ -147,9 +148,7 @@ def denoisers_of(pipe: Any, blocks: str | None = None) -> dict[str, nn.Module]:
             f"{blocks!r}"
         )
     return {
-        name: module.module if isinstance(module, DistributedDataParallel) else module
-        for name, module in modules.items()
-        if not named or name in named
+        name: unwrapped(module) for name, module in modules.items() if not named or name in named
     }
 
 
@@ -166,6 +165,7 @@ def find_stack(denoiser: nn.Module, blocks: str | None = None) -> Stack | None:
     """
     if blocks == "":
         return _whole(denoiser)
+    denoiser = holder_of(denoiser)
     if blocks is not None:
         names = [name.strip() for name in blocks.split(",")]
         for name in names:
@@ -264,6 +264,8 @@ def _is_list(child: Any) -> bool:
 
 def _whole(denoiser: nn.Module) -> Stack:
     """Take a denoiser for its own only block."""
+    if takes_anything(denoiser):
+        return Stack((denoiser,), ("",), (None,), deep=True)
     parameters = parameters_of(denoiser)
     latents = next((name for name in LATENTS if name in parameters), parameters[0])
     signature = make_signature(denoiser, [(latents, 0)], is_tuple=True)

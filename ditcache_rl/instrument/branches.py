@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ditcache_rl.instrument.signatures import LATENTS, parameters_of
+from ditcache_rl.instrument.signatures import LATENTS, names_of, parameters_of
 
 #: Arguments that hold the conditioning, the most telling first.
 _CONDITIONING = (
@@ -22,6 +22,8 @@ _CONDITIONING = (
     "class_labels",
 )
 _TIMESTEPS = ("timestep", "timesteps", "t")
+#: Scope of a branch that is forgotten.
+_NOBODY = object()
 #: Arguments that say nothing about the branch.
 _SILENT = frozenset({"return_dict", *_TIMESTEPS})
 
@@ -47,7 +49,8 @@ class CallReader:
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallFacts:
         """Pick out what matters."""
         if args:
-            kwargs = dict(zip(self._parameters, args, strict=False)) | dict(kwargs)
+            names = names_of(self._parameters, args)
+            kwargs = dict(zip(names, args, strict=True)) | dict(kwargs)
         latents = _first_of(kwargs, LATENTS)
         if latents is None:
             latents = next(iter(kwargs.values()), None)
@@ -103,43 +106,72 @@ def as_rows(latents: Any) -> Tensor:
 
 
 class Branches:
-    """Numbers the branches of a request in the order in which they appear."""
+    """Numbers the branches of a run in the order in which they appear.
+
+    Attributes:
+        repeated: Branches that were called twice in a step: windows or tiles of an image, whose
+            order may change from step to step, so that none has a history of its own.
+    """
 
     def __init__(self) -> None:
+        self.repeated: set[int] = set()
         self._known: list[tuple[Any, Any]] = []
+        self._called: dict[int, Tensor] = {}
 
-    def numbers(
-        self, scope: Any, conditioning: Any, rows: int, chunks: int, *, called: set[int]
-    ) -> list[int]:
+    @property
+    def called(self) -> int:
+        """How many have had a call at the present step."""
+        return len(self._called)
+
+    def begin_step(self) -> None:
+        """Forget what was called at the step before."""
+        self._called.clear()
+
+    def numbers(self, scope: Any, conditioning: Any, latents: Tensor, rows: int) -> list[int]:
         """Return the number of the branch of every chunk of a batch.
 
         Args:
             scope: What else tells branches apart: the denoiser, arguments that switch layers.
             conditioning: Of the whole batch.
+            latents: Of the whole batch: (chunks × rows, ...).
             rows: Rows of a chunk.
-            chunks: How many branches are in the batch.
-            called: Branches that have had their call at this step; equal numbers at another place
-                are another branch then.
         """
-        found: list[int] = []
+        found, chunks = [], len(latents) // rows
         for chunk in range(chunks):
             part = _part(conditioning, rows, chunk, chunks)
-            taken = called.union(found)
-            found.append(self._number((scope, chunk if part is None else 0), part, taken))
+            own = latents[chunk * rows : (chunk + 1) * rows] if chunks > 1 else latents
+            number = self._number((scope, chunk if part is None else 0), part, own)
+            self._called[number] = own
+            found.append(number)
         return found
 
     def clear(self) -> None:
         """Forget all."""
+        self.repeated.clear()
         self._known.clear()
+        self._called.clear()
 
-    def _number(self, scope: Any, part: Any, taken: set[int]) -> int:
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Forget the conditioning of branches, which are others if they come back."""
+        for number in numbers:
+            self._known[number] = (_NOBODY, None)
+
+    def _number(self, scope: Any, part: Any, latents: Tensor) -> int:
         for index, (known_scope, known) in enumerate(self._known):
             if known_scope == scope and _is_same(known, part):
+                if index in self._called:
+                    self.repeated.add(index)
                 return index
         for index, (known_scope, known) in enumerate(self._known):
             # A pipeline that joins its embeddings anew at every step: same numbers, other place.
-            if index not in taken and known_scope == scope and _is_equal(known, part):
-                return index
+            if known_scope == scope and _is_equal(known, part):
+                before = self._called.get(index)
+                if before is None:
+                    return index
+                # Equal prompts about one image are branches whose order does not matter.
+                if not _is_same(before, latents) and not _is_equal(before, latents):
+                    self.repeated.add(index)
+                    return index
         # Holding the tensor keeps its address from being given to another one.
         self._known.append((scope, part))
         return len(self._known) - 1

@@ -1,9 +1,9 @@
-"""Tell the step of a denoiser call and the noise levels of a request, from the scheduler alone."""
+"""Tell runs, steps and noise levels of a request from the scheduler alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,16 @@ _FORMS: tuple[Callable[[float], float], ...] = (
 )
 
 
+class Reading(NamedTuple):
+    """What a clock says of a call."""
+
+    step: int
+    began: bool
+    """A run begins with this call."""
+
+
 class Clock:
-    """Reads the position of a scheduler.
+    """Reads the position of a scheduler, and tells when its loop begins, and begins again.
 
     Schedulers with a `step_index` are asked for it. The others (DDIM, DDPM, PNDM) have none: there
     the timestep that the denoiser was given is looked up, at the cost of a host sync per call.
@@ -28,61 +36,104 @@ class Clock:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
+        self._noted = self._place()
+        self._started = False
         self._timesteps: Any = None
-        self._values: list[float] = []
-        self._step = -1
+        self._config: Any = None
         self._last: float | None = None
-        self._form: int | None = None
+        self._step = -1
+        self._calls = self._calls_before = 0
+        self._begin()
 
-    def restarted(self) -> bool:
-        """Tell whether the scheduler was given other timesteps than at the last call."""
-        timesteps = self._scheduler.timesteps
-        if timesteps is self._timesteps:
-            return False
-        same = self._timesteps is not None and _equal(timesteps, self._timesteps)
-        self._timesteps = timesteps
-        if not same:
-            self._values, self._step, self._last, self._form = [], -1, None, None
-        return not same
+    def started(self) -> bool:
+        """Tell whether a loop has begun since this clock was made.
+
+        It has when timesteps were set, or when the scheduler has moved on those of before.
+        """
+        if not self._started:
+            (noted, *before), (timesteps, *now) = self._noted, self._place()
+            self._started = timesteps is not noted or before != now
+        return self._started
+
+    def read(self, timestep: Any) -> Reading:
+        """Return the step of a call, and whether a run begins with it.
+
+        One begins when timesteps are set, be they the same, and when the step goes back. A pipeline
+        that saves and restores the state of its scheduler for each part of an image brings copies
+        of all that it holds; setting timesteps replaces no more than those.
+
+        Args:
+            timestep: What the denoiser was given.
+        """
+        timesteps, config = self._scheduler.timesteps, getattr(self._scheduler, "config", None)
+        other = timesteps is not self._timesteps
+        began = self._timesteps is None or (other and not _equal(timesteps, self._timesteps))
+        # Made anew at every look, their identity says nothing.
+        were_set = other and config is self._config and self._scheduler.timesteps is timesteps
+        self._timesteps, self._config = timesteps, config
+        if began:
+            self._begin()
+        value, step = self._position(timestep)
+        if not began:
+            # Equal ones that take over in the middle of a loop were only moved or rewritten.
+            began = step != self._step + 1 if were_set else step < self._step
+            if began:
+                self._begin()
+                value, step = self._position(timestep)
+        if step != self._step:
+            self._calls_before, self._calls = self._calls, 0
+        self._last, self._step, self._calls = value, step, self._calls + 1
+        return Reading(step, began)
 
     @property
     def steps(self) -> int:
         """Denoiser steps of the whole schedule; those of second order count twice."""
         return len(self._scheduler.timesteps)
 
-    def step(self, timestep: Any, again: bool) -> int:
-        """Return the present step.
+    def _place(self) -> tuple[Any, Any, Any]:
+        names = ("timesteps", "step_index", "begin_index")
+        timesteps, step, begin = (getattr(self._scheduler, name, None) for name in names)
+        return timesteps, step, begin
 
-        Args:
-            timestep: What the denoiser was given.
-            again: Every branch that calls now has called at the last step already.
-        """
+    def _begin(self) -> None:
+        """Forget where the loop was."""
+        self._values: list[float] = []
+        self._step, self._last = -1, None
+        self._calls = self._calls_before = 0
+        self._form: int | None = None
+
+    def _position(self, timestep: Any) -> tuple[float | None, int]:
+        """Return the timestep, where it is what tells the step, and the step."""
         index = getattr(self._scheduler, "step_index", None)
+        if index is None and hasattr(self._scheduler, "step_index"):
+            index = getattr(self._scheduler, "begin_index", None) or 0
         if index is not None:
-            return int(index)
-        if hasattr(self._scheduler, "step_index"):
-            return int(getattr(self._scheduler, "begin_index", None) or 0)
-        return self._look_up(_first_value(timestep), again)
+            return None, int(index)
+        value = _first_value(timestep)
+        return value, self._look_up(value)
 
-    def _look_up(self, value: float | None, again: bool) -> int:
+    def _look_up(self, value: float | None) -> int:
         if not self._values:
             self._values = [float(t) for t in self._scheduler.timesteps]
-        if value == self._last and not (again and self._repeats()):
+        # Every branch that calls now has called at this step already: it is the next one.
+        again = self._calls >= self._calls_before > 0 and self._repeats()
+        if value == self._last and not again:
             return max(self._step, 0)
-        self._last = value
-        found = None if value is None else self._find(value)
-        self._step = self._step + 1 if found is None else found
-        return self._step
+        if value is None:
+            return self._step + 1
+        ahead = self._find(value, self._step + 1)  # PNDM has some of them twice
+        found = self._find(value, 0) if ahead is None else ahead
+        return self._step + 1 if found is None else found
 
-    def _find(self, value: float) -> int | None:
-        """Look a timestep up behind the present step, as PNDM has some of them twice.
+    def _find(self, value: float, start: int) -> int | None:
+        """Look a timestep up from a step on.
 
         How the pipeline scales it is settled by its first call, which is the earliest of all.
         """
         found = {}
         for form in range(len(_FORMS)) if self._form is None else (self._form,):
             plain = _FORMS[form](value)
-            for index in range(self._step + 1, len(self._values)):
+            for index in range(start, len(self._values)):
                 if abs(self._values[index] - plain) <= 1e-3:  # float32 of numbers up to 1000
                     found[form] = index
                     break

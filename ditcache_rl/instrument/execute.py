@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import Span
+from ditcache_rl.instrument.context import current_request
 from ditcache_rl.instrument.exits import Exit, finish, flatten, with_rows
 from ditcache_rl.instrument.layout import Role
-from ditcache_rl.instrument.request import Request, current_request
-from ditcache_rl.instrument.signatures import has_opaque, map_tensors
+from ditcache_rl.instrument.request import Request
+from ditcache_rl.instrument.signatures import has_opaque, leaves_of, map_tensors
 from ditcache_rl.instrument.state import SpanState
 from ditcache_rl.instrument.taps import Tap
 from ditcache_rl.types import Mode, Tier
@@ -71,17 +72,21 @@ class RowsPass(Pass):
     def run(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
         """Compute, pass through, or hand out the estimate."""
         if self._everyone:
-            return self._compute_all(request, role, tap, args, kwargs)
+            output = tap.plain(*args, **kwargs)
+            self.computed(request, role, tap, args, kwargs, output)
+            return output
         if not len(self.rows):
             return self._estimate(role, tap, args, kwargs)
         return self._compute_some(request, role, tap, args, kwargs)
 
-    def _compute_all(self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
+    def computed(
+        self, request: Request, role: Role, tap: Tap, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Note what a block has returned to all rows."""
         if self._previous is not None:
             given = role.signature.read(args, kwargs)
             same = [a is b for a, b in zip(given, self._previous, strict=False)]
             self._pure = self._pure and all(same)
-        output = tap.plain(*args, **kwargs)
         streams = self._previous = role.signature.unpack(output)
         if role.deep and tap not in self.states[0].forms:
             form = map_tensors(output, lambda t: t.new_zeros(()).expand(t.shape))
@@ -95,7 +100,6 @@ class RowsPass(Pass):
             for state in self.states:
                 state.exits, state.pure = exits, self._pure and not role.deep
             self._record(request, self.inputs, streams, exits, len(self.states) * request.rows)
-        return output
 
     def _estimate(self, role: Role, tap: Tap, args: Any, kwargs: Any) -> Any:
         form = self.states[0].forms.get(tap)
@@ -127,7 +131,7 @@ class RowsPass(Pass):
             self._gathered = True
             return output
         if role.deep:
-            form = iter(_leaves(self.states[0].forms[tap]))
+            form = iter(leaves_of(self.states[0].forms[tap]))
             return map_tensors(output, lambda t: self._put(torch.zeros_like(next(form)), t))
         merged = [
             end if end is None else self._put(start, end)
@@ -193,19 +197,33 @@ class BlockTap(Tap):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do what the span does that the block belongs to, if it belongs to one."""
-        request = current_request()
+        request: Request | None = current_request()
         if request is None or request.off:
             return self.plain(*args, **kwargs)
         assert request.layout is not None
         role = request.layout.roles.get(self)
         if role is None:
             return self.plain(*args, **kwargs)
-        active = request.active
-        if active is None or active.span is not role.span:
-            active = request.active = _enter(request, role, args, kwargs)
+        active = _pass_of(request, role, args, kwargs)
         if active.plain:
             return self.plain(*args, **kwargs)
         return active.run(request, role, self, args, kwargs)
+
+    def catch_up(self, request: Request, args: Any, kwargs: Any, output: Any) -> None:
+        """Do after a plain call, the first of the request, what had been done around it."""
+        assert request.layout is not None
+        role = request.layout.roles[self]
+        active = _pass_of(request, role, args, kwargs)
+        if not active.plain:
+            active.computed(request, role, self, args, kwargs, output)
+
+
+def _pass_of(request: Request, role: Role, args: Any, kwargs: Any) -> Any:
+    """Return the pass of a span; the first of its blocks that runs enters it."""
+    active = request.active
+    if active is None or active.span is not role.span:
+        active = request.active = _enter(request, role, args, kwargs)
+    return active
 
 
 def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:
@@ -215,8 +233,8 @@ def _enter(request: Request, role: Role, args: Any, kwargs: Any) -> Pass:
         request.stack_input = streams
         return Pass(span)
     batch = len(request.chunks) * request.rows
-    if len(streams[0]) % batch:
-        return Pass(span)  # rows are packed into one sequence: they can't be told apart
+    if not isinstance(streams[0], Tensor) or len(streams[0]) % batch:
+        return Pass(span)  # rows come in a list, or are packed into one sequence
     start = request.stack_input or streams
     decision = request.decide(
         with_rows(streams[0], batch),
@@ -256,14 +274,3 @@ def modulated_input(role: Role, hidden_states: Tensor, args: Any, kwargs: Any) -
         )
     modulated: Tensor = norm(hidden_states, emb=temb)[0]
     return modulated
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def collect(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(value, collect)
-    return found

@@ -1,16 +1,24 @@
 """Notice that the model behind a cache has changed, cheaply enough to look at every request.
 
-Residuals belong to the weights, adapters, attention processors, precision and scheduler that they
-were computed with. Three looks together see what each one misses: addresses and torch's counts of
-modifications (blind to edits through `.data`), a few numbers of every parameter (blind to edits
-between them), and the settings that leave the weights alone.
+Residuals belong to the weights, adapters, attention processors and precision that they were
+computed with; schedulers belong to requests, and entries die with them. Three looks together see
+what each one misses: addresses and torch's counts of modifications (blind to edits through
+`.data`), a few numbers of every parameter (blind to edits between them), and the settings that
+leave the weights alone.
+
+Between two steps there is time for a glance only: counts of modifications, modules and settings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -18,15 +26,21 @@ from ditcache_rl.instrument.taps import is_compiled
 
 #: Numbers per parameter that are compared: an edit of a whole tensor changes all of them.
 _SAMPLES = 4
-#: Attributes of a module that change what it computes without changing a parameter: those of peft's
-#: LoRA layers, and the processor of an attention module.
+#: Attributes of a module, or of its attention processor, that change what it computes without
+#: changing a parameter: those of peft's LoRA layers, and the scale of an image prompt.
 _SETTINGS = (
     "scaling",
     "_active_adapter",
     "_disable_adapters",
     "merged_adapters",
     "gradient_checkpointing",
+    "scale",
 )
+#: Digits of a setting that count: one that is multiplied and divided again has lost the last.
+_DIGITS = 9
+_PLAIN = (bool, int, float, str, type(None))
+#: Integers whose bits are those of numbers that numpy does not know, by bytes.
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Fingerprint(NamedTuple):
@@ -35,47 +49,148 @@ class Fingerprint(NamedTuple):
     weights: Any
     samples: bytes
     modules: Any
-    scheduler: Any
 
 
 class ModelWatch:
-    """Fingerprints of a denoiser and of the scheduler that a call runs on.
+    """Fingerprints of a denoiser.
 
     Notes:
-        Offloaded weights move on every call. Of those only modules and scheduler are compared.
+        Offloaded weights move on every call, and so do those that are cast for it. Of those only
+        modules are compared.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
         self._denoiser = denoiser
-        self._views: list[Tensor] = []
+        self._seen: Fingerprint | None = None
         self._places: list[Any] = []
+        self._samples = _Samples([])
+        self._glance = _Glance([], [], [], None)
 
-    def look(self, scheduler: Any) -> Fingerprint:
+    def changes(self) -> str:
+        """Look, and name what has changed since the last time; "" if nothing has."""
+        before, self._seen = self._seen, self.look()
+        return "" if before is None else changed_parts(before, self._seen)
+
+    def look(self) -> Fingerprint:
         """Take the fingerprint of now."""
         tensors: list[Tensor] = []
         described: list[Any] = []
-        offloaded = False
-        for module in _modules(self._denoiser):
+        settings: list[tuple[dict[str, Any], str]] = []
+        moved = False
+        modules = modules_of(self._denoiser)
+        for module in modules:
             attributes = module.__dict__
-            offloaded = offloaded or _is_offloaded(attributes)
-            described += type(module), type(attributes.get("processor")), is_compiled(module)
-            for name in _SETTINGS:
-                if name in attributes:
-                    described.append((name, repr(attributes[name])))
+            moved = moved or _is_moved(attributes)
+            described += type(module), is_compiled(module)
+            processor = attributes.get("processor")
+            if processor is not None:
+                described.append(type(processor))
+                settings.append((attributes, "processor"))
+                settings += _settings_in(getattr(processor, "__dict__", {}))
+            settings += _settings_in(attributes)
             for owned in (attributes["_parameters"], attributes["_buffers"]):
                 for tensor in owned.values():
                     if type(tensor) is nn.Parameter:
                         tensors.append(tensor)
                     elif tensor is not None:
                         tensors += _parts(tensor)
-        settings = _settings_of(scheduler)
-        if offloaded:
-            return Fingerprint(None, b"", described, settings)
+        described += [
+            (name, _rounded(attributes[name])) for attributes, name in settings if name in _SETTINGS
+        ]
+        if moved:
+            self._glance = _Glance(modules, [], settings, None)
+            return Fingerprint(None, b"", described)
         places = [(tensor.data_ptr(), tensor.dtype, tensor.shape) for tensor in tensors]
         if places != self._places:
-            self._views, self._places = [_view(tensor) for tensor in tensors], places
+            self._samples, self._places = _Samples(tensors), places
+        self._glance = _Glance(modules, tensors, settings, self._samples)
         versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
-        return Fingerprint((places, versions), _sample(self._views), described, settings)
+        return Fingerprint((places, versions), self._glance.samples, described)
+
+    def as_before(self, *, closely: bool = False) -> bool:
+        """Tell whether a glance sees nothing that has changed since the last look.
+
+        Args:
+            closely: See what a look at the weights sees too.
+        """
+        glance = self._glance
+        return glance.same() and (not closely or glance.same_weights())
+
+
+class _Glance:
+    """What can be compared between two steps: attributes of modules, in flat lists.
+
+    Args:
+        modules: All of them.
+        tensors: Their parameters and buffers; none where they move on every call.
+        settings: Where they are.
+        samples: Of the tensors; None where they move.
+    """
+
+    def __init__(
+        self,
+        modules: list[nn.Module],
+        tensors: list[Tensor],
+        settings: list[tuple[dict[str, Any], str]],
+        samples: _Samples | None,
+    ) -> None:
+        self._children = [module._modules for module in modules]
+        self._owned: list[dict[str, Any]] = [
+            owned for module in modules for owned in (module._parameters, module._buffers) if owned
+        ]
+        self._tensors, self._settings, self._samples = tensors, settings, samples
+        self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
+        *others, values = self._now()
+        self._found = (*others, [_copied(value) for value in values])
+        self._places = self._now_at()
+        self.samples = b"" if samples is None else samples.fetch()
+
+    def same(self) -> bool:
+        """Compare with the moment when this was made."""
+        return self._now() == self._found
+
+    def same_weights(self) -> bool:
+        """Compare where the weights are, and a few numbers of them."""
+        if self._samples is None:
+            return True
+        return self._now_at() == self._places and self._samples.fetch() == self.samples
+
+    def _now(self) -> tuple[int, list[Any], list[Any]]:
+        return (
+            sum(map(attrgetter("_version"), self._counted)),  # each of them only grows
+            list(chain.from_iterable(map(dict.values, self._children))),
+            [attributes.get(name) for attributes, name in self._settings],
+        )
+
+    def _now_at(self) -> tuple[list[int], list[int]]:
+        owned = chain.from_iterable(map(dict.values, self._owned))
+        return list(map(id, owned)), list(map(Tensor.data_ptr, self._tensors))
+
+
+class _Samples:
+    """A few numbers of every tensor, read without a copy of the rest.
+
+    Args:
+        tensors: Whose memory is shared.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._here: dict[torch.dtype, list[NDArray[Any]]] = {}
+        self._elsewhere: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for tensor in tensors:
+            view = _view(tensor)
+            bits = _BITS.get(view.element_size())
+            if view.is_cpu and bits is not None:
+                self._here.setdefault(bits, []).append(view.view(bits).numpy())
+            else:
+                self._elsewhere.setdefault((view.dtype, view.device), []).append(view)
+
+    def fetch(self) -> bytes:
+        """Return the bytes of now, with one copy per dtype and device."""
+        found = [np.concatenate(group).tobytes() for group in self._here.values()]
+        for group in self._elsewhere.values():
+            found.append(torch.cat(group).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return b"".join(found)
 
 
 def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
@@ -84,7 +199,6 @@ def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
         "weights": "weights",
         "samples": "weights",
         "modules": "modules, adapters or attention processors",
-        "scheduler": "scheduler",
     }
     differing = {
         names[part]
@@ -92,11 +206,6 @@ def changed_parts(before: Fingerprint, after: Fingerprint) -> str:
         if old != new
     }
     return ", ".join(sorted(differing))
-
-
-def _settings_of(scheduler: Any) -> tuple[Any, ...]:
-    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
-    return type(scheduler), repr(sorted(config.items()))
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:
@@ -117,16 +226,38 @@ def _view(tensor: Tensor) -> Tensor:
         return flat[::stride][:_SAMPLES]
 
 
-def _sample(views: list[Tensor]) -> bytes:
-    """Fetch the numbers of all views, one copy per dtype and device."""
-    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for view in views:
-        groups.setdefault((view.dtype, view.device), []).append(view)
-    found = [torch.cat(group).cpu().contiguous().view(torch.uint8) for group in groups.values()]
-    return b"".join(bytes(part.numpy()) for part in found)
+def _settings_in(attributes: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """List the settings in the attributes of a module or processor, as far as they are plain."""
+    return [
+        (attributes, name)
+        for name in _SETTINGS
+        if name in attributes and _is_plain(attributes[name])
+    ]
 
 
-def _modules(root: nn.Module) -> list[nn.Module]:
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else type(value) in _PLAIN
+
+
+def _rounded(value: Any) -> Any:
+    """Copy a plain setting, without the digits that don't count."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return f"{value:.{_DIGITS}g}" if isinstance(value, float) else value
+
+
+def _copied(value: Any) -> Any:
+    """Copy the containers of a setting, which are changed in place."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
+def modules_of(root: nn.Module) -> list[nn.Module]:
     """List all modules; several times faster than `nn.Module.modules`, which also builds names."""
     found, waiting = {id(root): root}, [root]
     while waiting:
@@ -137,8 +268,9 @@ def _modules(root: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def _is_offloaded(attributes: dict[str, Any]) -> bool:
+def _is_moved(attributes: dict[str, Any]) -> bool:
     hook = attributes.get("_diffusers_hook")
     return "_hf_hook" in attributes or (
-        hook is not None and any("offload" in name for name in hook.hooks)
+        hook is not None
+        and any("offload" in name or name == "layerwise_casting" for name in hook.hooks)
     )

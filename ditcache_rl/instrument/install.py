@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
+from ditcache_rl.instrument.context import current_request, visit
 from ditcache_rl.instrument.execute import BlockTap
 from ditcache_rl.instrument.layout import Layout, Role
 from ditcache_rl.instrument.probe import complete_stack
-from ditcache_rl.instrument.request import current_request
+from ditcache_rl.instrument.request import Request
 from ditcache_rl.instrument.taps import Tap, install, is_compiled, release
 
 
@@ -39,13 +39,18 @@ def remove_layout(layout: Layout) -> None:
 
 def check_denoiser(layout: Layout) -> None:
     """Refuse what decisions can't be taken in; errors are those of `install_layout`."""
-    denoiser, name = layout.denoiser, layout.name
-    _refuse(name, *_marked_cache(name, denoiser))
-    if isinstance(denoiser, torch._dynamo.OptimizedModule) or is_compiled(denoiser):
-        raise UnsupportedModelError(
-            f"expected a {name} whose blocks are compiled one by one, received one that is "
-            f"compiled as a whole; use pipe.{name}.compile_repeated_blocks()"
-        )
+    name = layout.name
+    for denoiser in {layout.denoiser, layout.holder}:
+        _refuse(name, *_marked_cache(name, denoiser))
+        if isinstance(denoiser, torch._dynamo.OptimizedModule) or is_compiled(denoiser):
+            raise UnsupportedModelError(
+                f"expected a {name} whose blocks are compiled one by one, received one that is "
+                f"compiled as a whole; use pipe.{name}.compile_repeated_blocks()"
+            )
+        _refuse_checkpointing(name, denoiser)
+
+
+def _refuse_checkpointing(name: str, denoiser: nn.Module) -> None:
     if getattr(denoiser, "gradient_checkpointing", False):
         raise StateError(
             f"expected a {name} without gradient checkpointing, which would run its blocks a "
@@ -95,12 +100,17 @@ class DenoiserTap(Tap):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Tell the request when a call begins and what it returned."""
-        request = current_request()
+        request: Request | None = current_request()
         layout = None if request is None else request.layouts.get(self)
         if request is None or layout is None:
             return self.plain(*args, **kwargs)
+        if request.layout is not None:  # somebody's hook, in the middle of another call
+            with visit():
+                return self.plain(*args, **kwargs)
         if not layout.ready:
-            _complete(layout, lambda: self.plain(*args, **kwargs))
+            with layout.completing:
+                if not layout.ready:
+                    return self._watched(request, layout, args, kwargs)
         request.begin_call(layout, layout.reader.read(args, kwargs))
         output = None
         try:
@@ -109,15 +119,30 @@ class DenoiserTap(Tap):
             request.end_call(_first_tensor(output))
         return output
 
-
-def _complete(layout: Layout, run: Callable[[], Any]) -> None:
-    """Watch one forward pass, which tells the blocks that are not known yet, and tap them."""
-    with layout.completing:
-        if layout.ready:
-            return
-        layout.follow(complete_stack(layout.denoiser, layout.stack, run))
+    def _watched(self, request: Request, layout: Layout, args: Any, kwargs: Any) -> Any:
+        """Make a call that tells the blocks which are not known yet, tap them, and catch up."""
+        request.layout = layout
+        try:
+            # What is plain is asked late: the denoiser itself may be what is watched.
+            watched = complete_stack(
+                layout.denoiser, layout.stack, lambda: self.plain(*args, **kwargs)
+            )
+        finally:
+            request.layout = None
+        layout.follow(watched.stack)
         _tap_blocks(layout)
         layout.ready = True
+        request.begin_call(layout, layout.reader.read(args, kwargs))
+        try:
+            if not request.off and not all(call.untouched for call in watched.calls):
+                request.leave_alone()
+            if not request.off:
+                taps: dict[nn.Module, Any] = {tap.module: tap for tap in layout.roles}
+                for call in watched.calls:
+                    taps[call.module].catch_up(request, call.args, call.kwargs, call.output)
+        finally:
+            request.end_call(_first_tensor(watched.output))
+        return watched.output
 
 
 def _tap_blocks(layout: Layout) -> None:

@@ -10,10 +10,18 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ditcache_rl.instrument.blocks import Span, Stack, find_stack, split_sites, split_spans
+from ditcache_rl.instrument.blocks import (
+    Span,
+    Stack,
+    find_stack,
+    split_sites,
+    split_spans,
+)
 from ditcache_rl.instrument.branches import CallReader
+from ditcache_rl.instrument.fingerprint import ModelWatch, modules_of
 from ditcache_rl.instrument.signatures import BlockSignature
 from ditcache_rl.instrument.taps import Tap
+from ditcache_rl.instrument.wrappers import holder_of
 
 #: Cache entries of the denoisers of one pipeline are numbered apart by this.
 _SPANS_PER_DENOISER = 1000
@@ -41,6 +49,7 @@ class Layout:
         blocks: Names of its block lists, where the user gives them.
 
     Attributes:
+        holder: What holds its block lists: itself, or what it wraps.
         stack: Its blocks, as far as they are known.
         ready: Nothing is left that only a forward pass can tell.
         all_spans: In the order in which they run.
@@ -49,6 +58,7 @@ class Layout:
         taps: What is installed, that of the denoiser first.
         roles: Of the blocks, by their taps.
         completing: Held while a forward pass tells the blocks.
+        watch: Notices that the model changes.
 
     Raises:
         ConfigError: If the stack can't have that many sites.
@@ -66,6 +76,7 @@ class Layout:
         blocks: str | None,
     ) -> None:
         self.name, self.denoiser, self.key = name, denoiser, key
+        self.holder = holder_of(denoiser)
         self.first_span = key * _SPANS_PER_DENOISER
         self.reader = CallReader(denoiser)
         self.taps: list[Tap] = []
@@ -74,6 +85,7 @@ class Layout:
         self.spans: list[Span] = []
         self.site_heads: list[Span] = []
         self.completing = threading.Lock()
+        self.watch = ModelWatch(denoiser)
         self._sites, self._probe_blocks = sites, probe_blocks
         self.stack: Stack | None = find_stack(denoiser, blocks)
         self.ready = self.stack is not None and None not in self.stack.signatures
@@ -91,3 +103,8 @@ class Layout:
         for span in self.spans:
             heads.setdefault(span.site, span)
         self.site_heads = list(heads.values())
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its blocks are still among the modules of the denoiser."""
+        return self.stack is None or set(modules_of(self.denoiser)).issuperset(self.stack.blocks)

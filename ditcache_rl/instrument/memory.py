@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache import NEVER, TieredCache, next_uses
+from ditcache_rl.instrument.attendance import Attendance
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.history import SiteHistory
 from ditcache_rl.instrument.layout import Layout
@@ -44,16 +45,37 @@ class RequestMemory:
         """
         self.forget()
         self._rows = rows
+        self._attendance = Attendance()
         self._uses = None if planned is None else next_uses(planned)
         #: Steps at which what is planned computes everything and reads nothing of it later.
         self.idle = _idle_steps(planned, self._uses)
-        self._ahead = LookAhead(self._cache, planned)
+        self._ahead = LookAhead(self._cache, planned) if self._cache.looks_ahead else None
 
     def forget(self) -> None:
         """Free all entries."""
         self._cache.discard_request(self._request)
         self._states.clear()
         self._held.clear()
+
+    def begin_step(self) -> None:
+        """Free what branches have computed that nobody calls any more."""
+        self.drop(self._attendance.begin_step())
+
+    def attend(self, branches: Sequence[int]) -> list[int]:
+        """Note which branches are called, and free those whose places they have taken.
+
+        Returns:
+            Branches that have gone for good.
+        """
+        self.drop(self._attendance.call(branches))
+        return self._attendance.forgotten()
+
+    def drop(self, branches: Collection[int]) -> None:
+        """Free the entries of some branches."""
+        for key in [key for key in self._states if key[0] in branches] if branches else ():
+            for entry in self._states.pop(key).history.keys(HISTORY):
+                self._cache.discard(entry)
+            self._held.pop(key, None)
 
     def state(self, layout: Layout, branch: int, span: Span, shapes: tuple[Any, ...]) -> SpanState:
         """Return what is known of a span on a branch; a history of other shapes is forgotten."""
@@ -140,7 +162,7 @@ class RequestMemory:
     def look_ahead(
         self, layout: Layout, branches: Sequence[int], span: Span, step: int, decided: Modes
     ) -> None:
-        """Have the cache load what the spans after this one will read, branch by branch.
+        """Have the cache, if it can, load what the coming spans will read, branch by branch.
 
         Args:
             layout: Of the denoiser.
@@ -149,6 +171,8 @@ class RequestMemory:
             step: The present step.
             decided: (rows, sites) modes of the present step.
         """
+        if self._ahead is None:
+            return
         sites = [other.site for other in layout.spans]
         for branch in branches:
             states = [self._states.get(_key(layout, branch, other)) for other in layout.spans]

@@ -1,36 +1,66 @@
 """Watch one forward pass of a denoiser whose blocks no table knows.
 
 Seen are which lists of modules run one after the other, and which outputs of a block become which
-arguments of the next. The pass is an extra one: it computes everything and changes nothing.
+arguments of the next. The pass is a real one, and watching leaves it as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ditcache_rl.instrument.blocks import Stack, no_blocks
-from ditcache_rl.instrument.signatures import BlockSignature, make_signature, parameters_of
+from ditcache_rl.instrument.context import current_request
+from ditcache_rl.instrument.signatures import (
+    LATENTS,
+    BlockSignature,
+    leaves_of,
+    make_signature,
+    names_of,
+    parameters_of,
+)
+from ditcache_rl.instrument.taps import Tap, install, release
+from ditcache_rl.instrument.wrappers import holder_of
 
 #: How image tokens are called where several arguments would fit.
 _IMAGE_NAMES = ("hidden_states", "x", "visual_embed", "vis")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One call of a block."""
+class Seen(NamedTuple):
+    """One call of a block, as it went."""
 
     module: nn.Module
-    arguments: dict[str, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    counts: list[int]
+    """How often each tensor of it had been modified when the block returned; -1 if unknown."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments by name."""
+        names = names_of(parameters_of(self.module), self.args)
+        return dict(zip(names, self.args, strict=True)) | self.kwargs
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing of it has been modified since, as far as anybody can tell."""
+        return -1 not in self.counts and self.counts == _counts(self.args, self.kwargs, self.output)
+
+
+class Watched(NamedTuple):
+    """What one forward pass told, and what came of it."""
+
+    stack: Stack
+    calls: list[Seen]
     output: Any
 
 
-def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], Any]) -> Stack:
-    """Fill in what names and tables could not tell.
+def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], Any]) -> Watched:
+    """Run a model once, and fill in what names and tables could not tell.
 
     Args:
         denoiser: The model.
@@ -42,11 +72,13 @@ def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], A
     """
     lists = {
         name: list(child)
-        for name, child in denoiser.named_children()
+        for name, child in holder_of(denoiser).named_children()
         if isinstance(child, nn.ModuleList) and len(child)
     }
     watched = [m for blocks in lists.values() for m in blocks] if stack is None else stack.blocks
-    calls = _watch(watched, run)
+    calls, output = _watch(watched, run)
+    if stack is not None and stack.blocks == (denoiser,):
+        return Watched(replace(stack, signatures=(_whole(calls[0]),)), calls, output)
     if stack is None:
         chains = {name: blocks for name, blocks in lists.items() if _is_chain(blocks, calls)}
         if not chains:
@@ -60,28 +92,40 @@ def complete_stack(denoiser: nn.Module, stack: Stack | None, run: Callable[[], A
     signatures = tuple(known[module] or _infer(module, calls) for module in order)
     if not all(signature.names for signature in signatures):
         raise no_blocks(denoiser)
-    return replace(stack, blocks=tuple(order), signatures=signatures)
+    stack = replace(stack, blocks=tuple(order), signatures=signatures)
+    return Watched(stack, [call for call in calls if call.module in known], output)
 
 
-def _watch(modules: Sequence[nn.Module], run: Callable[[], Any]) -> list[_Seen]:
+def _watch(modules: Sequence[nn.Module], run: Callable[[], Any]) -> tuple[list[Seen], Any]:
     """Run, and note the calls of some modules in their order."""
-    seen: list[_Seen] = []
+    seen: list[Seen] = []
+    watcher = current_request()
 
-    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        bound = dict(zip(parameters_of(module), args, strict=False)) | kwargs
-        seen.append(_Seen(module, bound, output))
+    class WatchTap(Tap):
+        """Notes what the watching request calls; others and hooks may run the modules too."""
 
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
+        depth = 1  # behind the tap of a denoiser that is its own only block
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            output = self.plain(*args, **kwargs)
+            if current_request() is watcher:
+                counts = _counts(args, kwargs, output)
+                seen.append(Seen(self.module, args, kwargs, output, counts))
+            return output
+
+    taps = [install(module, WatchTap) for module in modules]
     try:
-        with torch.no_grad():
-            run()
+        return seen, run()
     finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+        for tap in taps:
+            release(tap)
 
 
-def _is_chain(blocks: Sequence[nn.Module], calls: Sequence[_Seen]) -> bool:
+def _counts(*values: Any) -> list[int]:
+    return [-1 if it.is_inference() else it._version for it in leaves_of(values)]
+
+
+def _is_chain(blocks: Sequence[nn.Module], calls: Sequence[Seen]) -> bool:
     """Tell whether every module ran once, in order, and returned what it could be given again."""
     order = [call for call in calls if call.module in set(blocks)]
     if [call.module for call in order] != list(blocks):
@@ -89,7 +133,7 @@ def _is_chain(blocks: Sequence[nn.Module], calls: Sequence[_Seen]) -> bool:
     return all(_streams(call, None) for call in order)
 
 
-def _infer(module: nn.Module, calls: Sequence[_Seen]) -> BlockSignature:
+def _infer(module: nn.Module, calls: Sequence[Seen]) -> BlockSignature:
     """Tell the streams of a block: outputs that have the shape of an argument."""
     index = next(i for i, call in enumerate(calls) if call.module is module)
     call = calls[index]
@@ -103,7 +147,18 @@ def _infer(module: nn.Module, calls: Sequence[_Seen]) -> BlockSignature:
     return make_signature(module, streams, is_tuple=members > 0, members=members)
 
 
-def _streams(call: _Seen, follower: _Seen | None) -> list[tuple[str, int]]:
+def _whole(call: Seen) -> BlockSignature:
+    """Tell which argument of a denoiser holds the latents."""
+    given = call.arguments
+    known = [name for name in LATENTS if given.get(name) is not None]
+    tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
+    first = leaves_of(call.output)[0].shape
+    like = [name for name in tensors if given[name].shape == first]
+    name = (known or like or tensors or list(given))[0]
+    return make_signature(call.module, [(name, 0)], is_tuple=True)
+
+
+def _streams(call: Seen, follower: Seen | None) -> list[tuple[str, int]]:
     """Match outputs with arguments, image tokens first.
 
     An output goes to the argument that it becomes in the next block, whatever its shape; where that

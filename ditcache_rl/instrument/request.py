@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,20 @@ from ditcache_rl.control import Controller, planned_modes, start_over
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
+from ditcache_rl.instrument.context import running
+from ditcache_rl.instrument.freshness import Freshness
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.memory import RequestMemory
+from ditcache_rl.instrument.notes import REPEATED, UNHEARD, UNSET
 from ditcache_rl.instrument.ranks import Ranks
 from ditcache_rl.instrument.state import SpanState
 from ditcache_rl.instrument.taps import Tap
 from ditcache_rl.types import Decision, Mode, Modes, RunInfo, StepInfo
 
-_CURRENT: ContextVar[Request | None] = ContextVar("ditcache_rl_request", default=None)
 _IDS = itertools.count()
 #: Branches that are remembered; a pipeline with more of them has other conditioning at each step.
 _MOST_BRANCHES = 64
-
-
-def current_request() -> Request | None:
-    """Return the request of this thread or task, None outside of one."""
-    return _CURRENT.get()
 
 
 class Request:
@@ -50,6 +46,8 @@ class Request:
         max_bytes: Most bytes that it may keep; None for no limit.
         admitted: False computes everything and keeps nothing.
         ranks: Other processes that must decide the same.
+        changes: Looks at the model, closely where it is told to, and counts how often it has
+            changed; asked at every step.
     """
 
     def __init__(
@@ -63,11 +61,12 @@ class Request:
         max_bytes: int | None = None,
         admitted: bool = True,
         ranks: Ranks | None = None,
+        changes: Callable[[bool], int] = lambda closely: 0,
     ) -> None:
         self.id = next(_IDS)
         self.controller = controller
         self.cache = cache
-        #: One log per schedule of timesteps that the pipeline goes through; most have one.
+        #: One log per run: most have one, and none where the pipeline sets no timesteps.
         self.logs: list[RequestLog] = []
         #: The denoisers that belong to the request, by their taps.
         self.layouts: dict[Tap, Layout] = {}
@@ -82,36 +81,35 @@ class Request:
         #: Branches in the batch of the present call, one after the other, and rows of each.
         self.chunks: list[int] = []
         self.rows = 0
+        #: Code that is not of the request has run since the model was looked at.
+        self.visited = False
+        #: What whoever attached should know, each once.
+        self.notes: dict[str, None] = {}
         self._expected_rows = rows
-        self._admitted = admitted
-        self._ranks = ranks
-        self._clock = Clock(scheduler)
-        self._sites = sites
+        self._admitted, self._ranks = admitted, ranks
+        self._freshness = Freshness(changes)
+        self._clock, self._sites, self._step = Clock(scheduler), sites, -1
         self._run: RunInfo | None = None
-        self._step = -1
-        self._calls = self._calls_before = 0
+        #: No call was decided about, and none was to be left alone.
+        self._unheard = True
         self._decision: Decision | None = None
         self._decides = False
         self._last_output: Tensor | None = None
-        self._branches = Branches()
-        self._called: set[int] = set()
-        self._memory = RequestMemory(cache, self.id, max_bytes)
-        self._looks_ahead = False
-        self._dead_writes = 0
+        self._branches, self._memory = Branches(), RequestMemory(cache, self.id, max_bytes)
         self._latents: Tensor | None = None
-        self._shapes: list[torch.Size | None] = []
 
     @contextmanager
     def current(self) -> Iterator[Request]:
         """Be the request of this thread or task; free the cache afterwards, whatever happens."""
-        token = _CURRENT.set(self)
         self._began = time.perf_counter()
         try:
-            yield self
+            with running(self):
+                yield self
+            if self._unheard:
+                self.notes[UNHEARD if self._clock.started() else UNSET] = None
         finally:
-            _CURRENT.reset(token)
             self._memory.forget()
-            self.cache.skip_dead_writes(self._dead_writes)
+            self._end_step()
             self._branches.clear()
             self._last_output = self._latents = self.active = self.layout = None
             self.off = True
@@ -121,50 +119,59 @@ class Request:
     def begin_call(self, layout: Layout, facts: CallFacts) -> None:
         """Note a call of a denoiser; `off` tells afterwards whether it is left alone."""
         self.layout, self.active, self.stack_input = layout, None, ()
-        self._decides = False
+        self._decides, self.off = False, True
+        if not self._clock.started():  # a look at a condition, before there are steps
+            return
         rows = len(facts.latents)
-        if self._clock.restarted():
+        step, began = self._clock.read(facts.timestep)
+        if began:
             self._start_run(rows)
         run = self._run
         assert run is not None
-        repeated = self._calls >= self._calls_before > 0
-        step = self._clock.step(facts.timestep, repeated)
-        if step != self._step:
+        other_step, closely, self.visited = step != self._step, self.visited, False
+        if other_step:
+            self._end_step()
             self._step, self._decision = step, None
-            self._calls_before, self._calls = self._calls, 0
-            self._called.clear()
-        self._calls += 1
+            self._branches.begin_step()
+            self._memory.begin_step()
+        if (other_step or closely) and self._freshness.other_model(closely=closely):
+            self._memory.forget()
+            self._last_output = None
         self._latents = facts.latents
-        self.off = not 0 <= step < run.num_inference_steps or rows % run.rows != 0
-        if self.off:
+        if not 0 <= step < run.num_inference_steps or rows % run.rows:
             return
         idle = self._memory.idle[step]
         if idle or not self._admitted:
-            self.logs[-1].modes[step] = Mode.COMPUTE
-            self.off = True
+            self.leave_alone()
             if idle:
-                self._dead_writes += len(layout.spans)
+                self.cache.skip_dead_writes(len(layout.spans))
             return
         self.rows = run.rows
         self.chunks = self._branches.numbers(
-            (layout.key, facts.switches),
-            facts.conditioning,
-            run.rows,
-            rows // run.rows,
-            called=self._called,
+            (layout.key, facts.switches), facts.conditioning, facts.latents, run.rows
         )
-        # A second look at the same branch in one step belongs to no place in its history.
-        self.off = not self._called.isdisjoint(self.chunks) or max(self.chunks) > _MOST_BRANCHES
-        self._called.update(self.chunks)
-        self.logs[-1].branches = max(self.logs[-1].branches, len(self._called))
+        self._branches.forget(self._memory.attend(self.chunks))
+        self.logs[-1].branches = max(self.logs[-1].branches, self._branches.called)
+        repeated = self._branches.repeated.intersection(self.chunks)
+        if repeated:
+            self._memory.drop(repeated)
+            self.notes[REPEATED] = None
+        self.off = False
+        if repeated or max(self.chunks) > _MOST_BRANCHES:
+            self.leave_alone()
+
+    def leave_alone(self) -> None:
+        """Have the call of the denoiser compute everything, and keep nothing of it."""
+        self.off, self._unheard = True, False
 
     def end_call(self, output: Any) -> None:
         """Note what a denoiser returned."""
-        self.off, self.active, self.layout, self.stack_input = True, None, None, ()
         if isinstance(output, Tensor):
-            self._last_output = self._last_rows(output)
-            if self.logs and self._latents is not None:
+            if not self.off:
+                self._last_output = self._last_rows(output)
+            if self._latents is not None:
                 self.logs[-1].note_end(self._step, self._latents, output)
+        self.off, self.active, self.layout, self.stack_input = True, None, None, ()
 
     def decide(
         self,
@@ -180,10 +187,11 @@ class Request:
             self._decides = True
             latents, hidden_states = map(self._last_rows, (self._latents, hidden_states))
             probe = None if probe_residual is None else self._last_rows(probe_residual)
-            anew = self._shapes_changed(latents, hidden_states, probe, self._last_output)
+            anew = self._freshness.is_lost(latents, hidden_states, probe, self._last_output)
             if anew and planned_modes(self.controller) is None:
                 self._memory.forget()
-                self._last_output = self._shapes[-1] = None
+                self._last_output = None
+                self._freshness.forget_last()
                 start_over(self.controller, run)
             info = StepInfo(
                 run=run,
@@ -201,14 +209,9 @@ class Request:
                 memory=lambda: self._memory.views(self._present, self.chunks[-1]),
             )
             decision = self.controller.decide(info)
+            self._unheard = False
             self._decision = decision if self._ranks is None else self._ranks.share(decision)
         return self._decision
-
-    def _shapes_changed(self, *tensors: Tensor | None) -> bool:
-        """Tell whether what a decision looks at has other shapes than at the decision before."""
-        before, self._shapes = self._shapes, [None if t is None else t.shape for t in tensors]
-        pairs = zip(before, self._shapes, strict=False)
-        return any(old != new for old, new in pairs if old is not None and new is not None)
 
     def states(self, span: Span, shapes: tuple[Any, ...]) -> list[SpanState]:
         """Return what is known of a span on every branch of the present batch.
@@ -238,11 +241,8 @@ class Request:
         if self._ranks is not None:
             allowed = self._ranks.least(allowed)
         self.logs[-1].note(self._step, span.site, allowed, self.chunks, decided=self._decides)
-        if self._looks_ahead:
-            assert self._decision is not None
-            self._memory.look_ahead(
-                self._present, self.chunks, span, self._step, self._decision.modes
-            )
+        assert self._decision is not None
+        self._memory.look_ahead(self._present, self.chunks, span, self._step, self._decision.modes)
         return allowed
 
     def estimate(self, states: Sequence[SpanState], modes: Modes) -> Tensor:
@@ -265,18 +265,24 @@ class Request:
         log.peak_bytes = max(log.peak_bytes, self.cache.used_bytes)
 
     def _start_run(self, rows: int) -> None:
-        """Begin a schedule of timesteps: the first, or the next stage of the pipeline."""
+        """Begin a run: the first, or the next pass, chunk or stage of the pipeline."""
+        self._end_step()
         expected = self._expected_rows
         rows = expected if expected and rows % expected == 0 else rows
         self._branches.clear()
         steps, sigmas = self._clock.steps, self._clock.sigmas()
         run = RunInfo(steps, sigmas, rows, self._sites, self._began)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
-        self._shapes = []
+        self._freshness.begin()
         self.logs.append(RequestLog(run))
         self.controller.reset(run)
         self._memory.begin(rows, planned_modes(self.controller))
-        self._looks_ahead = self.cache.looks_ahead
+
+    def _end_step(self) -> None:
+        """Note that calls that were left alone have computed."""
+        if self._decision is None and 0 <= self._step < len(self.logs[-1].modes):
+            modes = self.logs[-1].modes[self._step]
+            modes[modes < 0] = Mode.COMPUTE
 
     @property
     def _sigma(self) -> float:

@@ -1,15 +1,16 @@
 """Run every call of a pipeline as a request under a controller, and put everything back.
 
 The runner executes decisions and takes none. Several runners may share a denoiser, and a pipeline
-may be attached more than once: the runner that came last rules, and they may leave in any order.
+may be attached more than once: `attachment` says which of them rules, and they may leave in any
+order.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable
-from functools import wraps
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,16 +18,17 @@ from torch import nn
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.instrument.blocks import denoisers_of, read_paths
+from ditcache_rl.instrument.attachment import Attachment, plain_call
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import rows_of_call
-from ditcache_rl.instrument.fingerprint import Fingerprint, ModelWatch, changed_parts
-from ditcache_rl.instrument.install import check_denoiser, install_layout, remove_layout
+from ditcache_rl.instrument.context import visiting
+from ditcache_rl.instrument.denoisers import Denoisers
 from ditcache_rl.instrument.layout import Layout
 from ditcache_rl.instrument.log import RequestLog
 from ditcache_rl.instrument.ranks import Ranks
 from ditcache_rl.instrument.request import Request
 
-_RUNNERS = "_ditcache_rl_runners"
+_LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
 
 
@@ -46,7 +48,10 @@ class BlockRunner:
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
-        on_finish: Called with the log of every request, also of one that failed.
+        on_finish: Called with the log of every run of a request, also of one that failed.
+
+    Attributes:
+        notes: What requests could not make use of, and why; each once.
 
     Raises:
         ConfigError: If the stack can't have that many sites, or `blocks` leads to no denoiser.
@@ -72,39 +77,33 @@ class BlockRunner:
         self._request_bytes = request_bytes
         self._ranks = ranks
         self._on_finish = on_finish
+        self.notes: list[str] = []
         self._active = 0
         self._entered = False
-        self.layouts = [
-            Layout(
-                name,
-                denoiser,
-                key,
-                sites=sites,
-                probe_blocks=controller.probe_blocks,
-                blocks=read_paths(blocks).get(name),
-            )
-            for key, (name, denoiser) in enumerate(denoisers_of(pipe, blocks).items())
-        ]
-        self._watches = [ModelWatch(layout.denoiser) for layout in self.layouts]
-        self._seen: list[Fingerprint] = []
+        self._attachment = Attachment(self.request, self._note)
+        self._denoisers = Denoisers(
+            pipe, sites=sites, probe_blocks=controller.probe_blocks, blocks=blocks
+        )
+        self._changes = 0
+        self._looking = threading.Lock()
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """How the denoisers of the pipeline are seen."""
+        return self._denoisers.layouts
 
     def __enter__(self) -> Self:
         """Install; `UnsupportedModelError` and `StateError` are those of `install_layout`."""
         if self._entered:
             return self
+        self._denoisers.install()
         try:
-            for layout in self.layouts:
-                install_layout(layout)
+            self._check_model("before")
         except BaseException:
-            self._remove_layouts()
+            self._denoisers.remove()
             raise
-        with _LOCK:
-            runners = self._pipe.__dict__.setdefault(_RUNNERS, [])
-            if not runners:
-                self._pipe.__class__ = _request_class(type(self._pipe))
-            runners.append(self)
+        self._attachment.begin(self._pipe)
         self._entered = True
-        self._check_model(self._pipe.scheduler, "before")
         return self
 
     def __exit__(
@@ -117,13 +116,8 @@ class BlockRunner:
         if not self._entered:
             return
         self._entered = False
-        with _LOCK:
-            runners = self._pipe.__dict__[_RUNNERS]
-            runners.remove(self)
-            if not runners:
-                self._pipe.__class__ = _plain_class(type(self._pipe))
-                del self._pipe.__dict__[_RUNNERS]
-        self._remove_layouts()
+        self._attachment.end()
+        self._denoisers.remove()
 
     def request(
         self,
@@ -135,39 +129,64 @@ class BlockRunner:
     ) -> Any:
         """Run one call of the pipeline, under the runner's controller if no other is given."""
         plain = plain_call(pipe)
-        for layout in self.layouts:
-            check_denoiser(layout)
-        admitted = self._admit()
-        request = Request(
-            copy.copy(controller or self._controller),
-            self._cache,
-            pipe.scheduler,
-            self._sites,
-            rows=rows_of_call(plain, args, kwargs),
-            max_bytes=self._request_bytes,
-            admitted=admitted,
-            ranks=self._ranks,
-        )
-        request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
-        self._check_model(pipe.scheduler, "before")
+        for note in self._denoisers.begin(pipe):
+            self._note(note)
         try:
-            with request.current():
-                return plain(pipe, *args, **kwargs)
+            self._check_model("before")
+            admitted = self._admit()
+            request = Request(
+                copy.copy(controller or self._controller),
+                self._cache,
+                pipe.scheduler,
+                self._sites,
+                rows=rows_of_call(plain, args, kwargs),
+                max_bytes=self._request_bytes,
+                admitted=admitted,
+                ranks=self._ranks,
+                changes=self._count_changes,
+            )
+            request.layouts = {tap: layout for layout in self.layouts for tap in layout.taps[:1]}
+            try:
+                with request.current():
+                    given = {name: visiting(value) for name, value in kwargs.items()}
+                    return plain(pipe, *map(visiting, args), **given)
+            finally:
+                self._check_model("during")
+                with _LOCK:
+                    self._active -= admitted
+                for note in request.notes:
+                    self._note(note)
+                if self._on_finish is not None:
+                    for log in request.logs:
+                        self._on_finish(log)
         finally:
-            self._check_model(pipe.scheduler, "during")
-            with _LOCK:
-                self._active -= admitted
-            if self._on_finish is not None:
-                for log in request.logs:
-                    self._on_finish(log)
+            self._denoisers.end()
 
-    def _check_model(self, scheduler: Any, when: str) -> None:
+    def _note(self, note: str) -> None:
+        """Keep what somebody should know, and warn of it once."""
+        if note not in self.notes:
+            self.notes.append(note)
+            _LOG.warning("%s", note)
+
+    def _check_model(self, when: str) -> None:
         """Empty the cache if the model is no longer what its entries were computed with."""
-        before, self._seen = self._seen, [watch.look(scheduler) for watch in self._watches]
-        parts = [changed_parts(*looks) for looks in zip(before, self._seen, strict=False)]
-        if any(parts):
-            changed = ", ".join(part for part in parts if part)
-            self._cache.empty(f"the model changed {when} a request: {changed}")
+        with self._looking:
+            changed = self._denoisers.changes()
+            if changed:
+                self._cache.empty(f"the model changed {when} a request: {changed}")
+                self._changes += 1
+
+    def _count_changes(self, closely: bool) -> int:
+        """Tell how often the model has changed so far.
+
+        Args:
+            closely: Code of the user has run since the last step.
+        """
+        if not self._denoisers.as_before(closely=closely):
+            self._check_model("during")
+        if closely:
+            self._denoisers.restore()
+        return self._changes
 
     def _admit(self) -> bool:
         """Tell whether another request may keep something, and count it."""
@@ -178,39 +197,6 @@ class BlockRunner:
                 return False
             self._active += 1
             return True
-
-    def _remove_layouts(self) -> None:
-        for layout in self.layouts:
-            remove_layout(layout)
-
-
-def _request_class(plain: type) -> type:
-    """Derive a class whose `__call__` is a request, and that looks like the plain one."""
-
-    @wraps(plain.__call__)
-    def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-        runners = pipe.__dict__.get(_RUNNERS)
-        if not runners:  # a copy of a pipeline that has been detached since
-            return plain.__call__(pipe, *args, **kwargs)
-        return runners[-1].request(pipe, args, kwargs)
-
-    like = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(plain.__name__, (plain,), {"__call__": call, **like})
-
-
-def _plain_class(attached: type) -> Any:
-    """Return what `_request_class` was derived from."""
-    return attached.__bases__[0]
-
-
-def plain_call(pipe: Any) -> Any:
-    """Return the function that calls an attached pipeline as it is."""
-    return _plain_class(type(pipe)).__call__
-
-
-def is_attached(pipe: Any) -> bool:
-    """Tell whether a pipeline runs under a runner now."""
-    return bool(getattr(pipe, "__dict__", {}).get(_RUNNERS))
 
 
 def denoiser_of(pipe: Any) -> nn.Module:

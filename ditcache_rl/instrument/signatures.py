@@ -7,6 +7,7 @@ Facts about block classes come from the table below, then from diffusers'
 from __future__ import annotations
 
 import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ _TOKENS_FIRST = frozenset({"ErnieImageSharedAdaLNBlock"})
 _INSEPARABLE = frozenset({"ErnieImageSharedAdaLNBlock", "QwenImage21TransformerBlock"})
 #: Types of arguments that are the same for every row, besides tensors and containers.
 _SHARED = (bool, int, float, str, type(None))
+_ANYTHING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+#: Position of an argument that is always given by its name.
+_NOWHERE = sys.maxsize
 
 #: Streams by block class, image tokens first, with their index in the returned tuple. Only what
 #: diffusers' registry has wrong: it takes Bria's first output for the image, which is the text.
@@ -134,7 +138,8 @@ class BlockSignature:
 
         return (
             tuple(
-                restrict(name, value) for name, value in zip(self.parameters, args, strict=False)
+                restrict(name, value)
+                for name, value in zip(names_of(self.parameters, args), args, strict=True)
             ),
             {name: restrict(name, value) for name, value in kwargs.items()},
         )
@@ -167,6 +172,18 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def leaves_of(value: Any) -> list[Tensor]:
+    """List the tensors that `map_tensors` visits, in its order."""
+    found: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, collect)
+    return found
+
+
 def known_signature(block: nn.Module) -> BlockSignature | None:
     """Look up how a block is called; None if neither table has its class."""
     from diffusers.hooks._helpers import TransformerBlockRegistry
@@ -195,7 +212,7 @@ def make_signature(
     parameters = parameters_of(block)
     return BlockSignature(
         names=tuple(name for name, _ in streams),
-        positions=tuple(parameters.index(name) for name, _ in streams),
+        positions=tuple([_position(name, parameters) for name, _ in streams]),
         outputs=tuple(index for _, index in streams) if is_tuple else (),
         parameters=parameters,
         members=members,
@@ -204,6 +221,33 @@ def make_signature(
     )
 
 
+def _position(name: str, parameters: tuple[str, ...]) -> int:
+    if name.startswith("*"):
+        return int(name[1:])
+    return parameters.index(name) if name in parameters else _NOWHERE
+
+
 def parameters_of(module: nn.Module) -> tuple[str, ...]:
-    """List the argument names of a module's class by position."""
-    return tuple(inspect.signature(type(module).forward).parameters)[1:]
+    """List the argument names of a module's class by position.
+
+    Of a wrapper that takes anything, these are the names of the one module that it wraps. Where
+    that does not tell either, arguments without a name are left out; see `names_of`.
+    """
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    names = tuple([item.name for item in parameters if item.kind not in _ANYTHING])
+    children = list(module.children())
+    if takes_anything(module) and len(children) == 1:
+        inner = parameters_of(children[0])
+        return inner if inner[: len(names)] == names else names
+    return names
+
+
+def takes_anything(module: nn.Module) -> bool:
+    """Tell whether the signature of a module's class leaves arguments open, as a wrapper's does."""
+    kinds = {item.kind for item in inspect.signature(type(module).forward).parameters.values()}
+    return inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def names_of(parameters: tuple[str, ...], args: Sequence[Any]) -> tuple[str, ...]:
+    """Name positional arguments: "*3" where there is no other name."""
+    return parameters[: len(args)] + tuple([f"*{i}" for i in range(len(parameters), len(args))])

@@ -36,6 +36,10 @@ class Tap(ABC):
         self.users = 0
         self.stand_before(module.__dict__.get(_PLACE))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be copied as what stands behind: a copy of a tapped module is plain."""
+        return _as_it_is, (self.behind,)
+
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module."""
@@ -44,6 +48,10 @@ class Tap(ABC):
         """Take a place in the row."""
         self.behind = behind
         self.plain: Callable[..., Any] = self.module._call_impl if behind is None else behind
+
+
+def _as_it_is(behind: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    return behind
 
 
 TapT = TypeVar("TapT", bound=Tap)
@@ -79,20 +87,34 @@ def install(module: nn.Module, kind: Callable[[nn.Module], TapT]) -> TapT:
         tap: Any = next((tap for tap in row if type(tap) is kind), None)
         if tap is None:
             tap = kind(module)
-            front = [other for other in row if other.depth < tap.depth]
-            if front:
-                tap.stand_before(front[-1].behind)
-                front[-1].stand_before(tap)
-            else:
-                module.__dict__[_PLACE] = tap
+            _insert(tap, row)
         tap.users += 1
         return cast(TapT, tap)
+
+
+def restore(tap: Tap) -> None:
+    """Put a tap back that is in use, if its module was compiled anew and stands alone now."""
+    with _LOCK:
+        row = taps_of(tap.module)
+        if tap.users and tap not in row:
+            tap.stand_before(tap.module.__dict__.get(_PLACE))
+            _insert(tap, row)
+
+
+def _insert(tap: Tap, row: list[Tap]) -> None:
+    """Put a tap that stands before all of a row behind those that are of less depth."""
+    front = [other for other in row if other.depth < tap.depth]
+    if front:
+        tap.stand_before(front[-1].behind)
+        front[-1].stand_before(tap)
+    else:
+        tap.module.__dict__[_PLACE] = tap
 
 
 def release(tap: Tap) -> None:
     """Give up one use; the last one leaves the module as if the tap had never been.
 
-    Where somebody has compiled the module anew since, no tap stands before it any more.
+    Where somebody has compiled the module anew since, none may stand before it any more.
     """
     with _LOCK:
         tap.users -= 1

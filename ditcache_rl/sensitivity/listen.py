@@ -133,10 +133,9 @@ class SiteListener:
 
     def hear(self, timestep: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Number a call of a denoiser, and run it."""
-        if self._clock.restarted():
-            self._last = (-1, 0)
-        step = self._clock.step(timestep, again=False)
-        self._last = (step, self._last[1] + 1 if step == self._last[0] else 0)
+        step, began = self._clock.read(timestep)
+        again = step == self._last[0] and not began
+        self._last = (step, self._last[1] + 1 if again else 0)
         return self.around(self._last, plain, args, kwargs)
 
     def hook(self, number: int, denoiser: nn.Module, stack: Stack) -> None:
@@ -188,7 +187,8 @@ class _ListenTap(Tap):
         if not self._hooked:
             stack = find_stack(self.module)
             if stack is None or None in stack.signatures:
-                stack = complete_stack(self.module, stack, lambda: self.plain(*args, **kwargs))
+                run = partial(self.plain, *args, **kwargs)
+                stack = complete_stack(self.module, stack, run).stack
             self._listener.hook(self._number, self.module, stack)
             self._hooked = True
         timestep = self._reader.read(args, kwargs).timestep

@@ -17,7 +17,7 @@ from torch import Tensor
 from ditcache_rl.control import AllCompute, Controller, Delegating, StaticSchedule
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.instrument.runner import plain_call
+from ditcache_rl.instrument.attachment import plain_call
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.policy import Policy

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -195,24 +194,6 @@ def test_an_entry_that_moves_does_not_win_over_a_newer_one(tmp_path: Path) -> No
     found = cache.get(KEY)
     assert found is not None
     assert bool((found == 1).all())
-    cache.close()
-
-
-def test_a_lease_holds_an_entry_that_has_begun_to_move(tmp_path: Path) -> None:
-    with ExitStack() as leases:
-
-        class Leasing(SystemIO):
-            def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
-                leases.enter_context(cache.lease(KEY))  # as another thread may at that moment
-                return super().pwrite(fd, data, offset)
-
-        cache = TieredCache(1 << 20, None, 1 << 20, cache_dir=tmp_path, io=Leasing())
-        cache.put(KEY, torch.ones(9))
-
-        cache.resize(Tier.DEVICE, 0)
-
-        assert KEY in cache.device
-        assert KEY not in cache.slower[Tier.DISK]
     cache.close()
 
 

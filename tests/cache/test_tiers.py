@@ -124,15 +124,8 @@ class TiersAgainstDict(RuleBasedStateMachine):
         self.cache.discard_request(request)
         self.model = {k: t for k, t in self.model.items() if k.request != request}
 
-    @rule(key=KEYS, size=st.integers(0, 8000))
-    def resize_under_a_lease(self, key: EntryKey, size: int) -> None:
-        with self.cache.lease(key) as leased:
-            self.lookups += 1
-            where = self.where(key)
-            self.cache.resize(Tier.DEVICE, size)
-            if leased is not None:
-                assert same_bits(leased, self.model[key])
-                assert self.where(key) == where
+    @rule(size=st.integers(0, 8000))
+    def resize_device(self, size: int) -> None:
         self.cache.resize(Tier.DEVICE, size)
 
     @rule(size=st.integers(64, 12000))

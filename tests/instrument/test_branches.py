@@ -1,38 +1,63 @@
+import pytest
 import torch
 from torch import nn
 
 from ditcache_rl.instrument.branches import Branches, CallReader
 from ditcache_rl.instrument.calls import rows_of_call
 
-NONE: set[int] = set()
+LATENTS = torch.arange(8.0).view(4, 2)
 
 
 def test_a_branch_is_known_again_by_its_tensor_whatever_the_order() -> None:
     cond, uncond = torch.ones(2, 3), torch.zeros(2, 3)
     branches = Branches()
 
-    first = [branches.numbers("t", c, 2, 1, called=NONE) for c in (cond, uncond)]
-    later = [branches.numbers("t", c, 2, 1, called=NONE) for c in (uncond, cond)]
+    first = [branches.numbers("t", c, LATENTS[:2], 2) for c in (cond, uncond)]
+    branches.begin_step()
+    later = [branches.numbers("t", c, LATENTS[:2], 2) for c in (uncond, cond)]
 
     assert (first, later) == ([[0], [1]], [[1], [0]])
+    assert not branches.repeated
 
 
 def test_a_batch_holds_the_branches_that_come_alone_later() -> None:
     both = torch.arange(12.0).view(4, 3)
     branches = Branches()
 
-    assert branches.numbers("t", both, 2, 2, called=NONE) == [0, 1]
-    assert branches.numbers("t", both.chunk(2)[1], 2, 1, called=NONE) == [1]
+    assert branches.numbers("t", both, LATENTS, 2) == [0, 1]
+    branches.begin_step()
+    assert branches.numbers("t", both.chunk(2)[1], LATENTS[:2], 2) == [1]
+    assert branches.called == 1
+    assert not branches.repeated
 
 
-def test_equal_embeddings_of_one_step_are_two_branches() -> None:
+def test_equal_embeddings_of_one_step_and_one_image_are_two_branches() -> None:
     branches, one, other = Branches(), torch.ones(1, 3), torch.ones(1, 3)
 
-    first = branches.numbers("t", one, 1, 1, called=NONE)
-    second = branches.numbers("t", other, 1, 1, called={0})
-    anew = branches.numbers("t", torch.ones(1, 3), 1, 1, called=NONE)
+    first = branches.numbers("t", one, LATENTS[:1], 1)
+    second = branches.numbers("t", other, LATENTS[:1].clone(), 1)
+    branches.begin_step()
+    anew = branches.numbers("t", torch.ones(1, 3), LATENTS[:1], 1)
 
     assert (first, second, anew) == ([0], [1], [0])
+    assert not branches.repeated
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_branch_that_comes_twice_in_a_step_is_repeated_from_then_on(anew: bool) -> None:
+    branches, one, other = Branches(), torch.ones(1, 3), torch.zeros(1, 3)
+
+    found = []
+    for _ in range(2):
+        branches.begin_step()
+        for window in LATENTS[:, None]:
+            found.append(branches.numbers("t", one.clone() if anew else one, window, 1))
+        found.append(branches.numbers("t", other, LATENTS[:1], 1))
+
+    assert found == 2 * [[0], [0], [0], [0], [1]]
+    assert branches.repeated == {0}
+    branches.clear()
+    assert not branches.repeated
 
 
 def test_arguments_that_switch_layers_are_part_of_the_branch() -> None:

@@ -1,3 +1,6 @@
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -35,10 +38,9 @@ def test_steps_are_counted_once_each_whatever_the_sampler(name: str, calls: int)
     clock, sample = Clock(scheduler), torch.zeros(1, 2)
     seen: list[int] = []
 
-    clock.restarted()
     for t in scheduler.timesteps:
-        for call in range(calls):
-            seen.append(clock.step(t, again=bool(seen) and call == 0))
+        for _ in range(calls):
+            seen.append(clock.read(t).step)
         sample = scheduler.step(sample, t, sample).prev_sample
 
     assert seen == [step for step in range(len(scheduler.timesteps)) for _ in range(calls)]
@@ -61,31 +63,124 @@ def test_a_scaled_timestep_is_found(scaled: object) -> None:
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(5)
     clock = Clock(scheduler)
-    clock.restarted()
 
-    assert [clock.step(scaled(t), False) for t in scheduler.timesteps] == list(range(5))  # type: ignore[operator]
+    assert [clock.read(scaled(t)).step for t in scheduler.timesteps] == list(range(5))  # type: ignore[operator]
 
 
 def test_a_call_that_starts_late_starts_at_its_step() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(5)
     scheduler.set_begin_index(2)
+
+    assert Clock(scheduler).read(scheduler.timesteps[2]) == (2, True)
+
+
+def walk(scheduler: Any, clock: Clock, *, calls: int = 2, steps: int | None = None) -> list[bool]:
+    """Go through the timesteps, with some calls a step; tell at which calls runs began."""
+    sample, began = torch.zeros(1, 2), list[bool]()
+    for index, t in enumerate(scheduler.timesteps):
+        if index == steps:
+            break
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(sample, t)
+        began += [clock.read(t).began for _ in range(calls)]
+        sample = scheduler.step(sample, t, sample).prev_sample
+    return began
+
+
+@pytest.mark.parametrize("stopped", [None, 1, 3])
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_setting_timesteps_begins_a_run_be_they_the_same(
+    name: str, count: int, stopped: int | None
+) -> None:
+    scheduler = SCHEDULERS[name]()
     clock = Clock(scheduler)
-    clock.restarted()
 
-    assert clock.step(scheduler.timesteps[2], False) == 2
-
-
-def test_other_timesteps_are_another_run_and_the_same_are_not() -> None:
-    scheduler = EulerDiscreteScheduler()
-    clock = Clock(scheduler)
-
-    found = []
-    for steps in (4, 4, 6):
+    for steps in (count, count, 5):
         scheduler.set_timesteps(steps)
-        found += [clock.restarted(), clock.restarted()]
+        began = walk(scheduler, clock, steps=stopped)
+        assert began == [True] + [False] * (len(began) - 1)
 
-    assert found == [True, False, False, False, True, False]
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_step_that_goes_back_begins_a_run(name: str) -> None:
+    scheduler = SCHEDULERS[name]()
+    clock = Clock(scheduler)
+    scheduler.set_timesteps(5)
+
+    for stopped in (None, 3, None):
+        began = walk(scheduler, clock, steps=stopped)
+        assert began == [True] + [False] * (len(began) - 1)
+        if hasattr(scheduler, "_step_index"):
+            scheduler._step_index = None
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_state_that_is_put_back_begins_no_run(name: str) -> None:
+    scheduler, sample = SCHEDULERS[name](), torch.zeros(1, 2)
+    clock = Clock(scheduler)
+    scheduler.set_timesteps(5)
+    parts = [copy.deepcopy(scheduler.__dict__) for _ in range(3)]
+
+    began = []
+    for t in scheduler.timesteps:
+        for part, state in enumerate(parts):
+            scheduler.__dict__.update(state)
+            began.append(clock.read(t).began)
+            scheduler.step(sample, t, sample)
+            parts[part] = copy.deepcopy(scheduler.__dict__)
+
+    assert began == [True] + [False] * (len(began) - 1)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_timesteps_that_are_moved_in_the_middle_begin_no_run(name: str) -> None:
+    scheduler, sample = SCHEDULERS[name](), torch.zeros(1, 2)
+    clock = Clock(scheduler)
+    scheduler.set_timesteps(5)
+
+    began = []
+    for t in scheduler.timesteps:
+        began.append(clock.read(t).began)
+        scheduler.step(sample, t, sample)
+        scheduler.timesteps = scheduler.timesteps.clone()
+
+    assert began == [True] + [False] * (len(began) - 1)
+
+
+def test_timesteps_that_are_made_at_every_look_are_one_run() -> None:
+    class Made(EulerDiscreteScheduler):  # type: ignore[misc]
+        @property
+        def timesteps(self) -> torch.Tensor:
+            return self.kept.clone()
+
+        @timesteps.setter
+        def timesteps(self, values: torch.Tensor) -> None:
+            self.kept = values
+
+    scheduler = Made()
+    clock = Clock(scheduler)
+
+    for _ in range(2):
+        scheduler.set_timesteps(5)
+        assert walk(scheduler, clock) == [True] + [False] * 9
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_loop_has_begun_when_timesteps_are_set_or_the_scheduler_moves(name: str) -> None:
+    scheduler, sample = SCHEDULERS[name](), torch.zeros(1, 2)
+    scheduler.set_timesteps(5)
+
+    setting, moving = Clock(scheduler), Clock(scheduler)
+    assert not setting.started()
+    t = scheduler.timesteps[0]
+    scheduler.step(sample, t, sample)
+    assert moving.started() == hasattr(scheduler, "step_index")
+    setting = Clock(scheduler)
+    assert not setting.started()
+    scheduler.set_timesteps(5)
+    assert setting.started()
 
 
 @given(st.lists(st.sampled_from([1.0, 0.7, 0.5, 0.2]), min_size=1, max_size=8).map(sorted))

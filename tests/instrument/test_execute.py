@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.zoo.loop import DenoiserLoop
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK, StaticSchedule
 from ditcache_rl.instrument import BlockRunner
@@ -145,3 +146,12 @@ def test_guidance_comes_and_goes_between_the_calls_of_an_attached_pipeline(tiny_
 
     assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
     assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_rows_that_come_in_a_list_are_computed() -> None:
+    loop = DenoiserLoop("ZImageTransformer2DModel")
+    call: dict[str, Any] = {"seeds": [0], "size": 8, "num_inference_steps": 3}
+    plain = loop(**call)
+
+    with BlockRunner(loop, EveryK(2), TieredCache(), blocks="transformer"):
+        assert torch.equal(loop(**call), plain)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.fingerprint import ModelWatch, changed_parts
-from ditcache_rl.shapes.recipe.components import build_scheduler
-from tests.kit.pipelines import build_tiny_pipe, draw
+from ditcache_rl.pipelines import session
+from tests.kit.pipelines import build_tiny_pipe, draw, draw_under
 
 
 def weight(pipe: Any) -> nn.Parameter:
@@ -84,10 +85,6 @@ def fuse_adapter(pipe: Any) -> None:
     next(m for m in pipe.transformer.modules() if isinstance(m, Lora)).merged_adapters.append("one")
 
 
-def swap_scheduler(pipe: Any) -> None:
-    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=3.0)
-
-
 def swap_processor(pipe: Any) -> None:
     pipe.transformer.transformer_blocks[0].attn.processor = OtherProcessor()
 
@@ -107,7 +104,6 @@ MUTATIONS: list[Callable[[Any], None]] = [
     scale_adapter,
     disable_adapter,
     fuse_adapter,
-    swap_scheduler,
     swap_processor,
     compile_block,
 ]
@@ -122,37 +118,37 @@ def pipe() -> Any:
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_a_changed_model_is_noticed(pipe: Any, mutate: Callable[[Any], None]) -> None:
     watch = ModelWatch(pipe.transformer)
-    before = watch.look(pipe.scheduler)
-    assert changed_parts(before, watch.look(pipe.scheduler)) == ""
+    before = watch.look()
+    assert changed_parts(before, watch.look()) == ""
 
     mutate(pipe)
 
-    assert changed_parts(before, watch.look(pipe.scheduler))
+    assert changed_parts(before, watch.look())
 
 
 def test_wrapped_weights_are_watched_part_by_part() -> None:
     layer = nn.Linear(4, 4)
     pair = TwoTensor(torch.ones(4, 4), torch.ones(4, 4))  # type: ignore[no-untyped-call]
     layer.weight = nn.Parameter(pair)
-    watch, scheduler = ModelWatch(layer), build_tiny_pipe().scheduler
-    before = watch.look(scheduler)
-    assert changed_parts(before, watch.look(scheduler)) == ""
+    watch = ModelWatch(layer)
+    before = watch.look()
+    assert changed_parts(before, watch.look()) == ""
 
     pair.b.data.add_(1)
 
-    assert changed_parts(before, watch.look(scheduler)) == "weights"
+    assert changed_parts(before, watch.look()) == "weights"
 
 
 def test_weights_with_channels_last_are_watched() -> None:
     convolution = nn.Conv2d(3, 5, 3)
     weight = convolution.weight.contiguous(memory_format=torch.channels_last)
     convolution.weight = nn.Parameter(weight)
-    watch, scheduler = ModelWatch(convolution), build_scheduler()
-    before = watch.look(scheduler)
+    watch = ModelWatch(convolution)
+    before = watch.look()
 
     convolution.weight.data.add_(1)
 
-    assert changed_parts(before, watch.look(scheduler)) == "weights"
+    assert changed_parts(before, watch.look()) == "weights"
 
 
 def test_calls_and_attaching_change_nothing(tiny_pipe: Any) -> None:
@@ -195,3 +191,26 @@ def test_a_change_empties_the_cache_and_is_said(
     assert cache.stats.emptied == 1
     assert "the model changed" in caplog.text
     assert "weights" in caplog.text
+
+
+def test_sessions_with_schedulers_of_their_own_leave_each_others_entries_alone() -> None:
+    def other() -> Any:
+        own = session(pipe)
+        own.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=3.0)
+        return own
+
+    def meanwhile(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            with ThreadPoolExecutor(1) as pool:
+                found.append(pool.submit(draw, other()).result())
+        return tensors
+
+    pipe, cache = build_tiny_pipe(), TieredCache()
+    expected = [draw_under(it, EveryK(2))[0] for it in (other(), pipe)]
+    found: list[torch.Tensor] = []
+
+    with BlockRunner(pipe, EveryK(2), cache):
+        found.append(draw(session(pipe), callback_on_step_end=meanwhile))
+
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert cache.stats.emptied == 0

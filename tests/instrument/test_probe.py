@@ -8,6 +8,7 @@ from benchmarks.zoo.denoisers import build
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_stack, split_spans
 from ditcache_rl.instrument.probe import complete_stack
+from ditcache_rl.instrument.taps import taps_of
 
 
 class Pair(nn.Module):
@@ -46,7 +47,7 @@ class Model(nn.Module):
 def test_streams_are_those_that_a_block_hands_to_the_next() -> None:
     model = Model(Pair, 3)
 
-    stack = complete_stack(model, find_stack(model), lambda: model(torch.zeros(2, 4, 3)))
+    stack = complete_stack(model, find_stack(model), lambda: model(torch.zeros(2, 4, 3))).stack
 
     assert stack.names == ("my_blocks",)
     assert stack.blocks == tuple(model.my_blocks)
@@ -57,17 +58,17 @@ def test_streams_are_those_that_a_block_hands_to_the_next() -> None:
 def test_a_single_stream_is_the_argument_of_the_shape_of_the_output() -> None:
     model = Model(Alone, 2)
 
-    stack = complete_stack(model, None, lambda: model(torch.zeros(2, 4, 3)))
+    stack = complete_stack(model, None, lambda: model(torch.zeros(2, 4, 3))).stack
 
     assert [signature.names for signature in stack.signatures if signature] == [("tokens",)] * 2
     assert [signature.positions for signature in stack.signatures if signature] == [(1,)] * 2
 
 
-def test_the_pass_leaves_no_hook_behind() -> None:
+def test_the_pass_leaves_no_tap_behind() -> None:
     model = Model(Alone, 2)
     complete_stack(model, None, lambda: model(torch.zeros(2, 4, 3)))
 
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(taps_of(module) for module in model.modules())
 
 
 def test_a_model_without_a_chain_is_named_with_what_it_has() -> None:
@@ -83,7 +84,7 @@ def test_blocks_of_several_lists_come_in_the_order_in_which_they_run() -> None:
 
     stack = complete_stack(
         model, find_stack(model), lambda: model(latents, torch.ones(1), encoder_hidden_states=text)
-    )
+    ).stack
 
     spatial, temporal = model.transformer_blocks, model.temporal_transformer_blocks
     assert stack.blocks == (spatial[0], temporal[0], spatial[1], temporal[1])

@@ -8,8 +8,8 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, EveryK, FBCache, StaticSchedule, uniform_decision
 from ditcache_rl.instrument import Request
 from ditcache_rl.instrument.branches import CallFacts
+from ditcache_rl.instrument.context import current_request
 from ditcache_rl.instrument.layout import Layout
-from ditcache_rl.instrument.request import current_request
 from ditcache_rl.shapes.recipe.components import build_scheduler
 from ditcache_rl.types import Decision, EntryKey, Mode, RunInfo, StepInfo, Tier
 from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
@@ -96,8 +96,8 @@ def test_a_request_belongs_to_its_context_and_frees_what_it_kept() -> None:
 
 def test_a_batch_of_another_size_is_left_alone(tiny_pipe: Any) -> None:
     scheduler = build_scheduler()
-    scheduler.set_timesteps(3)
     request = Request(FBCache(0.1), TieredCache(), scheduler, 1)
+    scheduler.set_timesteps(3)
     layout = Layout("transformer", tiny_pipe.transformer, 0, sites=1, probe_blocks=0, blocks=None)
 
     with request.current():

@@ -1,4 +1,3 @@
-import copy
 import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from ditcache_rl.control import AllCompute, Controller, EveryK, FBCache, StaticS
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.extras.gan import LatentWalk
 from ditcache_rl.instrument import BlockRunner, RequestLog
+from ditcache_rl.pipelines import session
 from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo
 from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
 
@@ -290,8 +290,7 @@ def test_threads_that_share_an_attached_transformer_do_not_share_state(tiny_pipe
 
     def work(call: dict[str, Any]) -> list[torch.Tensor]:
         # Schedulers of diffusers keep their position in themselves, so every thread has its own.
-        mine = copy.copy(tiny_pipe)
-        mine.scheduler = copy.deepcopy(tiny_pipe.scheduler)
+        mine = session(tiny_pipe)
         return [draw(mine, **call) for _ in range(3)]
 
     with (

@@ -1,4 +1,7 @@
+import copy
 import itertools
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,3 +88,27 @@ def test_taps_stand_by_depth_in_whatever_order_they_come_and_go(
         assert module(1) == (2 if 0 in left else 1) * (1 + 10 + len(left - {0}))
 
     assert module.__dict__["_compiled_call_impl"] is compiled
+
+
+class Whole(nn.Linear):
+    """A module whose author hands everything on to copies."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("compiled", [None, abs])
+def test_a_tap_is_copied_as_what_stands_behind_it(
+    copied: Callable[[Any], Any], compiled: Any
+) -> None:
+    module = Whole(2, 2)
+    if compiled is not None:
+        module._compiled_call_impl = compiled
+    install(module, Double)
+    install(module, Inner)
+
+    other = copied(module)
+
+    assert vars(other)["_compiled_call_impl"] is compiled
+    assert not is_compiled(other) or compiled

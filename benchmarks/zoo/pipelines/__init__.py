@@ -48,7 +48,7 @@ def pipeline_unit(name: str, pipe: Any) -> Unit:
     """Make a unit of a pipeline."""
     facts = PIPELINES[name]
 
-    def draw(seeds: Sequence[int], large: bool) -> Tensor:
+    def draw(seeds: Sequence[int], large: bool, copy: Any = pipe, **more: Any) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         given = {
             "num_inference_steps": STEPS,
@@ -56,13 +56,14 @@ def pipeline_unit(name: str, pipe: Any) -> Unit:
             "output_type": facts.output,
             "return_dict": False,
             **facts.call(Draw(seeds), facts.sides[large]),
+            **more,
         }
         # Rows are not independent where a pipeline encodes its image with the noise of the first
         # row, or with that of nobody's generator: here it is encoded without any.
         mode = mock.patch.object(DiagonalGaussianDistribution, "sample", _mode)
         with torch.random.fork_rng(devices=[]), mode, facts.around():
             torch.manual_seed(0)
-            return _as_tensor(pipe(**given)[0])
+            return _as_tensor(copy(**given)[0])
 
     return Unit(pipe, draw, facts.rows)
 

@@ -1,0 +1,1 @@
+"""What is done to attached pipelines in any order, and what must hold meanwhile and afterwards."""
