@@ -68,6 +68,10 @@ class RequestLog:
         """Whether estimates left no nan or infinity at the last step; waits for the device."""
         return all(map(math.isfinite, self._ends))
 
+    def note_bytes(self, used_bytes: int) -> None:
+        """Note what the cache holds."""
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+
     @property
     def compute_share(self) -> Floats:
         """(rows,) computed sites over all sites of all steps."""

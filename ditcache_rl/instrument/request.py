@@ -261,17 +261,15 @@ class Request:
     ) -> None:
         """Remember what some rows computed of a span; see `RequestMemory.record`."""
         self._memory.record(states, residual, rows, tiers, step=self._step, sigma=self._sigma)
-        log = self.logs[-1]
-        log.peak_bytes = max(log.peak_bytes, self.cache.used_bytes)
+        self.logs[-1].note_bytes(self.cache.used_bytes)
 
     def _start_run(self, rows: int) -> None:
         """Begin a run: the first, or the next pass, chunk or stage of the pipeline."""
         self._end_step()
-        expected = self._expected_rows
-        rows = expected if expected and rows % expected == 0 else rows
+        if rows % (self._expected_rows or rows) == 0:
+            rows = self._expected_rows or rows
         self._branches.clear()
-        steps, sigmas = self._clock.steps, self._clock.sigmas()
-        run = RunInfo(steps, sigmas, rows, self._sites, self._began)
+        run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites, self._began)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
         self._freshness.begin()
         self.logs.append(RequestLog(run))

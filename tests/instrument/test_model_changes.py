@@ -226,7 +226,8 @@ def test_a_scale_that_holds_within_a_call_of_the_denoiser_is_no_change() -> None
 
 
 def test_whatever_code_a_call_is_given_is_looked_at_afterwards() -> None:
-    loop, logs = DenoiserLoop("FluxTransformer2DModel"), list[RequestLog]()
+    loop: Any = DenoiserLoop("FluxTransformer2DModel")
+    logs = list[RequestLog]()
     weight = loop.transformer.transformer_blocks[0].attn.to_k.weight
 
     def on_step(step: int) -> None:
@@ -261,7 +262,8 @@ def test_weights_that_come_and_go_with_every_call_are_no_change(
 ) -> None:
     pipe = build_tiny_pipe()
     work(pipe)
-    call = {"callback_on_step_end": at_step(lambda pipe: None)} if callback else {}
+    seen = {"callback_on_step_end": at_step(lambda pipe: None)}
+    call: dict[str, Any] = seen if callback else {}
 
     _, log = play(pipe, EveryK(2), **call)
 
