@@ -1,4 +1,4 @@
-"""What is gained by deciding while the world moves: deadlines under load.
+"""What is gained by deciding while the world moves: deadlines, memory with a price, many requests.
 
 Simulated loads are slow, comparable and fast against an image, and all three mixed, on a split that
 nothing was tuned on. A late image counts as 0 dB; every contender has the settings with the best
@@ -12,46 +12,90 @@ one that is trained on the rule, against the rule tuned for the load.
 `real_kept_share`, `real_over_static_db`: calls on this machine while other processes come and go.
 `off_plan_loss_db`: of coefficients for any path against those that are fitted to the very schedule,
 on the paths that replanning takes.
+`tiers_over_fixed_return`, `tiers_over_rule_return`: of the policy whose memory has a price, where
+it is shipped. `serve_rule_over_fixed_db`, `serve_ppo_minus_rule_db`: several requests on one
+machine. `--only` takes parts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from benchmarks.harness import Benchmark, parser
-from benchmarks.worlds.deadlines import FULL, QUICK, compared, world_of
+from benchmarks.worlds import deadlines, serving, tiers
 from benchmarks.worlds.off_plan import off_plan
 from benchmarks.worlds.real import real
 from ditcache_rl.bench import Board, cases_of
-from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.config import EnvConfig, find_policy, load_env
 from ditcache_rl.pipelines import open_configured
 from ditcache_rl.policy import load_policy
+from ditcache_rl.world import Pacer
 from ditcache_rl.world.tuning import SPARE, best_by_deadline
+
+Found = tuple[dict[str, float], Any]
+
+
+def _pacer() -> Pacer:
+    pacer = load_policy(find_policy("shapes-ppo")).pacer
+    assert pacer is not None, "it is shipped with one"
+    return pacer
+
+
+def _board() -> tuple[EnvConfig, Board]:
+    config = load_env("shapes")
+    return config, Board.of(config, open_configured(config.pipeline), steps=config.steps[0])
+
+
+def _simulated(quick: bool) -> Found:
+    return deadlines.compared(_pacer(), deadlines.QUICK if quick else deadlines.FULL)
+
+
+def _real(quick: bool) -> Found:
+    pacer, (config, board) = _pacer(), _board()
+    static = best_by_deadline(
+        deadlines.world_of(pacer).fixed(["comparable"], 12_288, 3),
+        pacer.placement,
+        pacer.pacing.promised_share + SPARE,
+        speeds=1,
+    )
+    return real(board, pacer, static, cases_of(config, "test")[: 12 if quick else 80])
+
+
+def _off_plan(quick: bool) -> Found:
+    config, board = _board()
+    loss, schedules = off_plan(board, _pacer(), config, count=2 if quick else 12)
+    return {"off_plan_loss_db": loss}, schedules
+
+
+def _tiers(quick: bool) -> Found:
+    return tiers.figures(quick=quick), None
+
+
+def _serving(quick: bool) -> Found:
+    return serving.figures(quick=quick), None
+
+
+_PARTS: dict[str, Callable[[bool], Found]] = {
+    "simulated": _simulated,
+    "real": _real,
+    "off_plan": _off_plan,
+    "tiers": _tiers,
+    "serving": _serving,
+}
 
 
 def main() -> None:
     """Simulate, draw, and report."""
     built = parser(__doc__, quick="an eighth of the simulated images, fewer real ones")
-    built.add_argument("--policy", default="shapes-ppo", help="folder or name")
+    built.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts")
     options = built.parse_args()
     run = Benchmark()
-    pacer = load_policy(find_policy(options.policy)).pacer
-    if pacer is None:
-        built.error(f"{options.policy}: expected a policy that keeps deadlines")
-    sizes = QUICK if options.quick else FULL
-    figures, lines = compared(pacer, sizes)
-    config = load_env("shapes")
-    board = Board.of(config, open_configured(config.pipeline), steps=config.steps[0])
-    cases = cases_of(config, "test")
-    static = best_by_deadline(
-        world_of(pacer).fixed(["comparable"], sizes.choose, 3),
-        pacer.placement,
-        pacer.pacing.promised_share + SPARE,
-        speeds=1,
-    )
-    found, on_machine = real(board, pacer, static, cases[: 12 if options.quick else 80])
-    figures |= found
-    loss, schedules = off_plan(board, pacer, config, count=2 if options.quick else 12)
-    figures["off_plan_loss_db"] = loss
-    details = {"simulated": lines, "real": on_machine, "off_plan": schedules}
+    figures: dict[str, float] = {}
+    details = {}
+    for name in options.only:
+        found, details[name] = _PARTS[name](options.quick)
+        figures |= found
     run.finish(figures, details, options.json, title="adaptivity")
 
 

@@ -127,7 +127,7 @@ def _figures(
     better = max((rows[name] for name in agents), key=lambda one: one.score_db.mean())
     gains = better.score_db - rule.score_db
     found[f"policy_over_rule_db_{load}"] = float(gains.mean())
-    found[f"policy_over_rule_low_db_{load}"] = interval(gains, seed)[0]
+    found[f"policy_over_rule_low_db_{load}"] = interval(gains)[0]
     return found
 
 

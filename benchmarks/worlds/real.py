@@ -91,7 +91,7 @@ def real(
     figures = {
         "real_kept_share": float(kept["pacer"].mean()),
         "real_over_static_db": float(gains.mean()),
-        "real_over_static_low_db": interval(gains, seed)[0],
+        "real_over_static_low_db": interval(gains)[0],
     }
     lines: Lines = [
         {
