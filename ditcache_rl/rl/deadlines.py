@@ -101,7 +101,7 @@ class DeadlineVecEnv(SharedVecEnv):
         moment = self._requests.moment()
         self._seen, self._masks = agent_input(moment, self._prior(moment))
         #: (rows,) what the image is worth if everything from here on is computed.
-        self._so_far = psnr_of(moment.lost + moment.gap) / 10
+        self._so_far = psnr_of(moment.lost + moment.gaps[:, 0]) / 10
         return self._seen
 
     def action_masks(self) -> NDArray[np.bool_]:

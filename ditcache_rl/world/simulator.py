@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ditcache_rl.types import Floats
 from ditcache_rl.world.gauge import Gauge
 from ditcache_rl.world.load import SLOTS
-from ditcache_rl.world.moment import Moment, Prices
+from ditcache_rl.world.moment import Moment, Prices, gaps_ahead
 
 #: Relative scatter of the time of a computed step under an even load.
 STEP_NOISE = 0.05
@@ -97,6 +97,7 @@ class Requests:
         tail = self.prices.after * np.exp(facts[:, 0])
         newest = np.maximum(self._newest, 0)
         older = np.where(self.computed > 1, self._older, newest)
+        gaps, fresh = gaps_ahead(self.quality.costs, older, newest, self.step)
         return Moment(
             step=self.step,
             sigmas=self.quality.sigmas,
@@ -107,7 +108,8 @@ class Requests:
             given=self.given,
             gauge=facts,
             lost=self.costs,
-            gap=self.quality.costs[older, newest, self.step],
+            gaps=gaps,
+            fresh=fresh,
         )
 
     def play(self, compute: NDArray[np.bool_]) -> None:

@@ -49,7 +49,7 @@ def test_rewards_of_an_image_add_up_to_its_worth_less_that_of_the_prior(
     psnr_db, in_time = images.outcome()
     worth = np.where(in_time, psnr_db / 10 + 1.0, 0.0)
     # Nothing is lost before the first step: 60 dB, which is where every image begins.
-    assert not (begun.lost + begun.gap).any()
+    assert not (begun.lost + begun.gaps[:, 0]).any()
     np.testing.assert_allclose(total, worth - baseline - 6.0, atol=1e-4)
     assert dones.all()
     assert infos[0]["terminal_observation"].shape == (len(NAMES) + 2,)
