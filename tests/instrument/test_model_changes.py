@@ -261,7 +261,7 @@ def test_weights_that_come_and_go_with_every_call_are_no_change(
 ) -> None:
     pipe = build_tiny_pipe()
     work(pipe)
-    call = {"callback_on_step_end": at_step(lambda pipe: None)} if callback else {}
+    call: dict[str, Any] = {"callback_on_step_end": at_step(lambda pipe: None)} if callback else {}
 
     _, log = play(pipe, EveryK(2), **call)
 
