@@ -65,7 +65,7 @@ def hostile(seeds: range) -> tuple[Counter[str], list[dict[str, Any]]]:
             finding = play(kind, moves, truths) or finding
             lines = [f"{m.name} {m.a} {m.b} {m.c} {m.d}" for m in moves]
             found.append({"seed": seed, "pipeline": kind, "moves": lines, "found": finding})
-            print(found[-1])
+            print(found[-1], flush=True)
     return counts, found
 
 
