@@ -1,0 +1,39 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.worlds.deadlines import LOADS, SHIFTED, Sizes, compared
+from benchmarks.worlds.real import real
+from ditcache_rl.bench import Board, Case
+from ditcache_rl.world import Pacer
+from tests.kit.environment import PROMPTS, levels_of
+from tests.kit.pacers import tiny_pacer
+
+STEPS = 6
+
+
+def test_contenders_are_compared_under_every_load_and_the_clairvoyant_is_best() -> None:
+    pacer = tiny_pacer(np.linspace(1.0, 0.0, 9), agent=True)
+    figures, lines = compared(pacer, Sizes(400, 120, 240, 2, 0))
+
+    assert {f"kept_share_{load}" for load in LOADS} <= set(figures)
+    assert {f"agent_over_rule_db_{load}" for load in SHIFTED} <= set(figures)
+    assert all(np.isfinite(value) for value in figures.values())
+    for load in LOADS:
+        by_name = {line["contender"]: line["psnr_db"] for line in lines if line["load"] == load}
+        assert by_name["3 clairvoyant"] >= by_name["0a static by deadline"]
+
+
+@pytest.mark.slow
+def test_real_calls_are_timed_while_other_processes_work(
+    tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    board = Board(tiny_pipe, STEPS, sites=1, call=tiny_call, blocks="transformer")
+    pacer: Pacer = tiny_pacer(levels_of(tiny_pipe, tiny_call, STEPS), compute_s=0.01)
+    cases = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS["test"])]
+
+    figures, lines = real(board, pacer, pacer.prior, cases)
+
+    assert 0.0 <= figures["real_kept_share"] <= 1.0
+    assert [line["n"] for line in lines] == [len(cases)] * 2
