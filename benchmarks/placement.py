@@ -30,7 +30,7 @@ from benchmarks.harness import ROOT, Benchmark, console, parser
 from benchmarks.traces.agents import DEVICE_SHARES, STARTS, by_agent, by_rule, learn
 from benchmarks.traces.course import Course
 from benchmarks.traces.placers import CLASSIC, PLACERS
-from benchmarks.traces.requests import FACTS, Prices, past_of, requests
+from benchmarks.traces.requests import FACTS, CallPrices, past_of, requests
 from benchmarks.traces.standings import figures_of, table_of
 from ditcache_rl.cache import compute_s_per_byte
 from ditcache_rl.instrument.blocks import find_blocks
@@ -98,14 +98,14 @@ def measure(amounts: PlacementAmounts) -> tuple[dict[str, float], dict[str, obje
     return figures, details
 
 
-def measured_prices() -> Prices:
+def measured_prices() -> CallPrices:
     """Price an entry of 1 MiB."""
     measured = json.loads(MEASURED.read_text())["details"]["seconds_by_mib"]["1"]
     transformer = load_pipeline().transformer
     blocks = nn.ModuleList(find_blocks(transformer))
     dtype = next(transformer.parameters()).dtype
     per_byte = compute_s_per_byte(blocks, transformer.inner_dim, dtype) / len(blocks)
-    return Prices(measured["host_get"], per_byte * 2**20)
+    return CallPrices(measured["host_get"], per_byte * 2**20)
 
 
 if __name__ == "__main__":

@@ -31,23 +31,29 @@ def _register() -> None:
 
 
 class _Announcer(MetaPathFinder):
-    """Waits for one import, and goes."""
+    """Waits for one import, and goes; who only asks whether there is such a module is told so."""
+
+    _asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Have others find the module, and register once it has been run."""
-        if fullname != _GYMNASIUM:
+        if fullname != _GYMNASIUM or self._asking:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
         if spec is None or spec.loader is None:
             return None
         loader = spec.loader
         run = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             run(module)
             _register()
 

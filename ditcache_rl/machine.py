@@ -7,11 +7,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ditcache_rl._version import __version__
 from ditcache_rl.errors import ConfigError
+
+if TYPE_CHECKING:  # whoever asks what is installed must not wait for torch
+    import torch
 
 #: Packages whose version can change a time or an image.
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scikit-image", "scipy", "lpips")
@@ -21,6 +23,8 @@ LEARNING = ("gymnasium", "stable_baselines3", "sb3_contrib", "tensorboard")
 
 def synchronize(device: torch.device | None = None) -> None:
     """Wait until a GPU has done what it was given: that device, if it is one, or the present."""
+    import torch
+
     if torch.cuda.is_available() if device is None else device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -46,6 +50,8 @@ def machine_facts() -> dict[str, str | int | None]:
         `os`, `cpu`, `cores` (logical ones that this process may use), `threads` (of torch),
         `memory_bytes` and `gpu`; None for what cannot be told or is not there.
     """
+    import torch
+
     usable = getattr(os, "sched_getaffinity", None)
     return {
         "os": platform.platform(),

@@ -62,7 +62,7 @@ class InterruptedIO(SystemIO):
                 raise KeyboardInterrupt
 
 
-class Requests:
+class RequestMishaps:
     """A tiny pipeline whose prompts are encoded already; requests differ by seed."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ def cancelled(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
 
     Nothing of a cancelled request may be left, and the next one is as in a fresh process.
     """
-    found, requests, io = Findings(), Requests(), InterruptedIO()
+    found, requests, io = Findings(), RequestMishaps(), InterruptedIO()
     modes = mixed(9, amount, _SITES)
     expected = requests.replay(modes, 9)
     cache = TieredCache(2 * _ENTRY, None, _DISK_BYTES, cache_dir=folder, io=io)
@@ -151,7 +151,7 @@ def cancelled(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
 
 def replayed(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     """Run so many requests of two rows on a failing disk; each is the replay of its modes."""
-    found, requests, failed = Findings(), Requests(), 0
+    found, requests, failed = Findings(), RequestMishaps(), 0
     for seed in range(amount):
         rng = random.Random(seed)
         modes = mixed(seed, _REPLAY_STEPS, 2, _SITES)
@@ -190,7 +190,7 @@ def soak(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
 
     `details["bytes_per_request"]` is the slope of the resident memory after the warm-up.
     """
-    found, requests, rng = Findings(), Requests(), random.Random(10)
+    found, requests, rng = Findings(), RequestMishaps(), random.Random(10)
     schedules = [mixed(kind, _SOAK_STEPS, _SITES) for kind in range(_KINDS)]
     expected = []
     for kind, modes in enumerate(schedules):
@@ -233,7 +233,7 @@ def soak(amount: int, folder: Path, beat: Beat) -> CaseOutcome:
     )
 
 
-def _cancel(requests: Requests, seed: int) -> None:
+def _cancel(requests: RequestMishaps, seed: int) -> None:
     def callback(*_: Any) -> dict[str, Any]:
         raise Cancelled
 

@@ -22,7 +22,7 @@ from benchmarks.misuse.subjects import (
     scheduler_of,
     ways_of,
 )
-from benchmarks.misuse.world import BARE, Changed, Finding, Subject, World
+from benchmarks.misuse.world import BARE, Changed, Finding, Playground, Subject
 
 _MOST_SUBJECTS, _MOST_RUNS = 4, 4
 
@@ -40,12 +40,12 @@ class Move(NamedTuple):
     c: int
     d: int
 
-    def __call__(self, world: World) -> None:
+    def __call__(self, world: Playground) -> None:
         """Do it."""
         MOVES[self.name].do(world, self)
 
 
-def _subject(world: World, number: int) -> Subject:
+def _subject(world: Playground, number: int) -> Subject:
     return world.subjects[number % len(world.subjects)]
 
 
@@ -53,19 +53,19 @@ def _ask(number: int) -> Ask:
     return Ask(number % 2, number // 2 % 3 == 0, STEPS[number // 6 % len(STEPS)])
 
 
-def _attach(world: World, move: Move) -> None:
+def _attach(world: Playground, move: Move) -> None:
     if len(world.runs) < _MOST_RUNS:
         ways = ways_of(world.kind)
         way = ways[move.b % len(ways)]
         world.begin(_subject(world, move.a), way, move.c % 2, block=bool(move.d % 2))
 
 
-def _detach(world: World, move: Move) -> None:
+def _detach(world: Playground, move: Move) -> None:
     if world.runs:
         world.end(world.runs[move.a % len(world.runs)], move.c % 2)
 
 
-def _copy(world: World, move: Move) -> None:
+def _copy(world: Playground, move: Move) -> None:
     subject = _subject(world, move.a)
     if len(world.subjects) == _MOST_SUBJECTS:
         return
@@ -82,12 +82,12 @@ def _pickled(pipe: Any) -> Any:
     return pickle.loads(pickle.dumps(pipe))
 
 
-def _session(world: World, move: Move) -> None:
+def _session(world: Playground, move: Move) -> None:
     if len(world.subjects) < _MOST_SUBJECTS:
         _make_session(world, _subject(world, move.a), move.c % 2)
 
 
-def _make_session(world: World, subject: Subject, context: int) -> Subject:
+def _make_session(world: Playground, subject: Subject, context: int) -> Subject:
     pipe = world.contexts[context].run(dc.session, subject.pipe)
     clock = Changed((), subject.clock.scheduler)
     own = Subject(pipe, subject.model, clock, world.serving(subject, context))
@@ -95,13 +95,13 @@ def _make_session(world: World, subject: Subject, context: int) -> Subject:
     return own
 
 
-def _call(world: World, move: Move) -> None:
+def _call(world: Playground, move: Move) -> None:
     subject, ask, context = _subject(world, move.a), _ask(move.b), move.c % 2
     image = world.contexts[context].run(draw, world.kind, subject.pipe, ask)
     world.expect(image, subject, ask, context)
 
 
-def _nest(world: World, move: Move) -> None:
+def _nest(world: Playground, move: Move) -> None:
     """Call another pipeline in a callback: one with a scheduler of its own, as they count in it."""
     outer, context = _subject(world, move.a), move.c % 2
     inner = _subject(world, move.a + 1 + move.b % 3)
@@ -119,7 +119,7 @@ def _nest(world: World, move: Move) -> None:
     world.expect(image, outer, ask, context)
 
 
-def _look(world: World, move: Move) -> None:
+def _look(world: Playground, move: Move) -> None:
     """Call the denoiser itself in a callback, as it was called last."""
     subject, ask, context = _subject(world, move.a), _ask(move.b), move.c % 2
     denoiser, last = denoiser_in(subject.pipe), list[tuple[Any, Any]]()
@@ -140,7 +140,7 @@ def _look(world: World, move: Move) -> None:
     world.expect(image, subject, ask, context)
 
 
-def _raise(world: World, move: Move) -> None:
+def _raise(world: Playground, move: Move) -> None:
     """Raise in a callback."""
 
     def happen(_: Any) -> None:
@@ -150,7 +150,7 @@ def _raise(world: World, move: Move) -> None:
     _must_raise(world, move, lambda: draw(world.kind, subject.pipe, ask, at(move.d % 3, happen)))
 
 
-def _break(world: World, move: Move) -> None:
+def _break(world: Playground, move: Move) -> None:
     """Raise in the middle of a block, where one computes."""
     subject, ask = _subject(world, move.a), _ask(move.b)
     modules = [m for m in denoiser_in(subject.pipe).modules() if not list(m.children())]
@@ -165,7 +165,7 @@ def _break(world: World, move: Move) -> None:
         handle.remove()
 
 
-def _must_raise(world: World, move: Move, run: Callable[[], Tensor]) -> None:
+def _must_raise(world: Playground, move: Move, run: Callable[[], Tensor]) -> None:
     try:
         world.contexts[move.c % 2].run(run)
     except Abandoned:
@@ -173,7 +173,7 @@ def _must_raise(world: World, move: Move, run: Callable[[], Tensor]) -> None:
     raise Finding(BARE, "an exception of the user's was lost")
 
 
-def _cancel(world: World, move: Move) -> None:
+def _cancel(world: Playground, move: Move) -> None:
     """Pass over the last steps, as diffusers cancels a call."""
     subject, ask, context = _subject(world, move.a), _ask(move.b), move.c % 2
     step = move.d % ask.steps
@@ -182,13 +182,13 @@ def _cancel(world: World, move: Move) -> None:
     world.expect(image, subject, ask, context, ("interrupt", step))
 
 
-def _change(world: World, move: Move) -> None:
+def _change(world: Playground, move: Move) -> None:
     subject, change = _subject(world, move.a), list(CHANGES)[move.b % len(CHANGES)]
     CHANGES[change](subject.pipe)
     subject.model.changes += (change,)
 
 
-def _change_within(world: World, move: Move) -> None:
+def _change_within(world: Playground, move: Move) -> None:
     """Change a model in a callback: what fits into a call that goes on."""
     subject, ask, context = _subject(world, move.a), _ask(move.b), move.c % 2
     change = ("edit", "edit data", "adapter", "adapter at half")[move.d % 4]
@@ -199,7 +199,7 @@ def _change_within(world: World, move: Move) -> None:
     subject.model.changes += (change,)
 
 
-def _reschedule(world: World, move: Move) -> None:
+def _reschedule(world: Playground, move: Move) -> None:
     subject, number = _subject(world, move.a), move.b % 2
     subject.pipe.scheduler = scheduler_of(world.kind, number)
     subject.clock = Changed((), number)
@@ -208,7 +208,7 @@ def _reschedule(world: World, move: Move) -> None:
 class Deed(NamedTuple):
     """A move, and how often it comes."""
 
-    do: Callable[[World, Move], None]
+    do: Callable[[Playground, Move], None]
     weight: int
 
 

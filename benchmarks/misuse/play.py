@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.misuse.moves import MOVES, Move
 from benchmarks.misuse.subjects import KINDS, Ask, Truths, draw
-from benchmarks.misuse.world import BARE, Finding, World
+from benchmarks.misuse.world import BARE, Finding, Playground
 
 _SHORTEST, _LONGEST = 4, 14
 
@@ -42,7 +42,7 @@ def play(kind: str, moves: Sequence[Move], truths: Truths) -> tuple[str, str] | 
 
 
 def _played(kind: str, moves: Sequence[Move], truths: Truths) -> tuple[str, str] | None:
-    world = World(kind, truths)
+    world = Playground(kind, truths)
     move: Move | None = None
     try:
         for move in moves:

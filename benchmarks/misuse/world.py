@@ -60,7 +60,7 @@ class Subject:
     held: list[Held] = field(default_factory=list)
 
 
-class World:
+class Playground:
     """All that a sequence works on.
 
     Args:

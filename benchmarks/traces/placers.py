@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 
 from benchmarks.traces.loops import SITES
-from benchmarks.traces.requests import Past, Placement, StoreReplay, Tally
+from benchmarks.traces.requests import Past, Placing, StoreReplay, Tally
 from benchmarks.traces.simulator import schedule_trace, simulate
 from ditcache_rl.cache import NEVER, Outlook
 from ditcache_rl.types import Modes, Tier
@@ -25,41 +25,41 @@ class Choice(IntEnum):
     DROP = 3
 
 
-def placed(replay: StoreReplay, choice: Choice) -> Placement:
+def placed(replay: StoreReplay, choice: Choice) -> Placing:
     """Say what a choice means at the visit that is next."""
     coming = replay.now + SITES
     if choice is Choice.RULE:
-        return Placement(Tier.DEVICE, Outlook(replay.now, coming, replay.chance))
+        return Placing(Tier.DEVICE, Outlook(replay.now, coming, replay.chance))
     tier = Tier[choice.name]
-    return Placement(tier, Outlook(replay.now, coming, float(tier is Tier.DEVICE)))
+    return Placing(tier, Outlook(replay.now, coming, float(tier is Tier.DEVICE)))
 
 
-def rule(replay: StoreReplay) -> Placement:
+def rule(replay: StoreReplay) -> Placing:
     """Place as the cache does: the next visit weighed with its chance of reuse."""
     return placed(replay, Choice.RULE)
 
 
-def counted(replay: StoreReplay) -> Placement:
+def counted(replay: StoreReplay) -> Placing:
     """Place as the cache does, with the chance that earlier requests had."""
     coming = replay.now + SITES
-    return Placement(Tier.DEVICE, Outlook(replay.now, coming, replay.chance_in_past))
+    return Placing(Tier.DEVICE, Outlook(replay.now, coming, replay.chance_in_past))
 
 
-def graded(replay: StoreReplay) -> Placement:
+def graded(replay: StoreReplay) -> Placing:
     """Write the third of the sites that change least to host memory; all else as the cache does."""
     least = replay.past.share >= np.quantile(replay.past.share, 2 / 3)
     low = least[replay.site] and not replay.reads
     return placed(replay, Choice.HOST if low else Choice.RULE)
 
 
-def belady(replay: StoreReplay) -> Placement:
+def belady(replay: StoreReplay) -> Placing:
     """Keep what is read soonest, and drop what is not read again; only hindsight knows."""
     tier = Tier.DROP if replay.next_read == NEVER else Tier.DEVICE
-    return Placement(tier, Outlook(replay.now, replay.next_read))
+    return Placing(tier, Outlook(replay.now, replay.next_read))
 
 
 #: Those who place by a rule of their own.
-PLACERS: dict[str, Callable[[StoreReplay], Placement]] = {
+PLACERS: dict[str, Callable[[StoreReplay], Placing]] = {
     "belady": belady,
     "counted": counted,
     "default": rule,

@@ -44,14 +44,14 @@ device, what is free there, the share of the entries there that the cache thinks
 share of all entries that the device holds."""
 
 
-class Placement(NamedTuple):
+class Placing(NamedTuple):
     """Where an entry goes, and the future by which the store weighs it there."""
 
     tier: Tier
     outlook: Outlook
 
 
-class Prices(NamedTuple):
+class CallPrices(NamedTuple):
     """Seconds that an entry costs which is read and not on the device."""
 
     load_s: float
@@ -70,7 +70,7 @@ class Tally(NamedTuple):
         """Share of the reads that the device served."""
         return self.hits / sum(self)
 
-    def seconds(self, prices: Prices) -> float:
+    def seconds(self, prices: CallPrices) -> float:
         """Price the others."""
         return self.loads * prices.load_s + self.recomputed * prices.recompute_s
 
@@ -181,7 +181,7 @@ class StoreReplay:
         )
         return np.array(values, dtype=np.float32)
 
-    def play(self, placement: Placement) -> Tally:
+    def play(self, placement: Placing) -> Tally:
         """Read or compute the entry, and place it.
 
         Returns:

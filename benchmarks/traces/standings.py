@@ -9,10 +9,12 @@ from rich.table import Table
 
 from benchmarks.harness.seeds import iqm, stratified
 from benchmarks.traces.agents import DEVICE_SHARES, STARTS
-from benchmarks.traces.requests import Prices, Tally
+from benchmarks.traces.requests import CallPrices, Tally
 
 
-def figures_of(found: dict[str, list[list[Tally]]], prices: Prices, tests: int) -> dict[str, float]:
+def figures_of(
+    found: dict[str, list[list[Tally]]], prices: CallPrices, tests: int
+) -> dict[str, float]:
     """Summarise who found what: tallies by name, seed and size of the device."""
     rng = np.random.default_rng(0)
     figures: dict[str, float] = {}

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.misuse.moves import Move
 from benchmarks.misuse.play import kind_of, play, sequence, shortened
 from benchmarks.misuse.subjects import KINDS, Truths
-from benchmarks.misuse.world import BARE, LEFT, WRONG, World
+from benchmarks.misuse.world import BARE, LEFT, WRONG, Playground
 from ditcache_rl.inference import Run
 
 TRUTHS = Truths()
@@ -29,7 +29,7 @@ def test_a_seed_is_a_sequence() -> None:
 
 
 def test_a_wrong_image_is_found_and_its_sequence_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(World, "serving", lambda *_: [])
+    monkeypatch.setattr(Playground, "serving", lambda *_: [])
     moves = [*NEEDLESS, ATTACH, *NEEDLESS, CALL]
 
     figure, sentence = play(KINDS[0], moves, TRUTHS) or ("", "")
@@ -49,10 +49,10 @@ def test_what_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_that_nobody_raised_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: World, *_: Any, **__: Any) -> None:
+    def fail(self: Playground, *_: Any, **__: Any) -> None:
         raise KeyError("nothing")
 
-    monkeypatch.setattr(World, "begin", fail)
+    monkeypatch.setattr(Playground, "begin", fail)
 
     figure, sentence = play(KINDS[0], [ATTACH, CALL], TRUTHS) or ("", "")
 

@@ -7,12 +7,20 @@ from benchmarks.traces.agents import DEVICE_SHARES, STARTS, by_agent, by_rule, l
 from benchmarks.traces.course import Course, PlacementEnv
 from benchmarks.traces.loops import SITES
 from benchmarks.traces.placers import CLASSIC, PLACERS, Choice, placed, tally_of
-from benchmarks.traces.requests import FACTS, VISITS, Past, Prices, StoreReplay, past_of, requests
+from benchmarks.traces.requests import (
+    FACTS,
+    VISITS,
+    CallPrices,
+    Past,
+    StoreReplay,
+    past_of,
+    requests,
+)
 from benchmarks.traces.simulator import schedule_trace, simulate
 from benchmarks.traces.standings import figures_of
 from ditcache_rl.types import Mode, Modes
 
-PRICES = Prices(1.0, 20.0)
+PRICES = CallPrices(1.0, 20.0)
 
 
 @pytest.fixture(scope="module")

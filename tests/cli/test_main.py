@@ -129,10 +129,13 @@ def test_no_policy_at_all_is_an_empty_list(
         (["search", "--seed", "-1"], "--seed must lie in [0, 4294967295], received -1"),
         (["train", "--seed", "-1"], "--seed must lie in [0, 4294967295], received -1"),
         (["train", "--seed", "9" * 400], "--seed must lie in [0, 4294967295], received 999"),
-        (["train", ""], "expected a path or one of the shipped envs (shapes), received ''"),
+        (
+            ["train", ""],
+            "expected a path or one of the shipped envs (shapes, shapes-tiers), received ''",
+        ),
         (
             ["train", "x" * 300],
-            "expected a path or one of the shipped envs (shapes), received 'xxx",
+            "expected a path or one of the shipped envs (shapes, shapes-tiers), received 'xxx",
         ),
         (["eval", "x" * 300], "shapes-ppo, tiny), received 'xxx"),
         (["train", "--resume", "x" * 300], "--resume must name a run folder, received 'xxx"),

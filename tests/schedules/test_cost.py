@@ -80,7 +80,8 @@ def test_computing_more_never_takes_less(model: CostModel, data: st.DataObject) 
     more = modes.copy()
     more.flat[data.draw(st.integers(0, model.site_steps - 1))] = Mode.COMPUTE
 
-    assert model.predict(more) >= model.predict(modes)
+    # Two sums of the same times, in another order.
+    assert model.predict(more) >= model.predict(modes) * (1 - 1e-12)
 
 
 @given(models, st.floats(1.01, 6))
