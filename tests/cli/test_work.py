@@ -161,7 +161,7 @@ def test_a_damaged_policy_is_named_before_work(
 
     assert main([*asked, str(tmp_path / "policy")]) == 2
 
-    assert "expected schema_version 5, received None" in capsys.readouterr().err
+    assert "expected schema_version 6, received None" in capsys.readouterr().err
 
 
 def test_what_is_no_policy_is_never_replaced_by_one(
