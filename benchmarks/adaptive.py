@@ -59,7 +59,7 @@ def _real(quick: bool) -> Found:
         pacer.pacing.promised_share + SPARE,
         speeds=1,
     )
-    return real(board, pacer, static, cases_of(config, "test")[: 12 if quick else 80])
+    return real(board, pacer, static, cases_of(config, "test")[: 12 if quick else 40])
 
 
 def _off_plan(quick: bool) -> Found:

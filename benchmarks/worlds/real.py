@@ -21,9 +21,9 @@ from ditcache_rl.world.rules import ByDeadline
 
 def _tenant(seed: int, stop: Any) -> None:
     """Work and rest by turns, as long as several images or shorter than one."""
-    rng = np.random.default_rng(seed)
+    rng, parent = np.random.default_rng(seed), os.getppid()
     table = rng.standard_normal((256, 256))
-    while not stop.is_set():
+    while not stop.is_set() and os.getppid() == parent:  # nobody waits for one that was killed
         until = time.perf_counter() + rng.exponential(float(rng.choice([0.15, 0.6, 3.0])))
         while time.perf_counter() < until:
             table = np.tanh(table @ table.T / 256)
