@@ -88,7 +88,8 @@ class _Watch:
 def measure_ends(board: Board, case: Case, cost: CostModel, *, repeats: int = 9) -> Prices:
     """Measure what comes before the first step and after the last, over a step of the same call.
 
-    So a machine that is slow for a while changes nothing.
+    So a machine that is slow for a while changes nothing. Together they are at least what the cost
+    model says of a call beside its steps: on a busy machine steps may suffer more than the ends.
     """
     before, after = [], []
     for _ in range(repeats):
@@ -98,5 +99,6 @@ def measure_ends(board: Board, case: Case, cost: CostModel, *, repeats: int = 9)
         step = (steps[-1] - steps[0]) / (len(steps) - 1)
         before.append((steps[0] - called) / step)
         after.append((called + seconds - steps[-1]) / step - 1)
-    idle = cost.step_s / (cost.site_s * cost.sites + cost.step_s)
-    return Prices(float(np.median(before)), idle, max(0.0, float(np.median(after))))
+    unit = cost.site_s * cost.sites + cost.step_s
+    first, last = float(np.median(before)), float(np.median(after))
+    return Prices(first, cost.step_s / unit, max(0.0, last, cost.fixed_s / unit - first))
