@@ -118,6 +118,11 @@ def attach(
                 "a policy knows its sites and blocks: expected none, received "
                 f"{as_written({'sites': sites, 'blocks': blocks})}"
             )
+        if deadline_s is not None and ranks is not None:
+            raise ConfigError(
+                "expected ranks or deadline_s, received both: ranks that read clocks of their own "
+                "would compute different steps; use latency_s"
+            )
         if adapt is not None and ranks is not None:
             raise ConfigError(
                 "expected ranks or adapt, received both: ranks that measure times of their own "

@@ -16,10 +16,10 @@ from ditcache_rl.control.observation import Observation
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.rl.episodes import Episodes, checked
 from ditcache_rl.rl.hooks import Hooks
-from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.scenario import Named, Scenario, Task
 
 
-class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
+class DenoiseEnv(Named, gym.Env[Observation, NDArray[np.int64]]):
     """Denoise one image, choosing at every step what is computed and where it is kept.
 
     The observation is what `observation_names` says; the action is a pair (pattern, tier), which
@@ -70,16 +70,6 @@ class DenoiseEnv(gym.Env[Observation, NDArray[np.int64]]):
 
     def __reduce__(self) -> Any:
         return _again, (type(self), self._arguments, self.spec)
-
-    @property
-    def observation_names(self) -> tuple[str, ...]:
-        """What the numbers of an observation are called."""
-        return self._scenario.actions.schema()
-
-    @property
-    def action_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What the patterns and the tiers are called."""
-        return self._scenario.actions.names()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -31,6 +31,15 @@ _SCALED = 64
 _MOST_BYTES = 1 << 26
 
 
+def check_gaps(board: Board, case: Case) -> None:
+    """Refuse, before hours of other work, a pipeline whose gaps can't be fitted.
+
+    Raises:
+        UnsupportedModelError: As `GapSearch`.
+    """
+    GapSearch(board, [case], rng=np.random.default_rng(0))
+
+
 def fit_gaps(
     board: Board, cases: Sequence[Case], *, file: Path, seed: int, tick: Tick
 ) -> tuple[GapModel, Floats, Floats]:

@@ -1,8 +1,8 @@
 """Recalibrate a policy for a pipeline with other weights: quantized, fine-tuned, or merged.
 
-The schedules are kept, what calls cost is measured again. The network and the floors are left out:
-that it beats the schedules, and what they reach, was shown for the weights that it was trained on,
-and for no others.
+The schedules are kept, what calls cost is measured again. The network, the floors and what keeps
+deadlines are left out: that it beats the schedules, what they reach, and what gaps cost was shown
+for the weights that it was trained on, and for no others.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
         {steps: table.without_floors() for steps, table in kept.items()}
         for kept in (policy.tables, policy.safe)
     )
-    return replace(policy, manifest=fresh, tables=tables, safe=safe, network=None)
+    return replace(policy, manifest=fresh, tables=tables, safe=safe, network=None, pacer=None)
 
 
 def check_place(out: Path, *, force: bool) -> None:

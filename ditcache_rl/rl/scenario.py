@@ -75,6 +75,22 @@ class Task(NamedTuple):
         }
 
 
+class Named:
+    """What environments on a scenario say of their numbers."""
+
+    _scenario: Scenario
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """What the numbers of an observation are called."""
+        return self._scenario.actions.schema()
+
+    @property
+    def action_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What the patterns and the tiers are called."""
+        return self._scenario.actions.names()
+
+
 @dataclass(slots=True)
 class Scenario:
     """A board, a price list, and the schedules that episodes start from.

@@ -26,6 +26,7 @@ from ditcache_rl.rl.agents import check_agent
 from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import compare
 from ditcache_rl.rl.export import policy_of
+from ditcache_rl.rl.gaps import check_gaps
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.pace import pace_stage
@@ -112,6 +113,8 @@ def train(
         ConfigError: If the policy folder exists already, or the run folder was made for something
             else, or another training works in it, or the algorithm lacks an argument,
             or the hooks cannot be exported.
+        UnsupportedModelError: If there are loads to keep deadlines under, and the denoiser is not
+            cached as a whole or the sampler is another than flow-matching Euler.
         ArtifactError: If what a stage has left is damaged.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
@@ -145,6 +148,8 @@ def train(
 
         progress.enter("references")
         board = Board.of(config, pipe, steps=first)
+        if config.world.loads:
+            check_gaps(board, cases[0])
         drawn = 0
         select = cases_of(config, "select")
 

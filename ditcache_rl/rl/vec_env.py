@@ -12,11 +12,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.env import spaces_of
 from ditcache_rl.rl.episodes import Episodes, Outcome, checked
-from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.scenario import Named, Scenario, Task
 from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 
 
-class DenoiseVecEnv(SharedVecEnv):
+class DenoiseVecEnv(Named, SharedVecEnv):
     """N rows of one pipeline call; all of them end together.
 
     The reward is the return minus that of the best static schedule on the same prompt, seed and
@@ -79,16 +79,6 @@ class DenoiseVecEnv(SharedVecEnv):
         if self._on_outcome is not None:
             self._on_outcome(outcome, baseline)
         return self.reset(), rewards, dones, infos
-
-    @property
-    def observation_names(self) -> tuple[str, ...]:
-        """What the numbers of an observation are called."""
-        return self._scenario.actions.schema()
-
-    @property
-    def action_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What the patterns and the tiers are called."""
-        return self._scenario.actions.names()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which patterns and tiers are allowed now: (rows, patterns + tiers)."""

@@ -15,12 +15,12 @@ from ditcache_rl.control.observation import Observation
 from ditcache_rl.rl.env import DenoiseEnv, check_mode, scenario_of, spaces_of
 from ditcache_rl.rl.episodes import Episodes, checked
 from ditcache_rl.rl.hooks import Hooks
-from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.scenario import Named, Scenario, Task
 
 Flags = NDArray[np.bool_]
 
 
-class DenoiseVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
+class DenoiseVectorEnv(Named, VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
     """As many environments as rows, which end together, and begin anew at the step after that.
 
     Row i does what a `DenoiseEnv` does under the seed plus i, for the price of a row.
@@ -61,16 +61,6 @@ class DenoiseVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self.single_observation_space, self.single_action_space = spaces_of(self._scenario)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-
-    @property
-    def observation_names(self) -> tuple[str, ...]:
-        """What the numbers of an observation are called."""
-        return self._scenario.actions.schema()
-
-    @property
-    def action_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What the patterns and the tiers are called."""
-        return self._scenario.actions.names()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

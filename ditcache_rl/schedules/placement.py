@@ -2,7 +2,7 @@
 
 The cost of a gap depends on the computed step before it and on the one before that. So the best way
 on from any two computed steps follows from a table that is filled once, and a controller that may
-change its mind at every step looks it up.
+change its mind at every step looks there.
 """
 
 from __future__ import annotations
@@ -32,22 +32,12 @@ class Placement:
         self.steps, self.costs = len(costs), costs
         steps, most = self.steps, len(costs) - 1 if most is None else most
         self.ahead = np.empty((most + 1, steps, steps))
-        #: (most + 1, T, T, T) the best next computed step at [left, i, j, from]; T is none.
-        self._stops = np.full((most + 1, steps, steps, steps + 1), steps, dtype=np.int16)
         self.ahead[0] = costs[:, :, steps]
         later = np.triu(np.ones((steps, steps), dtype=bool), 1)  # (j, k): k after j
         for left in range(1, most + 1):
             # Of a gap to k and the rest: (i, j, k); stopping now is never worse than no way on.
             through = np.where(later, costs[:, :, :steps] + self.ahead[left - 1][None], np.inf)
-            best = np.minimum(through.min(axis=2), self.ahead[0])
-            self.ahead[left] = best
-            value, stop = self.ahead[0].copy(), np.full((steps, steps), steps)
-            for step in range(steps - 1, 0, -1):
-                better = through[:, :, step] < value
-                value = np.where(better, through[:, :, step], value)
-                stop = np.where(better, step, stop)
-                self._stops[left, :, :, step] = stop
-            self._stops[left, :, :, 0] = stop
+            self.ahead[left] = np.minimum(through.min(axis=2), self.ahead[0])
 
     def next_stop(
         self,
@@ -64,8 +54,14 @@ class Placement:
             newest: (rows,).
             step: The first that may be chosen.
         """
-        few = np.clip(left, 0, len(self.ahead) - 1)
-        return np.asarray(self._stops[few, older, newest, step], dtype=np.int64)
+        few = np.clip(left, 0, len(self.ahead) - 1)[:, None]
+        # The ways on: none, then every step from the last down; of equals the first is taken.
+        stops = np.arange(self.steps - 1, step - 1, -1)
+        ways = self.costs[older[:, None], newest[:, None], stops]
+        ways = ways + self.ahead[few - 1, newest[:, None], stops]
+        ways = np.where((few > 0) & (stops > newest[:, None]), ways, np.inf)
+        ways = np.concatenate([self.ahead[0, older, newest][:, None], ways], axis=1)
+        return np.asarray(np.append(self.steps, stops)[ways.argmin(axis=1)])
 
     def path(self, computes: int) -> ComputePath:
         """Return the best path of at most so many computed steps, step 0 among them."""

@@ -28,7 +28,6 @@ class Gauge:
 
     def __init__(self, rows: int) -> None:
         self.averages = np.zeros((rows, len(RATES)))
-        self.last = np.zeros((rows, LAST))
         self.begin()
 
     def begin(self) -> None:

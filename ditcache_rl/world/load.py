@@ -1,4 +1,4 @@
-"""How much slower a machine is than at its best, over time: generated, or recorded."""
+"""How much slower a machine is than at its best, over time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LoadKind(NamedTuple):
 
 
 #: Dwell times that are long, comparable with, and short against an image; and what no rule was
-#: tuned on: a slower machine, bursts, a third tenant.
+#: tuned on: a slower machine, bursts, a fourth tenant.
 KINDS: dict[str, LoadKind] = {
     "slow": LoadKind(10.0),
     "comparable": LoadKind(1.0),

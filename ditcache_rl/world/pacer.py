@@ -160,6 +160,11 @@ class Pacer:
         received = {name: value.shape for name, value in own.items()}
         if received != shapes or steps < 2:
             raise ArtifactError(f"expected arrays {shapes}, received {received}")
+        if not (numbers.compute_s > 0 and numbers.before >= 0 and numbers.after >= 0):
+            raise ArtifactError(
+                "expected a compute_s above 0 and times before and after the steps of at least 0, "
+                f"received {numbers.compute_s}, {numbers.before} and {numbers.after}"
+            )
         costs = own["costs"].astype(np.float64)
         counts = chosen.astype(np.int64)
         if (costs < 0).any() or counts.min() < 1 or counts.max() > steps:

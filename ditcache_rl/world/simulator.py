@@ -79,7 +79,6 @@ class Requests:
         self._gauge.begin()
         self._now = self._after(prices.before)
         self.step = 0
-        self._rows = np.arange(rows)
         self._older = np.zeros(rows, dtype=np.int64)
         self._newest = np.full(rows, -1, dtype=np.int64)
         self.computed = np.zeros(rows, dtype=np.int64)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +7,14 @@ import pytest
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import WorldConfig
+from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.rl import gaps, pace
+from ditcache_rl.rl.retarget import retarget
+from ditcache_rl.rl.train import TrainOptions, train
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.world import DeadlineController
-from tests.kit.environment import PROMPTS
+from tests.kit.environment import PROMPTS, levels_of, tiny_config, untrained_policy
+from tests.kit.pacers import tiny_pacer
 
 STEPS = 6
 COST = CostModel(
@@ -75,3 +80,26 @@ def test_without_loads_there_is_no_pacer(board: Board, tmp_path: Path) -> None:
     )
 
     assert made is None
+
+
+def test_what_keeps_deadlines_is_left_out_for_other_weights(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    policy = untrained_policy(tiny_pipe, tiny_call)
+    policy = replace(policy, pacer=tiny_pacer(levels_of(tiny_pipe, tiny_call, policy.steps[0])))
+
+    other = retarget(policy, tiny_pipe, tiny_config(tmp_path, tiny_call))
+
+    assert other.pacer is None
+
+
+def test_a_pipeline_whose_gaps_can_not_be_fitted_is_refused_before_other_work(
+    tiny_folder: Path, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path, tiny_call, source=str(tiny_folder), world='loads = ["slow"]')
+    run = tmp_path / "run"
+
+    with pytest.raises(UnsupportedModelError, match="as a whole"):
+        train(config, TrainOptions(run, tmp_path / "policy", False, 0, "none"))
+
+    assert not list(run.glob("sample-*"))

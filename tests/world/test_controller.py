@@ -9,7 +9,7 @@ import torch
 
 import ditcache_rl as dc
 from ditcache_rl.bench import Board, Case
-from ditcache_rl.errors import ArtifactError, BudgetError
+from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
 from ditcache_rl.policy import load_policy, save_policy
 from ditcache_rl.policy.folder import PACER
 from ditcache_rl.types import Mode, StepInfo
@@ -132,6 +132,21 @@ def test_a_deadline_without_a_pacer_for_these_steps_is_refused(
             dc.attach(tiny_pipe, policy, deadline_s=1.0)
 
 
+def test_ranks_with_clocks_of_their_own_are_refused(
+    tiny_pipe: Any, tiny_call: dict[str, Any], pacer: Pacer
+) -> None:
+    class Together:
+        def share(self, decision: Any) -> Any:
+            return decision
+
+        least = share
+
+    policy = replace(untrained_policy(tiny_pipe, tiny_call), pacer=pacer)
+
+    with pytest.raises(ConfigError, match="clocks of their own"):
+        dc.attach(tiny_pipe, policy, deadline_s=1.0, ranks=Together())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("agent", [False, True])
 def test_a_saved_pacer_decides_as_before(
     tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, agent: bool
@@ -156,6 +171,7 @@ def test_damaged_pacers_are_refused_with_the_name_of_the_file(
         "chosen": replace(pacer, chosen=pacer.chosen + 100),
         "costs": replace(pacer, costs=-pacer.costs - 1.0),
         "arrays": replace(pacer, deadlines=np.zeros(7)),
+        "times": replace(pacer, pacing=replace(pacer.pacing, compute_s=0.0)),
     }
     for name, damaged in wrong.items():
         save_policy(replace(policy, pacer=damaged), tmp_path / name, card="")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ditcache_rl.config.world import LOADS
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
@@ -146,6 +147,10 @@ def test_traces_have_the_slowdowns_of_their_kind_and_dwell_in_them() -> None:
     for kind, share in zip(("slow", "fast"), changes, strict=True):
         expected = 0.75 / (KINDS[kind].dwell_images * STEPS * SLOTS)
         assert share == pytest.approx(expected, rel=0.3)
+
+
+def test_environments_may_name_every_load_and_no_other() -> None:
+    assert set(LOADS) == set(KINDS)
 
 
 def test_an_unknown_load_is_named_with_the_nearest_one() -> None:
