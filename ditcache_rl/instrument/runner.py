@@ -133,13 +133,14 @@ class BlockRunner:
             self._note(note)
         try:
             self._check_model("before")
+            rows = rows_of_call(plain, args, kwargs)
             admitted = self._admit()
             request = Request(
                 copy.copy(controller or self._controller),
                 self._cache,
                 pipe.scheduler,
                 self._sites,
-                rows=rows_of_call(plain, args, kwargs),
+                rows=rows,
                 max_bytes=self._request_bytes,
                 admitted=admitted,
                 ranks=self._ranks,

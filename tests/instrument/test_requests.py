@@ -111,6 +111,18 @@ def test_a_request_over_budget_runs_uncached(tiny_pipe: Any, share: int, cached:
     assert half[-1].compute_share.tolist() == [1.0, 1.0]
 
 
+def test_a_call_that_can_not_begin_takes_nobody_s_place(tiny_pipe: Any) -> None:
+    half: list[RequestLog] = []
+    cache = TieredCache(100_000)
+
+    with BlockRunner(tiny_pipe, EveryK(2), cache, request_bytes=100_000, on_finish=half.append):
+        with pytest.raises(ValueError, match="many"):
+            tiny_pipe(PROMPTS[0], num_images_per_prompt="many")
+        draw(tiny_pipe, PROMPTS, seeds=(0, 1))
+
+    assert (half[-1].compute_share < 1).all()
+
+
 def test_nothing_keeps_a_finished_request_alive(tiny_pipe: Any) -> None:
     from ditcache_rl.instrument import Request
 
