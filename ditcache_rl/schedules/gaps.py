@@ -2,7 +2,8 @@
 
 What a schedule's own coefficients are fitted to is that schedule. A controller that decides as it
 goes needs them for gaps whose end is not known yet: at every step that is left out, the latents are
-taken to where they belong if the gap ends here. So leaving a schedule costs nothing.
+taken to where they belong if the gap ends here. So a controller may leave its schedule at any step.
+These coefficients are of every path, and worth less than those that are fitted to one.
 
 This holds where a step of the sampler adds the output times the change of the noise level
 (flow-matching Euler): then a gap is one update, `x' = x + sum_j c_j v_j`.
