@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import ditcache_rl as dc
 from benchmarks.misuse.subjects import (
@@ -153,7 +153,11 @@ def _raise(world: Playground, move: Move) -> None:
 def _break(world: Playground, move: Move) -> None:
     """Raise in the middle of a block, where one computes."""
     subject, ask = _subject(world, move.a), _ask(move.b)
-    modules = [m for m in denoiser_in(subject.pipe).modules() if not list(m.children())]
+    modules = [
+        module
+        for name, module in denoiser_in(subject.pipe).named_modules()
+        if isinstance(module, nn.Linear) and "lora" not in name  # adapters may be off
+    ]
 
     def hook(*_: Any) -> None:
         raise Abandoned
