@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Lines
 from ditcache_rl.rl.pace import Kept, interval, learn_agent, standing
-from ditcache_rl.world import Agent, Decide, Moment, Pacer, Replanning
+from ditcache_rl.world import Agent, Decide, Foreseeing, Moment, Pacer, Replanning
 from ditcache_rl.world.rules import planned
 from ditcache_rl.world.simulator import GapCosts, Requests
 from ditcache_rl.world.tuning import SPARE, best_by_deadline, cautious, tuned, with_margin
@@ -47,7 +48,8 @@ class Clairvoyant:
     """Knows the load to come, and nothing of the noise of single steps."""
 
     def __init__(self, pacer: Pacer, requests: Requests) -> None:
-        self._placement, self._affordable = pacer.placement, requests.affordable()
+        self._placement = pacer.placement
+        self._affordable = np.maximum(requests.room(), 0).astype(np.int64)
 
     def __call__(self, moment: Moment) -> NDArray[np.bool_]:
         """Tell which rows compute: (rows,)."""
@@ -72,12 +74,13 @@ def compared(pacer: Pacer, sizes: Sizes, *, seed: int = 0) -> tuple[dict[str, fl
     agents: dict[str, Decide] = {}
     if pacer.network is not None:
         agents["agent"] = pacer.agent
-    if sizes.learn:
+    if sizes.learn and pacer.network is not None:
         every = LOADS["mixed"]
+        senses = replace(pacer.agent.senses, prior=pacer.rule)
         network = learn_agent(
-            world, every, pacer.rule, promised=promised, images=sizes.learn, seed=seed
+            world, every, senses, promised=promised, images=sizes.learn, seed=seed
         )
-        corrected = Agent(network.on_host(), pacer.rule)
+        corrected = Agent(network.on_host(), senses)
         agents["agent on the rule"] = cautious(world, every, corrected, promised, seed=seed)
     figures: dict[str, float] = {}
     lines: Lines = []
@@ -92,8 +95,11 @@ def compared(pacer: Pacer, sizes: Sizes, *, seed: int = 0) -> tuple[dict[str, fl
             "0b static by speed at the start": best_by_deadline(many, placement, keep),
             "1s replanning": simple,
             "1 replanning, tuned": tuned(few, simple, keep, tries=sizes.tries, rng=rng),
-            **agents,
         }
+        if pacer.network is not None:
+            foresees = Foreseeing(placement, pacer.agent.senses.forecast)
+            contenders["1b learned forecast"] = with_margin(few, foresees, keep)[0]
+        contenders |= agents
         test = world.fixed(loads, sizes.test, _TEST_SEED + seed + place)
         contenders["3 clairvoyant"] = Clairvoyant(pacer, test())
         rows = {one: standing(one, name, test(), contenders[one]) for one in contenders}

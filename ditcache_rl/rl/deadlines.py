@@ -19,15 +19,17 @@ from ditcache_rl.rl.curves import open_curves
 from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
 from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 from ditcache_rl.types import Floats
-from ditcache_rl.world import Decide, Requests, agent_input, played
-from ditcache_rl.world.agent import ACTIONS
-from ditcache_rl.world.moment import NAMES
-from ditcache_rl.world.simulator import psnr_of
+from ditcache_rl.world import Requests, Senses, played
+from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, allowed
 
 #: How fast the price of lateness follows the share in time, per rollout.
 _ASCENT = 4.0
 #: Prices of lateness, beyond the quality that a late image loses.
 _PRICES = (0.0, 20.0)
+#: What the critic alone reads: the price of lateness, and how many computes would really fit. Both
+#: come from outside, so that returns are compared with what they could be under this very load
+#: (Mao et al., Variance reduction for reinforcement learning in input-driven environments, 2019).
+_PRIVILEGED = 2
 
 
 class DeadlineVecEnv(SharedVecEnv):
@@ -39,27 +41,28 @@ class DeadlineVecEnv(SharedVecEnv):
 
     Args:
         draw: Begins a batch of images, of equally many rows under each load.
-        prior: What the policy starts from.
+        senses: What the policy reads with and starts from.
         loads: Loads in a batch, each with a price of its own.
         promised: Share of images that must be in time under each.
     """
 
     def __init__(
-        self, draw: Callable[[], Requests], prior: Decide, *, loads: int, promised: float
+        self, draw: Callable[[], Requests], senses: Senses, *, loads: int, promised: float
     ) -> None:
-        self._draw, self._prior, self._promised = draw, prior, promised
+        self._draw, self._senses, self._promised = draw, senses, promised
         self.prices = np.full(loads, 1.0)
         self._requests = draw()
         self._actions: NDArray[np.int64] | None = None
         #: Share in time by load, and PSNR in dB, of the newest batch.
         self.kept, self.psnr_db = np.full(loads, np.nan), np.nan
-        box = spaces.Box(-np.inf, np.inf, (len(NAMES) + ACTIONS,), np.float32)
+        width = len(AGENT_NAMES) + ACTIONS + _PRIVILEGED
+        box = spaces.Box(-np.inf, np.inf, (width,), np.float32)
         super().__init__(self._requests.rows, box, spaces.MultiDiscrete([ACTIONS]))
 
     def reset(self) -> VecEnvObs:
         """Begin a batch of images."""
         self._requests = self._draw()
-        self._baseline = self._worth(*played(self._requests.again(), self._prior))
+        self._baseline = self._worth(*played(self._requests.again(), self._senses.prior))
         return self._look()
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
@@ -93,15 +96,22 @@ class DeadlineVecEnv(SharedVecEnv):
         self.prices = np.clip(moved, *_PRICES)
 
     def _worth(self, psnr_db: Floats, in_time: NDArray[np.bool_]) -> Floats:
+        return np.where(in_time, psnr_db / 10 + self._price(), 0.0)
+
+    def _price(self) -> Floats:
+        """Return the price of lateness: (rows,)."""
         parts = np.array_split(np.arange(self.num_envs), len(self.prices))
-        price = np.repeat(self.prices, [len(part) for part in parts])
-        return np.where(in_time, psnr_db / 10 + price, 0.0)
+        return np.repeat(self.prices, [len(part) for part in parts])
 
     def _look(self) -> NDArray[np.float32]:
         moment = self._requests.moment()
-        self._seen, self._masks = agent_input(moment, self._prior(moment))
+        room = self._requests.room() / (moment.steps - moment.step)
+        privileged = np.stack([self._price() / 5, np.clip(room, -1.0, 1.5)], axis=1)
+        read = self._senses.read(moment)
+        self._seen = np.concatenate([read, privileged.astype(np.float32)], axis=1)
+        self._masks = allowed(moment)
         #: (rows,) what the image is worth if everything from here on is computed.
-        self._so_far = psnr_of(moment.lost + moment.gaps[:, 0]) / 10
+        self._so_far = self._requests.so_far() / 10
         return self._seen
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -165,6 +175,7 @@ def learn_deadlines(
         ent_coef=0.002,
         seed=seed,
         device="cpu",
+        policy_kwargs={"privileged": _PRIVILEGED},
     )
     if folder is not None:
         model.set_logger(open_curves(folder, 0))

@@ -16,20 +16,25 @@ from ditcache_rl.config import WorldConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.files import read_bytes, read_json, replacing, write_json
 from ditcache_rl.rl.deadlines import DeadlineVecEnv, learn_deadlines
+from ditcache_rl.rl.forecast import learn_forecast
 from ditcache_rl.rl.gaps import fit_gaps, measure_ends
 from ditcache_rl.rl.stages import Tick
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
 from ditcache_rl.world import (
     Agent,
     Decide,
+    Forecast,
+    Foreseeing,
     GapCosts,
     Pacer,
     Pacing,
     Requests,
+    Senses,
     played,
 )
-from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents
+from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents, with_margin
 from ditcache_rl.world.world import World
 
 #: Simulated images that contenders are compared on, and of a batch that the agent learns on.
@@ -63,10 +68,18 @@ def interval(gains: Floats) -> tuple[float, float]:
     return float(mean - away), float(mean + away)
 
 
+def foreseen(
+    world: World, loads: Sequence[str], placement: Placement, prior: Decide, *, seed: int
+) -> PolicyNetwork:
+    """Train the forecast that an agent reads."""
+    rng = np.random.default_rng(seed)
+    return learn_forecast(lambda: world.draw(loads, _BATCH, rng), placement, prior, seed=seed)
+
+
 def learn_agent(
     world: World,
     loads: Sequence[str],
-    prior: Decide,
+    senses: Senses,
     *,
     promised: float,
     images: int,
@@ -74,11 +87,11 @@ def learn_agent(
     folder: Path | None = None,
     hear: Callable[[int, float, float], None] = lambda *_: None,
 ) -> PolicyNetwork:
-    """Train an agent from a prior."""
+    """Train an agent from the prior of its senses."""
     rng = np.random.default_rng(seed)
     env = DeadlineVecEnv(
         lambda: world.draw(loads, _BATCH, rng),
-        prior,
+        senses,
         loads=len(loads),
         promised=promised + SPARE,
     )
@@ -120,10 +133,12 @@ def make_pacer(
         share = steps / (config.images * board.steps)
         tick(0.4 + 0.5 * share, f"deadlines: {kept:.1%} in time, {psnr_db:.1f} dB")
 
+    forecast = foreseen(world, loads, rule.placement, start, seed=seed)
+    senses = Senses(Forecast(forecast.on_host()), rule.placement, start)
     network = learn_agent(
         world,
         loads,
-        start,
+        senses,
         promised=promised,
         images=config.images,
         seed=seed,
@@ -131,11 +146,14 @@ def make_pacer(
         hear=hear,
     )
     tick(0.92, "deadlines: comparison")
-    agent = cautious(world, loads, Agent(network.on_host(), start), promised, seed=seed + 100)
+    agent = cautious(world, loads, Agent(network.on_host(), senses), promised, seed=seed + 100)
+    few = world.fixed(loads, _COMPARE // 2, seed + 1)
+    foresees = with_margin(few, Foreseeing(rule.placement, senses.forecast), promised + SPARE)[0]
     contenders: dict[str, Decide] = {
         "static by deadline": static,
         "static by speed at the start": start,
         "replanning": rule,
+        "replanning, learned forecast": foresees,
         "agent": agent,
     }
     rows: list[Kept] = []
@@ -144,7 +162,8 @@ def make_pacer(
         rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
     gained = {
         name: interval(_scores(rows, "agent") - _scores(rows, name))
-        for name in ("static by speed at the start", "replanning")
+        for name in contenders
+        if name != "agent"
     }
     used = gained["static by speed at the start"][0] > 0 and gained["replanning"][1] >= 0
     pacing = Pacing(
@@ -163,7 +182,15 @@ def make_pacer(
         longest_s=high * unit,
     )
     pacer = Pacer(
-        pacing, sigmas, costs, model, start.computes, start.deadlines, start.speeds, network
+        pacing,
+        sigmas,
+        costs,
+        model,
+        start.computes,
+        start.deadlines,
+        start.speeds,
+        network=network,
+        forecast=forecast,
     )
     facts = {
         "standings": [

@@ -24,7 +24,12 @@ _TEMPERATURE = 0.05
 
 
 class _Extractor(nn.Module):
-    """Hand what the actor reads through, and a hidden layer to the critic."""
+    """Hand what the actor reads through, and a hidden layer to the critic.
+
+    Args:
+        actor: Numbers that the actor reads, the first ones.
+        critic: Numbers that there are.
+    """
 
     def __init__(self, actor: int, critic: int) -> None:
         super().__init__()
@@ -35,11 +40,11 @@ class _Extractor(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return what actor and critic read."""
-        return features, self.critic(features)
+        return self.forward_actor(features), self.critic(features)
 
     def forward_actor(self, features: Tensor) -> Tensor:
         """Return what the actor reads."""
-        return features
+        return features[..., : self.latent_dim_pi]
 
     def forward_critic(self, features: Tensor) -> Tensor:
         """Return what the critic reads."""
@@ -48,7 +53,11 @@ class _Extractor(nn.Module):
 
 
 class PriorPolicy:
-    """Makes the actor of an actor-critic a `PolicyNetwork`, which is what is exported."""
+    """Makes the actor of an actor-critic a `PolicyNetwork`, which is what is exported.
+
+    Args:
+        privileged: Numbers at the end of the observation that the critic alone reads.
+    """
 
     action_space: Any
     action_net: Any
@@ -59,13 +68,19 @@ class PriorPolicy:
     optimizer_kwargs: dict[str, Any]
     parameters: Any
 
+    def __init__(self, *args: Any, privileged: int = 0, **kwargs: Any) -> None:
+        self._privileged = privileged
+        super().__init__(*args, **kwargs)
+
     def _build_mlp_extractor(self) -> None:
-        self.mlp_extractor = _Extractor(self.features_dim, self.features_dim)
+        read = self.features_dim - self._privileged
+        self.mlp_extractor = _Extractor(read, self.features_dim)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]  # that of the actor-critic
         logits = int(self.action_space.nvec.sum())
-        self.action_net = PolicyNetwork(self.features_dim - logits, logits)
+        read = self.features_dim - self._privileged
+        self.action_net = PolicyNetwork(read - logits, logits)
         self.optimizer = self.optimizer_class(
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )

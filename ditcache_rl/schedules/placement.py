@@ -63,6 +63,26 @@ class Placement:
         ways = np.concatenate([self.ahead[0, older, newest][:, None], ways], axis=1)
         return np.asarray(np.append(self.steps, stops)[ways.argmin(axis=1)])
 
+    def ways(
+        self,
+        left: NDArray[np.int64],
+        older: NDArray[np.int64],
+        newest: NDArray[np.int64],
+        step: int,
+    ) -> tuple[Floats, Floats]:
+        """Return the least cost of the rest if `step` computes, and if it does not: (rows,) each.
+
+        Infinite where no computes are left. Arguments are those of `next_stop`.
+        """
+        some = left > 0
+        few = np.clip(left, 1, len(self.ahead) - 1) - 1
+        stops = np.arange(step, self.steps)
+        through = self.costs[older[:, None], newest[:, None], stops]
+        through = through + self.ahead[few[:, None], newest[:, None], stops]
+        through = np.where(some[:, None] & (stops > newest[:, None]), through, np.inf)
+        later = np.concatenate([self.ahead[0, older, newest][:, None], through[:, 1:]], axis=1)
+        return through[:, 0], later.min(axis=1)
+
     def path(self, computes: int) -> ComputePath:
         """Return the best path of at most so many computed steps, step 0 among them."""
         path, older = [0], 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.control.network import HostNetwork
-from ditcache_rl.world.moment import Moment, observation
-from ditcache_rl.world.simulator import Decide
+from ditcache_rl.schedules.placement import Placement
+from ditcache_rl.world.forecast import QUANTILES, Forecast
+from ditcache_rl.world.moment import NAMES, Moment, observation
+from ditcache_rl.world.simulator import Decide, psnr_of
 
 #: Leaving a step out, and computing it.
 ACTIONS = 2
@@ -15,49 +19,83 @@ ACTIONS = 2
 _PRIOR = 2.0
 #: Of a compute at the present speed, what must be left to begin it: slow moments pass.
 _LEAST = 0.4
+#: Computes more than the lower forecast, at which an agent is told what computing now gains.
+_AROUND = (-1, 0, 1, 2)
+#: Gains of computing now, in dB, are divided by this and clipped there.
+_GAIN_DB, _MOST = 3.0, 2.0
+
+#: Names of what an agent reads.
+AGENT_NAMES = (
+    *NAMES,
+    *(f"forecast_share_{share:g}" for share in QUANTILES),  # of the steps left
+    "forecast_part",  # what the lower forecast is above a whole number of computes
+    "forecast_spread",  # between the two, in computes, over 2
+    "forecast_count",  # the lower one in computes, over 8
+    *(f"gain_at_forecast_{away:+d}" for away in _AROUND),  # dB of computing now, over 3
+)
 
 
-def agent_input(
-    moment: Moment, wanted: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return what a network sees and what it may do: (rows, NAMES + 2), (rows, 2).
+@dataclass(frozen=True)
+class Senses:
+    """What an agent knows besides the moment, and what it was trained from.
 
-    The last two columns are the log-prior of leaving out and of computing. The first step is
-    computed; one that can't be in time any more is not.
-
-    Args:
-        moment: Now.
-        wanted: (rows,) what the prior does.
+    Attributes:
+        forecast: Of how many computes fit.
+        placement: Where computes are best.
+        prior: Does what the agent would do untrained.
     """
-    seen = observation(moment)
+
+    forecast: Forecast
+    placement: Placement
+    prior: Decide
+
+    def read(self, moment: Moment) -> NDArray[np.float32]:
+        """Return what a network reads: (rows, AGENT_NAMES + ACTIONS).
+
+        The last columns are the log-prior of leaving the step out and of computing it.
+        """
+        fit = self.forecast(moment)
+        low, middle = fit[:, 0], fit[:, 1]
+        whole, ahead = np.floor(low), moment.steps - moment.step
+        columns = [low / ahead, middle / ahead, low - whole, (middle - low) / 2, low / 8]
+        for away in _AROUND:
+            left = np.maximum(whole + away, 0).astype(np.int64)
+            now, later = self.placement.ways(left, moment.older, moment.newest, moment.step)
+            gain = psnr_of(moment.lost + now) - psnr_of(moment.lost + later)
+            columns.append(np.clip(gain / _GAIN_DB, -_MOST, _MOST))
+        wanted = self.prior(moment)
+        columns += [np.where(wanted, 0.0, _PRIOR), np.where(wanted, _PRIOR, 0.0)]
+        own = np.stack(columns, axis=1).astype(np.float32)
+        return np.concatenate([observation(moment), own], axis=1)
+
+
+def allowed(moment: Moment) -> NDArray[np.bool_]:
+    """Return whether leaving the step out and computing it are allowed: (rows, 2).
+
+    The first step is computed; one that can't be in time any more is not.
+    """
     late = moment.left < moment.slowdown[:, 0] * _LEAST
     masks = np.stack([np.ones_like(late), ~late], axis=1)
     if moment.step == 0:
         masks[:] = [False, True]
-    prior = np.stack([np.where(wanted, 0.0, _PRIOR), np.where(wanted, _PRIOR, 0.0)], axis=1)
-    return np.concatenate([seen, prior.astype(np.float32)], axis=1), masks
+    return masks
 
 
+@dataclass(frozen=True)
 class Agent:
     """Do what a network thinks best.
 
-    Args:
-        network: (rows, NAMES + 2) observations to (rows, 2) logits.
-        prior: What it was trained from.
+    Attributes:
+        network: (rows, AGENT_NAMES + ACTIONS) to (rows, ACTIONS) logits.
+        senses: What it reads with.
         caution: Log-odds that are taken off computing; above zero more images are in time.
     """
 
-    def __init__(
-        self,
-        network: HostNetwork,
-        prior: Decide,
-        *,
-        caution: float = 0.0,
-    ) -> None:
-        self.network, self.prior, self.caution = network, prior, caution
+    network: HostNetwork
+    senses: Senses
+    caution: float = 0.0
 
     def __call__(self, moment: Moment) -> NDArray[np.bool_]:
         """Tell which rows compute: (rows,)."""
-        seen, masks = agent_input(moment, self.prior(moment))
-        logits = np.where(masks, self.network(seen), -np.inf)
+        logits = np.where(allowed(moment), self.network(self.senses.read(moment)), -np.inf)
         return np.asarray(logits[:, 1] - self.caution > logits[:, 0])

@@ -11,7 +11,7 @@ import numpy as np
 from ditcache_rl.machine import synchronize
 from ditcache_rl.types import HISTORY, Decision, Fitted, Mode, RunInfo, StepInfo, Tier
 from ditcache_rl.world.gauge import Gauge
-from ditcache_rl.world.moment import Moment, gaps_ahead
+from ditcache_rl.world.moment import Moment
 from ditcache_rl.world.pacer import Pacer
 from ditcache_rl.world.simulator import Decide
 
@@ -110,7 +110,6 @@ class DeadlineController:
         spent = (now - self._run.began) / pacing.compute_s
         left = self._given - spent - pacing.after * np.exp(facts[0, 0])
         newest, older = (np.array([one]) for one in self._ends())
-        gaps, fresh = gaps_ahead(self._pacer.costs, older, newest, step)
         return Moment(
             step=step,
             sigmas=self._run.sigmas,
@@ -121,8 +120,6 @@ class DeadlineController:
             given=np.array([self._given]),
             gauge=facts,
             lost=np.array([self._lost]),
-            gaps=gaps,
-            fresh=fresh,
         )
 
     def _ends(self) -> tuple[int, int]:

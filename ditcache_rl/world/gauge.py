@@ -11,6 +11,8 @@ from ditcache_rl.types import Floats
 
 #: What a new reading weighs in each moving average, from quick to slow.
 RATES = (0.6, 0.25, 0.08)
+#: What a new reading weighs in the mean of how much readings jump.
+_JUMPS = 0.05
 #: Readings that are remembered one by one.
 LAST = 4
 
@@ -18,8 +20,8 @@ LAST = 4
 class Gauge:
     """Moving averages of the logarithm of the slowdown, and its course within an image.
 
-    The averages outlive an image, so that the next one starts with what the last ones saw; `begin`
-    opens an image.
+    The averages and the mean jump outlive an image, so that the next one starts with what the last
+    ones saw; `begin` opens an image.
 
     Attributes:
         averages: (rows, RATES) logarithms of the slowdown.
@@ -27,7 +29,7 @@ class Gauge:
     """
 
     def __init__(self, rows: int) -> None:
-        self.averages = np.zeros((rows, len(RATES)))
+        self.averages, self._jumps = np.zeros((rows, len(RATES))), np.zeros(rows)
         self.begin()
 
     def begin(self) -> None:
@@ -48,6 +50,8 @@ class Gauge:
         read = np.log(slowdowns)
         if rows is None:
             rows = np.ones(len(read), dtype=bool)
+        jump = np.abs(read - self.last[:, 0])
+        self._jumps = np.where(rows, self._jumps + _JUMPS * (jump - self._jumps), self._jumps)
         moved = self.averages + np.array(RATES) * (read[:, None] - self.averages)
         self.averages = np.where(rows[:, None], moved, self.averages)
         shifted = np.concatenate([read[:, None], self.last[:, :-1]], axis=1)
@@ -68,7 +72,7 @@ class Gauge:
             [
                 self.averages,
                 self.last - quick,
-                np.stack([self._start, self._least, self._most, spread], axis=1),
+                np.stack([self._start, self._least, self._most, spread, self._jumps], axis=1),
             ],
             axis=1,
         )
@@ -89,4 +93,5 @@ NAMES = (
     "least_slowdown",
     "most_slowdown",
     "spread_of_slowdown",
+    "mean_jump_of_slowdown",
 )

@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 from ditcache_rl.types import Floats
 from ditcache_rl.world.gauge import NAMES as GAUGE_NAMES
 
-#: Steps from here at which a gap may end, of those that an agent is told the cost of.
-AHEAD = (0, 2, 4, 7)
-
 
 class Prices(NamedTuple):
     """What an image costs, in computes of a step on an unloaded machine."""
@@ -45,10 +42,6 @@ class Moment(NamedTuple):
     """(rows, GAUGE_NAMES) facts of the machine's speed."""
     lost: Floats
     """(rows,) what the gaps so far add to the mean square error of the image."""
-    gaps: Floats
-    """(rows, AHEAD) what the present gap adds if it ends so many steps from here."""
-    fresh: Floats
-    """(rows, AHEAD) what a gap adds that begins here and ends so many steps further on."""
 
     @property
     def steps(self) -> int:
@@ -72,8 +65,6 @@ NAMES = (
     "older_age",  # steps between the two newest computes, over 8
     "computed_share",
     "psnr_so_far",  # in dB over 60, of the gaps so far, were the rest computed
-    *(f"psnr_of_gap_in_{steps}" for steps in AHEAD),  # in dB over 60, were it the only gap
-    *(f"psnr_of_fresh_gap_in_{steps}" for steps in AHEAD),  # likewise, if this step computes
     *GAUGE_NAMES,
 )
 _CLIP = 5.0
@@ -99,22 +90,5 @@ def observation(moment: Moment) -> NDArray[np.float32]:
         ],
         axis=1,
     )
-    ends = np.concatenate([moment.gaps, moment.fresh], axis=1)
-    ends = -np.log10(np.maximum(ends, _TINY)) / 6
-    every = np.concatenate([columns, ends, moment.gauge], axis=1)
+    every = np.concatenate([columns, moment.gauge], axis=1)
     return np.asarray(np.clip(every, -_CLIP, _CLIP), dtype=np.float32)
-
-
-def gaps_ahead(
-    costs: Floats, older: NDArray[np.int64], newest: NDArray[np.int64], step: int
-) -> tuple[Floats, Floats]:
-    """Look up `Moment.gaps` and `Moment.fresh`.
-
-    Args:
-        costs: (T, T, T + 1) of gaps, as in `Placement`.
-        older: (rows,) as in `Moment`.
-        newest: (rows,) likewise.
-        step: The present one.
-    """
-    stops = np.minimum(step + np.array(AHEAD), len(costs))
-    return costs[older[:, None], newest[:, None], stops], costs[newest, step][:, stops]

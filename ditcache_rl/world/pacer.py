@@ -16,7 +16,8 @@ from ditcache_rl.errors import ArtifactError
 from ditcache_rl.schedules.gaps import GapModel
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
-from ditcache_rl.world.agent import ACTIONS, Agent
+from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, Agent, Senses
+from ditcache_rl.world.forecast import QUANTILES, Forecast
 from ditcache_rl.world.moment import NAMES, Prices
 from ditcache_rl.world.rules import ByDeadline, Replanning
 from ditcache_rl.world.simulator import Decide
@@ -70,6 +71,7 @@ class Pacer:
         deadlines: Upper edges of the classes of deadlines.
         speeds: Upper edges of the classes of speeds at the start.
         network: The agent's; None if there is only the rule.
+        forecast: Of the computes that fit; None likewise.
     """
 
     pacing: Pacing
@@ -80,6 +82,7 @@ class Pacer:
     deadlines: Floats
     speeds: Floats
     network: PolicyNetwork | None
+    forecast: PolicyNetwork | None
 
     @property
     def prices(self) -> Prices:
@@ -107,13 +110,15 @@ class Pacer:
     @property
     def prior(self) -> ByDeadline:
         """The static schedule by deadline and by the speed at the start."""
-        return ByDeadline.over(self.placement, self.chosen, self.deadlines, self.speeds)
+        return ByDeadline(self.placement, self.chosen, self.deadlines, self.speeds)
 
     @property
     def agent(self) -> Agent:
         """The agent; there must be one."""
         assert self.network is not None, "asked only where there is one"
-        return Agent(self.network.on_host(), self.prior, caution=self.pacing.caution)
+        assert self.forecast is not None, "comes with the network"
+        senses = Senses(Forecast(self.forecast.on_host()), self.placement, self.prior)
+        return Agent(self.network.on_host(), senses, self.pacing.caution)
 
     @cached_property
     def decide(self) -> Decide:
@@ -130,9 +135,9 @@ class Pacer:
             "speeds": self.speeds,
         }
         arrays |= {f"gaps.{name}": value for name, value in self.gaps.to_arrays().items()}
-        if self.network is not None:
-            state = self.network.state_dict()
-            arrays |= {f"network.{name}": value.numpy() for name, value in state.items()}
+        for kind, network in (("network", self.network), ("forecast", self.forecast)):
+            state = {} if network is None else network.state_dict()
+            arrays |= {f"{kind}.{name}": value.numpy() for name, value in state.items()}
         return arrays
 
     @classmethod
@@ -142,7 +147,8 @@ class Pacer:
         Raises:
             ArtifactError: If an array is missing, of another shape, or out of range.
         """
-        parts: dict[str, dict[str, NDArray[np.generic]]] = {"": {}, "gaps": {}, "network": {}}
+        kinds = ("", "gaps", "network", "forecast")
+        parts: dict[str, dict[str, NDArray[np.generic]]] = {kind: {} for kind in kinds}
         for name, value in arrays.items():
             kind, dot, rest = name.partition(".")
             parts.get(kind if dot else "", parts[""])[rest if dot else name] = value
@@ -172,9 +178,13 @@ class Pacer:
                 f"costs must be >= 0 and chosen in [1, {steps}], received costs from "
                 f"{costs.min():g} and chosen in [{counts.min()}, {counts.max()}]"
             )
-        network = _network(parts["network"])
-        if numbers.uses_agent and network is None:
-            raise ArtifactError("expected the network of the agent that is used, received none")
+        network = _network(parts["network"], len(AGENT_NAMES), ACTIONS)
+        forecast = _network(parts["forecast"], len(NAMES), len(QUANTILES))
+        if (network is None) != (forecast is None) or (numbers.uses_agent and network is None):
+            raise ArtifactError(
+                "expected a network and a forecast, or none of both where the rule is used, "
+                f"received {network is not None:d} and {forecast is not None:d} of them"
+            )
         return cls(
             numbers,
             own["sigmas"].astype(np.float64),
@@ -184,6 +194,7 @@ class Pacer:
             own["deadlines"].astype(np.float64),
             own["speeds"].astype(np.float64),
             network,
+            forecast,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,10 +202,12 @@ class Pacer:
         return asdict(self.pacing)
 
 
-def _network(arrays: Mapping[str, NDArray[np.generic]]) -> PolicyNetwork | None:
+def _network(
+    arrays: Mapping[str, NDArray[np.generic]], features: int, outputs: int
+) -> PolicyNetwork | None:
     if not arrays:
         return None
-    network = PolicyNetwork(len(NAMES), ACTIONS)
+    network = PolicyNetwork(features, outputs)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     received = {name: value.shape for name, value in arrays.items()}
     if received != expected:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
+from ditcache_rl.world.forecast import Forecast
 from ditcache_rl.world.moment import Moment, Prices
 
 
@@ -21,30 +22,20 @@ class ByDeadline:
     """Follow the best static schedule for the time that is given, whatever happens.
 
     Attributes:
-        computed: (steps + 1, steps) whether a schedule of so many computes computes a step.
+        placement: Makes the schedules.
         computes: (deadlines, speeds) computes of the schedule that is followed.
         deadlines: Upper edges of all but the last class of times, ascending.
         speeds: Upper edges of all but the last class of slowdowns at the start; none for one class.
     """
 
-    computed: NDArray[np.bool_]
+    placement: Placement
     computes: NDArray[np.int64]
     deadlines: Floats
     speeds: Floats
 
-    @classmethod
-    def over(
-        cls, placement: Placement, computes: NDArray[np.int64], deadlines: Floats, speeds: Floats
-    ) -> ByDeadline:
-        """Follow the best paths of a placement."""
-        computed = np.zeros((placement.steps + 1, placement.steps), dtype=bool)
-        for count in range(1, placement.steps + 1):
-            computed[count, list(placement.path(count))] = True
-        return cls(computed, computes, deadlines, speeds)
-
     def __call__(self, moment: Moment) -> NDArray[np.bool_]:
         """Tell which rows compute: (rows,)."""
-        return np.asarray(self.computed[self.chosen(moment), moment.step])
+        return planned(self.placement, moment, self.chosen(moment) - moment.computed)
 
     def chosen(self, moment: Moment) -> NDArray[np.int64]:
         """Return the computes of the schedule of every row: (rows,)."""
@@ -93,6 +84,26 @@ class Replanning:
         return fitting(moment, self.prices, slowdown, self.margin, self.jump)
 
 
+@dataclass(frozen=True)
+class Foreseeing:
+    """Place the rest anew at every step: as many computes as a learned forecast says will fit.
+
+    Attributes:
+        placement: Where computes are best.
+        forecast: Of how many will fit.
+        margin: Computes that are kept back.
+    """
+
+    placement: Placement
+    forecast: Forecast
+    margin: float = 0.0
+
+    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
+        """Tell which rows compute: (rows,)."""
+        fit = self.forecast(moment)[:, 0] - self.margin
+        return planned(self.placement, moment, np.maximum(np.floor(fit), 0).astype(np.int64))
+
+
 def fitting(
     moment: Moment, prices: Prices, slowdown: Floats, margin: float, jump: float
 ) -> NDArray[np.int64]:
@@ -106,8 +117,8 @@ def planned(placement: Placement, moment: Moment, left: NDArray[np.int64]) -> ND
     """Tell whether the best way on with so many computes left computes now: (rows,)."""
     if moment.step == 0:
         return np.ones(len(left), dtype=bool)
-    stops = placement.next_stop(left, moment.older, moment.newest, moment.step)
-    return np.asarray((stops == moment.step) & (left > 0))
+    now, later = placement.ways(left, moment.older, moment.newest, moment.step)
+    return np.asarray(now < later)
 
 
 _START = 7  # place of `slowdown_at_start` in the gauge's facts

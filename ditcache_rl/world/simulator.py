@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ditcache_rl.types import Floats
 from ditcache_rl.world.gauge import Gauge
 from ditcache_rl.world.load import SLOTS
-from ditcache_rl.world.moment import Moment, Prices, gaps_ahead
+from ditcache_rl.world.moment import Moment, Prices
 
 #: Relative scatter of the time of a computed step under an even load.
 STEP_NOISE = 0.05
@@ -96,7 +96,6 @@ class Requests:
         tail = self.prices.after * np.exp(facts[:, 0])
         newest = np.maximum(self._newest, 0)
         older = np.where(self.computed > 1, self._older, newest)
-        gaps, fresh = gaps_ahead(self.quality.costs, older, newest, self.step)
         return Moment(
             step=self.step,
             sigmas=self.quality.sigmas,
@@ -107,8 +106,6 @@ class Requests:
             given=self.given,
             gauge=facts,
             lost=self.costs,
-            gaps=gaps,
-            fresh=fresh,
         )
 
     def play(self, compute: NDArray[np.bool_]) -> None:
@@ -130,21 +127,27 @@ class Requests:
         """Return PSNR in dB and whether it came in time, (rows,) each, after the last step."""
         return psnr_of(self.costs), self._now - self._start <= self.given
 
-    def affordable(self) -> NDArray[np.int64]:
-        """Return how many steps could be computed in time, were all of the trace known: (rows,).
+    def so_far(self) -> Floats:
+        """Return the PSNR in dB if everything from here on is computed: (rows,)."""
+        return psnr_of(self.costs + self._gap(self.step))
 
-        Of the image from its start; 0 if not even one can be.
+    def room(self) -> Floats:
+        """Return how many of the steps from here on could be computed in time: (rows,).
+
+        All of the trace is known then, and nothing of the noise of steps; below 0 where even
+        computing nothing takes too long.
         """
-        allowed = self._work_at(self._start + self.given) - self._work_at(self._start)
-        fixed = self.prices.before + self.prices.after + self.prices.idle * self.steps
-        return np.clip((allowed - fixed).astype(np.int64), 0, self.steps)
+        allowed = self._work_at(self._start + self.given) - self._work_at(self._now)
+        return allowed - self.prices.after - self.prices.idle * (self.steps - self.step)
 
     def _close_gap(self, ends: NDArray[np.bool_], stop: int) -> None:
-        known = ends & (self._newest >= 0)
+        self.costs = self.costs + np.where(ends, self._gap(stop), 0.0)
+
+    def _gap(self, stop: int) -> Floats:
+        """Return what the present gap adds if it ends at a step: (rows,)."""
         newest = np.maximum(self._newest, 0)
         older = np.where(self.computed > 1, self._older, newest)
-        lost = np.where(known, self.quality.costs[older, newest, stop], 0.0)
-        self.costs = self.costs + lost
+        return np.where(self._newest >= 0, self.quality.costs[older, newest, stop], 0.0)
 
     def _compute(self, rows: NDArray[np.bool_], work: Floats) -> None:
         """Compute a step in some rows, and read its time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
 from ditcache_rl.world.agent import Agent
-from ditcache_rl.world.rules import ByDeadline, Replanning
+from ditcache_rl.world.rules import ByDeadline, Foreseeing, Replanning
 from ditcache_rl.world.simulator import Requests, played, psnr_of
 from ditcache_rl.world.world import World
 
@@ -57,7 +57,7 @@ def best_by_deadline(
     at = np.searchsorted(deadlines, requests.given) * speeds + np.searchsorted(slow, start)
     paths = [placement.path(count) for count in range(1, steps + 1)]
     worth = psnr_of(np.array([_cost(placement, path) for path in paths]))
-    fits = requests.affordable()[:, None] >= np.array([len(path) for path in paths])
+    fits = np.floor(requests.room())[:, None] >= np.array([len(path) for path in paths])
     classes = (len(deadlines) + 1) * speeds
     in_time = np.zeros((classes, steps))
     np.add.at(in_time, at, fits)
@@ -68,12 +68,16 @@ def best_by_deadline(
         kept = in_time[np.arange(classes), chosen].sum() / requests.rows
         low, high = (low, price) if kept >= promised else (price, high)
     chosen = (in_time * (worth + high)).argmax(axis=1) + 1
-    return ByDeadline.over(placement, chosen.reshape(-1, speeds), deadlines, slow)
+    return ByDeadline(placement, chosen.reshape(-1, speeds), deadlines, slow)
 
 
 def score_db(psnr_db: Floats, in_time: NDArray[np.bool_]) -> Floats:
     """Return what images are worth: their PSNR in dB, nothing where they are late."""
     return np.where(in_time, psnr_db, 0.0)
+
+
+#: Rules with a margin; for `Foreseeing` in computes.
+Rule = TypeVar("Rule", Replanning, Foreseeing)
 
 
 class Merit(NamedTuple):
@@ -85,7 +89,7 @@ class Merit(NamedTuple):
     """Mean over the images."""
 
 
-def with_margin(draw: Draw, rule: Replanning, promised: float) -> tuple[Replanning, Merit]:
+def with_margin(draw: Draw, rule: Rule, promised: float) -> tuple[Rule, Merit]:
     """Find the best margin of a rule, and its merit."""
     best, most = rule, Merit(-1.0, 0.0)
     margins, apart = _MARGINS, float(np.diff(_MARGINS).max())
@@ -153,7 +157,7 @@ def cautious(
     batches = [world.fixed([load], _TUNE, seed + place) for place, load in enumerate(loads)]
     tried = agent
     for caution in _CAUTIONS:
-        tried = Agent(agent.network, agent.prior, caution=caution)
+        tried = replace(agent, caution=caution)
         if all(played(draw(), tried)[1].mean() >= promised for draw in batches):
             break
     return tried

@@ -11,7 +11,8 @@ from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.schedules.gaps import FEATURES, WIDTH, GapModel
 from ditcache_rl.types import HISTORY, Floats
 from ditcache_rl.world import Pacer, Pacing
-from ditcache_rl.world.agent import ACTIONS
+from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES
+from ditcache_rl.world.forecast import QUANTILES
 from ditcache_rl.world.moment import NAMES
 
 
@@ -38,7 +39,8 @@ def tiny_pacer(sigmas: Floats, *, compute_s: float = 1.0, agent: bool = False) -
     """Make one for a run; the agent changes nothing of its prior."""
     steps = len(sigmas) - 1
     with torch.random.fork_rng(devices=[]):
-        network = PolicyNetwork(len(NAMES), ACTIONS).requires_grad_(False) if agent else None
+        network = PolicyNetwork(len(AGENT_NAMES), ACTIONS).requires_grad_(False)
+        forecast = PolicyNetwork(len(NAMES), len(QUANTILES)).requires_grad_(False)
     pacing = Pacing(
         compute_s=compute_s,
         before=0.0,
@@ -62,5 +64,6 @@ def tiny_pacer(sigmas: Floats, *, compute_s: float = 1.0, agent: bool = False) -
         np.array([[2, 1], [3, 2]]),
         np.array([3.0]),
         np.array([0.5]),
-        network,
+        network if agent else None,
+        forecast if agent else None,
     )

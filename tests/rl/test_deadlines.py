@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from ditcache_rl.rl.deadlines import DeadlineVecEnv
+from ditcache_rl.rl.forecast import _played, learn_forecast
 from ditcache_rl.rl.pace import learn_agent, standing
-from ditcache_rl.world import Agent, GapCosts, Pacer, played
-from ditcache_rl.world.moment import NAMES
+from ditcache_rl.rl.policy import MaskablePriorPolicy
+from ditcache_rl.world import Agent, Forecast, GapCosts, Pacer, played
+from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES
+from ditcache_rl.world.forecast import QUANTILES
 from ditcache_rl.world.tuning import cautious, score_db
 from ditcache_rl.world.world import World
 from tests.kit.pacers import tiny_pacer
@@ -26,7 +31,7 @@ def world(pacer: Pacer) -> World:
 def made(world: World, pacer: Pacer, rows: int = 32) -> DeadlineVecEnv:
     rng = np.random.default_rng(0)
     return DeadlineVecEnv(
-        lambda: world.draw(LOADS, rows, rng), pacer.prior, loads=len(LOADS), promised=0.9
+        lambda: world.draw(LOADS, rows, rng), pacer.agent.senses, loads=len(LOADS), promised=0.9
     )
 
 
@@ -36,7 +41,7 @@ def test_rewards_of_an_image_add_up_to_its_worth_less_that_of_the_prior(
     env, rng = made(world, pacer), np.random.default_rng(1)
     env.reset()
     images, baseline = env._requests, env._baseline
-    begun = images.moment()
+    begun = images.so_far()
     total = np.zeros(env.num_envs)
     for _ in range(STEPS):
         masks = env.action_masks()
@@ -49,10 +54,11 @@ def test_rewards_of_an_image_add_up_to_its_worth_less_that_of_the_prior(
     psnr_db, in_time = images.outcome()
     worth = np.where(in_time, psnr_db / 10 + 1.0, 0.0)
     # Nothing is lost before the first step: 60 dB, which is where every image begins.
-    assert not (begun.lost + begun.gaps[:, 0]).any()
+    np.testing.assert_allclose(begun, 60.0)
     np.testing.assert_allclose(total, worth - baseline - 6.0, atol=1e-4)
     assert dones.all()
-    assert infos[0]["terminal_observation"].shape == (len(NAMES) + 2,)
+    assert infos[0]["terminal_observation"].shape == env.observation_space.shape
+    assert env.observation_space.shape == (len(AGENT_NAMES) + ACTIONS + 2,)
 
 
 def test_the_first_step_computes_and_what_can_not_be_in_time_does_not(
@@ -96,7 +102,7 @@ def test_training_moves_the_agent_and_is_the_same_for_a_seed(world: World, pacer
         network = learn_agent(
             world,
             LOADS,
-            pacer.prior,
+            pacer.agent.senses,
             promised=0.9,
             images=3000,
             seed=1,
@@ -117,7 +123,7 @@ def test_caution_makes_up_for_an_agent_that_is_late(world: World, pacer: Pacer) 
     hasty = network._replace(
         layers=[*network.layers[:-1], (weight, bias + np.array([0, 2.5], dtype=np.float32))]
     )
-    before = Agent(hasty, pacer.prior)
+    before = Agent(hasty, pacer.agent.senses)
     after = cautious(world, LOADS, before, 0.8, seed=5)
 
     kept = [played(world.fixed(LOADS, 1024, seed=9)(), one)[1].mean() for one in (before, after)]
@@ -129,3 +135,32 @@ def test_a_late_image_is_worth_nothing() -> None:
     np.testing.assert_array_equal(
         score_db(np.array([40.0, 50.0]), np.array([False, True])), [0.0, 50.0]
     )
+
+
+def test_a_forecast_is_as_often_too_high_as_it_says(world: World, pacer: Pacer) -> None:
+    rng = np.random.default_rng(0)
+    network = learn_forecast(
+        lambda: world.draw(("comparable",), 256, rng), pacer.placement, pacer.prior, seed=0
+    )
+    images = world.fixed(("comparable",), 2048, seed=7)
+    seen, fitted = _played(images(), pacer.prior)
+    fewer = (fitted[:, None] < network(seen)).double().mean(dim=0)
+
+    np.testing.assert_allclose(fewer, QUANTILES, atol=0.1)
+    assert (Forecast(network.on_host())(images().moment())[:, 0] > 0).any()
+
+
+def test_the_critic_alone_reads_what_is_to_come(world: World, pacer: Pacer) -> None:
+    env = made(world, pacer)
+    policy = MaskablePriorPolicy(
+        env.observation_space, env.action_space, lambda _: 1e-3, privileged=2
+    )
+    nn.init.normal_(policy.action_net.head.weight)
+    seen = torch.as_tensor(np.asarray(env.reset()))
+    other = torch.cat([seen[:, :-2], seen[:, -2:] + 1.0], dim=1)
+
+    torch.testing.assert_close(
+        policy.get_distribution(seen).distributions[0].logits,
+        policy.get_distribution(other).distributions[0].logits,
+    )
+    assert (policy.predict_values(seen) != policy.predict_values(other)).all()

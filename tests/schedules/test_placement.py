@@ -59,3 +59,18 @@ def test_it_agrees_with_the_search_of_paths_of_a_given_length() -> None:
     costs += 10.0 * np.maximum(gaps - 1, 0) ** 2  # so much that every compute is worth it
 
     assert Placement(costs).path(4) == cheapest_path(costs, 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_step_is_the_next_stop_where_computing_it_costs_less_than_every_other_way(
+    seed: int,
+) -> None:
+    placement = Placement(random_costs(seed))
+    older, newest, step, left = (
+        one.ravel() for one in np.meshgrid(*(np.arange(STEPS),) * 2, np.arange(1, STEPS), range(4))
+    )
+    for at in range(1, STEPS):
+        rows = (older <= newest) & (newest < at) & (step == at)
+        parts = left[rows], older[rows], newest[rows], at
+        now, later = placement.ways(*parts)
+        np.testing.assert_array_equal(now < later, placement.next_stop(*parts) == at)

@@ -42,3 +42,14 @@ def test_a_copy_goes_its_own_way() -> None:
     twin.note(np.array([3.0]))
 
     assert not gauge.facts().any()
+
+
+def test_how_much_readings_jump_outlives_images() -> None:
+    steady, jumping = Gauge(1), Gauge(1)
+    for reading in range(20):
+        steady.note(np.array([3.0]))
+        jumping.note(np.array([3.0 if reading % 2 else 1.0]))
+    for gauge in (steady, jumping):
+        gauge.begin()
+
+    assert facts(jumping)["mean_jump_of_slowdown"] > 3 * facts(steady)["mean_jump_of_slowdown"]

@@ -99,7 +99,7 @@ def test_nothing_is_computed_once_time_is_out() -> None:
 
 def test_knowing_the_load_beats_every_rule() -> None:
     images = loaded("comparable", 1024, given=8.0, seed=2)
-    affordable = images.affordable()
+    affordable = np.maximum(images.room(), 0).astype(np.int64)
 
     def clairvoyant(moment: Moment) -> np.ndarray:
         return planned(PLACEMENT, moment, affordable - moment.computed)
@@ -125,7 +125,7 @@ def test_static_schedules_keep_their_promise_and_profit_from_knowing_the_start()
 
 
 def test_a_static_schedule_follows_the_plan_of_its_class() -> None:
-    rule = ByDeadline.over(
+    rule = ByDeadline(
         PLACEMENT, np.array([[2], [5]]), deadlines=np.array([10.0]), speeds=np.array([])
     )
     for given, computes in ((8.0, 2), (12.0, 5)):
