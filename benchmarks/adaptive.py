@@ -9,6 +9,8 @@ schedule by deadline (0a) and by the speed at the start too (0b), which are tune
 `policy_over_rule_db_L`, with `_low_` the lower end of its interval: the better of the agent and of
 one that is trained on the rule, against the rule tuned for the load.
 `agent_over_rule_db_L` for loads that neither has seen.
+`seeds_over_start_count`, `seeds_below_rule_count`: of `seeds_count` agents, one per seed, those
+whose interval over 0b lies above zero, and those whose interval over the rule lies below it.
 `real_kept_share`, `real_over_static_db`: calls on this machine while other processes come and go.
 `off_plan_loss_db`: of coefficients for any path against those that are fitted to the very schedule,
 on the paths that replanning takes.
@@ -23,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Benchmark, parser
-from benchmarks.worlds import deadlines, serving, tiers
+from benchmarks.worlds import deadlines, seeds, serving, tiers
 from benchmarks.worlds.off_plan import off_plan
 from benchmarks.worlds.real import real
 from ditcache_rl.bench import Board, cases_of
@@ -49,6 +51,10 @@ def _board() -> tuple[EnvConfig, Board]:
 
 def _simulated(quick: bool) -> Found:
     return deadlines.compared(_pacer(), deadlines.QUICK if quick else deadlines.FULL)
+
+
+def _seeds(quick: bool) -> Found:
+    return seeds.seeds(_pacer(), seeds.QUICK if quick else seeds.FULL)
 
 
 def _real(quick: bool) -> Found:
@@ -78,6 +84,7 @@ def _serving(quick: bool) -> Found:
 
 _PARTS: dict[str, Callable[[bool], Found]] = {
     "simulated": _simulated,
+    "seeds": _seeds,
     "real": _real,
     "off_plan": _off_plan,
     "tiers": _tiers,

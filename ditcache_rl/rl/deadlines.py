@@ -29,7 +29,7 @@ _PRICES = (0.0, 20.0)
 #: What the critic alone reads: the price of lateness, and how many computes would really fit. Both
 #: come from outside, so that returns are compared with what they could be under this very load
 #: (Mao et al., Variance reduction for reinforcement learning in input-driven environments, 2019).
-_PRIVILEGED = 2
+PRIVILEGED = 2
 
 
 class DeadlineVecEnv(SharedVecEnv):
@@ -55,7 +55,7 @@ class DeadlineVecEnv(SharedVecEnv):
         self._actions: NDArray[np.int64] | None = None
         #: Share in time by load, and PSNR in dB, of the newest batch.
         self.kept, self.psnr_db = np.full(loads, np.nan), np.nan
-        width = len(AGENT_NAMES) + ACTIONS + _PRIVILEGED
+        width = len(AGENT_NAMES) + ACTIONS + PRIVILEGED
         box = spaces.Box(-np.inf, np.inf, (width,), np.float32)
         super().__init__(self._requests.rows, box, spaces.MultiDiscrete([ACTIONS]))
 
@@ -175,7 +175,7 @@ def learn_deadlines(
         ent_coef=0.002,
         seed=seed,
         device="cpu",
-        policy_kwargs={"privileged": _PRIVILEGED},
+        policy_kwargs={"privileged": PRIVILEGED},
     )
     if folder is not None:
         model.set_logger(open_curves(folder, 0))

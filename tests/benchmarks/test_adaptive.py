@@ -5,7 +5,10 @@ import pytest
 
 from benchmarks.worlds.deadlines import LOADS, SHIFTED, Sizes, compared
 from benchmarks.worlds.real import real
+from benchmarks.worlds.seeds import Sizes as seeds_sizes
+from benchmarks.worlds.seeds import seeds
 from ditcache_rl.bench import Board, Case
+from ditcache_rl.rl import forecast
 from ditcache_rl.world import Pacer
 from tests.kit.environment import PROMPTS, levels_of
 from tests.kit.pacers import tiny_pacer
@@ -23,6 +26,19 @@ def test_contenders_are_compared_under_every_load_and_the_clairvoyant_is_best() 
     for load in LOADS:
         by_name = {line["contender"]: line["psnr_db"] for line in lines if line["load"] == load}
         assert by_name["3 clairvoyant"] >= by_name["0a static by deadline"]
+
+
+def test_every_ablation_is_trained_and_judged_beside_the_whole_agent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forecast, "_BATCHES", 2)
+    pacer = tiny_pacer(np.linspace(1.0, 0.0, 9), agent=True)
+    figures, lines = seeds(pacer, seeds_sizes(2, 1000, 240))
+
+    assert figures["seeds_count"] == 2
+    assert [line["seed"] for line in lines if line["agent"] == "whole"] == [0, 1]
+    assert len({line["agent"] for line in lines}) == len(lines) - 1
+    assert all(0.0 <= float(str(line["kept_share"])) <= 1.0 for line in lines)
 
 
 @pytest.mark.slow

@@ -1,0 +1,140 @@
+"""How surely an agent learns to keep deadlines, and what of it matters: seeds and ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from benchmarks.harness import Lines
+from benchmarks.worlds.deadlines import LOADS, world_of
+from ditcache_rl.control import PolicyNetwork
+from ditcache_rl.rl.deadlines import PRIVILEGED, DeadlineVecEnv, learn_deadlines
+from ditcache_rl.rl.pace import BATCH, foreseen, interval, standing
+from ditcache_rl.types import Floats
+from ditcache_rl.world import Agent, Forecast, Moment, Pacer, Requests, Senses
+from ditcache_rl.world.agent import AGENT_NAMES
+from ditcache_rl.world.tuning import SPARE
+from ditcache_rl.world.world import World
+
+_EVERY = LOADS["mixed"]
+_TEST_SEED = 73_000
+
+
+class Sizes(NamedTuple):
+    """How much is trained and judged."""
+
+    seeds: int
+    learn: int
+    """Images of every training."""
+    test: int
+
+
+FULL, QUICK = Sizes(5, 100_000, 12_288), Sizes(1, 3000, 1536)
+
+
+@dataclass(frozen=True)
+class Partial(Senses):
+    """Sees nothing of some columns."""
+
+    hidden: tuple[str, ...] = ()
+
+    def read(self, moment: Moment) -> NDArray[np.float32]:
+        """Return what a network reads, with zeros in what is hidden."""
+        seen = super().read(moment)
+        seen[:, [AGENT_NAMES.index(name) for name in self.hidden]] = 0.0
+        return seen
+
+
+class Unprivileged(DeadlineVecEnv):
+    """Shows the critic no more than the actor."""
+
+    def _look(self) -> NDArray[np.float32]:
+        seen = super()._look()
+        seen[:, -PRIVILEGED:] = 0.0
+        return seen
+
+
+def _without(senses: Senses, *begins: str) -> Senses:
+    hidden = tuple(name for name in AGENT_NAMES if name.startswith(begins))
+    return Partial(senses.forecast, senses.placement, senses.prior, hidden)
+
+
+#: What is left out of the agent, by name.
+_ABLATIONS: dict[str, Callable[[Senses], Senses]] = {
+    "whole": lambda senses: senses,
+    "no forecast": lambda senses: _without(senses, "forecast", "gain"),
+    "no gains of computing": lambda senses: _without(senses, "gain"),
+    "no mean jump": lambda senses: _without(senses, "mean_jump"),
+    "no quality so far": lambda senses: _without(senses, "psnr"),
+    "critic sees no more than the actor": lambda senses: senses,
+}
+_UNPRIVILEGED = "critic sees no more than the actor"
+
+
+def learned(
+    world: World,
+    senses: Senses,
+    *,
+    promised: float,
+    images: int,
+    seed: int,
+    kind: type[DeadlineVecEnv] = DeadlineVecEnv,
+) -> PolicyNetwork:
+    """Train an agent under all loads."""
+    rng = np.random.default_rng(seed)
+
+    def draw() -> Requests:
+        return world.draw(_EVERY, BATCH, rng)
+
+    env = kind(draw, senses, loads=len(_EVERY), promised=promised + SPARE)
+    steps = len(world.quality.sigmas) - 1
+    return learn_deadlines(env, steps=steps, images=images, seed=seed)
+
+
+def seeds(pacer: Pacer, sizes: Sizes) -> tuple[dict[str, float], Lines]:
+    """Train with several seeds, and once for every ablation; judge on all loads mixed.
+
+    Returns:
+        Figures and lines of a table.
+    """
+    world, promised = world_of(pacer), pacer.pacing.promised_share
+    test = world.fixed(_EVERY, sizes.test, _TEST_SEED)
+    opponents = {
+        name: standing(name, "mixed", test(), one).score_db
+        for name, one in (("start", pacer.prior), ("rule", pacer.rule))
+    }
+    lines: Lines = []
+    gains: list[Mapping[str, Floats]] = []
+    tried = [("whole", seed) for seed in range(sizes.seeds)]
+    tried += [(name, 0) for name in _ABLATIONS if name != "whole"]
+    for name, seed in track(tried, "agents"):
+        network = foreseen(world, _EVERY, pacer.placement, pacer.prior, seed=seed)
+        own = Senses(Forecast(network.on_host()), pacer.placement, pacer.prior)
+        senses = _ABLATIONS[name](own)
+        kind = Unprivileged if name == _UNPRIVILEGED else DeadlineVecEnv
+        actor = learned(world, senses, promised=promised, images=sizes.learn, seed=seed, kind=kind)
+        fared = standing(name, "mixed", test(), Agent(actor.on_host(), senses))
+        over = {key: fared.score_db - score_db for key, score_db in opponents.items()}
+        if name == "whole":
+            gains.append(over)
+        lines.append(
+            {
+                "agent": name,
+                "seed": seed,
+                "kept_share": round(fared.kept_share, 4),
+                "psnr_db": round(fared.psnr_db, 2),
+                "over_start_db": round(float(over["start"].mean()), 2),
+                "over_rule_db": round(float(over["rule"].mean()), 2),
+            }
+        )
+    figures = {
+        "seeds_count": float(sizes.seeds),
+        "seeds_over_start_count": float(sum(interval(one["start"])[0] > 0 for one in gains)),
+        "seeds_below_rule_count": float(sum(interval(one["rule"])[1] < 0 for one in gains)),
+    }
+    return figures, lines
