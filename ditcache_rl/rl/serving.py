@@ -203,19 +203,15 @@ class PricedMachines:
 
 def _pressures(queue: QueueState, service: Service, grants: Ints, fresh: Ints) -> Floats:
     """Tell how full the time of the tightest request is at each price: (machines, prices)."""
-    steps, machines = service.fronts.steps, len(queue.now_s)
-    full = [
-        pressure(
-            queue,
-            grants[..., place],
-            np.full(machines, fresh[place]),
-            service.ticks,
-            steps,
-            together=service.together,
-        )
-        for place in range(len(OFFERED_DB))
-    ]
-    return np.stack(full, axis=1).clip(1 / _MOST_PRESSURE, _MOST_PRESSURE)
+    full = pressure(
+        queue,
+        np.moveaxis(grants, -1, 0),
+        np.repeat(fresh[:, None], len(queue.now_s), axis=1),
+        service.ticks,
+        service.fronts.steps,
+        together=service.together,
+    )
+    return full.T.clip(1 / _MOST_PRESSURE, _MOST_PRESSURE)
 
 
 def _net_db(psnr_db: Floats) -> Floats:
