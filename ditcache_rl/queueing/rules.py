@@ -142,7 +142,7 @@ class FittingPrice:
     ticks: TickCosts
     together: bool
     margin: float = 1.0
-    least_db: float = 0.01
+    least_db: float = 0.2  # at .05 those who come later find .9 dB less, at a load of 3
 
     def grant(self, queue: QueueState) -> Ints:
         """Compute what is worth the price."""

@@ -112,8 +112,8 @@ class QueueState(NamedTuple):
     def psnr_db(self, fronts: Fronts) -> Floats:
         """Return what each active row can reach by further computes: (machines, rows, T + 1)."""
         reached = np.zeros((*self.active.shape, fronts.steps + 1))
-        rows = (part[self.active] for part in (self.older, self.newest, self.step, self.spent))
-        reached[self.active] = fronts.psnr_db(*rows)
+        older, newest, step = (part[self.active] for part in (self.older, self.newest, self.step))
+        reached[self.active] = fronts.psnr_db(older, newest, step, self.spent[self.active])
         return reached
 
 

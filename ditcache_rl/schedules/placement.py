@@ -78,7 +78,7 @@ class Placement:
             step: (...) the first that may be chosen, up to T.
         """
         few = np.clip(left, 0, len(self.ahead) - 1)
-        return self._stops[few, older, newest, step].astype(np.int64)
+        return np.asarray(self._stops[few, older, newest, step], dtype=np.int64)
 
     def due(
         self, older: NDArray[np.int64], newest: NDArray[np.int64], step: Step
@@ -97,7 +97,7 @@ class Placement:
         The gap that is open at `step` is part of it. Arguments as of `next_stop`; at step 0 having
         no computes left costs inf.
         """
-        return self._least[older, newest, step]
+        return np.asarray(self._least[older, newest, step])
 
     @cached_property
     def _least(self) -> Floats:
