@@ -60,3 +60,16 @@ def test_figures_are_those_of_the_quick_run(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert serving.figures(True) == serving.figures(False) == {"serve_rule_over_fixed_db": 1.0}
     assert asked == [serving.QUICK, serving.FULL]
+
+
+@pytest.mark.slow
+def test_every_difference_has_the_lower_end_of_its_interval() -> None:
+    found, lines = serving.measure(serving.ServingAmounts(3, 1, 1), ["batchy"])
+
+    means = {name for name in found if not name.endswith("_low_db")}
+    assert {f"{name.removesuffix('_db')}_low_db" for name in means} == set(found) - means
+    assert np.isfinite(list(found.values())).all()
+    # Both loads, every kind with and without a barrier, and the agent.
+    assert len(lines) == 2 * (6 * 2 + 1)
+    of_a_load = [found[f"serve_ppo_minus_rule_batchy_{load:g}_db"] for load in serving.LOADS]
+    assert found["serve_ppo_minus_rule_db"] == min(of_a_load)
