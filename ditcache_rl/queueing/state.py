@@ -166,7 +166,9 @@ def finish_s(
     rows_s[every, order] = until_s[:, 1:]
     place = np.arange(int(waiting.max(initial=0)))
     waits = ends[:, 1 + place % rows] + fresh_lasts.reshape(-1, 1) * (place // rows + 1)
-    between = (waits[..., None] >= ends[:, None, 1:]).sum(axis=2)
+    between = np.zeros(waits.shape, dtype=np.int64)  # ends of rows before a waiting one's
+    for end in range(1, rows + 1):
+        between += waits >= ends[:, end, None]
     waiting_s = until_s[every, between] + (waits - ends[every, between]) * tick_s[every, between]
     return rows_s.reshape(shape), waiting_s.reshape(*shape[:-1], len(place))
 

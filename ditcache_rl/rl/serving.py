@@ -176,7 +176,11 @@ class PricedMachines:
     def restart(self, which: Ints) -> None:
         """Give some machines new requests."""
         self.machines.restart(which, self._service.traffic(self._rng, len(which)))
-        self.view = PriceView.of(self.machines.queue, self._service)
+        new = PriceView.of(
+            QueueState(*(part[which] for part in self.machines.queue)), self._service
+        )
+        for own, part in zip(self.view, new, strict=True):
+            own[which] = part
 
     def play(self, places: Ints) -> Floats:
         """Play a tick at a price per machine, by its place in `OFFERED_DB`: (machines,).
