@@ -71,8 +71,7 @@ class Benchmark:
         self._start = time.perf_counter()
         self._machine = machine()
         given = sys.argv[1:] if arguments is None else arguments
-        script = Path(sys.argv[0]).name
-        self._command = shlex.join(["python", f"benchmarks/{script}", *given])
+        self._command = shlex.join(["python", _script(Path(sys.argv[0])), *given])
 
     def finish(
         self,
@@ -104,6 +103,12 @@ class Benchmark:
             "details": details,
         }
         write_json(file, result)
+
+
+def _script(file: Path) -> str:
+    """Name a script of this folder as it is called from the root of the project."""
+    inside = file.resolve()
+    return str(inside.relative_to(ROOT)) if ROOT in inside.parents else f"benchmarks/{file.name}"
 
 
 def machine() -> dict[str, str | int | float | None]:

@@ -6,10 +6,18 @@ three seconds and one for each row (*batchy*). Load is arrivals over what full b
 with every step computed. Every rule is tuned on traces of its own and judged on others, with and
 without a barrier, behind which rows that are due wait for each other. Late and dropped requests
 count as 0 dB; differences are paired by trace, with 95 % intervals.
+
+Differences end in `_REGIME_LOAD_db`, the lower ends of their intervals in `_REGIME_LOAD_low_db`.
+`serve_rule_over_fixed`: of the best rule over the best fixed schedule on a machine without a
+barrier; `serve_rule_over_fixed_behind_barrier`: on one with it. `serve_barrier_gain`: of the best
+rule behind it over the best without. `serve_server_minus_rule`: of what a server should run, which
+is not tuned, from the best rule. `serve_ppo_minus_rule`: of an agent that learned at both loads.
+`serve_rule_over_fixed_db` is the least at the higher load, `serve_ppo_minus_rule_db` of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -55,7 +63,7 @@ class ServingAmounts(NamedTuple):
     """For an agent to learn in."""
 
 
-FULL = ServingAmounts(256, 24, 900_000)
+FULL = ServingAmounts(512, 24, 900_000)
 QUICK = ServingAmounts(64, 12, 200_000)
 
 
@@ -71,54 +79,67 @@ class Tuned(NamedTuple):
     line: dict[str, Any]
 
 
+class Difference(NamedTuple):
+    """The mean of paired differences, and the lower end of its 95 % interval."""
+
+    mean_db: float
+    low_db: float
+
+
 def figures(quick: bool) -> dict[str, float]:
     """Measure, and return the figures alone."""
     return measure(QUICK if quick else FULL)[0]
 
 
-def measure(amounts: ServingAmounts) -> tuple[dict[str, float], Lines]:
+def measure(
+    amounts: ServingAmounts, regimes: Sequence[str] = tuple(REGIMES)
+) -> tuple[dict[str, float], Lines]:
     """Tune and judge every rule on every board, and let an agent learn in each regime."""
-    fronts, found, lines = shapes_fronts(), dict[str, float](), Lines()
-    over_fixed, minus_rule = [], []
-    for regime, call_over_row in REGIMES.items():
-        service = Service(
-            fronts, TickCosts.affine(ROWS, call_over_row, 1.0), loads=LOADS, requests=40
-        )
+    fronts, lines = shapes_fronts(), Lines()
+    found: dict[str, dict[tuple[str, float], Difference]] = {}
+    for regime in regimes:
+        ticks = TickCosts.affine(ROWS, REGIMES[regime], 1.0)
+        service = Service(fronts, ticks, loads=LOADS, requests=40)
         console.print(f"{regime}: an agent learns")
         agent = learn_prices(service, amounts.ticks, seed=LEARN_SEED)
         for load in LOADS:
             board = replace(service, loads=(load,))
             tested = board.traffic(np.random.default_rng(TEST_SEED), amounts.traces)
-            tuned = tune(board, amounts.tuning, tested, f"{regime} {load}")
-            played = serve(tested, agent, fronts, board.ticks, together=True)
+            played = serve(tested, agent, fronts, ticks, together=True)
             learned = judged("ppo", True, "", np.nan, played)
+            tuned = tune(board, amounts.tuning, tested, f"{regime} {load}")
             for one in [*tuned, learned]:
                 lines.append({"regime": regime, "load": load} | one.line)
                 console.print(" ".join(str(value) for value in lines[-1].values()))
-            rules = [one for one in tuned if one.kind != "fixed"]
-            best = max(rules, key=lambda one: one.tuning_db)
-            fixed, fixed_behind = (one for one in tuned if one.kind == "fixed")
-            name = f"{regime}_{load:g}"
-            over_fixed.append((load, difference(best, fixed)))
-            minus_rule.append(difference(learned, best))
-            found[f"serve_rule_over_fixed_{name}_db"] = over_fixed[-1][1][0]
-            found[f"serve_rule_over_fixed_behind_barrier_{name}_db"] = difference(
-                best, fixed_behind
-            )[0]
-            without, behind = (
-                max((one for one in rules if one.together == together), key=lambda o: o.tuning_db)
-                for together in (False, True)
-            )
-            found[f"serve_barrier_gain_{name}_db"] = difference(behind, without)[0]
-            found[f"serve_ppo_minus_rule_{name}_db"] = minus_rule[-1][0]
-    least = min(gain for load, gain in over_fixed if load == BUSY)
-    summary = {
-        "serve_rule_over_fixed_db": least[0],
-        "serve_rule_over_fixed_low_db": least[1],
-        "serve_ppo_minus_rule_db": min(minus_rule)[0],
-        "serve_ppo_minus_rule_low_db": min(minus_rule)[1],
+            for name, gained in compared(tuned, learned).items():
+                found.setdefault(name, {})[regime, load] = gained
+    busy = {at: gained for at, gained in found["rule_over_fixed"].items() if at[1] == BUSY}
+    least = {"rule_over_fixed": min(busy.values())}
+    least["ppo_minus_rule"] = min(found["ppo_minus_rule"].values())
+    named = [(f"serve_{name}", gained) for name, gained in least.items()]
+    for name, everywhere in found.items():
+        named += [(f"serve_{name}_{r}_{load:g}", one) for (r, load), one in everywhere.items()]
+    figures = {f"{name}_db": gained.mean_db for name, gained in named}
+    return figures | {f"{name}_low_db": gained.low_db for name, gained in named}, lines
+
+
+def compared(tuned: list[Tuned], learned: Tuned) -> dict[str, Difference]:
+    """Compare who was tuned and who learned on a board; the best is the best on tuning traces."""
+
+    def best(*barriers: bool) -> Tuned:
+        rules = [one for one in tuned if one.kind != "fixed" and one.together in barriers]
+        return max(rules, key=lambda one: one.tuning_db)
+
+    (fixed, fixed_behind), (_, server) = (
+        [one for one in tuned if one.kind == kind] for kind in ("fixed", "server")
+    )
+    return {
+        "rule_over_fixed": difference(best(False, True), fixed),
+        "rule_over_fixed_behind_barrier": difference(best(False, True), fixed_behind),
+        "barrier_gain": difference(best(True), best(False)),
+        "server_minus_rule": difference(server, best(False, True)),
+        "ppo_minus_rule": difference(learned, best(False, True)),
     }
-    return summary | found, lines
 
 
 def tune(board: Service, traces: int, tested: Traffic, name: str) -> list[Tuned]:
@@ -144,13 +165,14 @@ def candidates(board: Service, together: bool) -> list[tuple[str, list[Rule]]]:
     # Above nine computes the shipped schedules gain next to nothing.
     shares = [FairShare(ticks, share, most) for share in (0.7, 1.0, 1.4) for most in (7, 9)]
     prices = [(price, power) for price in (0.3, 0.6) for power in (1.0, 1.5)]
-    fits = [(margin, least) for margin in (0.85, 1.0) for least in (0.2, 0.5)]
+    margins = (0.85, 1.0, 1.15)
     return [
         ("fixed", [FixedSchedule(computes) for computes in range(5, 10)]),
         ("admission", [ChosenAtAdmission(share) for share in shares]),
         ("fair", [*shares]),
         ("pressure", [PressurePrice(fronts, ticks, together, *one) for one in prices]),
-        ("fitting", [FittingPrice(fronts, ticks, together, *one) for one in fits]),
+        ("fitting", [FittingPrice(fronts, ticks, together, margin) for margin in margins]),
+        ("server", [FittingPrice(fronts, ticks, together)]),
     ]
 
 
@@ -166,37 +188,39 @@ def settings_of(rule: Rule) -> str:
 def judged(kind: str, together: bool, settings: str, tuning_db: float, served: Answered) -> Tuned:
     """Write down what a rule did on the traces that judge."""
     psnr_db = served.psnr_db.mean(axis=1)
-    value, low, _ = interval(psnr_db)
+    value, half = interval(psnr_db)
     line = {
         "rule": kind,
         "barrier": together,
         "settings": settings,
         "psnr_db": round(value, 3),
-        "ci95_db": round(value - low, 3),
+        "ci95_db": round(half, 3),
         "dropped_share": round(float(np.isinf(served.finish_s).mean()), 5),
         "computes": round(float(served.computes[np.isfinite(served.finish_s)].mean()), 3),
     }
     return Tuned(kind, together, settings, tuning_db, psnr_db, line)
 
 
-def difference(one: Tuned, other: Tuned) -> tuple[float, float, float]:
-    """Compare two rules trace by trace: mean and 95 % interval."""
-    return interval(one.psnr_db - other.psnr_db)
+def difference(one: Tuned, other: Tuned) -> Difference:
+    """Compare two rules trace by trace."""
+    mean_db, half_db = interval(one.psnr_db - other.psnr_db)
+    return Difference(mean_db, mean_db - half_db)
 
 
-def interval(values: Floats) -> tuple[float, float, float]:
-    """Return the mean with its 95 % interval."""
-    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
-    return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
+def interval(values: Floats) -> tuple[float, float]:
+    """Return the mean with half of its 95 % interval."""
+    return float(values.mean()), 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
 
 
 def main() -> None:
     """Measure, and report."""
     less = f"{QUICK.traces} traces instead of {FULL.traces}, less tuning and learning"
-    options = parser(__doc__, quick=less).parse_args()
+    built = parser(__doc__, quick=less)
+    built.add_argument("--only", nargs="+", choices=REGIMES, default=list(REGIMES), help="regimes")
+    options = built.parse_args()
     run = Benchmark()
     torch.set_num_threads(1)
-    found, lines = measure(QUICK if options.quick else FULL)
+    found, lines = measure(QUICK if options.quick else FULL, options.only)
     run.finish(found, lines, options.json, title="serving")
 
 

@@ -1,7 +1,4 @@
-"""What a row could still be worth: the best path from any state for any number of further computes.
-
-Tabulated once from the costs of gaps, so that deciding for many rows is looking up.
-"""
+"""What a row could still be worth by any number of further computes, placed where they are best."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from ditcache_rl.errors import ShapeError
+from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
 
 Ints = NDArray[np.int64]
@@ -64,13 +61,13 @@ _NOMINAL = Worth(most_db=60.0, bend_db=2.95, factor=401.0, power=1.76)
 
 
 class Fronts:
-    """The cheapest way on, by what a row computed and how many computes it still gets.
+    """What rows can reach: the best placement of every number of computes, and what it is worth.
 
     A row is at `step`, which it has not taken; its last two computed steps are `older` and
     `newest`, equal while there is one. A row that has computed nothing is at step 0 with both 0.
 
     Args:
-        costs: (T, T, T + 1) of gaps, as `search.paths.cheapest_path` takes them.
+        costs: (T, T, T + 1) of gaps, as in `Placement`.
         worth: What the cost of all gaps of a row means.
 
     Raises:
@@ -78,26 +75,11 @@ class Fronts:
     """
 
     def __init__(self, costs: Floats, worth: Worth) -> None:
-        steps = len(costs)
-        if costs.shape != (steps, steps, steps + 1):
-            raise ShapeError(f"expected gap costs of shape (T, T, T + 1), received {costs.shape}")
-        self.costs, self.worth, self.steps = costs, worth, steps
-        # By older, newest, step and further computes.
-        self._least = np.full((steps, steps, steps + 1, steps + 1), np.inf)
-        self._next = np.full(self._least.shape, steps, dtype=np.int64)
-        self._least[:, :, steps, 0] = costs[:, :, steps]
-        for step in reversed(range(1, steps)):
-            known = np.arange(step)  # newest computed steps that are possible here
-            later = self._least[:, :step, step + 1]
-            now = np.full(later.shape, np.inf)
-            now[:, :, 1:] = costs[:, :step, step, None] + self._least[known, step, step + 1, :-1]
-            due = now <= later
-            self._least[:, :step, step] = np.where(due, now, later)
-            self._next[:, :step, step] = np.where(due, step, self._next[:, :step, step + 1])
-        self._least[0, 0, 0, 1:] = self._least[0, 0, 1, :-1]
-        self._next[0, 0, 0] = 0
-        #: (T + 1,) what a row that has not begun can reach by its computes.
-        self.fresh_db: Floats = worth.psnr_db(self._least[0, 0, 0])
+        self.placement = Placement(costs, len(costs))
+        self.costs, self.worth, self.steps = costs, worth, len(costs)
+        begin = np.zeros((), dtype=np.int64)
+        #: (T + 1,) what a row that has not begun can reach by at most so many computes.
+        self.fresh_db: Floats = worth.psnr_db(self.placement.least_costs(begin, begin, 0))
 
     @classmethod
     def fitted(cls, costs: Floats, psnr_db: Mapping[int, float]) -> Fronts:
@@ -107,7 +89,8 @@ class Fronts:
             costs: (T, T, T + 1) of gaps.
             psnr_db: By computes, more than one; the highest is that of an image without gaps.
         """
-        least = cls(costs, Worth(0.0, 1.0, 1.0, 1.0))._least[0, 0, 0, list(psnr_db)]
+        begin = np.zeros((), dtype=np.int64)
+        least = Placement(costs, len(costs)).least_costs(begin, begin, 0)[list(psnr_db)]
         worth = Worth.fitted(least, np.array(list(psnr_db.values())), most_db=max(psnr_db.values()))
         return cls(costs, worth)
 
@@ -127,19 +110,10 @@ class Fronts:
         off = (squares[skipped] + apart * ones[skipped]) / steps**2
         return cls(off**_NOMINAL_POWER, _NOMINAL)
 
-    def least_costs(self, older: Ints, newest: Ints, step: Ints) -> Floats:
-        """Return the least cost of what is left by further computes: (..., T + 1), inf: impossible.
-
-        The gap that is open at `step` is part of it.
-        """
-        return self._least[older, newest, step]
-
-    def next_compute(self, older: Ints, newest: Ints, step: Ints, computes: Ints) -> Ints:
-        """Return the next step to compute if so many are left; T for none, and where none is."""
-        return self._next[older, newest, step, computes]
-
     def psnr_db(self, older: Ints, newest: Ints, step: Ints, spent: Floats) -> Floats:
-        """Return what rows can reach by further computes: (..., T + 1), -inf: impossible.
+        """Return what rows can reach by at most so many further computes: (..., T + 1).
+
+        A row that has computed nothing reaches -inf without.
 
         Args:
             older: Computed step before the newest.
@@ -147,4 +121,6 @@ class Fronts:
             step: Step that is next.
             spent: Cost of the gaps that are closed.
         """
-        return self.worth.psnr_db(self._least[older, newest, step] + spent[..., None])
+        return self.worth.psnr_db(
+            self.placement.least_costs(older, newest, step) + spent[..., None]
+        )

@@ -85,7 +85,7 @@ class Machines:
         """
         queue, steps, started = self.queue, self.fronts.steps, self.queue.made > 0
         computes = np.clip(grants, ~started, steps - queue.step)
-        due = self.fronts.next_compute(queue.older, queue.newest, queue.step, computes)
+        due = self.fronts.placement.next_stop(computes, queue.older, queue.newest, queue.step)
         land = due if self.together else np.minimum(due, queue.step + 1)
         computing = queue.active & (due < steps) & (self.together | (due == queue.step))
         ends_s = queue.now_s + sum(self._seconds(computing, land))

@@ -142,7 +142,7 @@ class FittingPrice:
     ticks: TickCosts
     together: bool
     margin: float = 1.0
-    least_db: float = 0.01
+    least_db: float = 0.2  # at .05 those who come later find .9 dB less, at a load of 3
 
     def grant(self, queue: QueueState) -> Ints:
         """Compute what is worth the price."""
@@ -185,16 +185,14 @@ def pressure(
     *,
     together: bool,
 ) -> Floats:
-    """Tell how full the time of the tightest request is: (machines,); up to 1 all of them fit.
+    """Tell how full the time of the tightest request is: (..., machines); up to 1 all of them fit.
 
     Arguments as of `finish_s`.
     """
     rows_s, waiting_s = finish_s(queue, computes, fresh, ticks, steps, together=together)
-    now_s = queue.now_s[:, None]
-    there_s = np.concatenate([queue.deadline_s, queue.waiting_s], axis=1) - now_s
-    taken_s = np.concatenate([rows_s, waiting_s], axis=1)
-    asked = np.concatenate([queue.active, np.isfinite(queue.waiting_s)], axis=1)
+    ends_s = np.concatenate([queue.deadline_s, queue.waiting_s[:, : waiting_s.shape[-1]]], axis=1)
+    asked = np.concatenate([queue.active, np.isfinite(ends_s[:, queue.active.shape[1] :])], axis=1)
     tiny = 1e-9 * float(ticks.compute_s[1])  # a request that is out of time is not negative
-    ratio = np.where(asked, taken_s / np.maximum(there_s, tiny), 0.0)
-    fullest: Floats = ratio.max(axis=1)
+    there_s = np.where(asked, np.maximum(ends_s - queue.now_s[:, None], tiny), np.inf)
+    fullest: Floats = (np.concatenate([rows_s, waiting_s], axis=-1) / there_s).max(axis=-1)
     return fullest

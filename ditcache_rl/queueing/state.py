@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.queueing.fronts import Bools, Fronts, Ints
@@ -109,8 +110,11 @@ class QueueState(NamedTuple):
         return count
 
     def psnr_db(self, fronts: Fronts) -> Floats:
-        """Return what each row can reach by further computes: (machines, rows, T + 1)."""
-        return fronts.psnr_db(self.older, self.newest, self.step, self.spent)
+        """Return what each active row can reach by further computes: (machines, rows, T + 1)."""
+        reached = np.zeros((*self.active.shape, fronts.steps + 1))
+        older, newest, step = (part[self.active] for part in (self.older, self.newest, self.step))
+        reached[self.active] = fronts.psnr_db(older, newest, step, self.spent[self.active])
+        return reached
 
 
 def finish_s(
@@ -129,38 +133,46 @@ def finish_s(
 
     Args:
         queue: What there is to do.
-        computes: (machines, rows) further computes of the active rows.
-        fresh: (machines,) computes of each waiting request.
+        computes: (..., machines, rows) further computes of the active rows.
+        fresh: (..., machines) computes of each waiting request.
         ticks: What a tick takes.
         steps: Denoising steps.
         together: Whether rows that are due wait for each other: then a tick is a compute of every
             row; else a step of every row.
 
     Returns:
-        Seconds of rows, (machines, rows), 0 where none is active; and of waiting requests,
-        (machines, places), of whichever is at that place.
+        Seconds of rows, (..., machines, rows), 0 where none is active; and of waiting requests,
+        (..., machines, most that wait anywhere), of whichever is at that place.
     """
-    active, machines = queue.active, len(queue.now_s)
+    waiting = queue.waiting
     if together:
-        lasts, rate = np.where(active, computes, 0), active.astype(np.float64)
-        fresh_lasts, fresh_rate = fresh, np.ones(machines)
+        lasts, rate = np.where(queue.active, computes, 0), queue.active.astype(np.float64)
+        fresh_lasts, fresh_rate = fresh, np.ones(fresh.shape)
     else:
-        lasts = np.where(active, steps - queue.step, 0)
-        rate = np.where(active, computes, 0) / np.maximum(lasts, 1)
-        fresh_lasts, fresh_rate = np.full(machines, steps), fresh / steps
-    # What rows do at a tick is what they do at first, less what has ended until then.
-    ended = (np.arange(machines)[:, None] * (steps + 1) + lasts).ravel()
-    shape = machines, steps + 1
-    stopped = np.bincount(ended, weights=rate.ravel(), minlength=machines * (steps + 1))
-    freed = np.bincount(ended, minlength=machines * (steps + 1)).reshape(shape).cumsum(axis=1)
-    computing = rate.sum(axis=1)[:, None] - stopped.reshape(shape).cumsum(axis=1)
-    computing += np.minimum(queue.waiting[:, None], freed) * fresh_rate[:, None]
-    until = np.zeros((machines, steps + 2))
-    ticks.mean_s(computing).cumsum(axis=1, out=until[:, 1:])
-    begins = np.sort(lasts, axis=1)
-    place = np.arange(queue.waiting_s.shape[1])
-    ends = begins[:, place % lasts.shape[1]] + fresh_lasts[:, None] * (place // lasts.shape[1] + 1)
-    # When all rows have ended, time goes on as in the last tick.
-    beyond = np.maximum(ends - steps, 0) * (until[:, -1] - until[:, -2])[:, None]
-    at = np.arange(machines)[:, None]
-    return until[at, lasts], until[at, np.minimum(ends, steps)] + beyond
+        lasts = np.where(queue.active, steps - queue.step, 0)
+        rate = np.where(queue.active, computes, 0) / np.maximum(lasts, 1)
+        fresh_lasts, fresh_rate = np.full(fresh.shape, steps), fresh / steps
+    shape, rows = computes.shape, computes.shape[-1]
+    lasts, rate = (np.broadcast_to(part, shape).reshape(-1, rows) for part in (lasts, rate))
+    # From one end of a row to the next, the same compute at every tick: those that are left, and
+    # those that have begun in the place of others.
+    every, order = np.arange(len(lasts))[:, None], lasts.argsort(axis=1)
+    ends = _from_zero(lasts[every, order])
+    left = rate.sum(axis=1, keepdims=True) - _from_zero(rate[every, order].cumsum(axis=1))
+    begun = np.minimum(waiting[:, None], np.arange(rows + 1)) * fresh_rate[..., None]
+    tick_s = ticks.mean_s(left + begun.reshape(-1, rows + 1))
+    until_s = _from_zero(((ends[:, 1:] - ends[:, :-1]) * tick_s[:, :-1]).cumsum(axis=1))
+    rows_s = np.empty(lasts.shape)
+    rows_s[every, order] = until_s[:, 1:]
+    place = np.arange(int(waiting.max(initial=0)))
+    waits = ends[:, 1 + place % rows] + fresh_lasts.reshape(-1, 1) * (place // rows + 1)
+    between = np.zeros(waits.shape, dtype=np.int64)  # ends of rows before a waiting one's
+    for end in range(1, rows + 1):
+        between += waits >= ends[:, end, None]
+    waiting_s = until_s[every, between] + (waits - ends[every, between]) * tick_s[every, between]
+    return rows_s.reshape(shape), waiting_s.reshape(*shape[:-1], len(place))
+
+
+def _from_zero(values: NDArray[Any]) -> NDArray[Any]:
+    """Put a zero before each line of (lines, n) values."""
+    return np.concatenate([np.zeros_like(values[:, :1]), values], axis=1)

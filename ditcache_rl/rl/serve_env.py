@@ -104,7 +104,7 @@ class ServeVecEnv(SharedVecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         (ended,) = np.nonzero(dones)
         for machine in ended.tolist():
-            last = priced.view.observation[machine]
+            last = priced.view.observation[machine].copy()
             infos[machine] = {**_outcome(priced, machine), "terminal_observation": last}
         if len(ended):
             priced.restart(ended)

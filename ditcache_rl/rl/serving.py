@@ -176,7 +176,11 @@ class PricedMachines:
     def restart(self, which: Ints) -> None:
         """Give some machines new requests."""
         self.machines.restart(which, self._service.traffic(self._rng, len(which)))
-        self.view = PriceView.of(self.machines.queue, self._service)
+        new = PriceView.of(
+            QueueState(*(part[which] for part in self.machines.queue)), self._service
+        )
+        for own, part in zip(self.view, new, strict=True):
+            own[which] = part
 
     def play(self, places: Ints) -> Floats:
         """Play a tick at a price per machine, by its place in `OFFERED_DB`: (machines,).
@@ -203,19 +207,15 @@ class PricedMachines:
 
 def _pressures(queue: QueueState, service: Service, grants: Ints, fresh: Ints) -> Floats:
     """Tell how full the time of the tightest request is at each price: (machines, prices)."""
-    steps, machines = service.fronts.steps, len(queue.now_s)
-    full = [
-        pressure(
-            queue,
-            grants[..., place],
-            np.full(machines, fresh[place]),
-            service.ticks,
-            steps,
-            together=service.together,
-        )
-        for place in range(len(OFFERED_DB))
-    ]
-    return np.stack(full, axis=1).clip(1 / _MOST_PRESSURE, _MOST_PRESSURE)
+    full = pressure(
+        queue,
+        np.moveaxis(grants, -1, 0),
+        np.repeat(fresh[:, None], len(queue.now_s), axis=1),
+        service.ticks,
+        service.fronts.steps,
+        together=service.together,
+    )
+    return full.T.clip(1 / _MOST_PRESSURE, _MOST_PRESSURE)
 
 
 def _net_db(psnr_db: Floats) -> Floats:

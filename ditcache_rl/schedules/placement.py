@@ -7,61 +7,120 @@ change its mind at every step looks there.
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ditcache_rl.errors import ShapeError
 from ditcache_rl.schedules.schedule import ComputePath
 from ditcache_rl.types import Floats
+
+#: A step, or one for each of some rows.
+Step = NDArray[np.int64] | int
 
 
 class Placement:
     """The best next computed step from everywhere.
 
+    Where one is: `step` is next, and the last two computed steps before it are `older` and
+    `newest`, equal while there is one. At step 0 both are 0, and it is computed in any case.
+
     Args:
         costs: (T, T, T + 1) cost of skipping from computed step j to the next computed step k when
             i is the computed step before j, at [i, j, k]; i = j where there is none.
-        most: Most further computes that are asked for; all steps by default.
+        most: Most further computes that are asked for; all steps but the first by default.
 
     Attributes:
         steps: Denoising steps, T.
         ahead: (most + 1, T, T) least cost of the rest at [left, i, j], with so many computes left
             after j.
+
+    Raises:
+        ShapeError: If the costs have another shape.
     """
 
     def __init__(self, costs: Floats, most: int | None = None) -> None:
         self.steps, self.costs = len(costs), costs
         steps, most = self.steps, len(costs) - 1 if most is None else most
+        if costs.shape != (steps, steps, steps + 1):
+            raise ShapeError(f"expected gap costs of shape (T, T, T + 1), received {costs.shape}")
         self.ahead = np.empty((most + 1, steps, steps))
         self.ahead[0] = costs[:, :, steps]
-        later = np.triu(np.ones((steps, steps), dtype=bool), 1)  # (j, k): k after j
         for left in range(1, most + 1):
-            # Of a gap to k and the rest: (i, j, k); stopping now is never worse than no way on.
-            through = np.where(later, costs[:, :, :steps] + self.ahead[left - 1][None], np.inf)
-            self.ahead[left] = np.minimum(through.min(axis=2), self.ahead[0])
+            self.ahead[left] = self._ways_on(left).min(axis=2)
+
+    def _ways_on(self, left: int) -> Floats:
+        """Return the cost of the rest by older, newest and next stop, T first, then downwards."""
+        later = np.triu(np.ones((self.steps, self.steps), dtype=bool), 1)  # (j, k): k after j
+        costs = self.costs
+        through = np.where(later, costs[:, :, : self.steps] + self.ahead[left - 1][None], np.inf)
+        return np.concatenate([costs[:, :, self.steps :], through[:, :, ::-1]], axis=2)
+
+    @cached_property
+    def _stops(self) -> NDArray[np.integer[Any]]:
+        """Best next stop by left, older, newest and step, for many rows at once."""
+        steps = self.steps
+        shape = len(self.ahead), steps, steps, steps + 1
+        stops = np.full(shape, steps, dtype=np.min_scalar_type(steps))
+        for left in range(1, len(self.ahead)):
+            # Of equals the first is taken.
+            ways = self._ways_on(left)
+            least = np.minimum.accumulate(ways, axis=2)
+            better = np.where(ways[:, :, 1:] < least[:, :, :-1], np.arange(1, steps + 1), 0)
+            stops[left, :, :, :steps] = steps - np.maximum.accumulate(better, axis=2)[:, :, ::-1]
+        stops[:, 0, 0, 0] = 0
+        return stops
 
     def next_stop(
         self,
         left: NDArray[np.int64],
         older: NDArray[np.int64],
         newest: NDArray[np.int64],
-        step: int,
+        step: Step,
     ) -> NDArray[np.int64]:
         """Return the best next computed step at or after `step`; T where none is worth it.
 
         Args:
-            left: (rows,) computes left.
-            older: (rows,) the computed step before the newest; the newest where there is none.
-            newest: (rows,).
-            step: The first that may be chosen.
+            left: (...) computes left.
+            older: (...) the computed step before the newest; the newest where there is none.
+            newest: (...).
+            step: (...) the first that may be chosen, up to T.
         """
-        few = np.clip(left, 0, len(self.ahead) - 1)[:, None]
-        # The ways on: none, then every step from the last down; of equals the first is taken.
-        stops = np.arange(self.steps - 1, step - 1, -1)
-        ways = self.costs[older[:, None], newest[:, None], stops]
-        ways = ways + self.ahead[few - 1, newest[:, None], stops]
-        ways = np.where((few > 0) & (stops > newest[:, None]), ways, np.inf)
-        ways = np.concatenate([self.ahead[0, older, newest][:, None], ways], axis=1)
-        return np.asarray(np.append(self.steps, stops)[ways.argmin(axis=1)])
+        few = np.clip(left, 0, len(self.ahead) - 1)
+        return np.asarray(self._stops[few, older, newest, step], dtype=np.int64)
+
+    def due(
+        self, older: NDArray[np.int64], newest: NDArray[np.int64], step: Step
+    ) -> NDArray[np.bool_]:
+        """Tell by computes left whether the best way on computes `step`: (..., most + 1).
+
+        Arguments as of `next_stop`, with `step` below T.
+        """
+        return np.moveaxis(self._stops[:, older, newest, step] == step, 0, -1)
+
+    def least_costs(
+        self, older: NDArray[np.int64], newest: NDArray[np.int64], step: Step
+    ) -> Floats:
+        """Return the least cost of the rest by computes left: (..., most + 1).
+
+        The gap that is open at `step` is part of it. Arguments as of `next_stop`; at step 0 having
+        no computes left costs inf.
+        """
+        return np.asarray(self._least[older, newest, step])
+
+    @cached_property
+    def _least(self) -> Floats:
+        """Least cost of the rest by older, newest, step and left, for many rows at once."""
+        older, newest = np.ogrid[: self.steps, : self.steps]
+        least = np.empty((self.steps, self.steps, self.steps + 1, len(self.ahead)))
+        for left, stops in enumerate(self._stops):
+            at = older[..., None], newest[..., None], stops
+            rest = self.ahead[left - 1, newest[..., None], np.minimum(stops, self.steps - 1)]
+            least[..., left] = self.costs[at] + np.where(stops < self.steps, rest, 0.0)
+        least[0, 0, 0] = np.append(np.inf, least[0, 0, 1, :-1])
+        return least
 
     def ways(
         self,
@@ -72,7 +131,8 @@ class Placement:
     ) -> tuple[Floats, Floats]:
         """Return the least cost of the rest if `step` computes, and if it does not: (rows,) each.
 
-        Infinite where no computes are left. Arguments are those of `next_stop`.
+        Infinite where no computes are left. Arguments are those of `next_stop`; no table of every
+        case is made for it, which takes as many bytes as steps to the fourth power.
         """
         some = left > 0
         few = np.clip(left, 1, len(self.ahead) - 1) - 1

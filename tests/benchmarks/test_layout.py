@@ -1,6 +1,7 @@
 """Files in `benchmarks/` are scripts, folders hold what they share, and nothing needs the tests."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.report import parser
+from benchmarks.harness.report import Benchmark, parser
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -94,3 +95,15 @@ def test_a_result_that_cannot_be_written_is_refused_before_it_is_measured(
         parser(None).parse_args(["--json", str(tmp_path)])
 
     assert f"{tmp_path} is a folder; choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["tiers.py", "worlds/serving.py"])
+def test_a_result_says_which_script_made_it(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / script), "--quick"])
+
+    Benchmark().finish({}, None, tmp_path / "result.json")
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["command"] == f"python benchmarks/{script} --quick"

@@ -4,7 +4,7 @@ import pytest
 from benchmarks.harness.report import Lines
 from benchmarks.worlds import serving
 from benchmarks.worlds.gaps import POLICY, STEPS, shapes_fronts
-from benchmarks.worlds.serving import difference, interval, tune
+from benchmarks.worlds.serving import compared, difference, interval, tune
 from ditcache_rl.policy import load_policy
 from ditcache_rl.rl import Service
 from tests.kit.queueing import BATCHY, fronts
@@ -26,7 +26,7 @@ def test_every_rule_is_tuned_and_judged_with_and_without_a_barrier() -> None:
 
     tuned = tune(board, 2, tested, "small")
 
-    kinds = ["fixed", "admission", "fair", "pressure", "fitting"]
+    kinds = ["fixed", "admission", "fair", "pressure", "fitting", "server"]
     assert [(one.kind, one.together) for one in tuned] == [
         (kind, together) for together in (False, True) for kind in kinds
     ]
@@ -34,15 +34,19 @@ def test_every_rule_is_tuned_and_judged_with_and_without_a_barrier() -> None:
         assert one.psnr_db.shape == (6,)
         assert one.line["psnr_db"] == pytest.approx(one.psnr_db.mean(), abs=1e-3)
     assert tuned[0].settings.startswith("computes ")
-    assert difference(tuned[0], tuned[0]) == (0.0, 0.0, 0.0)
+    assert difference(tuned[0], tuned[0]) == (0.0, 0.0)
+    gained = compared(tuned, tuned[-1])
+    assert gained["ppo_minus_rule"] == gained["server_minus_rule"]
+    least = gained["rule_over_fixed_behind_barrier"].mean_db
+    best = tuned[0].psnr_db.mean() + gained["rule_over_fixed"].mean_db
+    assert best == pytest.approx(tuned[6].psnr_db.mean() + least)
 
 
 def test_intervals_are_those_of_a_mean() -> None:
-    value, low, high = interval(np.array([1.0, 2.0, 3.0, 4.0]))
+    mean, half = interval(np.array([1.0, 2.0, 3.0, 4.0]))
 
-    assert value == 2.5
-    assert high - value == pytest.approx(1.96 * (5 / 3 / 4) ** 0.5)
-    assert value - low == pytest.approx(high - value)
+    assert mean == 2.5
+    assert half == pytest.approx(1.96 * (5 / 3 / 4) ** 0.5)
 
 
 def test_figures_are_those_of_the_quick_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +60,16 @@ def test_figures_are_those_of_the_quick_run(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert serving.figures(True) == serving.figures(False) == {"serve_rule_over_fixed_db": 1.0}
     assert asked == [serving.QUICK, serving.FULL]
+
+
+@pytest.mark.slow
+def test_every_difference_has_the_lower_end_of_its_interval() -> None:
+    found, lines = serving.measure(serving.ServingAmounts(3, 1, 1), ["batchy"])
+
+    means = {name for name in found if not name.endswith("_low_db")}
+    assert {f"{name.removesuffix('_db')}_low_db" for name in means} == set(found) - means
+    assert np.isfinite(list(found.values())).all()
+    # Both loads, every kind with and without a barrier, and the agent.
+    assert len(lines) == 2 * (6 * 2 + 1)
+    of_a_load = [found[f"serve_ppo_minus_rule_batchy_{load:g}_db"] for load in serving.LOADS]
+    assert found["serve_ppo_minus_rule_db"] == min(of_a_load)

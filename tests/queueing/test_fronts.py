@@ -1,12 +1,9 @@
-import itertools
-
 import numpy as np
 import pytest
 
-from ditcache_rl.errors import ShapeError
 from ditcache_rl.queueing import Fronts, Worth
 from ditcache_rl.queueing.fronts import Ints
-from ditcache_rl.search.paths import cheapest_path, path_cost
+from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import Floats
 
 STEPS = 6
@@ -26,33 +23,14 @@ def at(older: int, newest: int, step: int) -> tuple[Ints, Ints, Ints]:
     return np.array(older), np.array(newest), np.array(step)
 
 
-@pytest.mark.parametrize("computes", range(1, STEPS + 1))
-def test_a_row_that_begins_takes_the_cheapest_path(costs: Floats, computes: int) -> None:
-    fronts = Fronts(costs, WORTH)
-    path, older, newest, step = [], 0, 0, 0
+def test_what_a_row_can_reach_is_what_its_best_way_on_is_worth(costs: Floats) -> None:
+    fronts, spent = Fronts(costs, WORTH), np.array(0.5)
 
-    for left in range(computes, 0, -1):
-        step = int(fronts.next_compute(*at(older, newest, step), np.array(left)))
-        path.append(step)
-        older, newest, step = newest, step, step + 1
+    reached = fronts.psnr_db(*at(0, 2, 4), spent)
 
-    best = cheapest_path(costs, computes)
-    assert tuple(path) == best
-    assert fronts.least_costs(*at(0, 0, 0))[computes] == pytest.approx(path_cost(costs, best))
-
-
-def test_a_row_under_way_takes_the_cheapest_way_on(costs: Floats) -> None:
-    fronts, (older, newest, step) = Fronts(costs, WORTH), (0, 2, 4)
-
-    found = fronts.least_costs(*at(older, newest, step))
-
-    for computes in range(STEPS - step + 1):
-        ways = [
-            path_cost(costs, (older, newest, *later)) - costs[older, older, newest]
-            for later in itertools.combinations(range(step, STEPS), computes)
-        ]
-        assert found[computes] == pytest.approx(min(ways))
-    assert np.isinf(found[STEPS - step + 1 :]).all()
+    assert (reached == WORTH.psnr_db(fronts.placement.least_costs(*at(0, 2, 4)) + spent)).all()
+    path = fronts.placement.path(3)
+    assert fronts.fresh_db[3] == pytest.approx(WORTH.psnr_db(np.array(path_cost(costs, path))))
 
 
 def test_what_is_spent_counts_with_what_is_left(costs: Floats) -> None:
@@ -62,7 +40,7 @@ def test_what_is_spent_counts_with_what_is_left(costs: Floats) -> None:
     reached = fronts.psnr_db(*state, np.array(0.5))
 
     assert reached[0] == pytest.approx(WORTH.psnr_db(costs[0, 2, STEPS] + 0.5))
-    assert reached[STEPS] == -np.inf
+    assert reached[STEPS] == reached[STEPS - 4]  # no more than two steps are left
     assert (reached <= fronts.psnr_db(*state, np.array(0.0))).all()
 
 
@@ -71,11 +49,6 @@ def test_an_image_without_gaps_is_worth_most() -> None:
     # Far below it every tenfold cost loses the same.
     losses = np.diff(WORTH.psnr_db(np.array([1e6, 1e7, 1e8])))
     assert losses == pytest.approx([-4.0 * 1.2 * np.log(10)] * 2)
-
-
-def test_costs_of_another_shape_are_refused() -> None:
-    with pytest.raises(ShapeError, match=r"\(T, T, T \+ 1\), received \(4, 4, 4\)"):
-        Fronts(np.zeros((4, 4, 4)), WORTH)
 
 
 def test_what_costs_mean_is_found_from_paths_that_were_measured(costs: Floats) -> None:

@@ -103,6 +103,18 @@ def test_rows_of_the_vectorised_environment_are_environments() -> None:
     many.close()
 
 
+def test_a_machine_that_begins_anew_is_seen_as_it_is() -> None:
+    priced = PricedMachines(SERVICE, np.random.default_rng(0), 4)
+    for _ in range(5):
+        priced.play(np.full(4, 3))
+
+    priced.restart(np.array([1, 2]))
+
+    seen = PriceView.of(priced.machines.queue, SERVICE)
+    for own, new in zip(priced.view, seen, strict=True):
+        assert (own == new).all()
+
+
 def test_a_price_that_is_none_is_refused() -> None:
     env = ServeEnv(SERVICE)
     with pytest.raises(StateError, match="reset"):

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from ditcache_rl.errors import ShapeError
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.search.paths import cheapest_path, path_cost
 from ditcache_rl.types import Floats
@@ -74,3 +75,54 @@ def test_a_step_is_the_next_stop_where_computing_it_costs_less_than_every_other_
         parts = left[rows], older[rows], newest[rows], at
         now, later = placement.ways(*parts)
         np.testing.assert_array_equal(now < later, placement.next_stop(*parts) == at)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_least_cost_is_that_of_the_best_way_on(seed: int) -> None:
+    costs, (older, newest, step) = random_costs(seed), (0, 2, 3)
+    ways = [
+        (count, total(costs, (older, newest, *rest)) - costs[older, older, newest])
+        for count in range(STEPS - step + 1)
+        for rest in itertools.combinations(range(step, STEPS), count)
+    ]
+
+    least = Placement(costs, STEPS).least_costs(np.array(older), np.array(newest), step)
+
+    for left in range(STEPS + 1):
+        assert least[left] == pytest.approx(min(cost for count, cost in ways if count <= left))
+
+
+def test_the_least_cost_of_a_whole_image_is_that_of_the_best_path() -> None:
+    placement, none = Placement(random_costs(0), STEPS), np.array(0)
+
+    least = placement.least_costs(none, none, 0)
+
+    assert least[0] == np.inf
+    for computes in range(1, STEPS + 1):
+        best = total(placement.costs, placement.path(computes))
+        assert least[computes] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_numbers_of_computes_are_answered_as_each_alone(seed: int) -> None:
+    placement = Placement(random_costs(seed), STEPS)
+    places = [(i, j, k) for i, j, k in itertools.product(range(STEPS), repeat=3) if i <= j < k]
+    older, newest, step = np.array([(0, 0, 0), *places]).T
+
+    due = placement.due(older, newest, step)
+
+    for left in range(STEPS + 1):
+        stops = placement.next_stop(np.full(len(step), left), older, newest, step)
+        assert (due[:, left] == (stops == step)).all()
+
+
+def test_step_0_is_computed_in_any_case() -> None:
+    placement, none = Placement(random_costs(0), STEPS), np.array(0)
+
+    assert placement.next_stop(none, none, none, 0) == 0
+    assert placement.due(none, none, 0).all()
+
+
+def test_costs_of_another_shape_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"\(T, T, T \+ 1\), received \(4, 4, 4\)"):
+        Placement(np.zeros((4, 4, 4)))
