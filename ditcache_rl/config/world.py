@@ -13,6 +13,8 @@ from ditcache_rl.files import is_there
 MACHINES = ("h100", "rtx4090")
 #: Loads that `[world] loads` may name; what they are is in `world/load.py`.
 LOADS = ("slow", "comparable", "fast", "slower", "burstier", "crowded")
+#: Times of full compute that an image may be given: a machine more than busy is no place for it.
+_LONGEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class WorldConfig:
             this one: what was recorded where images are served is nearest to what is met there.
             Empty for no clock: then policies know no `deadline_s`.
         deadlines: Shortest and longest time that an image may take, over that of full compute on an
-            unloaded machine; the agent is trained between the two.
+            unloaded machine; the agent is trained between the two. Above 1 where it never is
+            unloaded, as under a recorded load.
         promised_share: Of the images, which are to be in time; more leaves less for their quality.
         images: Simulated ones that the agent learns on; a thousand take about half a second.
         transfers: What moving an entry to and from slower tiers takes: "measured" on this machine,
@@ -66,8 +69,8 @@ class WorldConfig:
         for name in self._unknown_loads():
             rule = f"loads must be among {list(LOADS)}, or files of recorded ones"
             yield f"{rule}.{closest(name, LOADS)}", repr(name)
-        if len(self.deadlines) != 2 or not 0 < self.deadlines[0] < self.deadlines[1] <= 1:
-            yield "deadlines must be two shares that rise, in (0, 1]", self.deadlines
+        if len(self.deadlines) != 2 or not 0 < self.deadlines[0] < self.deadlines[1] <= _LONGEST:
+            yield f"deadlines must be two that rise, in (0, {_LONGEST}]", self.deadlines
         if not 0 < self.promised_share < 1:
             yield "promised_share must lie in (0, 1)", self.promised_share
         if self.images < 1:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.control.network import HostNetwork
-from ditcache_rl.world.moment import Moment, observation
+from ditcache_rl.world.moment import Moment, familiar, observation
 from ditcache_rl.world.simulator import Decide
 
 #: Leaving a step out, and computing it.
@@ -45,6 +45,8 @@ class Agent:
         network: (rows, NAMES + 2) observations to (rows, 2) logits.
         prior: What it was trained from.
         caution: Log-odds that are taken off computing; above zero more images are in time.
+        longest: Most time that it was trained with, as in `familiar`.
+        slowest: Largest slowdown, likewise.
     """
 
     def __init__(
@@ -53,11 +55,15 @@ class Agent:
         prior: Decide,
         *,
         caution: float = 0.0,
+        longest: float = np.inf,
+        slowest: float = np.inf,
     ) -> None:
         self.network, self.prior, self.caution = network, prior, caution
+        self._longest, self._slowest = longest, slowest
 
     def __call__(self, moment: Moment) -> NDArray[np.bool_]:
         """Tell which rows compute: (rows,)."""
+        moment = familiar(moment, longest=self._longest, slowest=self._slowest)
         seen, masks = agent_input(moment, self.prior(moment))
         logits = np.where(masks, self.network(seen), -np.inf)
         return np.asarray(logits[:, 1] - self.caution > logits[:, 0])

@@ -28,6 +28,7 @@ class Gauge:
 
     def __init__(self, rows: int) -> None:
         self.averages = np.zeros((rows, len(RATES)))
+        self._read = np.zeros((rows, 1))
         self.begin()
 
     def begin(self) -> None:
@@ -48,7 +49,10 @@ class Gauge:
         read = np.log(slowdowns)
         if rows is None:
             rows = np.ones(len(read), dtype=bool)
-        moved = self.averages + np.array(RATES) * (read[:, None] - self.averages)
+        # The first ones count alike: what was there before them was no reading.
+        self._read += rows[:, None]
+        rates = np.maximum(RATES, 1 / np.maximum(self._read, 1))
+        moved = self.averages + rates * (read[:, None] - self.averages)
         self.averages = np.where(rows[:, None], moved, self.averages)
         shifted = np.concatenate([read[:, None], self.last[:, :-1]], axis=1)
         self.last = np.where(rows[:, None], shifted, self.last)
@@ -89,4 +93,10 @@ NAMES = (
     "least_slowdown",
     "most_slowdown",
     "spread_of_slowdown",
+)
+#: Places of those that tell the slowdown itself, and not how it differs.
+ABSOLUTE = tuple(
+    place
+    for place, name in enumerate(NAMES)
+    if not name.startswith("spread") and not name.endswith("ago")
 )

@@ -113,7 +113,13 @@ class Pacer:
     def agent(self) -> Agent:
         """The agent; there must be one."""
         assert self.network is not None, "asked only where there is one"
-        return Agent(self.network.on_host(), self.prior, caution=self.pacing.caution)
+        return Agent(
+            self.network.on_host(),
+            self.prior,
+            caution=self.pacing.caution,
+            longest=self.pacing.longest_s / self.pacing.compute_s,
+            slowest=float(np.exp(self.speeds[-1])) if self.speeds.size else np.inf,
+        )
 
     @cached_property
     def decide(self) -> Decide:
