@@ -105,6 +105,8 @@ def test_a_world_that_says_anything_of_memory_prices_it(env: Path, line: str) ->
         ("dwell_steps = 0.5", "[world] dwell_steps must be >= 1"),
         ("wait_weight = -1", "[world] wait_weight must be >= 0"),
         ("caps = 1", "[world] caps must be"),
+        ('loads = ["slw"]', "or files of recorded ones. Did you mean 'slow'?, received 'slw'"),
+        ('loads = ["gone.safetensors"]', "[world] loads must be among"),
     ],
 )
 def test_a_fault_of_the_world_is_named_with_its_rule(env: Path, line: str, rule: str) -> None:
@@ -113,6 +115,16 @@ def test_a_fault_of_the_world_is_named_with_its_rule(env: Path, line: str, rule:
         load_env(env)
 
     assert rule in str(caught.value)
+
+
+def test_a_recorded_load_is_named_beside_the_file(env: Path) -> None:
+    (env.parent / "loads").mkdir()
+    (env.parent / "loads" / "mine.safetensors").touch()
+    env.write_text(f'{TEXT}\n[world]\nloads = ["slow", "loads/mine.safetensors"]\n')
+
+    world = load_env(env).world
+
+    assert (world.home / world.loads[1]).is_file()
 
 
 def test_prompts_are_read_beside_the_file_and_without_blanks(env: Path) -> None:

@@ -44,7 +44,12 @@ def load_env(source: str | Path | None = None) -> EnvConfig:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected TOML, received {error}") from error
     config: EnvConfig = _build(EnvConfig, table, str(path), "")
-    config = dataclasses.replace(config, path=path, sha256=hashlib.sha256(data).hexdigest())
+    config = dataclasses.replace(
+        config,
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        world=dataclasses.replace(config.world, home=path.parent),
+    )
     _check(config)
     for rule, received in config.world.faults():
         raise ConfigError(f"{path}: [world] {rule}, received {received}")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from ditcache_rl.errors import closest
+from ditcache_rl.files import is_there
 
 #: Machines whose transfers `[world] transfers` may name; their figures are in `cache/rates.py`.
 MACHINES = ("h100", "rtx4090")
 #: Loads that `[world] loads` may name; what they are is in `world/load.py`.
 LOADS = ("slow", "comparable", "fast", "slower", "burstier", "crowded")
+#: Times of full compute that an image may be given: a machine more than busy is no place for it.
+_LONGEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +26,12 @@ class WorldConfig:
 
     Attributes:
         loads: Kinds of load under which deadlines are learned to be kept: "slow", "comparable" and
-            "fast" against an image, or another of `world.load`. Empty for no clock: then policies
-            know no `deadline_s`.
+            "fast" against an image, another of `world.load`, or the file of a recorded one beside
+            this one: what was recorded where images are served is nearest to what is met there.
+            Empty for no clock: then policies know no `deadline_s`.
         deadlines: Shortest and longest time that an image may take, over that of full compute on an
-            unloaded machine; the agent is trained between the two.
+            unloaded machine; the agent is trained between the two. Above 1 where it never is
+            unloaded, as under a recorded load.
         promised_share: Of the images, which are to be in time; more leaves less for their quality.
         images: Simulated ones that the agent learns on; a thousand take about half a second.
         transfers: What moving an entry to and from slower tiers takes: "measured" on this machine,
@@ -49,6 +57,7 @@ class WorldConfig:
     caps: list[float] = field(default_factory=list)
     dwell_steps: float = 4.0
     wait_weight: float = 1.0
+    home: Path = field(default=Path(), metadata={"computed": True})
 
     @property
     def prices_memory(self) -> bool:
@@ -57,10 +66,11 @@ class WorldConfig:
 
     def faults(self) -> Iterator[tuple[str, object]]:
         """Yield every rule that a value breaks, with the value."""
-        if unknown := sorted(set(self.loads) - set(LOADS)):
-            yield f"loads must be among {list(LOADS)}", unknown
-        if len(self.deadlines) != 2 or not 0 < self.deadlines[0] < self.deadlines[1] <= 1:
-            yield "deadlines must be two shares that rise, in (0, 1]", self.deadlines
+        for name in self._unknown_loads():
+            rule = f"loads must be among {list(LOADS)}, or files of recorded ones"
+            yield f"{rule}.{closest(name, LOADS)}", repr(name)
+        if len(self.deadlines) != 2 or not 0 < self.deadlines[0] < self.deadlines[1] <= _LONGEST:
+            yield f"deadlines must be two that rise, in (0, {_LONGEST}]", self.deadlines
         if not 0 < self.promised_share < 1:
             yield "promised_share must lie in (0, 1)", self.promised_share
         if self.images < 1:
@@ -76,3 +86,6 @@ class WorldConfig:
             yield "dwell_steps must be >= 1", self.dwell_steps
         if self.wait_weight < 0:
             yield "wait_weight must be >= 0", self.wait_weight
+
+    def _unknown_loads(self) -> list[str]:
+        return [one for one in self.loads if one not in LOADS and not is_there(self.home / one)]

@@ -71,6 +71,8 @@ class Run:
 
     def _finished(self, log: RequestLog) -> None:
         self.logs.append(log)
+        if self._followed is not None:
+            self._followed.hear(log)
         if self._record is not None:
             self._record(log)
         self._opened.refresh()

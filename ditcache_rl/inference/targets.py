@@ -16,6 +16,7 @@ from ditcache_rl.control import (
     StaticSchedule,
 )
 from ditcache_rl.errors import BudgetError, ConfigError, as_written
+from ditcache_rl.instrument import RequestLog
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
@@ -187,6 +188,14 @@ class PolicyController(Delegating):
     def deadline_s(self) -> float | None:
         """Seconds that every request may take, None without such a target."""
         return self._target.deadline_s
+
+    def hear(self, log: RequestLog) -> None:
+        """Learn from a finished request how much time must be kept back for a deadline."""
+        limit, pacer = self._target.deadline_s, self._policy.pacer
+        if limit is not None and pacer is not None:
+            promised = pacer.pacing.promised_share
+            in_time = log.seconds <= limit
+            self._gauges.judge(log.modes, in_time=in_time, promised_share=promised)
 
     def notes(self) -> list[str]:
         """Say what was carried over, and which requests computed everything for want of better."""

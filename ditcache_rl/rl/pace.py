@@ -34,6 +34,7 @@ from ditcache_rl.world import (
     Senses,
     played,
 )
+from ditcache_rl.world.recording import known_loads
 from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents, with_margin
 from ditcache_rl.world.world import World
 
@@ -124,7 +125,8 @@ def make_pacer(
     prices = measure_ends(board, cases[0], cost)
     unit = cost.site_s * cost.sites + cost.step_s
     low, high = (share * cost.reference_s / unit for share in config.deadlines)
-    world = World(GapCosts(sigmas, costs), prices, (low, high))
+    known = known_loads(config, "train", compute_s=unit)
+    world = World(GapCosts(sigmas, costs), prices, (low, high), known)
     promised, loads = config.promised_share, config.loads
     tick(0.35, "rules")
     static, start, rule = tune_opponents(world, loads, promised, seed=seed)
@@ -157,8 +159,9 @@ def make_pacer(
         "agent": agent,
     }
     rows: list[Kept] = []
+    judged = world._replace(loads=known_loads(config, "select", compute_s=unit))
     for place, load in enumerate(loads):
-        draw = world.fixed([load], _COMPARE // len(loads), seed + 200 + place)
+        draw = judged.fixed([load], _COMPARE // len(loads), seed + 200 + place)
         rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
     gained = {
         name: interval(_scores(rows, "agent") - _scores(rows, name))

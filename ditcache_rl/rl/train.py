@@ -42,6 +42,7 @@ from ditcache_rl.rl.stages import (
     search_stage,
 )
 from ditcache_rl.types import MOST_SEED, UNSEEN, Progress
+from ditcache_rl.world.recording import known_loads
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
@@ -115,11 +116,12 @@ def train(
             or the hooks cannot be exported.
         UnsupportedModelError: If there are loads to keep deadlines under, and the denoiser is not
             cached as a whole or the sampler is another than flow-matching Euler.
-        ArtifactError: If what a stage has left is damaged.
+        ArtifactError: If what a stage has left is damaged, or a recorded load is none.
         KeyboardInterrupt: On Ctrl-C, with everything that is finished kept in the run folder.
     """
     options.check()
     check_agent(config)
+    known_loads(config.world, "train", compute_s=1.0)  # refused now, and not hours later
     hooks = hooks or Hooks()
     hooks.check_exportable()
     started = time.perf_counter()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ditcache_rl.control.network import HostNetwork
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.world.forecast import QUANTILES, Forecast
-from ditcache_rl.world.moment import NAMES, Moment, observation
+from ditcache_rl.world.moment import NAMES, Moment, familiar, observation
 from ditcache_rl.world.simulator import Decide, psnr_of
 
 #: Leaving a step out, and computing it.
@@ -89,13 +89,18 @@ class Agent:
         network: (rows, AGENT_NAMES + ACTIONS) to (rows, ACTIONS) logits.
         senses: What it reads with.
         caution: Log-odds that are taken off computing; above zero more images are in time.
+        longest: Most time that it was trained with, as in `familiar`.
+        slowest: Largest slowdown, likewise.
     """
 
     network: HostNetwork
     senses: Senses
     caution: float = 0.0
+    longest: float = np.inf
+    slowest: float = np.inf
 
     def __call__(self, moment: Moment) -> NDArray[np.bool_]:
         """Tell which rows compute: (rows,)."""
+        moment = familiar(moment, longest=self.longest, slowest=self.slowest)
         logits = np.where(allowed(moment), self.network(self.senses.read(moment)), -np.inf)
         return np.asarray(logits[:, 1] - self.caution > logits[:, 0])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ditcache_rl.machine import synchronize
-from ditcache_rl.types import HISTORY, Decision, Fitted, Mode, RunInfo, StepInfo, Tier
+from ditcache_rl.types import HISTORY, Decision, Fitted, Mode, Modes, RunInfo, StepInfo, Tier
 from ditcache_rl.world.gauge import Gauge
 from ditcache_rl.world.moment import Moment
 from ditcache_rl.world.pacer import Pacer
@@ -17,10 +17,32 @@ from ditcache_rl.world.simulator import Decide
 
 
 class Gauges:
-    """What is known of the machine's speed, by the rows of a request; it outlives requests."""
+    """What is known of the machine, which outlives requests: its speed, by the rows of a request.
+
+    Attributes:
+        reserve: Computes' worth of time at the present speed that is kept back, beyond what whoever
+            decides keeps back itself: steps may scatter more than those that it knows.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, Gauge] = {}
+        self.reserve = 0.0
+
+    def judge(self, modes: Modes, *, in_time: bool, promised_share: float) -> None:
+        """Keep back more after a late request, and a little less after one in time.
+
+        Where the promised share is in time, both even out; so in the long run it is, under any load
+        that lets it be. A request that computed one step could not have been quicker, and says
+        nothing.
+
+        Args:
+            modes: (steps, rows, sites) of the request, as in `RequestLog`; -1 where it broke off.
+            in_time: Whether it came within its deadline.
+            promised_share: Of requests in time.
+        """
+        computed = (modes == Mode.COMPUTE).any(axis=(1, 2)).sum()
+        if (modes[-1] >= 0).all() and (in_time or computed > 1):
+            self.reserve = max(0.0, self.reserve + promised_share - in_time)
 
     def of(self, rows: int) -> Gauge:
         """Return a gauge for a new image, or several at a time."""
@@ -108,7 +130,8 @@ class DeadlineController:
         pacing = self._pacer.pacing
         facts = self._gauge.facts()
         spent = (now - self._run.began) / pacing.compute_s
-        left = self._given - spent - pacing.after * np.exp(facts[0, 0])
+        kept = (pacing.after + self._gauges.reserve) * np.exp(facts[0, 0])
+        left = self._given - spent - kept
         newest, older = (np.array([one]) for one in self._ends())
         return Moment(
             step=step,

@@ -30,6 +30,7 @@ class Gauge:
 
     def __init__(self, rows: int) -> None:
         self.averages, self._jumps = np.zeros((rows, len(RATES))), np.zeros(rows)
+        self._read = np.zeros((rows, 1))
         self.begin()
 
     def begin(self) -> None:
@@ -50,9 +51,12 @@ class Gauge:
         read = np.log(slowdowns)
         if rows is None:
             rows = np.ones(len(read), dtype=bool)
-        jump = np.abs(read - self.last[:, 0])
+        jump = np.where(self._read[:, 0] > 0, np.abs(read - self.last[:, 0]), 0.0)
         self._jumps = np.where(rows, self._jumps + _JUMPS * (jump - self._jumps), self._jumps)
-        moved = self.averages + np.array(RATES) * (read[:, None] - self.averages)
+        # The first ones count alike: what was there before them was no reading.
+        self._read += rows[:, None]
+        rates = np.maximum(RATES, 1 / np.maximum(self._read, 1))
+        moved = self.averages + rates * (read[:, None] - self.averages)
         self.averages = np.where(rows[:, None], moved, self.averages)
         shifted = np.concatenate([read[:, None], self.last[:, :-1]], axis=1)
         self.last = np.where(rows[:, None], shifted, self.last)
@@ -94,4 +98,10 @@ NAMES = (
     "most_slowdown",
     "spread_of_slowdown",
     "mean_jump_of_slowdown",
+)
+#: Places of those that tell the slowdown itself, and not how it differs.
+ABSOLUTE = tuple(
+    place
+    for place, name in enumerate(NAMES)
+    if not name.startswith(("spread", "mean_jump")) and not name.endswith("ago")
 )

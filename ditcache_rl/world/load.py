@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,6 +16,23 @@ _SLOWDOWNS = (1.0, 1.4, 2.0, 3.0)
 SLOTS = 4
 
 
+class MachineLoad(Protocol):
+    """Draws traces of slowdown; times are in computes of an unloaded machine."""
+
+    def slowest(self, image: float) -> float:
+        """Return how many times as long as `image` computes it may take to do them."""
+
+    def traces(self, rows: int, slots: int, *, image: float, rng: np.random.Generator) -> Floats:
+        """Draw traces: (rows, slots) slowdown in each slot.
+
+        Args:
+            rows: Traces.
+            slots: Of 1 / SLOTS computes each.
+            image: Computes of one image.
+            rng: Draws.
+        """
+
+
 class LoadKind(NamedTuple):
     """Tenants that come and go: the slowdown jumps after exponential dwell times."""
 
@@ -23,10 +41,24 @@ class LoadKind(NamedTuple):
     slowdowns: tuple[float, ...] = _SLOWDOWNS
     """What is jumped between, each as likely as the others."""
 
+    def slowest(self, image: float) -> float:
+        """As in `MachineLoad`: it may stay at the worst of its slowdowns."""
+        return max(self.slowdowns)
+
+    def traces(self, rows: int, slots: int, *, image: float, rng: np.random.Generator) -> Floats:
+        """As in `MachineLoad`."""
+        stay = np.exp(-1.0 / (self.dwell_images * image * SLOTS))
+        jumps = rng.random((rows, slots)) > stay
+        jumps[:, 0] = True
+        drawn = rng.integers(len(self.slowdowns), size=(rows, slots))
+        # Every slot has what was drawn at the last jump.
+        last = np.maximum.accumulate(np.where(jumps, np.arange(slots), 0), axis=1)
+        return np.array(self.slowdowns)[np.take_along_axis(drawn, last, axis=1)]
+
 
 #: Dwell times that are long, comparable with, and short against an image; and what no rule was
 #: tuned on: a slower machine, bursts, a fourth tenant.
-KINDS: dict[str, LoadKind] = {
+KINDS: Mapping[str, LoadKind] = {
     "slow": LoadKind(10.0),
     "comparable": LoadKind(1.0),
     "fast": LoadKind(0.2),
@@ -36,35 +68,14 @@ KINDS: dict[str, LoadKind] = {
 }
 
 
-def find_kind(name: str) -> LoadKind:
-    """Return a kind of load.
+def find_load(name: str, loads: Mapping[str, MachineLoad]) -> MachineLoad:
+    """Return the load of a name.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is none.
     """
-    if name not in KINDS:
+    if name not in loads:
         raise ConfigError(
-            f"expected a load among {', '.join(KINDS)}, received {name!r}.{closest(name, KINDS)}"
+            f"expected a load among {', '.join(loads)}, received {name!r}.{closest(name, loads)}"
         )
-    return KINDS[name]
-
-
-def generated(
-    kind: LoadKind, rows: int, slots: int, *, image: float, rng: np.random.Generator
-) -> Floats:
-    """Draw traces: (rows, slots) slowdown in each slot.
-
-    Args:
-        kind: Of load.
-        rows: Traces.
-        slots: Of 1 / SLOTS computes each.
-        image: Computes of one image.
-        rng: Draws.
-    """
-    stay = np.exp(-1.0 / (kind.dwell_images * image * SLOTS))
-    jumps = rng.random((rows, slots)) > stay
-    jumps[:, 0] = True
-    drawn = rng.integers(len(kind.slowdowns), size=(rows, slots))
-    # Every slot has what was drawn at the last jump.
-    last = np.maximum.accumulate(np.where(jumps, np.arange(slots), 0), axis=1)
-    return np.array(kind.slowdowns)[np.take_along_axis(drawn, last, axis=1)]
+    return loads[name]

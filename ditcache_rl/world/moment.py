@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.types import Floats
+from ditcache_rl.world.gauge import ABSOLUTE
 from ditcache_rl.world.gauge import NAMES as GAUGE_NAMES
 
 
@@ -92,3 +93,23 @@ def observation(moment: Moment) -> NDArray[np.float32]:
     )
     every = np.concatenate([columns, moment.gauge], axis=1)
     return np.asarray(np.clip(every, -_CLIP, _CLIP), dtype=np.float32)
+
+
+def familiar(moment: Moment, *, longest: float, slowest: float) -> Moment:
+    """Measure time in computes of a slower machine, where this one is slower than any before.
+
+    What counts is how many computes fit: a machine that takes twice as long, with twice the time,
+    is decided alike. So a network is shown the times that it was trained on, where there are any
+    that mean the same.
+
+    Args:
+        moment: Now.
+        longest: Most time that was given in training, in unloaded computes; infinite for any.
+        slowest: Largest slowdown there; likewise.
+    """
+    slowdown = moment.slowdown[:, -1]  # the one that changes least
+    longer = np.minimum(moment.given / longest, slowdown)
+    factor = np.maximum(1.0, np.maximum(slowdown / slowest, longer))
+    facts = moment.gauge.copy()
+    facts[:, ABSOLUTE] -= np.log(factor)[:, None]
+    return moment._replace(left=moment.left / factor, given=moment.given / factor, gauge=facts)

@@ -117,8 +117,13 @@ class Pacer:
         """The agent; there must be one."""
         assert self.network is not None, "asked only where there is one"
         assert self.forecast is not None, "comes with the network"
-        senses = Senses(Forecast(self.forecast.on_host()), self.placement, self.prior)
-        return Agent(self.network.on_host(), senses, self.pacing.caution)
+        return Agent(
+            self.network.on_host(),
+            Senses(Forecast(self.forecast.on_host()), self.placement, self.prior),
+            caution=self.pacing.caution,
+            longest=self.pacing.longest_s / self.pacing.compute_s,
+            slowest=float(np.exp(self.speeds[-1])) if self.speeds.size else np.inf,
+        )
 
     @cached_property
     def decide(self) -> Decide:

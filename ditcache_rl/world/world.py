@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ditcache_rl.world.load import SLOTS, find_kind, generated
+from ditcache_rl.world.load import KINDS, SLOTS, MachineLoad, find_load
 from ditcache_rl.world.moment import Prices
 from ditcache_rl.world.simulator import GapCosts, Requests
 
@@ -22,18 +22,20 @@ class World(NamedTuple):
     prices: Prices
     deadlines: tuple[float, float]
     """Shortest and longest time of an image, in computes of an unloaded machine."""
+    loads: Mapping[str, MachineLoad] = KINDS
+    """By name."""
 
     def draw(self, loads: Sequence[str], rows: int, rng: np.random.Generator) -> Requests:
         """Begin a batch of images, as many under each load."""
         image = len(self.quality.sigmas) - 1
         parts = np.array_split(np.arange(rows), len(loads))
-        kinds = [find_kind(name) for name in loads]
-        # The image before this one may run under the worst load all the time.
-        worst = max(max(kind.slowdowns) for kind in kinds)
+        found = [find_load(name, self.loads) for name in loads]
+        # The image before this one may run at the slowest time there is.
+        worst = max(load.slowest(image) for load in found)
         slots = int(SLOTS * (image * worst * 1.2 + self.deadlines[1] + _BEYOND))
         traces = [
-            generated(kind, len(part), slots, image=image, rng=rng)
-            for kind, part in zip(kinds, parts, strict=True)
+            load.traces(len(part), slots, image=image, rng=rng)
+            for load, part in zip(found, parts, strict=True)
         ]
         given = rng.uniform(*self.deadlines, rows)
         return Requests(self.quality, self.prices, np.concatenate(traces), given, rng=rng)

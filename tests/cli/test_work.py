@@ -18,6 +18,8 @@ from ditcache_rl.rl import train as training
 from ditcache_rl.search import run as searching
 from ditcache_rl.sensitivity import load_map
 from ditcache_rl.sensitivity import run as analyzing
+from ditcache_rl.world import recorder
+from ditcache_rl.world.recording import Recording
 from tests.kit.environment import untrained_policy, write_env
 from tests.kit.unet import CALL, save_unet_pipe
 
@@ -49,6 +51,39 @@ def test_an_analysis_leaves_a_map_and_a_picture(
     out = capsys.readouterr().out
     assert "sensitivity per site, by gradient" in out
     assert f"picture: {tmp_path}/new/sensitivity.png\n" in out
+
+
+def test_a_load_is_recorded_in_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_BURST_S", 0.2)
+    out = tmp_path / "new" / "load.safetensors"
+
+    assert main(["record-load", "--minutes", "0.01", "--duty", "0.5", "--out", str(out)]) == 0
+
+    recording = Recording.read(out)
+    assert 0.2 < recording.seconds < 2.0  # some hundredths of a second go into rested pieces
+    assert recording.slowdowns.min() == 1.0
+    assert capsys.readouterr().out.endswith(f"recorded: {out}\n")
+
+
+def test_an_interrupted_record_is_there_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(seconds: float, file: Path, *, on_burst: Any, **_: Any) -> None:
+        recording = Recording.of(np.array([0.01, 0.02]), 0.01)
+        recording.save(file)
+        on_burst(1.0, recording)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recorder, "record_load", broken)
+    out = tmp_path / "load.safetensors"
+
+    assert main(["record-load", "--out", str(out)]) == 130
+
+    shown = capsys.readouterr()
+    assert "interrupted\n" in shown.err
+    assert f"recorded: {out}\n" in shown.out
 
 
 @pytest.mark.filterwarnings("ignore")

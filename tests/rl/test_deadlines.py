@@ -78,7 +78,8 @@ def test_the_first_step_computes_and_what_can_not_be_in_time_does_not(
 
 def test_an_untrained_agent_is_its_prior(world: World, pacer: Pacer) -> None:
     images = world.fixed(LOADS, 64, seed=3)
-    prior, agent = (standing("", "", images(), one) for one in (pacer.prior, pacer.agent))
+    untrained = Agent(pacer.agent.network, pacer.agent.senses)
+    prior, agent = (standing("", "", images(), one) for one in (pacer.prior, untrained))
 
     # It differs where it may not compute any more: there the prior is late anyway.
     assert agent.kept_share >= prior.kept_share

@@ -7,7 +7,7 @@ import pytest
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import WorldConfig
-from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.errors import ArtifactError, UnsupportedModelError
 from ditcache_rl.rl import gaps, pace
 from ditcache_rl.rl.retarget import retarget
 from ditcache_rl.rl.train import TrainOptions, train
@@ -103,3 +103,16 @@ def test_a_pipeline_whose_gaps_can_not_be_fitted_is_refused_before_other_work(
         train(config, TrainOptions(run, tmp_path / "policy", False, 0, "none"))
 
     assert not list(run.glob("sample-*"))
+
+
+def test_what_is_no_recorded_load_is_refused_before_other_work(
+    tiny_folder: Path, tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.safetensors").write_bytes(b"nothing")
+    world = 'loads = ["mine.safetensors"]'
+    config = tiny_config(tmp_path, tiny_call, source=str(tiny_folder), world=world)
+
+    with pytest.raises(ArtifactError, match=r"mine\.safetensors: expected safetensors"):
+        train(config, TrainOptions(tmp_path / "run", tmp_path / "policy", False, 0, "none"))
+
+    assert not (tmp_path / "run").exists()

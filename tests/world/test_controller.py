@@ -107,6 +107,60 @@ def test_what_one_request_learns_of_the_speed_the_next_one_starts_with(pacer: Pa
     assert gauges.of(2).averages[0, 0] == pytest.approx(np.log(2))
 
 
+MODES = np.array([[[0]], [[3]], [[0]], [[3]]], dtype=np.int8)
+
+
+def test_the_promised_share_is_in_time_in_the_long_run_under_any_load() -> None:
+    # Requests are late as often as there is less kept back than they need, which is drawn.
+    rng, gauges, late, promised, count = np.random.default_rng(0), Gauges(), 0, 0.9, 2000
+    for needed in 3.0 * rng.standard_exponential(count):
+        in_time = bool(needed <= gauges.reserve)
+        late += not in_time
+        gauges.judge(MODES, in_time=in_time, promised_share=promised)
+
+    # What was added for late ones and taken for others adds up to what is kept back now.
+    assert late / count == pytest.approx(1 - promised, abs=1.1 * (1 + gauges.reserve) / count)
+
+
+def test_what_could_not_be_quicker_or_broke_off_says_nothing() -> None:
+    gauges = Gauges()
+    once, broken = MODES.copy(), MODES.copy()
+    once[2], broken[-1] = 3, -1
+    for modes in (once, broken):
+        gauges.judge(modes, in_time=False, promised_share=0.9)
+
+    assert gauges.reserve == 0.0
+
+
+def test_what_is_kept_back_is_not_computed(board: Board, pacer: Pacer) -> None:
+    counts = []
+    for reserve in (0.0, 2.0):
+        controller = Ticking(pacer, 3.5, forever(1.0))
+        controller._gauges.reserve = reserve
+        counts.append(len(computed(board, controller)))
+
+    assert counts == [3, 1]
+
+
+def test_finished_requests_of_a_policy_say_what_must_be_kept_back(
+    tiny_pipe: Any, tiny_call: dict[str, Any], pacer: Pacer
+) -> None:
+    policy = replace(untrained_policy(tiny_pipe, tiny_call), pacer=pacer)
+    policy = replace(policy, manifest=replace(policy.manifest, blocks="transformer"))
+
+    with dc.cached(tiny_pipe, policy, deadline_s=1e6) as run:
+        assert run._followed is not None
+        gauges = run._followed._gauges
+        gauges.reserve = 1.0
+        tiny_pipe("a pill", num_inference_steps=STEPS, output_type="pt", **tiny_call)
+        assert gauges.reserve == pytest.approx(1.0 - 0.05)
+
+        log = run.logs[0]
+        log.seconds = 2e6
+        run._followed.hear(log)
+        assert gauges.reserve == pytest.approx(1.0 - 0.05 + 0.95)
+
+
 def test_a_policy_keeps_deadlines_in_a_pipeline_and_says_so(
     tiny_pipe: Any, tiny_call: dict[str, Any], pacer: Pacer, tmp_path: Path
 ) -> None:

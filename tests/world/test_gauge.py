@@ -10,11 +10,24 @@ def facts(gauge: Gauge) -> dict[str, float]:
 
 def test_averages_follow_readings_at_their_rates_and_outlive_images() -> None:
     gauge = Gauge(1)
+    for _ in range(20):  # more than the slowest average remembers
+        gauge.note(np.array([1.0]))
     gauge.note(np.array([np.e]))
     gauge.begin()
 
     np.testing.assert_allclose(gauge.averages[0], RATES)
     assert facts(gauge)["slowdown_at_start"] == pytest.approx(RATES[0])
+
+
+def test_first_readings_count_alike_however_slow_an_average_is() -> None:
+    gauge = Gauge(1)
+    gauge.note(np.array([np.exp(2.0)]))
+    np.testing.assert_allclose(gauge.averages[0], 2.0)
+    gauge.note(np.array([np.exp(4.0)]))
+
+    quick, *others = gauge.averages[0]
+    assert quick == pytest.approx(2.0 + RATES[0] * 2.0)
+    np.testing.assert_allclose(others, 3.0)
 
 
 def test_an_image_knows_its_extremes_and_spread() -> None:

@@ -6,7 +6,7 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
 from ditcache_rl.world import ByDeadline, GapCosts, Moment, Prices, Replanning, Requests, played
-from ditcache_rl.world.load import KINDS, SLOTS, find_kind, generated
+from ditcache_rl.world.load import KINDS, SLOTS, find_load
 from ditcache_rl.world.rules import planned
 from ditcache_rl.world.simulator import STEP_NOISE
 from ditcache_rl.world.tuning import best_by_deadline, score_db, with_margin
@@ -32,7 +32,7 @@ def even(slowdown: float, rows: int = 4, computes: int = 80) -> Floats:
 
 def loaded(kind: str, rows: int, given: float, seed: int) -> Requests:
     rng = np.random.default_rng(seed)
-    traces = generated(KINDS[kind], rows, SLOTS * 80, image=STEPS, rng=rng)
+    traces = KINDS[kind].traces(rows, SLOTS * 80, image=STEPS, rng=rng)
     return Requests(QUALITY, PRICES, traces, np.full(rows, given), rng=rng)
 
 
@@ -137,9 +137,7 @@ def test_a_static_schedule_follows_the_plan_of_its_class() -> None:
 
 def test_traces_have_the_slowdowns_of_their_kind_and_dwell_in_them() -> None:
     rng = np.random.default_rng(0)
-    slow, fast = (
-        generated(KINDS[kind], 400, 400, image=STEPS, rng=rng) for kind in ("slow", "fast")
-    )
+    slow, fast = (KINDS[kind].traces(400, 400, image=STEPS, rng=rng) for kind in ("slow", "fast"))
 
     assert set(np.unique(slow)) == set(KINDS["slow"].slowdowns)
     changes = [(trace[:, 1:] != trace[:, :-1]).mean() for trace in (slow, fast)]
@@ -155,4 +153,4 @@ def test_environments_may_name_every_load_and_no_other() -> None:
 
 def test_an_unknown_load_is_named_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'slow'"):
-        find_kind("slw")
+        find_load("slw", KINDS)
