@@ -13,7 +13,7 @@ one that is trained on the rule, against the rule tuned for the load.
 whose interval over 0b lies above zero, and those whose interval over the rule lies below it.
 `real_kept_share`, `real_over_static_db`: calls on this machine while other processes come and go.
 `off_plan_loss_db`: of coefficients for any path against those that are fitted to the very schedule,
-on the paths that replanning takes.
+on the paths that replanning takes; `random_loss_db`: on paths that are drawn at random.
 `tiers_over_fixed_return`, `tiers_over_rule_return`: of the policy whose memory has a price, where
 it is shipped. `serve_rule_over_fixed_db`, `serve_ppo_minus_rule_db`: several requests on one
 machine. `--only` takes parts.
@@ -70,8 +70,7 @@ def _real(quick: bool) -> Found:
 
 def _off_plan(quick: bool) -> Found:
     config, board = _board()
-    loss, schedules = off_plan(board, _pacer(), config, count=2 if quick else 12)
-    return {"off_plan_loss_db": loss}, schedules
+    return off_plan(board, _pacer(), config, count=2 if quick else 12)
 
 
 def _tiers(quick: bool) -> Found:

@@ -39,8 +39,8 @@ class GapModel(NamedTuple):
     scale: Floats
     """(FEATURES,) likewise."""
 
-    def update(self, known: NDArray[np.int64], stops: NDArray[np.int64], sigmas: Floats) -> Floats:
-        """Return what carries the latents over gaps: (gaps, HISTORY), newest first.
+    def along(self, known: NDArray[np.int64], stops: NDArray[np.int64], sigmas: Floats) -> Floats:
+        """Return how far gaps go along the directions of `gap_basis`: (gaps, HISTORY).
 
         Args:
             known: (gaps, HISTORY) newest computed steps, newest first, -1 where there is none.
@@ -51,7 +51,14 @@ class GapModel(NamedTuple):
         *inner, (weight, bias) = self.layers
         for into, shift in inner:
             hidden = np.tanh(hidden @ into + shift)
-        along = LINE + hidden @ weight + bias
+        return np.asarray(LINE + hidden @ weight + bias)
+
+    def update(self, known: NDArray[np.int64], stops: NDArray[np.int64], sigmas: Floats) -> Floats:
+        """Return what carries the latents over gaps, arguments as in `along`: (gaps, HISTORY).
+
+        It weighs the outputs of the known steps, newest first.
+        """
+        along = self.along(known, stops, sigmas)
         found = np.einsum("gi,gij->gj", along, gap_basis(known, stops, sigmas))
         # A gap without a step in it is what the sampler does.
         short = stops - known[:, 0] == 1

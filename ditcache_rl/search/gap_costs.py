@@ -43,14 +43,34 @@ def fit_costs(products: Products, paths: Sequence[ComputePath], psnr_db: Floats)
     return np.asarray(costs * np.exp(brentq(missed, *_SCALES)))
 
 
-def shaken_paths(costs: Floats, count: int, rng: np.random.Generator) -> list[ComputePath]:
-    """Draw paths around the best ones, of up to half of the steps, which may change on the way."""
-    return [_shaken_path(costs, rng) for _ in range(count)]
+def shaken_paths(
+    costs: Floats, count: int, rng: np.random.Generator, *, longest: int | None = None
+) -> list[ComputePath]:
+    """Draw paths around the best ones, of up to half of the steps, which may change on the way.
+
+    Args:
+        costs: (T, T, T + 1) of gaps.
+        count: Of paths.
+        rng: Draws them.
+        longest: Most computes of a path, where that is less.
+    """
+    most = max(2, len(costs) // 2 - 2)
+    most = most if longest is None else min(most, longest)
+    return [_shaken_path(costs, most, rng) for _ in range(count)]
 
 
-def _shaken_path(costs: Floats, rng: np.random.Generator) -> ComputePath:
+def random_paths(
+    steps: int, count: int, rng: np.random.Generator, *, longest: int
+) -> list[ComputePath]:
+    """Draw paths that nobody would choose, of two computes and more."""
+    return [
+        (0, *np.sort(rng.permutation(steps - 1)[:more] + 1).tolist())
+        for more in rng.integers(1, min(longest, steps), size=count)
+    ]
+
+
+def _shaken_path(costs: Floats, most: int, rng: np.random.Generator) -> ComputePath:
     steps = len(costs)
-    most = max(2, steps // 2 - 2)
     shaken = Placement(costs * np.exp(_SHAKE * rng.standard_normal(costs.shape)), most)
     path, older, left = [0], 0, int(rng.integers(1, most))
     while left > 0:

@@ -1,19 +1,17 @@
-"""Fit coefficients for every path, and tell what every gap costs.
+"""Fit coefficients for every path: first to full compute, then to what whole paths end with.
 
-First on full compute, whose outputs tell what any gap would lack; then in closed loop, on paths as
-a controller takes them, where each gap begins with what those before it lacked.
+Outputs of full compute tell what any single gap would lack. What it does to the image depends on
+the gaps before and after it, so paths as a controller takes them are drawn, and once more with each
+gap's update moved a little: that tells, to first order, the end of every path under any update.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ditcache_rl.bench import Board, Case, Replay
@@ -22,49 +20,29 @@ from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.gaps import FEATURES, LINE, WIDTH, GapModel, gap_basis, gap_features
 from ditcache_rl.search.calibrate import Products, fitted_gap_costs
-from ditcache_rl.search.gap_costs import shaken_paths
+from ditcache_rl.search.gap_costs import random_paths, shaken_paths
+from ditcache_rl.search.gap_products import GapProducts, gaps_of, open_gaps
 from ditcache_rl.types import HISTORY, Floats
 
-#: Gaps of full compute that the network is fitted on first, and steps of Adam.
-_OPEN, _OPEN_FITS = 20_000, 800
-#: Steps of Adam after each round of rollouts, gaps of one of them, and the first learning rate.
-_FITS, _BATCH, _RATE = 1500, 2048, 3e-3
-#: Squared errors count by their logarithm, above this share of what the gap has to move.
-_FLOOR = 1e-5
-
-
-class Gaps(NamedTuple):
-    """What rollouts tell of gaps; errors of any update follow from these products alone."""
-
-    known: NDArray[np.int64]
-    """(gaps, HISTORY) newest computed steps, newest first, -1 where there is none."""
-    stops: NDArray[np.int64]
-    """(gaps,)."""
-    gram: Floats
-    """(gaps, HISTORY, HISTORY) inner products of their outputs."""
-    moment: Floats
-    """(gaps, HISTORY) of the outputs with what the gap has to move."""
-    square: Floats
-    """(gaps,) of what the gap has to move."""
-
-    def where(self, kept: NDArray[np.bool_]) -> Gaps:
-        """Keep some of the gaps."""
-        return Gaps(
-            self.known[kept],
-            self.stops[kept],
-            self.gram[kept],
-            self.moment[kept],
-            self.square[kept],
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence[Gaps]) -> Gaps:
-        """Put gaps together."""
-        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+#: Steps of Adam on gaps of full compute, and after each round of paths.
+_OPEN_FITS, _FITS = 800, 200
+#: Gaps of a step of Adam, and the first learning rate.
+_BATCH, _RATE = 2048, 3e-3
+#: Share of paths that are drawn at random, for controllers that decide in another way.
+_RANDOM = 0.25
+#: Most computes of paths that are drawn: every gap is followed to the end of the path, at a price
+#: that grows with the square of their number, and longer paths lack next to nothing.
+_LONGEST = 9
+#: Keeps logarithms finite.
+_TINY = 1e-12
+#: Change along a direction by which its effect on the final latents is measured.
+_NUDGE = 1e-3
+#: Share of a path's error that coefficients may hope to leave: the first order tells no more.
+_LEAST = 0.3
 
 
 class GapSearch:
-    """Rollouts of cases on any paths, and what is fitted to them.
+    """Draws cases on any paths, and fits coefficients to them.
 
     Args:
         board: Pipeline and steps.
@@ -82,7 +60,7 @@ class GapSearch:
                 "expected a denoiser that is cached as a whole to fit gaps, received "
                 f"{board.sites} sites of its blocks"
             )
-        self._board, self._rng = board, rng
+        self._board, self._rng, self._cases = board, rng, len(cases)
         self._replays = [
             Replay(board, cases[start : start + board.rows])
             for start in range(0, len(cases), board.rows)
@@ -91,7 +69,6 @@ class GapSearch:
         self._moves = np.diff(self.sigmas)
         self._targets = [self._trajectory(replay) for replay in self._replays]
         self._network: nn.Sequential | None = None
-        self._seen: list[Gaps] = []
 
     def products(self) -> Products:
         """Return inner products of the outputs of full compute, per number of a latent."""
@@ -109,17 +86,19 @@ class GapSearch:
         """Fit the coefficients of every gap.
 
         Args:
-            rounds: Of rollouts and fits.
-            paths: Rollouts of a round.
+            rounds: Of paths and fits.
+            paths: Drawn in a round.
             on_round: Hears the share that is done.
         """
         products = self.products()
-        self._learn([_open_gaps(products, self._rng)], _OPEN_FITS)
+        self._learn(open_gaps(products, self._rng), _OPEN_FITS)
         costs = fitted_gap_costs(products)
+        told: list[GapProducts] = []
         for index in range(rounds):
-            drawn = shaken_paths(costs, paths, self._rng)
-            self._seen += self.rollout(drawn, self.model)[0]
-            self._learn(self._seen, _FITS)
+            model = self.model
+            for path in self._paths(costs, paths):
+                told.append(self.tell(path, int(self._rng.integers(self._cases)), model))
+            self._learn(GapProducts.joined(told), _FITS)
             if on_round is not None:
                 on_round((index + 1) / rounds)
         return self.model
@@ -136,66 +115,69 @@ class GapSearch:
         return GapModel(tuple(numbers), self._mean, self._scale)
 
     @torch.no_grad()
-    def rollout(
-        self, paths: Sequence[ComputePath], model: GapModel
-    ) -> tuple[list[Gaps], Floats, NDArray[np.int64]]:
-        """Draw latents on paths, each on a case of its own as they come.
+    def follow(self, path: ComputePath, case: int, model: GapModel) -> tuple[Tensor, Tensor]:
+        """Draw latents on a path, and once more for every direction of each of its gaps.
+
+        Args:
+            path: Computed steps.
+            case: Its number.
+            model: What carries the latents over the gaps.
 
         Returns:
-            The gaps; mean squared error of the final latents, and the number of the case, by path.
+            What the final latents lack, (features,), and what a unit along a direction does to
+            them, (gaps, HISTORY, features); nothing in gaps without a step.
         """
-        found, errors, numbers = [], np.empty(len(paths)), np.empty(len(paths), dtype=np.int64)
-        shares = np.array_split(self._rng.permutation(len(paths)), len(self._replays))
-        begin = 0
-        for replay, targets, share in zip(self._replays, self._targets, shares, strict=True):
-            cases = self._rng.integers(replay.rows, size=len(share))
-            gaps, wrong = self._roll(replay, targets, cases, [paths[n] for n in share], model)
-            found += gaps
-            errors[share], numbers[share] = wrong, begin + cases
-            begin += replay.rows
-        return found, errors, numbers
-
-    def _roll(
-        self,
-        replay: Replay,
-        targets: Sequence[Tensor],
-        cases: NDArray[np.int64],
-        paths: Sequence[ComputePath],
-        model: GapModel,
-    ) -> tuple[list[Gaps], Floats]:
-        steps, numbers = self._board.steps, np.arange(len(paths))
-        stops = np.array([[*path, *[steps] * (steps + 1 - len(path))] for path in paths])
-        computes = np.zeros((len(paths), steps), dtype=bool)
-        for number, path in enumerate(paths):
-            computes[number, list(path)] = True
-        latents = targets[0][cases].clone()
-        outputs = latents.new_zeros(len(paths), HISTORY, *latents.shape[1:])
-        known = np.full((len(paths), HISTORY), -1, dtype=np.int64)
-        found = []
-        for step in range(steps):
-            due = numbers[computes[:, step]]
-            if not len(due):
-                continue
+        part, place = divmod(case, self._board.rows)
+        replay, targets = self._replays[part], self._targets[part]
+        known, stops = gaps_of(path, self._board.steps)
+        updates = model.update(known, stops, self.sigmas)
+        nudged = updates[:, None] + _NUDGE * gap_basis(known, stops, self.sigmas)
+        # The first is the path itself; those of a direction split off it at their gap.
+        latents = targets[0][place : place + 1]
+        outputs = latents.new_zeros(HISTORY, *latents.shape)
+        places: list[tuple[int, int]] = []
+        for gap, step in enumerate(path):
             fresh = [
-                replay.compute(step, latents[part], rows=cases[part])[0]
-                for part in np.array_split(due, math.ceil(len(due) / self._board.rows))
+                replay.compute(step, few, rows=np.full(len(few), place))[0]
+                for few in latents.split(self._board.rows)
             ]
-            outputs[due, 1:] = outputs[due, :-1].clone()
-            outputs[due, 0] = torch.cat(fresh)
-            known[due, 1:] = known[due, :-1]
-            known[due, 0] = step
-            count = computes[due, : step + 1].sum(axis=1)
-            ends = stops[due, count]
-            wanted = torch.stack([targets[e][c] for e, c in zip(ends, cases[due], strict=True)])
-            flat = outputs[due].flatten(2)
-            gram, moment, square = _products_of(flat, (wanted - latents[due]).flatten(1))
-            found.append(Gaps(known[due].copy(), ends, gram, moment, square))
-            update = model.update(known[due], ends, self.sigmas)
-            shares = torch.as_tensor(update, dtype=flat.dtype, device=flat.device)
-            moved = torch.einsum("rh,rhf->rf", shares, flat)
-            latents[due] += moved.view(latents[due].shape)
-        wrong = (latents - targets[-1][cases]).flatten(1).double().square().mean(dim=1)
-        return found, wrong.cpu().numpy()
+            outputs = torch.cat([torch.cat(fresh)[None], outputs[:-1]])
+            born = min(gap + 1, HISTORY) if stops[gap] - step > 1 else 0
+            places += [(gap, direction) for direction in range(born)]
+            shares = np.concatenate([[updates[gap]] * len(latents), nudged[gap, :born]])
+            latents = torch.cat([latents, *[latents[:1]] * born])
+            outputs = torch.cat([outputs, *[outputs[:, :1]] * born], dim=1)
+            weighed = torch.as_tensor(shares, dtype=latents.dtype, device=latents.device)
+            latents = latents + torch.einsum("mh,hm...->m...", weighed, outputs)
+        ends = latents.flatten(1).double().cpu()
+        wrong = targets[-1][place].flatten().double().cpu() - ends[0]
+        effects = torch.zeros(len(path), HISTORY, len(wrong), dtype=wrong.dtype)
+        if places:
+            effects[tuple(np.transpose(places))] = (ends[1:] - ends[0]) / _NUDGE
+        return wrong, effects
+
+    def tell(self, path: ComputePath, case: int, model: GapModel) -> GapProducts:
+        """Follow a path, arguments as in `follow`, and sum up what is told."""
+        wrong, effects = self.follow(path, case, model)
+        known, stops = gaps_of(path, self._board.steps)
+        along = torch.as_tensor(model.along(known, stops, self.sigmas)).flatten()
+        flat = effects.flatten(0, 1)
+        lacking = wrong + along @ flat
+        return GapProducts(
+            known[None],
+            stops[None],
+            (flat @ flat.T).numpy()[None],
+            (flat @ lacking).numpy()[None],
+            (lacking @ lacking).numpy()[None],
+            _LEAST * (wrong @ wrong).numpy()[None],
+        )
+
+    def _paths(self, costs: Floats, count: int) -> list[ComputePath]:
+        others = round(_RANDOM * count)
+        return [
+            *shaken_paths(costs, count - others, self._rng, longest=_LONGEST),
+            *random_paths(self._board.steps, others, self._rng, longest=_LONGEST),
+        ]
 
     @torch.no_grad()
     def _trajectory(self, replay: Replay) -> list[Tensor]:
@@ -211,32 +193,32 @@ class GapSearch:
             )
         return [*latents, end]
 
-    def _learn(self, parts: Sequence[Gaps], fits: int) -> None:
-        """Move the network towards the least errors at the ends of gaps."""
-        gaps = Gaps.joined(parts)
-        gaps = gaps.where(gaps.stops - gaps.known[:, 0] > 1)
-        seen = gap_features(gaps.known, gaps.stops, self.sigmas)
-        basis = gap_basis(gaps.known, gaps.stops, self.sigmas)
-        gram = torch.as_tensor(np.einsum("gij,gjk,glk->gil", basis, gaps.gram, basis))
-        moment = torch.as_tensor(np.einsum("gij,gj->gi", basis, gaps.moment))
-        square = torch.as_tensor(gaps.square)
+    def _learn(self, told: GapProducts, fits: int) -> None:
+        """Move the network towards the least errors; each counts by its logarithm."""
+        count, gaps = told.stops.shape
+        seen = gap_features(told.known.reshape(-1, HISTORY), told.stops.ravel(), self.sigmas)
+        gram, moment, square, least = (
+            torch.as_tensor(one) for one in (told.gram, told.moment, told.square, told.least)
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self._rng.integers(2**31)))
             if self._network is None:
                 self._mean, self._scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
                 self._network = _network()
             inputs = torch.as_tensor((seen - self._mean) / self._scale, dtype=torch.float32)
+            inputs = inputs.view(count, gaps, FEATURES)
             adam = torch.optim.Adam(self._network.parameters(), lr=_RATE)
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, fits)
             for _ in range(fits):
-                part = torch.randint(len(inputs), (min(len(inputs), _BATCH),))
+                part = torch.randint(count, (min(count, _BATCH // gaps),))
                 along = self._network(inputs[part]).double() + torch.as_tensor(LINE)
+                along = along.flatten(1)
                 error = (
                     square[part]
                     - 2 * (along * moment[part]).sum(dim=1)
                     + torch.einsum("gi,gij,gj->g", along, gram[part], along)
                 )
-                loss = torch.log(error.clamp_min(0) + _FLOOR * square[part] + 1e-12).mean()
+                loss = torch.log(error.clamp_min(0) + least[part] + _TINY).mean()
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
@@ -263,38 +245,3 @@ def _network() -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(FEATURES, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), head
     )
-
-
-def _products_of(outputs: Tensor, wanted: Tensor) -> tuple[Floats, Floats, Floats]:
-    """Return inner products of outputs, with what is wanted, and of that with itself."""
-    gram = torch.einsum("rif,rjf->rij", outputs, outputs)
-    moment = torch.einsum("rif,rf->ri", outputs, wanted)
-    square = wanted.double().square().sum(dim=1)
-    return gram.double().cpu().numpy(), moment.double().cpu().numpy(), square.cpu().numpy()
-
-
-def _open_gaps(products: Products, rng: np.random.Generator) -> Gaps:
-    """Draw gaps of full compute: none lacks anything where it begins."""
-    gram, sigmas = products
-    cases, steps = gram.shape[:2]
-    moves = np.diff(sigmas)
-    numbers = rng.integers(cases, size=_OPEN)
-    first = rng.integers(0, max(1, steps - 3), size=_OPEN)
-    count = rng.integers(1, HISTORY + 1, size=_OPEN)
-    longest = max(2, steps // 2 - 1)
-    apart = rng.integers(1, max(2, steps // 3), size=(_OPEN, HISTORY - 1))
-    known = np.full((_OPEN, HISTORY), -1, dtype=np.int64)
-    ends = np.concatenate([first[:, None], first[:, None] + apart.cumsum(axis=1)], axis=1)
-    for number in range(_OPEN):
-        own = np.unique(np.minimum(ends[number, : count[number]], steps - 2))
-        known[number, : len(own)] = own[::-1]
-    stops = np.minimum(known[:, 0] + rng.integers(2, longest + 1, size=_OPEN), steps)
-    there = known >= 0
-    inside = (np.arange(steps) >= known[:, :1]) & (np.arange(steps) < stops[:, None])
-    moved = inside * moves
-    own = gram[numbers]
-    outputs = np.take_along_axis(own, np.maximum(known, 0)[:, :, None], axis=1)
-    moment = np.einsum("git,gt->gi", outputs, moved) * there
-    square = np.einsum("gs,gst,gt->g", moved, own, moved)
-    at = np.take_along_axis(outputs, np.maximum(known, 0)[:, None, :], axis=2)
-    return Gaps(known, stops, at * (there[:, :, None] & there[:, None, :]), moment, square)

@@ -10,8 +10,10 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.schedules.gaps import GapModel
 from ditcache_rl.search.calibrate import fitted_gap_costs
-from ditcache_rl.search.gap_costs import fit_costs, shaken_paths
+from ditcache_rl.search.gap_costs import fit_costs, random_paths, shaken_paths
+from ditcache_rl.search.gap_products import GapProducts, gaps_of
 from ditcache_rl.search.gaps import GapSearch, schedule_on
 from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import HISTORY
@@ -39,19 +41,61 @@ def search(board: Board) -> GapSearch:
     return GapSearch(board, CASES, rng=np.random.default_rng(0))
 
 
-def test_rollouts_end_where_the_pipeline_ends_under_the_same_schedule(
+def test_paths_end_where_the_pipeline_ends_under_the_same_schedule(
     board: Board, tiny_pipe: Any
 ) -> None:
     made, model, path = search(board), gap_model(4), (0, 2, 3)
-    _, errors, numbers = made.rollout([path] * 3, model)
     schedule = schedule_on(path, model, made.sigmas)
     call = board.call | {"output_type": "latent"}
 
-    for error, number in zip(errors, numbers, strict=True):
+    for number in (0, 1):
         reference = _latents(tiny_pipe, CASES[number], call)
         with BlockRunner(tiny_pipe, StaticSchedule(schedule), TieredCache(), blocks="transformer"):
             ours = _latents(tiny_pipe, CASES[number], call)
-        assert float((ours - reference).double().square().mean()) == pytest.approx(error, rel=1e-3)
+        wrong, _ = made.follow(path, number, model)
+        torch.testing.assert_close(
+            wrong.float(), (reference - ours).flatten(), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_what_directions_do_tells_the_end_of_a_path_under_another_model(board: Board) -> None:
+    made, path = search(board), (0, 2, 4)
+    known, stops = gaps_of(path, STEPS)
+    begun, other = gap_model(), _bent(gap_model(), 1e-3)
+    moved = torch.as_tensor(
+        other.along(known, stops, made.sigmas) - begun.along(known, stops, made.sigmas)
+    )
+    wrong, effects = made.follow(path, 1, begun)
+    after, _ = made.follow(path, 1, other)
+
+    told = wrong - torch.einsum("gh,ghf->f", moved, effects)
+    # To first order: what is left over is of the second.
+    assert float((told - after).norm()) < 0.05 * float((after - wrong).norm())
+
+
+def _bent(model: GapModel, by: float) -> GapModel:
+    *inner, (weight, bias) = model.layers
+    return model._replace(layers=(*inner, (weight, bias + by * np.array([1.0, -2.0, 0.5]))))
+
+
+def test_products_tell_the_error_of_the_path_they_were_drawn_on(board: Board) -> None:
+    made, model, path = search(board), gap_model(4), (0, 2, 3)
+    told = made.tell(path, 1, model)
+    wrong, _ = made.follow(path, 1, model)
+
+    along = model.along(told.known[0], told.stops[0], made.sigmas)
+    assert told.errors(along[None])[0] == pytest.approx(float(wrong @ wrong), rel=1e-6)
+
+
+def test_gaps_that_were_added_move_nothing(board: Board) -> None:
+    made, model = search(board), gap_model(4)
+    told = [made.tell(path, 0, model) for path in ((0, 3), (0, 2, 3, 4))]
+    along = np.random.default_rng(0).standard_normal((2, 4, HISTORY))
+
+    joined = GapProducts.joined(told).errors(along)
+
+    np.testing.assert_allclose(joined[:1], told[0].errors(along[:1, :2]))
+    np.testing.assert_allclose(joined[1:], told[1].errors(along[1:]))
 
 
 def _latents(pipe: Any, case: Case, call: dict[str, Any]) -> torch.Tensor:
@@ -70,9 +114,11 @@ def test_fitted_coefficients_leave_less_than_a_line_does(board: Board) -> None:
     paths = shaken_paths(fitted_gap_costs(made.products()), 40, np.random.default_rng(5))
     paths = [path for path in paths if len(path) < STEPS]
 
-    errors = [made.rollout(paths, one)[1] for one in (gap_model(), model)]
+    def left(one: GapModel) -> float:
+        wrong = [made.follow(path, case, one)[0] for path in paths for case in (0, 1)]
+        return float(torch.stack(wrong).square().sum(dim=1).log().mean())
 
-    assert np.log(errors[1]).mean() < np.log(errors[0]).mean()
+    assert left(model) < left(gap_model())
 
 
 def test_costs_are_scaled_to_the_images_that_were_drawn(board: Board) -> None:
@@ -83,8 +129,13 @@ def test_costs_are_scaled_to_the_images_that_were_drawn(board: Board) -> None:
     np.testing.assert_allclose(fit_costs(products, paths, psnr_db), 7.0 * base, rtol=1e-6)
 
 
-def test_shaken_paths_are_paths() -> None:
-    for path in shaken_paths(cubed_costs(12), 50, np.random.default_rng(1)):
+def test_drawn_paths_are_paths() -> None:
+    rng = np.random.default_rng(1)
+    shaken = shaken_paths(cubed_costs(12), 50, rng)
+    others = random_paths(12, 50, rng, longest=5)
+
+    assert {len(path) for path in others} == {2, 3, 4, 5}
+    for path in shaken + others:
         assert path[0] == 0
         assert list(path) == sorted(set(path))
         assert path[-1] < 12
