@@ -47,10 +47,11 @@ _TYPES = {
     "quality": torch.float32,
     "floors": torch.float32,
     "tiers": torch.int8,
+    "reached": torch.float32,
 }
-_MAY_LACK = ("coefficients", "quality", "floors")
+_MAY_LACK = ("coefficients", "quality", "floors", "reached")
 #: Arrays that are there only where a schedule has them.
-_OPTIONAL = ("tiers",)
+_OPTIONAL = ("tiers", "reached")
 
 
 def save_policy(policy: Policy, folder: Path, *, card: str) -> None:

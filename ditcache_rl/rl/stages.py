@@ -18,6 +18,7 @@ from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.schedules import (
     Objective,
+    Reached,
     ScheduleTable,
     Scored,
     rescale,
@@ -257,12 +258,17 @@ def _with_floors(
     """Return the table of a scenario with the floors of some lines, and of full compute."""
     table, lines = scenario.table, {}
     if (full := table.get(table.site_steps)) is not None:
-        lines[table.site_steps] = full._replace(floor_psnr_db=PSNR_CAP_DB, floor_ssim=1.0)
+        whole = Reached.of(np.array([PSNR_CAP_DB]), np.ones(1))
+        lines[table.site_steps] = full._replace(
+            floor_psnr_db=PSNR_CAP_DB, floor_ssim=1.0, reached=whole
+        )
     for index, computes in enumerate(counts):
         one = table[computes]
         quality = scenario.static(cases, [one.schedule] * len(cases))
         psnr_db, ssim = (float(np.percentile(values, 5)) for values in quality)
-        lines[computes] = one._replace(floor_psnr_db=psnr_db, floor_ssim=ssim)
+        lines[computes] = one._replace(
+            floor_psnr_db=psnr_db, floor_ssim=ssim, reached=Reached.of(*quality)
+        )
         tick((index + 1) / len(counts), f"{computes}/{table.site_steps}: {psnr_db:.1f} dB")
     return table.with_lines(lines)
 

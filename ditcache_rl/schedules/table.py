@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.errors import BudgetError, ConfigError
+from ditcache_rl.schedules.reached import PARTS, Reached
 from ditcache_rl.schedules.schedule import Schedule
 from ditcache_rl.types import HISTORY, Floats
 
@@ -36,6 +37,8 @@ class Scored(NamedTuple):
     """What 95 % of the select prompts reach."""
     floor_ssim: float = np.nan
     """What 95 % of the select prompts reach."""
+    reached: Reached | None = None
+    """What they reach; None where it was not measured, or is not known any more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +135,8 @@ class ScheduleTable(Mapping[int, Scored]):
             `sigmas` (steps + 1,), and for n schedules `modes` (n, steps, sites) int8,
             `coefficients` (n, steps, HISTORY), `quality` (n, 2) and `floors` (n, 2) of PSNR in dB
             and SSIM; nan where nothing is known. Where any schedule has tiers, also `tiers`
-            (n, steps, sites) int8; -1 in schedules without.
+            (n, steps, sites) int8; -1 in schedules without. Where it is known of any schedule what
+            prompts reach, also `reached` (n, 2, PARTS + 1) of PSNR and SSIM; nan elsewhere.
         """
         lines = list(self.lines.values())
         bare = np.full((self.steps, HISTORY), np.nan)
@@ -140,7 +144,11 @@ class ScheduleTable(Mapping[int, Scored]):
         kept = [one.schedule.tiers for one in lines]
         nowhere = np.full((self.steps, self.sites), -1, dtype=np.int8)
         tiers = np.stack([nowhere if t is None else t for t in kept])
-        return ({"tiers": tiers} if (tiers >= 0).any() else {}) | {
+        unknown = np.full((2, PARTS + 1), np.nan)
+        reached = np.stack([unknown if r is None else r for r in (one.reached for one in lines)])
+        optional = {"tiers": tiers} if (tiers >= 0).any() else {}
+        optional |= {} if np.isnan(reached).all() else {"reached": reached}
+        return optional | {
             "sigmas": self.sigmas,
             "modes": np.stack([one.schedule.modes for one in lines]),
             "coefficients": np.stack([bare if c is None else c for c in own]),
@@ -164,6 +172,8 @@ class ScheduleTable(Mapping[int, Scored]):
             "floors": (shape[0] if shape else 1, 2),
         }
         expected |= {"tiers": shape} if "tiers" in arrays else {}
+        told = (expected["quality"][0], 2, PARTS + 1)
+        expected |= {"reached": told} if "reached" in arrays else {}
         for name, wanted in expected.items():
             if arrays[name].shape != wanted:
                 raise ConfigError(f"{name} must have shape {wanted}, received {arrays[name].shape}")
@@ -177,6 +187,7 @@ class ScheduleTable(Mapping[int, Scored]):
                 f"{shape[2]} sites"
             )
         unplaced = np.full(shape, -1, dtype=np.int8)
+        reached = arrays.get("reached", np.full(told, np.nan)).astype(np.float64)
         table = cls.of(
             floats["sigmas"],
             (
@@ -186,15 +197,22 @@ class ScheduleTable(Mapping[int, Scored]):
                         own if np.isfinite(own).any() else None,
                         None if (tiers == -1).all() else tiers.astype(np.int8),
                     ),
-                    *quality,
-                    *floor,
+                    psnr_db,
+                    ssim,
+                    floor_psnr_db,
+                    floor_ssim,
+                    Reached.read(percentiles),
                 )
-                for modes, own, tiers, quality, floor in zip(
+                for modes, own, tiers, (psnr_db, ssim), (
+                    floor_psnr_db,
+                    floor_ssim,
+                ), percentiles in zip(
                     arrays["modes"],
                     floats["coefficients"],
                     arrays.get("tiers", unplaced),
                     floats["quality"].tolist(),
                     floats["floors"].tolist(),
+                    reached,
                     strict=True,
                 )
             ),

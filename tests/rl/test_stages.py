@@ -188,8 +188,10 @@ def test_floors_are_what_nearly_all_select_prompts_reach(
 
     least = table[table.least]
     quality = board.judge(board.draw(cases, StaticSchedule(least.schedule)).images, cases)
-    np.testing.assert_allclose(least[3:], np.percentile(quality, 5, axis=1), atol=1e-3)
-    assert table[board.steps * board.sites][3:] == (60.0, 1.0)
+    np.testing.assert_allclose(least[3:5], np.percentile(quality, 5, axis=1), atol=1e-3)
+    assert table[board.steps * board.sites][3:5] == (60.0, 1.0)
+    assert least.reached is not None
+    assert (least.reached.psnr_db[5], least.reached.ssim[5]) == least[3:5]
     assert_same(table.without_floors(), scenario.table.without_floors())
     assert_same(floors_stage(scenario, cases, file=file, tick=Ticks()), table)
 
@@ -217,8 +219,8 @@ def test_safe_schedules_reach_at_least_the_floors_of_the_others(
         if np.isfinite(usual[computes].floor_psnr_db):
             assert one.floor_psnr_db >= usual[computes].floor_psnr_db
             assert one.floor_ssim >= usual[computes].floor_ssim - 1
-        if one[3:] == usual[computes][3:]:
+        if one[3:5] == usual[computes][3:5]:
             assert one.schedule == usual[computes].schedule
-    assert np.isfinite([found[computes][3:] for computes in (1, 2, 3, 4)]).all(), "all named ones"
+    assert np.isfinite([found[computes][3:5] for computes in (1, 2, 3, 4)]).all(), "all named ones"
     assert tick.shares == sorted(tick.shares)
     assert_same(found, safe())
