@@ -175,7 +175,7 @@ class PolicyController(Delegating):
     def __init__(self, policy: Policy, target: Target, *, adaptive: bool | None = None) -> None:
         if adaptive and policy.network is None:
             raise ConfigError("expected a policy with a network, received one of schedules alone")
-        self._policy, self._target, self._adaptive = policy, target, adaptive
+        self.policy, self._target, self._adaptive = policy, target, adaptive
         self.tables = Tables(list(policy.tables.values()))
         self._unmet: dict[int, str] = {}  # by steps; copies share it
         self._gauges = Gauges()  # likewise
@@ -217,7 +217,7 @@ class PolicyController(Delegating):
         Raises:
             BudgetError: If the target is out of reach.
         """
-        policy, target, steps = self._policy, self._target, len(sigmas) - 1
+        policy, target, steps = self.policy, self._target, len(sigmas) - 1
         if target.deadline_s is not None:
             return DeadlineController(self._pacer(sigmas), target.deadline_s, gauges=self._gauges)
         table, cost = self.tables.at(sigmas), policy.cost.for_steps(steps)
@@ -249,7 +249,7 @@ class PolicyController(Delegating):
 
     def _pacer(self, sigmas: Floats) -> Pacer:
         """Return what keeps deadlines in a run of these noise levels."""
-        pacer = self._policy.pacer
+        pacer = self.policy.pacer
         if pacer is None:
             raise BudgetError(
                 f"expected a policy that was trained to keep deadlines, received {self._target} "
@@ -265,7 +265,7 @@ class PolicyController(Delegating):
 
     def _is_better(self, steps: int, computes: int) -> bool:
         """Tell whether the policy says that its network beats its schedule."""
-        use, target = self._policy.manifest.network, self._target
+        use, target = self.policy.manifest.network, self._target
         # What the network was compared with are not the schedules for floors.
         if use is None or target.names_floor:
             return False

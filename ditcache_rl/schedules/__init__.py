@@ -2,6 +2,7 @@
 
 from ditcache_rl.schedules.carry import carry, rescale
 from ditcache_rl.schedules.cost import CostModel, computes_of, fit_cost, nominal_cost
+from ditcache_rl.schedules.expected import Expectation
 from ditcache_rl.schedules.objective import Objective
 from ditcache_rl.schedules.reached import Reached, share_above
 from ditcache_rl.schedules.schedule import ComputePath, Schedule, modes_text
@@ -11,6 +12,7 @@ from ditcache_rl.schedules.table import ScheduleTable, Scored
 __all__ = [
     "ComputePath",
     "CostModel",
+    "Expectation",
     "Objective",
     "Reached",
     "Schedule",

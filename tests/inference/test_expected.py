@@ -1,0 +1,64 @@
+"""What a request's images probably reach is told where the policy knows its schedule."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ditcache_rl as dc
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import Expectation
+from tests.kit.environment import PROMPTS, untrained_policy
+
+
+def expecting(pipe: Any, call: dict[str, Any], constant_db: float) -> Policy:
+    """A policy that expects so much, less 2 dB per e-fold of the last jump, at half compute."""
+    policy = untrained_policy(pipe, call)
+    table = policy.tables[4]
+    line = Expectation(constant_db, 1.0, ((0.0, 0.0), (0.0, 0.0), (-2.0, 0.0), (0.0, 0.0)))
+    known = table.with_lines({2: table[2]._replace(expectation=line)})
+    return replace(policy, tables={**policy.tables, 4: known})
+
+
+def draw(pipe: Any, call: dict[str, Any], *, prompts: int = 1, steps: int = 4) -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in range(prompts)]
+    texts = list(PROMPTS["train"][:prompts])
+    pipe(texts, num_inference_steps=steps, generator=generators, output_type="latent", **call)
+
+
+def test_a_request_says_what_its_images_probably_reach(
+    tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    policy = expecting(tiny_pipe, tiny_call, 30.0)
+    with dc.cached(tiny_pipe, policy, budget=0.5) as run:
+        draw(tiny_pipe, tiny_call, prompts=3)
+
+    (log,) = run.logs
+    assert log.modes[:, 0, 0].tolist().count(0) == 2
+    assert log.expected_psnr_db is not None
+    jumps = log.jumps()[:, 2, 0]
+    np.testing.assert_allclose(log.expected_psnr_db, np.clip(30 - 2 * np.log(jumps), 0, 60))
+    assert f"{log.expected_psnr_db.min():.1f} in the worst of 3 images" in run.summary()
+
+
+@pytest.mark.parametrize(("constant_db", "told"), [(1e5, 60.0), (-1e5, 0.0)])
+def test_no_more_is_expected_than_psnr_can_be(
+    tiny_pipe: Any, tiny_call: dict[str, Any], constant_db: float, told: float
+) -> None:
+    with dc.cached(tiny_pipe, expecting(tiny_pipe, tiny_call, constant_db), budget=0.5) as run:
+        draw(tiny_pipe, tiny_call)
+
+    assert run.logs[0].expected_psnr_db == pytest.approx([told])
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(0.75, 4), (1.0, 4), (0.5, 6), (0.5, 5)])
+def test_nothing_is_told_of_other_schedules(
+    tiny_pipe: Any, tiny_call: dict[str, Any], budget: float, steps: int
+) -> None:
+    with dc.cached(tiny_pipe, expecting(tiny_pipe, tiny_call, 30.0), budget=budget) as run:
+        draw(tiny_pipe, tiny_call, steps=steps)
+
+    assert run.logs[0].expected_psnr_db is None
+    assert "expected" not in run.summary()
