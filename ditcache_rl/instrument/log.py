@@ -74,7 +74,7 @@ class RequestLog:
             if (modes > Mode.COMPUTE).all():
                 self._estimated = step, output
             elif before is not None and step == before[0] + 1 and (modes <= Mode.COMPUTE).all():
-                self._jumps[step] = _jump(output, before[1])
+                self._jumps[step] = jump(output, before[1])
         if step == len(self.modes) - 1 and (self.modes > Mode.COMPUTE).any():
             # A sum is finite if all numbers are, and of a sane size; on a CPU it is far cheaper.
             self._ends += [tensor.sum(dtype=torch.float32) for tensor in (latents, output)]
@@ -113,7 +113,7 @@ class RequestLog:
         return np.asarray(computed / self.run.site_steps, dtype=np.float64)
 
 
-def _jump(output: Tensor, before: Tensor) -> Tensor:
+def jump(output: Tensor, before: Tensor) -> Tensor:
     """Return the signals of two outputs: (rows, SIGNALS)."""
     channels = 1 if output.ndim > 3 else -1
     apart, size = (

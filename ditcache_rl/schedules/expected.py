@@ -65,7 +65,7 @@ class Expectation(NamedTuple):
             return None
         table = np.zeros(jumps.shape[1:])
         table[told] = best.reshape(-1, SIGNALS)
-        return cls(float(mean - middle @ best), least, tuple(map(tuple, table.tolist())))
+        return cls(float(mean - middle @ best), least, _rows(table))
 
     @classmethod
     def read(cls, numbers: Floats, slopes: Floats) -> Self | None:
@@ -83,7 +83,7 @@ class Expectation(NamedTuple):
                 "at least 0, received others"
             )
         constant, error = numbers.tolist()
-        return cls(constant, error, tuple(map(tuple, slopes.tolist())))
+        return cls(constant, error, _rows(slopes))
 
     def psnr_db(self, jumps: Floats) -> Floats:
         """Return what images probably reach: (images,); nan where a step told nothing.
@@ -95,3 +95,7 @@ class Expectation(NamedTuple):
         used = slopes.any(axis=1)
         given = np.log(np.maximum(jumps[:, used], _LEAST))  # of nan it is nan
         return np.asarray(self.constant_db + np.einsum("isk,sk->i", given, slopes[used]))
+
+
+def _rows(table: Floats) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(one) for one in row) for row in table)

@@ -31,7 +31,7 @@ def test_a_jump_is_by_what_the_predicted_clean_image_changes(
 
     assert len(seen) == STEPS
     jumps, sigmas = log.jumps(), log.run.sigmas
-    assert np.isfinite(jumps).all(axis=(0, 2)).nonzero()[0].tolist() == [3, 5]
+    assert np.flatnonzero(np.isfinite(jumps).all(axis=(0, 2))).tolist() == [3, 5]
     for at in (3, 5):
         clean = [seen[k][0] - sigmas[k] * seen[k][1] for k in (at - 1, at)]
         # In a step of the sampler the change of the clean image is that of the velocity.
