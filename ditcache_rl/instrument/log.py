@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ditcache_rl.types import SIGNALS, Floats, Mode, Modes, RunInfo
 
+#: Squares below this count as this.
+_TINY = 1e-12
+
 
 class RequestLog:
     """What a request really did.
@@ -87,8 +90,9 @@ class RequestLog:
         """Return how far outputs lie from the estimates before them; waits for the device.
 
         Returns:
-            (rows, steps, SIGNALS) squared distance over the squared output, in the mean and of the
-            farthest token; nan but at steps that computed after an estimate.
+            (rows, steps, SIGNALS) logarithms of the squared distance, in the mean and of the
+            farthest token, and of the squared output; and the share of the output that the distance
+            along it is. nan but at steps that computed after an estimate.
         """
         steps, rows, _ = self.modes.shape
         found = np.full((rows, steps, SIGNALS), np.nan)
@@ -114,9 +118,14 @@ class RequestLog:
 
 
 def jump(output: Tensor, before: Tensor) -> Tensor:
-    """Return the signals of two outputs: (rows, SIGNALS)."""
+    """Return the signals of two outputs, see `RequestLog.jumps`: (rows, SIGNALS)."""
     channels = 1 if output.ndim > 3 else -1
-    apart, size = (
-        tensor.float().square().mean(channels).flatten(1) for tensor in (output - before, output)
+    whole = output.float()
+    apart = whole - before.float()
+    off, size, along = (
+        tensor.mean(channels).flatten(1)
+        for tensor in (apart.square(), whole.square(), apart * whole)
     )
-    return torch.stack([apart.mean(1), apart.amax(1)], 1) / size.mean(1, keepdim=True)
+    squares = torch.stack([off.mean(1), off.amax(1), size.mean(1)], 1)
+    share = along.mean(1, keepdim=True) / size.mean(1, keepdim=True)
+    return torch.cat([squares.clamp_min(_TINY).log(), share], 1)

@@ -19,20 +19,20 @@ from ditcache_rl.types import SIGNALS, Floats
 LEAST_IMAGES = 24
 #: Penalties on standardised slopes that are tried, over the number of images.
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-#: Relative distances below this count as this: where nothing was skipped there is none.
+#: Keeps the spread of a signal above zero that all images have alike.
 _LEAST = 1e-12
 #: Absolute values of a fit in a file; those of fits are below a thousand.
 _MOST = 1e6
 
 
 class Expectation(NamedTuple):
-    """A line from the logarithms of what a run tells to the PSNR in dB."""
+    """A line from what a run tells to the PSNR in dB."""
 
     constant_db: float
     error_db: float
     """Root of the mean square error on images that the line was not fitted to."""
     slopes: tuple[tuple[float, ...], ...]
-    """(steps, SIGNALS) dB per e-fold; zero at steps that tell nothing."""
+    """(steps, SIGNALS) dB per unit; zero at steps that tell nothing."""
 
     @classmethod
     def fit(cls, jumps: Floats, psnr_db: Floats) -> Self | None:
@@ -49,7 +49,7 @@ class Expectation(NamedTuple):
         images = len(psnr_db)
         if images < LEAST_IMAGES or not told.any():
             return None
-        given = np.log(np.maximum(jumps[:, told], _LEAST)).reshape(images, -1)
+        given = jumps[:, told].reshape(images, -1)
         middle, scale = given.mean(axis=0), given.std(axis=0) + _LEAST
         x, mean = (given - middle) / scale, psnr_db.mean()
         best, least = None, float(np.std(psnr_db) * images / (images - 1))
@@ -93,8 +93,8 @@ class Expectation(NamedTuple):
         """
         slopes = np.array(self.slopes)
         used = slopes.any(axis=1)
-        given = np.log(np.maximum(jumps[:, used], _LEAST))  # of nan it is nan
-        return np.asarray(self.constant_db + np.einsum("isk,sk->i", given, slopes[used]))
+        told = np.einsum("isk,sk->i", jumps[:, used], slopes[used])
+        return np.asarray(self.constant_db + told)
 
 
 def _rows(table: Floats) -> tuple[tuple[float, ...], ...]:
