@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ditcache_rl as dc
+from ditcache_rl.config import find_policy
 from ditcache_rl.control import EveryK, StaticSchedule
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.inference.blend import PROMISED_SHARE, Turns, cheapest_blend
-from ditcache_rl.policy import Policy
+from ditcache_rl.policy import Policy, load_policy
 from ditcache_rl.schedules import Reached, ScheduleTable, Scored, share_above, spaced, spaced_table
 from ditcache_rl.types import RunInfo
 from tests.kit.environment import levels_of, untrained_policy
@@ -208,3 +209,22 @@ def test_what_prompts_reach_stays_with_a_table() -> None:
         arrays["reached"][list(known).index(3), 0, 50] = damage
         with pytest.raises(ConfigError, match="percentiles that never fall"):
             ScheduleTable.from_arrays(arrays)
+
+
+@pytest.mark.parametrize("floor", [30.0, 35.0, 40.0, 50.0])
+def test_the_shipped_policy_keeps_every_floor_by_less_over_many_requests(floor: float) -> None:
+    policy = load_policy(find_policy("shapes-ppo"))
+    tables = policy.tables[28], policy.safe[28]
+
+    blend = Target(min_psnr=floor, over="requests").blend(tables)
+
+    alone = min(Target(min_psnr=floor).computes(table, policy.cost) for table in tables)
+    shares = {
+        one.schedule: share_above(one.reached.psnr_db, floor)
+        for table in tables
+        for one in table.values()
+        if one.reached is not None
+    }
+    kept = (1 - blend.dear_share) * shares[blend.cheap] + blend.dear_share * shares[blend.dear]
+    assert kept >= PROMISED_SHARE - 1e-9
+    assert blend.cheap.computes < blend.mean_computes < alone

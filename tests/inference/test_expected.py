@@ -10,6 +10,7 @@ import torch
 import ditcache_rl as dc
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import Expectation
+from ditcache_rl.shapes import CALL, load_pipeline
 from tests.kit.environment import PROMPTS, untrained_policy
 
 
@@ -63,3 +64,20 @@ def test_nothing_is_told_of_other_schedules(
 
     assert run.logs[0].expected_psnr_db is None
     assert "expected" not in run.summary()
+
+
+def test_the_shipped_policy_tells_it_under_every_budget_it_names() -> None:
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    told = []
+    for computes in range(2, 10):
+        with dc.cached(pipe, "shapes-ppo", budget=computes / 28) as run:
+            draw(pipe, CALL, steps=28)
+        assert run.logs[0].modes[:, 0, 0].tolist().count(0) == computes
+        expected = run.logs[0].expected_psnr_db
+        assert expected is not None
+        told.append(float(expected[0]))
+
+    # Schedules of 2 and of 9 steps are 25 dB apart in the mean; single images lie 5 dB around it.
+    assert told[-1] - told[0] > 10
+    assert all(10 < psnr_db <= 60 for psnr_db in told)
