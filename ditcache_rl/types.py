@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 #: Residuals that a site remembers: a forecast of order m needs m + 1 of them.
 HISTORY = 3
 #: Numbers that a log notes of an output against the one of the step before.
-SIGNALS = 4
+SIGNALS = 3
 #: What files and arguments may ask for, far above any use: samplers are trained on 1000 levels, and
 #: numpy seeds with 32 bits. Counts are of prompts, candidates, episodes and the like.
 MOST_STEPS, MOST_SITES, MOST_COUNT, MOST_SEED = 1024, 256, 1_000_000, (1 << 32) - 1

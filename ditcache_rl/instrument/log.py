@@ -71,7 +71,7 @@ class RequestLog:
         Noted is how far what is computed lies from what was estimated at the step before: by that,
         times the noise level, the predicted clean image changes.
         """
-        if self.branches <= 1 and output.ndim > 2 and len(output) == self.run.rows:
+        if self.branches <= 1 and len(output) == self.run.rows:
             modes = self.modes[step]
             before, self._estimated = self._estimated, None
             if (modes > Mode.COMPUTE).all():
@@ -90,9 +90,9 @@ class RequestLog:
         """Return how far outputs lie from the estimates before them; waits for the device.
 
         Returns:
-            (rows, steps, SIGNALS) logarithms of the squared distance, in the mean and of the
-            farthest token, and of the squared output; and the share of the output that the distance
-            along it is. nan but at steps that computed after an estimate.
+            (rows, steps, SIGNALS) logarithms of the mean squared distance and output, and the share
+            of the output that the distance along it is; nan but at steps that computed after an
+            estimate.
         """
         steps, rows, _ = self.modes.shape
         found = np.full((rows, steps, SIGNALS), np.nan)
@@ -119,13 +119,11 @@ class RequestLog:
 
 def jump(output: Tensor, before: Tensor) -> Tensor:
     """Return the signals of two outputs, see `RequestLog.jumps`: (rows, SIGNALS)."""
-    channels = 1 if output.ndim > 3 else -1
     whole = output.float()
     apart = whole - before.float()
     off, size, along = (
-        tensor.mean(channels).flatten(1)
-        for tensor in (apart.square(), whole.square(), apart * whole)
+        tensor.flatten(1).mean(1) for tensor in (apart.square(), whole.square(), apart * whole)
     )
-    squares = torch.stack([off.mean(1), off.amax(1), size.mean(1)], 1)
-    share = along.mean(1, keepdim=True) / size.mean(1, keepdim=True)
-    return torch.cat([squares.clamp_min(_TINY).log(), share], 1)
+    return torch.stack(
+        [off.clamp_min(_TINY).log(), size.clamp_min(_TINY).log(), along / size], dim=1
+    )

@@ -18,7 +18,7 @@ def expecting(pipe: Any, call: dict[str, Any], constant_db: float) -> Policy:
     """A policy that expects so much at half compute, less 2 dB per e-fold of the error there."""
     policy = untrained_policy(pipe, call)
     table = policy.tables[4]
-    slopes = tuple((-2.0 if step == 2 else 0.0, 0.0, 0.0, 0.0) for step in range(4))
+    slopes = tuple((-2.0 if step == 2 else 0.0, 0.0, 0.0) for step in range(4))
     line = Expectation(constant_db, 1.0, slopes)
     known = table.with_lines({2: table[2]._replace(expectation=line)})
     return replace(policy, tables={**policy.tables, 4: known})

@@ -27,7 +27,7 @@ def test_a_card_leaves_out_what_was_not_measured() -> None:
 def test_a_card_says_how_far_off_what_is_expected_is() -> None:
     policy = load_policy(find_policy("shapes-ppo"))
     table = policy.safe[28]
-    line = Expectation(30.0, 2.34, ((1.0, 0.0, 0.0, 0.0),) * 28)
+    line = Expectation(30.0, 2.34, ((1.0, 0.0, 0.0),) * 28)
     known = table.with_lines({4: table[4]._replace(expectation=line)})
     never = table.with_lines({4: table[4]._replace(expectation=None)})
 

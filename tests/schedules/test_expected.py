@@ -72,9 +72,7 @@ def table_of(line: Expectation | None) -> ScheduleTable:
 
 
 def test_what_is_expected_stays_with_a_table() -> None:
-    slopes = tuple(
-        (0.0, -1.5, 0.0, 2.0) if step in TOLD else (0.0,) * SIGNALS for step in range(STEPS)
-    )
+    slopes = tuple((0.0, -1.5, 2.0) if step in TOLD else (0.0,) * SIGNALS for step in range(STEPS))
     table = table_of(Expectation(12.5, 2.0, slopes))
 
     again = ScheduleTable.from_arrays(table.to_arrays())
@@ -91,7 +89,7 @@ def test_what_is_expected_stays_with_a_table() -> None:
 )
 def test_insane_lines_of_a_file_never_reach_a_request(name: str, value: float) -> None:
     arrays: dict[str, Any] = table_of(
-        Expectation(12.5, 2.0, ((0.0, 1.0, 0.0, 0.0),) * STEPS)
+        Expectation(12.5, 2.0, ((0.0, 1.0, 0.0),) * STEPS)
     ).to_arrays()
     arrays[name][0, 1] = value
 
