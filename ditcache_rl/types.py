@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 
 #: Residuals that a site remembers: a forecast of order m needs m + 1 of them.
 HISTORY = 3
+#: Numbers that a log notes of an output against the one of the step before.
+SIGNALS = 3
 #: What files and arguments may ask for, far above any use: samplers are trained on 1000 levels, and
 #: numpy seeds with 32 bits. Counts are of prompts, candidates, episodes and the like.
 MOST_STEPS, MOST_SITES, MOST_COUNT, MOST_SEED = 1024, 256, 1_000_000, (1 << 32) - 1
@@ -174,5 +176,7 @@ class Progress:
         """Tell how much is done in all."""
 
 
+#: Hears the share of a stage that is done, and a word about it.
+Tick = Callable[[float, str], None]
 #: For work that nobody watches.
 UNSEEN = Progress()

@@ -78,7 +78,8 @@ def shipped_policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
     def make(setup: Setup, value: float) -> dict[str, Any]:
         policy = load_policy(find_policy("shapes-ppo"))
         check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
-        controller = PolicyController(policy, Target(**{target: value}))
+        asked: dict[str, Any] = {target: value}
+        controller = PolicyController(policy, Target(**asked))
         made_for = policy.manifest
         return {
             "controller": controller,

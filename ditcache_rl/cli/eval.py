@@ -26,6 +26,13 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--env", default="shapes", help="environment whose test prompts are drawn")
     parser.add_argument("--prompts", type=int, default=32, help="test prompts to draw")
     add_steps(parser, "the policy's first")
+    parser.add_argument(
+        "--deadline-s",
+        type=float,
+        nargs="+",
+        metavar="SECONDS",
+        help="deadlines of a call to measure besides, kept by the clock",
+    )
     parser.add_argument("--json", type=Path, help="write all results to this file")
     add_out(parser, "folder of report, plot and picture grid", "runs/eval/TIME")
 
@@ -40,7 +47,13 @@ def run(options: Namespace) -> int:
     from rich.console import Console
 
     from ditcache_rl.cli.progress import Bar
-    from ditcache_rl.evaluate import build_report, plot_frontier, plot_grid, render_table
+    from ditcache_rl.evaluate import (
+        build_report,
+        plot_frontier,
+        plot_grid,
+        render_deadlines,
+        render_table,
+    )
     from ditcache_rl.evaluate.policy import evaluate_policy
     from ditcache_rl.files import check_writable, write_json
     from ditcache_rl.machine import require
@@ -50,7 +63,12 @@ def run(options: Namespace) -> int:
     check_writable(out, folders=True)
     check_writable(*files)
     results = evaluate_policy(
-        policy, config, prompts=options.prompts, steps=options.steps, progress=Bar("eval")
+        policy,
+        config,
+        prompts=options.prompts,
+        steps=options.steps,
+        deadlines=options.deadline_s or (),
+        progress=Bar("eval"),
     )
     command = command_line("eval", *options.typed)
     report = build_report(results, env=config.id, command=command)
@@ -58,6 +76,8 @@ def run(options: Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
     console.print(render_table(report))
+    if report["deadlines"]:
+        console.print(render_deadlines(report))
     for file in files:
         write_json(file, report)
     plot_frontier(results, out / "frontier.png")

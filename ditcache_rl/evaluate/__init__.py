@@ -2,7 +2,7 @@
 
 from ditcache_rl.evaluate.figures import plot_frontier, plot_grid, plot_sensitivity
 from ditcache_rl.evaluate.methods import FAMILIES, Family, Method, default_baselines
-from ditcache_rl.evaluate.report import Report, build_report, render_table
+from ditcache_rl.evaluate.report import Report, build_report, render_deadlines, render_table
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.run import Shot, Stopwatch, evaluate, silent
 from ditcache_rl.evaluate.stats import (
@@ -32,6 +32,7 @@ __all__ = [
     "plot_frontier",
     "plot_grid",
     "plot_sensitivity",
+    "render_deadlines",
     "render_table",
     "silent",
 ]

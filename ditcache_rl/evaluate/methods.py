@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.errors import ConfigError, closest
 
-Family = Literal["reference", "fewer-steps", "heuristic", "peer", "static", "learned"]
+Family = Literal["reference", "fewer-steps", "heuristic", "peer", "static", "learned", "deadline"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 #: Shares of the steps that the fewer-steps baseline takes: about 2x to 8x.
@@ -39,6 +39,7 @@ class Method:
         sites: Parts of the block stack that the controller decides about.
         blocks: Where the blocks are, as in `BlockRunner`; None to find them.
         num_inference_steps: Steps to take; None for as many as the reference takes.
+        deadline_s: Seconds that the call may take; None where nobody looks at the clock.
         applied: Puts something else than a controller on a pipeline, for one call.
 
     Raises:
@@ -52,6 +53,7 @@ class Method:
     sites: int = 1
     blocks: str | None = None
     num_inference_steps: int | None = None
+    deadline_s: float | None = None
     applied: Callable[[Any], AbstractContextManager[object]] | None = None
 
     def __post_init__(self) -> None:

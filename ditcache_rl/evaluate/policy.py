@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ditcache_rl.bench import Board, caps_of
@@ -17,6 +17,7 @@ from ditcache_rl.pipelines import check_identity, open_configured
 from ditcache_rl.policy import Policy, load_policy, load_schedules
 from ditcache_rl.schedules import computes_of
 from ditcache_rl.types import MOST_STEPS, UNSEEN, Floats, Progress
+from ditcache_rl.world import DeadlineController
 
 
 def evaluate_policy(
@@ -25,6 +26,7 @@ def evaluate_policy(
     *,
     prompts: int,
     steps: int | None,
+    deadlines: Sequence[float] = (),
     progress: Progress = UNSEEN,
 ) -> Results:
     """Measure a policy at every budget of the environment.
@@ -34,11 +36,12 @@ def evaluate_policy(
         config: The environment whose test prompts are drawn.
         prompts: How many of them.
         steps: Denoising steps; None for those that the policy was trained at.
+        deadlines: Seconds that a call may take, by the clock; each is measured besides.
         progress: Hears how far it is.
 
     Raises:
         ConfigError: If there are fewer test prompts, or the file has no schedule for the steps.
-        BudgetError: If the policy has none for a budget.
+        BudgetError: If the policy has none for a budget, or keeps no deadlines.
         ArtifactError: If the policy is damaged or made for another model.
     """
     found = load_schedules(source) if source.is_file() else {"policy": load_policy(source)}
@@ -59,7 +62,8 @@ def evaluate_policy(
     sigmas = Board.of(config, pipe, steps=chosen).sigmas()  # refuses what the pipeline does
     if not source.is_file():
         ours = policy_methods(policy, config, sigmas)
-    methods = [*ours, *default_baselines(chosen, manifest.blocks)]
+    timed = deadline_methods(policy, deadlines, sigmas)
+    methods = [*ours, *timed, *default_baselines(chosen, manifest.blocks)]
     return evaluate(
         pipe,
         methods,
@@ -97,6 +101,39 @@ def policy_methods(policy: Policy, config: EnvConfig, sigmas: Floats) -> list[Me
         if learned:
             schedule = PolicyController(policy, target, adaptive=False)
             methods.append(Method("its schedule", "static", name, schedule, *where))
+    return methods
+
+
+def deadline_methods(policy: Policy, deadlines: Sequence[float], sigmas: Floats) -> list[Method]:
+    """List the policy at every deadline, and beside it the schedules that its agent started from.
+
+    Args:
+        policy: What is evaluated.
+        deadlines: Seconds that a call may take.
+        sigmas: (steps + 1,) noise levels of the run.
+
+    Raises:
+        BudgetError: If the policy keeps no deadlines in such a run.
+        ConfigError: If a deadline is not above zero.
+    """
+    methods: list[Method] = []
+    for limit in deadlines:
+        shipped = PolicyController(policy, Target(deadline_s=limit))
+        shipped.choose(sigmas)
+        assert policy.pacer is not None, "it was chosen"
+        prior = DeadlineController(policy.pacer, limit, decide=policy.pacer.prior)
+        for name, controller in (("policy", shipped), ("static by speed at the start", prior)):
+            methods.append(
+                Method(
+                    f"{name}, deadline",
+                    "deadline",
+                    f"{limit:g} s",
+                    controller,
+                    policy.manifest.sites,
+                    policy.manifest.blocks,
+                    deadline_s=limit,
+                )
+            )
     return methods
 
 

@@ -70,6 +70,18 @@ class Pair(TypedDict):
     n: int
 
 
+class DeadlineLine(TypedDict):
+    """A method under a deadline: `psnr_db` is of the images in time, null where there are none."""
+
+    method: str
+    deadline_s: float
+    kept_share: float
+    psnr_db: SpreadEntry | None
+    late_as_zero_db: Number
+    seconds_per_image: Number
+    n: int
+
+
 class Report(TypedDict):
     """The whole report."""
 
@@ -83,6 +95,7 @@ class Report(TypedDict):
     reference: ReferenceEntry
     rows: list[ReportLine]
     paired: list[Pair]
+    deadlines: list[DeadlineLine]
     notes: list[str]
 
 
@@ -111,6 +124,7 @@ def build_report(
             "n": results.seconds.shape[1],
         }
         for index, method in enumerate(results.methods)
+        if method.deadline_s is None
     ]
     return {
         "env": env,
@@ -123,6 +137,7 @@ def build_report(
         "reference": {"seconds_per_image": _number(medians[0])},
         "rows": cast("list[ReportLine]", lines),
         "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
+        "deadlines": _deadlines(results),
         "notes": list(results.notes),
     }
 
@@ -158,6 +173,50 @@ def render_table(report: Report) -> Table:
     if report["notes"]:
         table.caption = "\n".join(report["notes"])
     return table
+
+
+def render_deadlines(report: Report) -> Table:
+    """Lay what was measured under deadlines out for the terminal, one line per method and deadline.
+
+    PSNR is of the images in time.
+    """
+    table = Table(title="by the clock: PSNR of the images in time")
+    table.add_column("method")
+    for title in ("deadline", "in time", "PSNR dB", "p5", "late as 0", "median s"):
+        table.add_column(title, justify="right")
+    for line in report["deadlines"]:
+        psnr = line["psnr_db"]
+        table.add_row(
+            line["method"],
+            f"{line['deadline_s']:g} s",
+            f"{line['kept_share']:.0%}",
+            _shown(psnr and psnr["mean"], ".2f"),
+            _shown(psnr and psnr["p5"], ".2f"),
+            _shown(line["late_as_zero_db"], ".2f"),
+            _shown(line["seconds_per_image"], ".3f"),
+        )
+    return table
+
+
+def _deadlines(results: Results) -> list[DeadlineLine]:
+    lines: list[DeadlineLine] = []
+    for index, method in enumerate(results.methods):
+        if method.deadline_s is None:
+            continue
+        seconds, psnr_db = results.seconds[index], results.psnr_db[index]
+        kept = seconds <= method.deadline_s
+        lines.append(
+            {
+                "method": method.name,
+                "deadline_s": method.deadline_s,
+                "kept_share": float(kept.mean()),
+                "psnr_db": _spread(psnr_db[kept]) if kept.any() else None,
+                "late_as_zero_db": _number(np.where(kept, psnr_db, 0.0).mean()),
+                "seconds_per_image": _number(np.median(seconds)),
+                "n": len(seconds),
+            }
+        )
+    return lines
 
 
 def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:

@@ -2,7 +2,8 @@
 
 from ditcache_rl.inference.api import attach, cached, open_policy
 from ditcache_rl.inference.run import Adapter, Listener, Run
-from ditcache_rl.inference.targets import PolicyController, Tables, Target
+from ditcache_rl.inference.tables import Tables
+from ditcache_rl.inference.targets import PolicyController, Target
 
 __all__ = [
     "Adapter",

@@ -15,7 +15,7 @@ from ditcache_rl.errors import ConfigError, as_written, closest
 from ditcache_rl.files import is_there
 from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run
-from ditcache_rl.inference.targets import PolicyController, Target
+from ditcache_rl.inference.targets import Over, PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, Ranks, own_scope
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.install import refuse_caches
@@ -40,6 +40,7 @@ def attach(
     tradeoff: float | None = None,
     min_psnr: float | None = None,
     min_ssim: float | None = None,
+    over: Over = "request",
     memory: Memory = _UNLIMITED,
     sites: int | None = None,
     blocks: str | None = None,
@@ -66,6 +67,8 @@ def attach(
         min_psnr: Target: dB against full compute that 95 % of the images reach, in least time; as
             measured on the policy's select prompts.
         min_ssim: Target: likewise, in SSIM.
+        over: "requests" keeps a floor over many requests: by turns some follow a cheaper schedule,
+            as many as leave 95 % of all images above it.
         memory: What the cache may take; by default the device tier alone, without limit.
         sites: Parts of the block stack, for a controller; a policy knows its own.
         blocks: Where the blocks are, for a controller, if they can't be found:
@@ -123,6 +126,12 @@ def attach(
                 "expected ranks or deadline_s, received both: ranks that read clocks of their own "
                 "would compute different steps; use latency_s"
             )
+        if over == "requests" and (adapt is not None or ranks is not None):
+            other = "adapt" if adapt is not None else "ranks"
+            raise ConfigError(
+                f"expected {other} or over='requests', received both: which request takes which "
+                "schedule is decided by turns here, and nowhere else"
+            )
         if adapt is not None and ranks is not None:
             raise ConfigError(
                 "expected ranks or adapt, received both: ranks that measure times of their own "
@@ -130,7 +139,7 @@ def attach(
             )
         manifest = policy.manifest
         check_identity(manifest.model, manifest.scheduler, pipe)
-        chosen = PolicyController(policy, Target(**(asked or {"speedup": 2.0})))
+        chosen = PolicyController(policy, Target(**(asked or {"speedup": 2.0}), over=over))
         chosen.choose(next(iter(policy.tables.values())).sigmas)
         controller, sites, blocks = chosen, manifest.sites, manifest.blocks
         make = BlockRunner if adapt is None else adapt.runner(policy)
@@ -140,9 +149,10 @@ def attach(
                 "adapt chooses among the schedules of a policy or schedule file, received the "
                 f"controller {type(policy).__name__}"
             )
-        if asked:
+        if asked or over != "request":
+            received = as_written({**asked, "over": None if over == "request" else over})
             raise ConfigError(
-                f"a controller decides by itself: expected no target, received {as_written(asked)}"
+                f"a controller decides by itself: expected no target, received {received}"
             )
         controller, sites = policy, 1 if sites is None else sites
     return Run(

@@ -12,6 +12,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.inference.cache import CacheHandle
+from ditcache_rl.inference.expected import expected_psnr_db
 from ditcache_rl.inference.targets import PolicyController
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.policy import Policy
@@ -70,6 +71,9 @@ class Run:
         self.cache.close()
 
     def _finished(self, log: RequestLog) -> None:
+        # Whoever keeps a deadline weighs otherwise than the schedule that computes the same.
+        if self._followed is not None and self._followed.deadline_s is None:
+            log.expected_psnr_db = expected_psnr_db(self._followed.policy, log)
         self.logs.append(log)
         if self._followed is not None:
             self._followed.hear(log)
@@ -92,6 +96,17 @@ class Run:
         late = sum(log.seconds > limit for log in self.logs)
         return [f"deadline      {len(self.logs) - late} of {len(self.logs)} within {limit:g} s"]
 
+    def _expected(self) -> list[str]:
+        """Say what images probably reach, of the requests that it is known of."""
+        known = [log.expected_psnr_db for log in self.logs if log.expected_psnr_db is not None]
+        if not known:
+            return []
+        every = np.concatenate(known)
+        return [
+            f"expected      PSNR {np.median(every):.1f} dB in the median, {every.min():.1f} in the "
+            f"worst of {len(every)} images, {known[-1].min():.1f} in the last request"
+        ]
+
     def _notes(self) -> list[str]:
         followed = self._followed.notes() if self._followed else []
         return [*self._opened.notes, *followed, *self._runner.notes]
@@ -111,6 +126,7 @@ class Run:
             [
                 f"requests      {len(self.logs)}, median {seconds:.3f} s",
                 *self._deadlines(),
+                *self._expected(),
                 f"site steps    {total}: {shares}",
                 f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
                 f"{stats.rejected} rejected, peak {peak / 2**20:.2f} MiB",

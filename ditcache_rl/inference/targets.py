@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ditcache_rl.config import check_within
 from ditcache_rl.control import (
@@ -15,24 +15,26 @@ from ditcache_rl.control import (
     NetworkController,
     StaticSchedule,
 )
-from ditcache_rl.errors import BudgetError, ConfigError, as_written
+from ditcache_rl.errors import BudgetError, ConfigError, as_written, closest
+from ditcache_rl.inference.blend import Blend, Turns, cheapest_blend
+from ditcache_rl.inference.tables import Tables
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
-from ditcache_rl.schedules import CostModel, ScheduleTable, carry, computes_of
+from ditcache_rl.schedules import CostModel, ScheduleTable, computes_of, share_above
 from ditcache_rl.schedules.table import is_at
 from ditcache_rl.types import MOST_COUNT, Floats, RunInfo
 from ditcache_rl.world import DeadlineController, Gauges, Pacer
 
 #: What targets may be at most; the others have no limit.
 _MOST = {"budget": 1.0, "min_ssim": 1.0, "min_psnr": PSNR_CAP_DB, "tradeoff": MOST_COUNT}
-#: Tables that were carried over are kept for so many runs with noise levels of their own.
-_KEPT = 32
+#: What a floor is kept over: every request for itself, or many of them together.
+Over = Literal["request", "requests"]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a user asks for; exactly one field is set.
+    """What a user asks for; exactly one target is set.
 
     ::
 
@@ -43,6 +45,7 @@ class Target:
         Target(tradeoff=1.0)    # maximise quality minus 1.0 * time / reference time
         Target(min_psnr=35.0)   # the cheapest schedule that keeps 95 % of the images above 35 dB
         Target(min_ssim=0.98)   # likewise
+        Target(min_psnr=35.0, over="requests")  # likewise, over many requests: some compute less
     """
 
     speedup: float | None = None
@@ -52,21 +55,36 @@ class Target:
     tradeoff: float | None = None
     min_psnr: float | None = None
     min_ssim: float | None = None
+    over: Over = "request"
 
     def __post_init__(self) -> None:
         every: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        over = every.pop("over")
         given = {name: value for name, value in every.items() if value is not None}
         if len(given) != 1:
             raise ConfigError(
-                f"expected exactly one of {', '.join(f.name for f in fields(self))}, received "
+                f"expected exactly one of {', '.join(every)}, received "
                 f"{as_written(given) or 'none'}"
+            )
+        if over not in get_args(Over):
+            raise ConfigError(
+                f"over must be one of {', '.join(get_args(Over))}, received {over!r}."
+                f"{closest(str(over), get_args(Over))}"
+            )
+        if over == "requests" and not self.names_floor:
+            raise ConfigError(
+                f"over='requests' is how a floor is kept: expected min_psnr or min_ssim beside it, "
+                f"received {as_written(given)}"
             )
         ((name, value),) = given.items()
         check_within(name, value, 0, _MOST.get(name, math.inf), above=name != "tradeoff")
 
     def __str__(self) -> str:
         """Write the target as a user did."""
-        return as_written({f.name: getattr(self, f.name) for f in fields(self)})
+        every = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.over == "request":
+            del every["over"]
+        return as_written(every)
 
     @property
     def names_floor(self) -> bool:
@@ -103,6 +121,27 @@ class Target:
             )
         return computes
 
+    def blend(self, tables: Sequence[ScheduleTable]) -> Blend:
+        """Return what keeps the floor over many requests with the fewest computes.
+
+        Raises:
+            BudgetError: If it was not measured what shares of the prompts reach.
+        """
+        known = []
+        for one in (scored for table in tables for scored in table.values()):
+            if one.reached is not None and self.min_psnr is not None:
+                known.append((one, share_above(one.reached.psnr_db, self.min_psnr)))
+            elif one.reached is not None and self.min_ssim is not None:
+                known.append((one, share_above(one.reached.ssim, self.min_ssim)))
+        found = cheapest_blend(known)
+        if found is None:
+            raise BudgetError(
+                f"expected a policy that knows what its prompts reach at {tables[0].steps} steps, "
+                f"received {self} and one that does not; leave `over` out, train it again, or use "
+                "the step count that it was trained at"
+            )
+        return found
+
     def _above_floor(self, table: ScheduleTable) -> int:
         """Return the computes of the cheapest schedule whose measured floor is not below."""
         for computes, scored in table.items():
@@ -117,39 +156,6 @@ class Target:
             f"expected a policy with measured floors for {table.steps} steps, received {self} and "
             "none; use the step count that it was trained at, or a speedup"
         )
-
-
-class Tables:
-    """Schedules by noise level; those that were carried over to others are kept.
-
-    Args:
-        sources: What there is.
-    """
-
-    def __init__(self, sources: Sequence[ScheduleTable]) -> None:
-        self._sources = sources
-        self._carried: dict[bytes, ScheduleTable] = {}
-
-    def at(self, sigmas: Floats) -> ScheduleTable:
-        """Return the table for (steps + 1,) noise levels."""
-        for table in self._sources:
-            if table.is_at(sigmas):
-                return table
-        key = sigmas.tobytes()
-        if key not in self._carried:
-            if len(self._carried) == _KEPT:
-                self._carried.pop(next(iter(self._carried)), None)  # another thread may do so
-            self._carried[key] = carry(self._sources, sigmas)
-        return self._carried[key]
-
-    def notes(self) -> list[str]:
-        """Say what was carried over."""
-        made_for = ", ".join(str(table.steps) for table in self._sources)
-        return [
-            f"schedules for {count} steps were carried over by noise level from those for "
-            f"{made_for}; what they are worth was not measured"
-            for count in sorted({table.steps for table in self._carried.values()})
-        ]
 
 
 class PolicyController(Delegating):
@@ -170,15 +176,16 @@ class PolicyController(Delegating):
     def __init__(self, policy: Policy, target: Target, *, adaptive: bool | None = None) -> None:
         if adaptive and policy.network is None:
             raise ConfigError("expected a policy with a network, received one of schedules alone")
-        self._policy, self._target, self._adaptive = policy, target, adaptive
+        self.policy, self._target, self._adaptive = policy, target, adaptive
         self.tables = Tables(list(policy.tables.values()))
         self._unmet: dict[int, str] = {}  # by steps; copies share it
         self._gauges = Gauges()  # likewise
+        self._turns, self._blends = Turns(), dict[int, Blend]()  # likewise
 
     def reset(self, run: RunInfo) -> None:
         """Choose schedule or network for the request's noise levels."""
         try:
-            self._delegate: Controller = self.choose(run.sigmas)
+            self._delegate: Controller = self.choose(run.sigmas, turn=self._turns.take())
         except BudgetError as error:
             self._unmet[run.num_inference_steps] = str(error)
             self._delegate = AllCompute()
@@ -199,18 +206,27 @@ class PolicyController(Delegating):
 
     def notes(self) -> list[str]:
         """Say what was carried over, and which requests computed everything for want of better."""
-        return self.tables.notes() + [
-            f"requests of {steps} steps compute everything: {why}"
-            for steps, why in sorted(self._unmet.items())
-        ]
+        blends = [f"over requests: {blend}" for _, blend in sorted(self._blends.items())]
+        return (
+            self.tables.notes()
+            + blends
+            + [
+                f"requests of {steps} steps compute everything: {why}"
+                for steps, why in sorted(self._unmet.items())
+            ]
+        )
 
-    def choose(self, sigmas: Floats) -> Controller:
-        """Return the controller for a run with (steps + 1,) noise levels.
+    def choose(self, sigmas: Floats, *, turn: float = 0.0) -> Controller:
+        """Return the controller for a run.
+
+        Args:
+            sigmas: (steps + 1,) noise levels.
+            turn: Place of the request in [0, 1), where a floor is kept over many of them.
 
         Raises:
             BudgetError: If the target is out of reach.
         """
-        policy, target, steps = self._policy, self._target, len(sigmas) - 1
+        policy, target, steps = self.policy, self._target, len(sigmas) - 1
         if target.deadline_s is not None:
             return DeadlineController(self._pacer(sigmas), target.deadline_s, gauges=self._gauges)
         table, cost = self.tables.at(sigmas), policy.cost.for_steps(steps)
@@ -218,6 +234,9 @@ class PolicyController(Delegating):
         if target.names_floor and is_own:
             # Of equals the first, which is better on average.
             both = table, policy.safe.get(steps, table)
+            if target.over == "requests":
+                blend = self._blends[steps] = self._blends.get(steps) or target.blend(both)
+                return StaticSchedule(blend.at(turn))
             table = min(both, key=lambda one: target.computes(one, cost))
         computes, weight = target.computes(table, cost), target.tradeoff or 0.0
         followed = computes
@@ -239,7 +258,7 @@ class PolicyController(Delegating):
 
     def _pacer(self, sigmas: Floats) -> Pacer:
         """Return what keeps deadlines in a run of these noise levels."""
-        pacer = self._policy.pacer
+        pacer = self.policy.pacer
         if pacer is None:
             raise BudgetError(
                 f"expected a policy that was trained to keep deadlines, received {self._target} "
@@ -255,7 +274,7 @@ class PolicyController(Delegating):
 
     def _is_better(self, steps: int, computes: int) -> bool:
         """Tell whether the policy says that its network beats its schedule."""
-        use, target = self._policy.manifest.network, self._target
+        use, target = self.policy.manifest.network, self._target
         # What the network was compared with are not the schedules for floors.
         if use is None or target.names_floor:
             return False

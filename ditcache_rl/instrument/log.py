@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.types import Floats, Mode, Modes, RunInfo
+from ditcache_rl.types import SIGNALS, Floats, Mode, Modes, RunInfo
+
+#: Squares below this count as this.
+_TINY = 1e-12
 
 
 class RequestLog:
@@ -23,6 +26,8 @@ class RequestLog:
         branches: Most guidance branches that a step had.
         seconds: Wall-clock time of the pipeline call so far.
         peak_bytes: Most bytes that the cache held, entries of other requests included.
+        expected_psnr_db: (rows,) what images probably reach against full compute, where the policy
+            can tell; None elsewhere.
     """
 
     def __init__(self, run: RunInfo) -> None:
@@ -34,7 +39,10 @@ class RequestLog:
         self.branches = 0
         self.seconds = 0.0
         self.peak_bytes = 0
+        self.expected_psnr_db: Floats | None = None
         self._ends: list[Tensor] = []
+        self._estimated: tuple[int, Tensor] | None = None
+        self._jumps: dict[int, Tensor] = {}
 
     def note(
         self, step: int, site: int, modes: Modes, branches: Iterable[int], *, decided: bool
@@ -57,11 +65,41 @@ class RequestLog:
             before = table[step, :, site]
             before[:] = modes if before[0] < 0 else np.minimum(before, modes)
 
-    def note_end(self, step: int, *tensors: Tensor) -> None:
-        """Look at what the last step saw and returned; nobody waits for a device here."""
+    def note_output(self, step: int, latents: Tensor, output: Tensor) -> None:
+        """Look at what a step saw and returned; nobody waits for a device here.
+
+        Noted is how far what is computed lies from what was estimated at the step before: by that,
+        times the noise level, the predicted clean image changes.
+        """
+        if self.branches <= 1 and len(output) == self.run.rows:
+            modes = self.modes[step]
+            before, self._estimated = self._estimated, None
+            if (modes > Mode.COMPUTE).all():
+                self._estimated = step, output
+            elif before is not None and step == before[0] + 1 and (modes <= Mode.COMPUTE).all():
+                self._jumps[step] = jump(output, before[1])
         if step == len(self.modes) - 1 and (self.modes > Mode.COMPUTE).any():
             # A sum is finite if all numbers are, and of a sane size; on a CPU it is far cheaper.
-            self._ends += [tensor.sum(dtype=torch.float32) for tensor in tensors]
+            self._ends += [tensor.sum(dtype=torch.float32) for tensor in (latents, output)]
+
+    def end(self, seconds: float) -> None:
+        """Let go of tensors that nobody asks for any more, and note what the call took."""
+        self._estimated, self.seconds = None, seconds
+
+    def jumps(self) -> Floats:
+        """Return how far outputs lie from the estimates before them; waits for the device.
+
+        Returns:
+            (rows, steps, SIGNALS) logarithms of the mean squared distance and output, and the share
+            of the output that the distance along it is; nan but at steps that computed after an
+            estimate.
+        """
+        steps, rows, _ = self.modes.shape
+        found = np.full((rows, steps, SIGNALS), np.nan)
+        if self._jumps:
+            noted = torch.stack(list(self._jumps.values()), 1)
+            found[:, list(self._jumps)] = noted.double().cpu().numpy()
+        return found
 
     @property
     def finite(self) -> bool:
@@ -77,3 +115,15 @@ class RequestLog:
         """(rows,) computed sites over all sites of all steps."""
         computed = (self.modes == Mode.COMPUTE).sum(axis=(0, 2))
         return np.asarray(computed / self.run.site_steps, dtype=np.float64)
+
+
+def jump(output: Tensor, before: Tensor) -> Tensor:
+    """Return the signals of two outputs, see `RequestLog.jumps`: (rows, SIGNALS)."""
+    whole = output.float()
+    apart = whole - before.float()
+    off, size, along = (
+        tensor.flatten(1).mean(1) for tensor in (apart.square(), whole.square(), apart * whole)
+    )
+    return torch.stack(
+        [off.clamp_min(_TINY).log(), size.clamp_min(_TINY).log(), along / size], dim=1
+    )

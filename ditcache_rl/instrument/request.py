@@ -114,7 +114,7 @@ class Request:
             self._last_output = self._latents = self.active = self.layout = None
             self.off = True
             for log in self.logs:
-                log.seconds = time.perf_counter() - self._began
+                log.end(time.perf_counter() - self._began)
 
     def begin_call(self, layout: Layout, facts: CallFacts) -> None:
         """Note a call of a denoiser; `off` tells afterwards whether it is left alone."""
@@ -170,7 +170,7 @@ class Request:
             if not self.off:
                 self._last_output = self._last_rows(output)
             if self._latents is not None:
-                self.logs[-1].note_end(self._step, self._latents, output)
+                self.logs[-1].note_output(self._step, self._latents, output)
         self.off, self.active, self.layout, self.stack_input = True, None, None, ()
 
     def decide(

@@ -47,10 +47,13 @@ _TYPES = {
     "quality": torch.float32,
     "floors": torch.float32,
     "tiers": torch.int8,
+    "reached": torch.float32,
+    "expected": torch.float32,
+    "slopes": torch.float32,
 }
-_MAY_LACK = ("coefficients", "quality", "floors")
+_MAY_LACK = ("coefficients", "quality", "floors", "reached", "expected", "slopes")
 #: Arrays that are there only where a schedule has them.
-_OPTIONAL = ("tiers",)
+_OPTIONAL = ("tiers", "reached", "expected", "slopes")
 
 
 def save_policy(policy: Policy, folder: Path, *, card: str) -> None:

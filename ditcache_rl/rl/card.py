@@ -19,7 +19,7 @@ def write_card(policy: Policy) -> str:
     took = f", {minutes:.1f} minutes" if isinstance(minutes, float) else ""
     floors = "\n".join(
         f"| {computes}/{cost.site_steps} | {cost.reference_s / cost.with_computes(computes):.2f}x "
-        f"| {one.floor_psnr_db:.1f} dB | {one.floor_ssim:.4f} |"
+        f"| {one.floor_psnr_db:.1f} dB | {one.floor_ssim:.4f} | {_told(one)} |"
         for computes, one in safe.items()
         if math.isfinite(one.floor_psnr_db)
     )
@@ -47,12 +47,18 @@ takes {cost.reference_s:.3f} s there, a step that reuses {cost.step_s * 1e3:.2f}
 {_network(policy)}{_tiers(policy)}{_deadlines(policy)}## Floors
 
 What 95 % of these prompts reach, which is what `min_psnr` and `min_ssim` go by; schedules searched
-on hard prompts stand in where they reach more. Speed-ups are those of the cost model.
+on hard prompts stand in where they reach more. Speed-ups are those of the cost model. The last
+column is by how much the PSNR that a request's log expects of its image is off.
 
-| computed | speed-up | PSNR | SSIM |
-|---|---|---|---|
-{floors or "| not measured | | | |"}
+| computed | speed-up | PSNR | SSIM | expected PSNR |
+|---|---|---|---|---|
+{floors or "| not measured | | | | |"}
 """
+
+
+def _told(one: Scored) -> str:
+    """Say how well a run tells what its image reaches."""
+    return "unknown" if one.expectation is None else f"± {one.expectation.error_db:.1f} dB"
 
 
 def _network(policy: Policy) -> str:

@@ -14,8 +14,7 @@ from ditcache_rl.bench import Case, named_computes
 from ditcache_rl.control import PolicyNetwork, best_actions
 from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.scenario import Scenario, Task
-from ditcache_rl.rl.stages import Tick
-from ditcache_rl.types import Floats
+from ditcache_rl.types import Floats, Tick
 
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
 #: range.

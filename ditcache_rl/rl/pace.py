@@ -18,10 +18,9 @@ from ditcache_rl.files import read_bytes, read_json, replacing, write_json
 from ditcache_rl.rl.deadlines import DeadlineVecEnv, learn_deadlines
 from ditcache_rl.rl.forecast import learn_forecast
 from ditcache_rl.rl.gaps import fit_gaps, measure_ends
-from ditcache_rl.rl.stages import Tick
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.schedules.placement import Placement
-from ditcache_rl.types import Floats
+from ditcache_rl.types import Floats, Tick
 from ditcache_rl.world import (
     Agent,
     Decide,

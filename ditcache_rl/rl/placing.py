@@ -18,10 +18,10 @@ from ditcache_rl.files import fits, parse_json, read_bytes, write_json
 from ditcache_rl.policy import Policy
 from ditcache_rl.rl.compare import interval, play, targets_of
 from ditcache_rl.rl.scenario import Scenario, Task
-from ditcache_rl.rl.stages import Tick, read_table, write_table
+from ditcache_rl.rl.stages import read_table, write_table
 from ditcache_rl.schedules import CostModel, ScheduleTable
 from ditcache_rl.search import charge_in, place
-from ditcache_rl.types import Floats
+from ditcache_rl.types import Floats, Tick
 
 #: Worlds that tiers are chosen in, and others that judge the choice; a schedule takes seconds.
 _CHOSEN_IN, _JUDGED_IN = 48, 256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.files import parse_json, read_bytes, replacing, write_json
-from ditcache_rl.metrics import PSNR_CAP_DB
+from ditcache_rl.rl.floors import with_floors
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.schedules import (
     Objective,
@@ -33,9 +33,7 @@ from ditcache_rl.search import (
     gap_proposals,
     sample_cases,
 )
-
-Tick = Callable[[float, str], None]
-"""Hears the share of a stage that is done, and a word about it."""
+from ditcache_rl.types import Tick
 
 #: Cases of searches that begin near what they look for.
 _FEW = 8
@@ -206,7 +204,7 @@ def floors_stage(
     table = scenario.table
     most = named_computes(scenario.config, table.steps)[-1]
     measured = [n for n in table if n <= most or n == table.site_steps // 2]
-    table = _with_floors(scenario, measured, cases, tick)
+    table = with_floors(scenario, measured, cases, tick)
     write_table(file, table)
     return table
 
@@ -240,7 +238,7 @@ def safe_stage(
     problem = replace(problem, computes=named, start=table, on_found=done)
     found = _search(replace(problem, evaluations=config.search.evaluations // 2))
     careful = replace(scenario, table=found, baselines={})
-    found = _with_floors(careful, named, cases, lambda share, note: tick((1 + share) / 2, note))
+    found = with_floors(careful, named, cases, lambda share, note: tick((1 + share) / 2, note))
     higher = {
         computes: one
         for computes, one in found.items()
@@ -249,22 +247,6 @@ def safe_stage(
     safe = table.with_lines(higher)
     write_table(file, safe)
     return safe
-
-
-def _with_floors(
-    scenario: Scenario, counts: Sequence[int], cases: Sequence[Case], tick: Tick
-) -> ScheduleTable:
-    """Return the table of a scenario with the floors of some lines, and of full compute."""
-    table, lines = scenario.table, {}
-    if (full := table.get(table.site_steps)) is not None:
-        lines[table.site_steps] = full._replace(floor_psnr_db=PSNR_CAP_DB, floor_ssim=1.0)
-    for index, computes in enumerate(counts):
-        one = table[computes]
-        quality = scenario.static(cases, [one.schedule] * len(cases))
-        psnr_db, ssim = (float(np.percentile(values, 5)) for values in quality)
-        lines[computes] = one._replace(floor_psnr_db=psnr_db, floor_ssim=ssim)
-        tick((index + 1) / len(counts), f"{computes}/{table.site_steps}: {psnr_db:.1f} dB")
-    return table.with_lines(lines)
 
 
 def write_table(file: Path, table: ScheduleTable) -> None:

@@ -2,7 +2,9 @@
 
 from ditcache_rl.schedules.carry import carry, rescale
 from ditcache_rl.schedules.cost import CostModel, computes_of, fit_cost, nominal_cost
+from ditcache_rl.schedules.expected import Expectation
 from ditcache_rl.schedules.objective import Objective
+from ditcache_rl.schedules.reached import Reached, share_above
 from ditcache_rl.schedules.schedule import ComputePath, Schedule, modes_text
 from ditcache_rl.schedules.spacing import spaced, spaced_table
 from ditcache_rl.schedules.table import ScheduleTable, Scored
@@ -10,7 +12,9 @@ from ditcache_rl.schedules.table import ScheduleTable, Scored
 __all__ = [
     "ComputePath",
     "CostModel",
+    "Expectation",
     "Objective",
+    "Reached",
     "Schedule",
     "ScheduleTable",
     "Scored",
@@ -20,6 +24,7 @@ __all__ = [
     "modes_text",
     "nominal_cost",
     "rescale",
+    "share_above",
     "spaced",
     "spaced_table",
 ]

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.errors import BudgetError, ConfigError
+from ditcache_rl.schedules.expected import Expectation
+from ditcache_rl.schedules.reached import PARTS, Reached
 from ditcache_rl.schedules.schedule import Schedule
-from ditcache_rl.types import HISTORY, Floats
+from ditcache_rl.types import HISTORY, SIGNALS, Floats
 
 #: Arrays of a table that hold floats.
 _FLOATS = ("sigmas", "coefficients", "quality", "floors")
@@ -36,6 +38,10 @@ class Scored(NamedTuple):
     """What 95 % of the select prompts reach."""
     floor_ssim: float = np.nan
     """What 95 % of the select prompts reach."""
+    reached: Reached | None = None
+    """What they reach; None where it was not measured, or is not known any more."""
+    expectation: Expectation | None = None
+    """What tells a single image's PSNR; None where nothing does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +138,9 @@ class ScheduleTable(Mapping[int, Scored]):
             `sigmas` (steps + 1,), and for n schedules `modes` (n, steps, sites) int8,
             `coefficients` (n, steps, HISTORY), `quality` (n, 2) and `floors` (n, 2) of PSNR in dB
             and SSIM; nan where nothing is known. Where any schedule has tiers, also `tiers`
-            (n, steps, sites) int8; -1 in schedules without.
+            (n, steps, sites) int8; -1 in schedules without. Where it is known of any schedule what
+            prompts reach, also `reached` (n, 2, PARTS + 1) of PSNR and SSIM; where any has an
+            expectation, `expected` (n, 2) and `slopes` (n, steps, SIGNALS); nan elsewhere.
         """
         lines = list(self.lines.values())
         bare = np.full((self.steps, HISTORY), np.nan)
@@ -140,7 +148,18 @@ class ScheduleTable(Mapping[int, Scored]):
         kept = [one.schedule.tiers for one in lines]
         nowhere = np.full((self.steps, self.sites), -1, dtype=np.int8)
         tiers = np.stack([nowhere if t is None else t for t in kept])
-        return ({"tiers": tiers} if (tiers >= 0).any() else {}) | {
+        unknown = np.full((2, PARTS + 1), np.nan)
+        reached = np.stack([unknown if r is None else r for r in (one.reached for one in lines)])
+        optional = {"tiers": tiers} if (tiers >= 0).any() else {}
+        optional |= {} if np.isnan(reached).all() else {"reached": reached}
+        known = {n: one.expectation for n, one in enumerate(lines) if one.expectation is not None}
+        if known:
+            expected = np.full((len(lines), 2), np.nan)
+            slopes = np.full((len(lines), self.steps, SIGNALS), np.nan)
+            for index, line in known.items():
+                expected[index], slopes[index] = line[:2], line.slopes
+            optional |= {"expected": expected, "slopes": slopes}
+        return optional | {
             "sigmas": self.sigmas,
             "modes": np.stack([one.schedule.modes for one in lines]),
             "coefficients": np.stack([bare if c is None else c for c in own]),
@@ -164,6 +183,12 @@ class ScheduleTable(Mapping[int, Scored]):
             "floors": (shape[0] if shape else 1, 2),
         }
         expected |= {"tiers": shape} if "tiers" in arrays else {}
+        optional = {
+            "reached": (expected["quality"][0], 2, PARTS + 1),
+            "expected": expected["quality"],
+            "slopes": (*expected["modes"][:2], SIGNALS),
+        }
+        expected |= {name: wanted for name, wanted in optional.items() if name in arrays}
         for name, wanted in expected.items():
             if arrays[name].shape != wanted:
                 raise ConfigError(f"{name} must have shape {wanted}, received {arrays[name].shape}")
@@ -177,28 +202,28 @@ class ScheduleTable(Mapping[int, Scored]):
                 f"{shape[2]} sites"
             )
         unplaced = np.full(shape, -1, dtype=np.int8)
-        table = cls.of(
-            floats["sigmas"],
-            (
-                Scored(
-                    Schedule(
-                        modes.astype(np.int8),
-                        own if np.isfinite(own).any() else None,
-                        None if (tiers == -1).all() else tiers.astype(np.int8),
-                    ),
-                    *quality,
-                    *floor,
-                )
-                for modes, own, tiers, quality, floor in zip(
-                    arrays["modes"],
-                    floats["coefficients"],
-                    arrays.get("tiers", unplaced),
-                    floats["quality"].tolist(),
-                    floats["floors"].tolist(),
-                    strict=True,
-                )
-            ),
+        modes, tiers = arrays["modes"].astype(np.int8), arrays.get("tiers", unplaced)
+        reached, numbers, slopes = (
+            arrays.get(name, np.full(wanted, np.nan)).astype(np.float64)
+            for name, wanted in optional.items()
         )
+        entries = []
+        for index, own in enumerate(floats["coefficients"]):
+            placed = None if (tiers[index] == -1).all() else tiers[index].astype(np.int8)
+            psnr_db, ssim = floats["quality"][index].tolist()
+            floor_psnr_db, floor_ssim = floats["floors"][index].tolist()
+            entries.append(
+                Scored(
+                    Schedule(modes[index], own if np.isfinite(own).any() else None, placed),
+                    psnr_db,
+                    ssim,
+                    floor_psnr_db,
+                    floor_ssim,
+                    Reached.read(reached[index]),
+                    Expectation.read(numbers[index], slopes[index]),
+                )
+            )
+        table = cls.of(floats["sigmas"], entries)
         if len(table) != shape[0]:
             raise ConfigError(
                 f"expected one schedule for each number of computes, received {shape[0]} for "

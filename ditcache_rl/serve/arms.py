@@ -47,7 +47,8 @@ class Arm(NamedTuple):
         lines = [one for computes, one in table.items() if computes < cost.site_steps]
         lines = [one for one in lines if math.isfinite(one.psnr_db)] or lines
         arms = []
-        for schedule, mean, _, floor, _ in _spread_out(lines):
+        for one in _spread_out(lines):
+            schedule, mean, floor = one.schedule, one.psnr_db, one.floor_psnr_db
             spread = max((mean - floor) / _QUANTILE, 1.0)  # nan where the floor is
             arms.append(
                 cls(

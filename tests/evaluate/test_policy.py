@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ditcache_rl.evaluate import policy as evaluation
 from ditcache_rl.evaluate.policy import policy_methods
 from ditcache_rl.policy import save_policy
 from tests.kit.environment import PROMPTS, levels_of, untrained_policy
+from tests.kit.pacers import tiny_pacer
 
 
 @pytest.fixture
@@ -70,6 +72,57 @@ def test_an_evaluation_writes_table_report_and_pictures(
     assert "ditcache/tiny-v0: 2 images" in printed
     assert "its schedule" in printed
     assert f"report, plot and pictures: {out}\n" in printed
+
+
+@pytest.mark.usefixtures("few_rivals")
+def test_deadlines_are_measured_by_the_clock_beside_everything_else(
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = untrained_policy(tiny_pipe, tiny_call)
+    pacer = tiny_pacer(levels_of(tiny_pipe, tiny_call, 4), agent=True)
+    save_policy(replace(made, pacer=pacer), tmp_path / "policy", card="")
+    out = tmp_path / "out"
+    asked = ["--env", str(tiny_env), "--prompts", "2", "--out", str(out)]
+
+    assert main(["eval", str(tmp_path / "policy"), "--deadline-s", "1e6", "1e-6", *asked]) == 0
+
+    report = json.loads((out / "report.json").read_text())
+    found = {(line["method"], line["deadline_s"]): line for line in report["deadlines"]}
+    assert {name for name, _ in found} == {
+        "policy, deadline",
+        "static by speed at the start, deadline",
+    }
+    assert {(s, line["kept_share"]) for (_, s), line in found.items()} == {(1e6, 1.0), (1e-6, 0.0)}
+    ours = found["policy, deadline", 1e6]
+    assert ours["n"] == 2
+    assert ours["psnr_db"]["mean"] > 0
+    assert "policy, deadline" not in {row["method"] for row in report["rows"]}
+    assert "by the clock" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [("0.3", "expected a policy that was trained to keep deadlines"), ("-1", "deadline_s must be")],
+)
+def test_a_deadline_that_cannot_be_kept_is_refused_before_anything_is_drawn(
+    limit: str,
+    message: str,
+    policy: Path,
+    tiny_env: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(evaluation, "evaluate", None)
+    asked = ["--env", str(tiny_env), "--prompts", "1", "--out", str(tmp_path / "out")]
+
+    assert main(["eval", str(policy), f"--deadline-s={limit}", *asked]) == 2
+
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_rivals")

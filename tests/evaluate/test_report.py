@@ -17,6 +17,7 @@ from ditcache_rl.evaluate import (
     build_report,
     plot_frontier,
     plot_grid,
+    render_deadlines,
     render_table,
 )
 from ditcache_rl.evaluate.methods import REFERENCE
@@ -152,6 +153,33 @@ def test_the_table_names_every_setting() -> None:
 
     text = console.export_text()
     for expected in ("reference", "14 steps", "7 steps", "2.0x", "2.83", "28.00"):
+        assert expected in text
+
+
+def test_quality_under_a_deadline_is_that_of_the_images_in_time() -> None:
+    half, none = (Method("policy", "deadline", f"{s} s", deadline_s=s) for s in (2.0, 0.5))
+    measured = results_of((REFERENCE, half, none), [4.0, 2.0, 1.0], [60.0, 40.0, 30.0])
+    measured.seconds[1, 2:4] = 2.5
+    measured.psnr_db[1, 2:4] = 90.0
+
+    report = build_report(measured, env="shapes")
+
+    kept, late = report["deadlines"]
+    assert kept == {
+        "method": "policy",
+        "deadline_s": 2.0,
+        "kept_share": 0.75,
+        "psnr_db": {"mean": 40.0, "p5": 40.0, "p95": 40.0},
+        "late_as_zero_db": 30.0,
+        "seconds_per_image": 2.0,
+        "n": 8,
+    }
+    assert (late["kept_share"], late["psnr_db"], late["late_as_zero_db"]) == (0.0, None, 0.0)
+    assert [row["method"] for row in report["rows"]] == ["reference"], "equal time means nothing"
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(render_deadlines(report))
+    text = console.export_text()
+    for expected in ("75%", "40.00", "30.00", "2.000", "0.5 s"):
         assert expected in text
 
 

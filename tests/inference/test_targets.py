@@ -46,7 +46,7 @@ TABLE = spaced_table(np.linspace(1, 0, 11), 1)
         ({"min_ssim": math.nan}, r"min_ssim must lie in \(0, 1\]"),
     ],
 )
-def test_a_target_that_makes_no_sense_is_refused(given: dict[str, float], message: str) -> None:
+def test_a_target_that_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Target(**given)
 

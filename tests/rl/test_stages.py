@@ -15,7 +15,7 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.schedules import Schedule, ScheduleTable, spaced_table
+from ditcache_rl.schedules import Expectation, Schedule, ScheduleTable, expected, spaced_table
 from ditcache_rl.search import Sample
 from ditcache_rl.types import Mode
 from tests.kit.boards import Puzzle, hidden_schedule
@@ -188,10 +188,31 @@ def test_floors_are_what_nearly_all_select_prompts_reach(
 
     least = table[table.least]
     quality = board.judge(board.draw(cases, StaticSchedule(least.schedule)).images, cases)
-    np.testing.assert_allclose(least[3:], np.percentile(quality, 5, axis=1), atol=1e-3)
-    assert table[board.steps * board.sites][3:] == (60.0, 1.0)
+    np.testing.assert_allclose(least[3:5], np.percentile(quality, 5, axis=1), atol=1e-3)
+    assert table[board.steps * board.sites][3:5] == (60.0, 1.0)
+    assert least.reached is not None
+    assert (least.reached.psnr_db[5], least.reached.ssim[5]) == least[3:5]
     assert_same(table.without_floors(), scenario.table.without_floors())
     assert_same(floors_stage(scenario, cases, file=file, tick=Ticks()), table)
+
+
+def test_what_single_images_reach_is_learned_where_floors_are_measured(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expected, "LEAST_IMAGES", 6)
+    scenario = tiny_scenario(tiny_config(tmp_path, tiny_call), tiny_pipe)
+    cases = cases_of(scenario.config, "train", images=4)
+
+    table = floors_stage(scenario, cases, file=tmp_path / "floors.npz", tick=Ticks())
+
+    drawn = scenario.board.draw(cases, StaticSchedule(table[2].schedule))
+    assert drawn.log is not None
+    jumps, psnr_db = drawn.log.jumps(), scenario.board.judge(drawn.images, cases).psnr_db
+    fitted, found = Expectation.fit(jumps, psnr_db), table[2].expectation
+    assert fitted is not None
+    assert found is not None
+    np.testing.assert_allclose(found.psnr_db(jumps), fitted.psnr_db(jumps), atol=1e-2)
+    assert table[table.least].expectation is None, "a step alone is followed by nothing computed"
 
 
 def test_safe_schedules_reach_at_least_the_floors_of_the_others(
@@ -217,8 +238,8 @@ def test_safe_schedules_reach_at_least_the_floors_of_the_others(
         if np.isfinite(usual[computes].floor_psnr_db):
             assert one.floor_psnr_db >= usual[computes].floor_psnr_db
             assert one.floor_ssim >= usual[computes].floor_ssim - 1
-        if one[3:] == usual[computes][3:]:
+        if one[3:5] == usual[computes][3:5]:
             assert one.schedule == usual[computes].schedule
-    assert np.isfinite([found[computes][3:] for computes in (1, 2, 3, 4)]).all(), "all named ones"
+    assert np.isfinite([found[computes][3:5] for computes in (1, 2, 3, 4)]).all(), "all named ones"
     assert tick.shares == sorted(tick.shares)
     assert_same(found, safe())

@@ -33,7 +33,7 @@ def test_a_spaced_table_has_a_schedule_for_every_number_of_computes(steps: int, 
         assert one.schedule.computes == computes
         assert one.schedule.modes.shape == (steps, sites)
         assert not one.schedule.modes[0].any()
-        assert np.isnan(one[1:]).all()
+        assert np.isnan(one[1:5]).all()
         pattern_numbers(one.schedule.modes, step_patterns(sites))  # a network can act so
 
 

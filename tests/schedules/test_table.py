@@ -54,7 +54,8 @@ def tables(draw: st.DrawFn) -> ScheduleTable:
         if sites == 1 and draw(st.booleans()):
             coefficients[modes[:, 0] != Mode.COMPUTE] = draw(st.floats(-3, 3))
         given = Schedule(modes, coefficients if sites == 1 else None)
-        entries.append(Scored(given, *(draw(score) for _ in range(4))))
+        psnr_db, ssim, *floors = (draw(score) for _ in range(4))
+        entries.append(Scored(given, psnr_db, ssim, floors[0], floors[1]))
     return ScheduleTable.of(levels(steps), entries)
 
 
@@ -87,10 +88,10 @@ def test_of_two_that_compute_the_same_the_later_one_stays() -> None:
 
 
 def test_what_is_known_of_a_schedule_stays_and_the_rest_is_unknown() -> None:
-    assert TABLE[2][1:] == (20.0, 0.8, 18.0, 0.7)
-    assert np.isnan(TABLE[4][1:]).all()
+    assert TABLE[2][1:5] == (20.0, 0.8, 18.0, 0.7)
+    assert np.isnan(TABLE[4][1:5]).all()
     assert TABLE[6][1:3] == (60.0, 1.0)
-    assert np.isnan(TABLE[6][3:]).all()
+    assert np.isnan(TABLE[6][3:5]).all()
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_without_floors_all_else_stays() -> None:
     for computes, one in bare.items():
         assert one.schedule is TABLE[computes].schedule
         np.testing.assert_array_equal(one[1:3], TABLE[computes][1:3])
-        assert np.isnan(one[3:]).all()
+        assert np.isnan(one[3:5]).all()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers

@@ -52,13 +52,15 @@ def test_every_method_computes_exactly_what_is_asked_for_and_scores_what_it_retu
 
     assert list(table) == computes
     np.testing.assert_array_equal(table.sigmas, board.sigmas())
-    for count, (schedule, psnr_db, ssim, *floors) in table.items():
+    for count, one in table.items():
+        schedule = one.schedule
         assert schedule.computes == count
         assert not schedule.modes[0].any()
         real = board.score(CASES, [schedule] * len(CASES))
-        assert psnr_db == pytest.approx(real.psnr_db.mean(), abs=1e-2)
-        assert ssim == pytest.approx(real.ssim.mean(), abs=1e-4)
-        assert np.isnan(floors).all()
+        assert one.psnr_db == pytest.approx(real.psnr_db.mean(), abs=1e-2)
+        assert one.ssim == pytest.approx(real.ssim.mean(), abs=1e-4)
+        assert np.isnan([one.floor_psnr_db, one.floor_ssim]).all()
+        assert (one.reached, one.expectation) == (None, None)
     assert [one.schedule for one in heard] == [one.schedule for one in table.values()]
 
 
