@@ -2,6 +2,7 @@
 
 from ditcache_rl.inference.api import attach, cached, open_policy
 from ditcache_rl.inference.run import Adapter, Listener, Run
+from ditcache_rl.inference.solver import policy_scheduler
 from ditcache_rl.inference.targets import PolicyController, Tables, Target
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "attach",
     "cached",
     "open_policy",
+    "policy_scheduler",
 ]
