@@ -2,7 +2,7 @@
 
 from ditcache_rl.inference.api import attach, cached, open_policy
 from ditcache_rl.inference.run import Adapter, Listener, Run
-from ditcache_rl.inference.solver import policy_scheduler
+from ditcache_rl.inference.solver import policy_schedule, policy_scheduler
 from ditcache_rl.inference.targets import PolicyController, Tables, Target
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "attach",
     "cached",
     "open_policy",
+    "policy_schedule",
     "policy_scheduler",
 ]

@@ -48,6 +48,23 @@ def policy_scheduler(
             f"{manifest.sites} sites of {manifest.blocks or 'the blocks'}: a sampler knows no "
             "blocks"
         )
+    return collapsed_scheduler(scheduler, *policy_schedule(policy, target, steps=steps))
+
+
+def policy_schedule(
+    policy: Policy, target: Target, *, steps: int | None = None
+) -> tuple[Schedule, Floats]:
+    """Return the schedule that a policy follows under a target, and its (T + 1,) noise levels.
+
+    Args:
+        policy: Whose schedules they are.
+        target: What the user asks for.
+        steps: Of the run; by default those that the policy was made at.
+
+    Raises:
+        BudgetError: If the target is out of reach.
+        ConfigError: If the policy has no schedules for so many steps, or decides as it goes.
+    """
     steps = policy.steps[0] if steps is None else steps
     if steps not in policy.tables:
         raise ConfigError(
@@ -55,8 +72,7 @@ def policy_scheduler(
             "carried over, which is worth less than a search"
         )
     sigmas = policy.tables[steps].sigmas
-    schedule = fixed_schedule(PolicyController(policy, target), sigmas)
-    return collapsed_scheduler(scheduler, schedule, sigmas)
+    return fixed_schedule(PolicyController(policy, target), sigmas), sigmas
 
 
 def fixed_schedule(chosen: PolicyController, sigmas: Floats) -> Schedule:

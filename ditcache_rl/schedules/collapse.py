@@ -87,22 +87,32 @@ def collapse(schedule: Schedule, sigmas: Floats, linear: Floats) -> Collapsed:
         )
     path = schedule.path
     keeps, updates = np.ones(len(path)), np.zeros((len(path), HISTORY))
-    place = -1
+    outputs, place = output_coefficients(schedule, sigmas), -1
     for step, (keep, add) in enumerate(linear):
         place += step in path
         keeps[place] *= keep
         updates[place] *= keep
-        updates[place] += add * _output(schedule, path[: place + 1], sigmas, step)
+        updates[place] += add * outputs[step]
     return Collapsed(sigmas, path, keeps, updates)
 
 
-def _output(schedule: Schedule, path: ComputePath, sigmas: Floats, step: int) -> Floats:
-    """Return what the output of a step is of the computed ones so far: (HISTORY,), newest first."""
-    known = path[::-1][:HISTORY]
-    mode, own = int(schedule.modes[step, 0]), schedule.coefficients
-    if mode == Mode.COMPUTE:
-        return newton_coefficients(sigmas, 0.0, 0)
-    if own is not None and mode >= len(known) and np.isfinite(own[step, 0]):
-        return np.where(np.arange(HISTORY) < len(known), own[step], 0.0)
-    order = min(mode, len(known)) - Mode.REUSE
-    return newton_coefficients(sigmas[list(known)], float(sigmas[step]), order)
+def output_coefficients(schedule: Schedule, sigmas: Floats) -> Floats:
+    """Return what every output is of the computed ones so far: (T, HISTORY), newest first.
+
+    Args:
+        schedule: Of one site.
+        sigmas: (T + 1,) noise levels.
+    """
+    known: ComputePath = ()
+    found = np.zeros((schedule.steps, HISTORY))
+    for step, mode in enumerate(schedule.modes[:, 0].tolist()):
+        known = (step, *known)[:HISTORY] if mode == Mode.COMPUTE else known
+        own = None if schedule.coefficients is None else schedule.coefficients[step]
+        if mode == Mode.COMPUTE:
+            found[step, 0] = 1.0
+        elif own is not None and mode >= len(known) and np.isfinite(own[0]):
+            found[step, : len(known)] = own[: len(known)]
+        else:
+            order = min(mode, len(known)) - Mode.REUSE
+            found[step] = newton_coefficients(sigmas[list(known)], float(sigmas[step]), order)
+    return found

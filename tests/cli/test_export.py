@@ -42,6 +42,24 @@ def test_two_lines_of_diffusers_draw_what_the_policy_draws(
     ]
 
 
+@pytest.mark.parametrize("form", ["csv", "cache-dit"])
+def test_a_schedule_is_written_as_others_take_it(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deep" / "file"
+
+    assert main(["export", "--to", form, "--budget", "0.25", "--out", str(file)]) == 0
+
+    path, *notes = capsys.readouterr().out.splitlines()
+    text = file.read_text()
+    assert path == str(file)
+    if form == "csv":
+        assert sum(line.split(",")[2] == "1" for line in text.splitlines()[1:]) == 7
+    else:
+        assert text.count("1,") + text.count("1]") == 7
+        assert [note.split(":")[0] for note in notes] == ["not the same"] * 3
+
+
 @pytest.mark.parametrize(
     ("typed", "why"),
     [

@@ -150,7 +150,7 @@ def test_no_policy_at_all_is_an_empty_list(
         (["eval", "--json", "a\0b"], "expected a file that can be written, received 'a\\x00b'"),
         (["export", "--schedules", "a\0b"], "expected a file that can be written"),
         (["export", "--onnx", "x", "--schedules", "./x"], "different files, received x for two"),
-        (["export", "--to", "scheduler"], "--to FORM and --out FOLDER together"),
+        (["export", "--to", "scheduler"], "--to FORM and --out PATH together"),
         (["export", "--out", "x"], "expected --schedules FILE, --onnx FILE, --to FORM"),
         (["search", "--prompts", "0"], "--prompts must lie between 1 and the 256"),
         (["search", "--resume"], "--resume found no run in runs/search/shapes"),
