@@ -64,9 +64,15 @@ def check_sampler(scheduler: Any) -> None:
     """Refuse a sampler that `linear_steps` refuses, at a few steps of its own choice.
 
     Raises:
-        ConfigError: As `linear_steps`.
+        ConfigError: As `linear_steps`, or if a step takes more than latents and output.
     """
-    linear_steps(set_anyhow(scheduler, 4))
+    try:
+        linear_steps(set_anyhow(scheduler, 4))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a sampler makes of what it does not know
+        name = type(scheduler).__name__
+        raise ConfigError(_refusal(name, f"one that is used otherwise: {error}")) from error
 
 
 def set_anyhow(scheduler: Any, steps: int) -> Any:

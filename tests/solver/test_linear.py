@@ -19,6 +19,7 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
     "flow-inverted": lambda: FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
     "ddim": lambda: DDIMScheduler(clip_sample=False),
     "ddim-v": lambda: DDIMScheduler(clip_sample=False, prediction_type="v_prediction"),
+    "cogvideox": diffusers.CogVideoXDDIMScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "dpm-1": lambda: diffusers.DPMSolverMultistepScheduler(solver_order=1),
 }
@@ -55,6 +56,8 @@ def test_a_step_is_what_it_keeps_and_adds(name: str) -> None:
         (diffusers.UniPCMultistepScheduler, "steps before"),
         (diffusers.DPMSolverMultistepScheduler, "steps before"),
         (diffusers.PNDMScheduler, "steps before"),
+        (diffusers.CogVideoXDPMScheduler, "used otherwise: .*timestep_back"),
+        (diffusers.SCMScheduler, "used otherwise: Intermediate timesteps"),
         (diffusers.HeunDiscreteScheduler, "order 2"),
         (diffusers.FlowMatchHeunDiscreteScheduler, "order 2"),
     ],
