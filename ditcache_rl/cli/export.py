@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ditcache_rl.config import find_policy
+from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.config.shipped import shipped_ids
 from ditcache_rl.errors import ConfigError
 
-HELP = "write a policy's schedules, and its network as ONNX"
+if TYPE_CHECKING:
+    from ditcache_rl.inference import Target
+    from ditcache_rl.policy import Policy
+
+HELP = "write a policy's schedules, its network as ONNX, or a schedule as others take it"
+#: What one schedule is written as.
+FORMS = ("scheduler", "cache-dit", "csv")
+_TARGETS = ("speedup", "budget", "min_psnr", "min_ssim")
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -18,14 +27,32 @@ def add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--schedules", type=Path, help="schedule file to write")
     parser.add_argument("--onnx", type=Path, help="ONNX file of the network to write")
+    parser.add_argument("--to", choices=FORMS, help="write one schedule as others take it")
+    parser.add_argument(
+        "--out", type=Path, help="what --to writes: a folder for scheduler, a file otherwise"
+    )
+    parser.add_argument("--speedup", type=float, help="target of --to (default: 2)")
+    parser.add_argument("--budget", type=float, help="target of --to: share of full compute")
+    parser.add_argument("--min-psnr", type=float, help="target of --to: dB that 95 %% reach")
+    parser.add_argument("--min-ssim", type=float, help="target of --to: likewise in SSIM")
+    parser.add_argument("--steps", type=int, help="step count of --to (default: the policy's own)")
+    parser.add_argument(
+        "--pipeline", help="folder or Hub id whose scheduler it is (default: the environment's)"
+    )
 
 
 def run(options: Namespace) -> int:
     """Write what was asked for."""
-    if not (options.schedules or options.onnx):
-        raise ConfigError("expected --schedules FILE, --onnx FILE or both, received neither")
-    if options.schedules == options.onnx:
-        raise ConfigError(f"expected two files, received {options.onnx} for both")
+    if not (options.schedules or options.onnx or options.to):
+        raise ConfigError(
+            "expected --schedules FILE, --onnx FILE, --to FORM --out PATH or several, received "
+            "none of them"
+        )
+    if bool(options.to) != bool(options.out):
+        raise ConfigError("expected --to FORM and --out PATH together, received one of them")
+    paths = [path for path in (options.schedules, options.onnx, options.out) if path]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(f"expected different files, received {paths[0]} for two of them")
     folder = find_policy(options.policy)
 
     from ditcache_rl.files import check_writable
@@ -37,9 +64,59 @@ def run(options: Namespace) -> int:
         require("onnx", "onnx", "onnxscript")
     wanted = ((options.schedules, export_schedules), (options.onnx, export_onnx))
     check_writable(*(file for file, _ in wanted if file))
+    if options.out:
+        check_writable(options.out, folders=options.to == "scheduler")
     policy = load_policy(folder)
     for file, export in wanted:
         if file:
             export(policy, file)
             print(file)
+    if options.to:
+        _export(options, policy)
     return 0
+
+
+def _export(options: Namespace, policy: Policy) -> None:
+    """Write one schedule, and say what to know of it."""
+    from ditcache_rl.inference import Target, policy_schedule
+    from ditcache_rl.policy.export import export_cache_dit, export_csv
+
+    asked = {name: getattr(options, name) for name in _TARGETS}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    target, notes = Target(**(asked or {"speedup": 2.0})), list[str]()
+    if options.to == "scheduler":
+        notes = _export_scheduler(options, policy, target)
+    else:
+        schedule, sigmas = policy_schedule(policy, target, steps=options.steps)
+        if options.to == "csv":
+            export_csv(schedule, sigmas, options.out)
+        else:
+            notes = [f"not the same: {one}" for one in export_cache_dit(schedule, options.out)]
+    print(options.out, *notes, sep="\n")
+
+
+def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> list[str]:
+    """Write a scheduler folder, and return how it is used."""
+    from ditcache_rl.inference import policy_scheduler
+    from ditcache_rl.pipelines import open_scheduler
+
+    plain = open_scheduler(options.pipeline or _pipeline_of(policy.manifest.env_id))
+    made = policy_scheduler(policy, plain, target, steps=options.steps)
+    made.save_pretrained(options.out)
+    kind = type(made).__name__
+    return [
+        f"from ditcache_rl.solver import {kind}",
+        f'pipe.scheduler = {kind}.from_pretrained("{options.out}")',
+        f"pipe(..., num_inference_steps={len(made.config.path)})",
+    ]
+
+
+def _pipeline_of(env_id: str) -> str:
+    """Return the pipeline of a shipped environment."""
+    for name, known in shipped_ids().items():
+        if known == env_id:
+            return load_env(name).pipeline.source
+    raise ConfigError(
+        f"expected --pipeline, the folder or Hub id of the pipeline that the policy was made for: "
+        f"its environment {env_id} is none of the shipped ones"
+    )

@@ -10,7 +10,7 @@ from ditcache_rl.control.base import (
 )
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.control.network import NetworkController, PolicyNetwork
-from ditcache_rl.control.static import StaticSchedule
+from ditcache_rl.control.static import StaticSchedule, followed
 
 __all__ = [
     "ActionSpace",
@@ -26,6 +26,7 @@ __all__ = [
     "StaticSchedule",
     "TeaCache",
     "best_actions",
+    "followed",
     "planned_modes",
     "start_over",
     "uniform_decision",

@@ -71,6 +71,11 @@ class Delegating:
     probe_blocks = 0
     _delegate: Controller
 
+    @property
+    def chosen(self) -> Controller:
+        """What `reset` chose."""
+        return self._delegate
+
     def forget(self, run: RunInfo) -> None:
         """Have the chosen controller start over."""
         start_over(self._delegate, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ditcache_rl.control.base import Controller, Delegating, planned_modes
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules.forecast import fitted_steps
 from ditcache_rl.schedules.schedule import Schedule
@@ -87,3 +88,19 @@ class StaticSchedule:
     def decide(self, info: StepInfo) -> Decision:
         """Look the step up."""
         return Decision(self._modes[info.step], self._tiers[info.step], self._fitted[info.step])
+
+
+def followed(controller: Controller) -> Schedule | None:
+    """Return the schedule that a controller follows in every row of a request, after its `reset`.
+
+    None if it decides as it goes, or row by row.
+    """
+    while isinstance(controller, Delegating):
+        controller = controller.chosen
+    if isinstance(controller, StaticSchedule):
+        first, *others = controller.schedules
+        return None if any(other != first for other in others) else first
+    modes = planned_modes(controller)
+    if modes is None or (modes != modes[:, :1]).any():
+        return None
+    return Schedule(modes[:, 0])

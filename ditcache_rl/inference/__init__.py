@@ -2,6 +2,7 @@
 
 from ditcache_rl.inference.api import attach, cached, open_policy
 from ditcache_rl.inference.run import Adapter, Listener, Run
+from ditcache_rl.inference.solver import policy_schedule, policy_scheduler
 from ditcache_rl.inference.tables import Tables
 from ditcache_rl.inference.targets import PolicyController, Target
 
@@ -15,4 +16,6 @@ __all__ = [
     "attach",
     "cached",
     "open_policy",
+    "policy_schedule",
+    "policy_scheduler",
 ]

@@ -14,7 +14,8 @@ from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError, as_written, closest
 from ditcache_rl.files import is_there
 from ditcache_rl.inference.cache import open_cache
-from ditcache_rl.inference.run import Adapter, Listener, Run
+from ditcache_rl.inference.run import Adapter, Listener, Run, Runner
+from ditcache_rl.inference.solver import fixed_schedule
 from ditcache_rl.inference.targets import Over, PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, Ranks, own_scope
 from ditcache_rl.instrument.blocks import denoisers_of
@@ -47,6 +48,7 @@ def attach(
     ranks: Ranks | None = None,
     adapt: Adapter | None = None,
     record: Listener | None = None,
+    collapse: bool = False,
     **unknown: Never,
 ) -> Run:
     """Run every call of a pipeline under a policy, until `Run.detach`.
@@ -77,6 +79,9 @@ def attach(
         adapt: Chooses a schedule of the policy for each request in place of the target, as a
             `Bandit` does by what it learns from audits.
         record: Hears of every finished request; a `Recorder` writes them to a file.
+        collapse: Run computed steps alone, as one update each: no hook, no cache, no call of the
+            scheduler for what is left out, and callbacks at computed steps. For schedules of the
+            whole denoiser and samplers whose steps are linear; runs that begin inside are errors.
         unknown: Refused, with the nearest name that there is.
 
     Raises:
@@ -97,6 +102,7 @@ def attach(
         ranks=ranks,
         sites=sites,
         blocks=blocks,
+        collapse=collapse,
     )
     for name, denoiser in denoisers_of(pipe).items():
         refuse_caches(name, denoiser)  # before they make it look like another model
@@ -114,35 +120,23 @@ def attach(
     if isinstance(policy, str | Path):
         policy = open_policy(policy)
     controller: Controller
-    make: Callable[..., BlockRunner] = BlockRunner
+    make = _runner(collapse)
     if isinstance(policy, Policy):
         if sites is not None or blocks is not None:
             raise ConfigError(
                 "a policy knows its sites and blocks: expected none, received "
                 f"{as_written({'sites': sites, 'blocks': blocks})}"
             )
-        if deadline_s is not None and ranks is not None:
-            raise ConfigError(
-                "expected ranks or deadline_s, received both: ranks that read clocks of their own "
-                "would compute different steps; use latency_s"
-            )
-        if over == "requests" and (adapt is not None or ranks is not None):
-            other = "adapt" if adapt is not None else "ranks"
-            raise ConfigError(
-                f"expected {other} or over='requests', received both: which request takes which "
-                "schedule is decided by turns here, and nowhere else"
-            )
-        if adapt is not None and ranks is not None:
-            raise ConfigError(
-                "expected ranks or adapt, received both: ranks that measure times of their own "
-                "would choose different schedules"
-            )
+        _check_together(ranks=ranks, adapt=adapt, deadline_s=deadline_s, over=over)
         manifest = policy.manifest
         check_identity(manifest.model, manifest.scheduler, pipe)
         chosen = PolicyController(policy, Target(**(asked or {"speedup": 2.0}), over=over))
-        chosen.choose(next(iter(policy.tables.values())).sigmas)
+        sigmas = next(iter(policy.tables.values())).sigmas
+        chosen.choose(sigmas)
+        if collapse:
+            fixed_schedule(chosen, sigmas)
         controller, sites, blocks = chosen, manifest.sites, manifest.blocks
-        make = BlockRunner if adapt is None else adapt.runner(policy)
+        make = make if adapt is None else adapt.runner(policy)
     else:
         if adapt is not None:
             raise ConfigError(
@@ -169,6 +163,28 @@ def attach(
     )
 
 
+def _check_together(
+    *, ranks: Ranks | None, adapt: Adapter | None, deadline_s: float | None, over: Over
+) -> None:
+    """Refuse what two would decide in different ways."""
+    if deadline_s is not None and ranks is not None:
+        raise ConfigError(
+            "expected ranks or deadline_s, received both: ranks that read clocks of their own "
+            "would compute different steps; use latency_s"
+        )
+    if over == "requests" and (adapt is not None or ranks is not None):
+        other = "adapt" if adapt is not None else "ranks"
+        raise ConfigError(
+            f"expected {other} or over='requests', received both: which request takes which "
+            "schedule is decided by turns here, and nowhere else"
+        )
+    if adapt is not None and ranks is not None:
+        raise ConfigError(
+            "expected ranks or adapt, received both: ranks that measure times of their own "
+            "would choose different schedules"
+        )
+
+
 def _check_kinds(unknown: Iterable[str], policy: object, **options: object) -> None:
     """Refuse what a type checker would have refused, had there been one."""
     for name in unknown:
@@ -189,6 +205,27 @@ def _check_kinds(unknown: Iterable[str], policy: object, **options: object) -> N
     for name, (fits, shape) in _OPTIONS.items():
         if not fits(options[name]):
             raise ConfigError(f"{name} must be {shape}, received {options[name]!r}")
+    if options["collapse"]:
+        _check_collapse(**{name: options[name] for name in ("memory", "adapt", "ranks")})
+
+
+def _runner(collapse: bool) -> Callable[..., Runner]:
+    """Return what makes runners."""
+    if not collapse:
+        return BlockRunner
+    from ditcache_rl.solver import SolverRunner  # loads diffusers, which nothing else here does
+
+    return SolverRunner
+
+
+def _check_collapse(**options: object) -> None:
+    """Refuse options that have no meaning where nothing is cached and nothing decided."""
+    given = {n: value for n, value in options.items() if value not in (None, _UNLIMITED)}
+    if given:
+        raise ConfigError(
+            "a collapsed schedule keeps no cache and decides nothing: expected no memory, adapt or "
+            f"ranks beside collapse=True, received {as_written(given)}"
+        )
 
 
 def _has(thing: object, *members: str) -> bool:
@@ -204,6 +241,7 @@ _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "ranks": (lambda it: it is None or _has(it, "share", "least"), "as Ranks()"),
     "sites": (lambda it: it is None or (type(it) is int and it >= 1), "a whole number >= 1"),
     "blocks": (lambda it: isinstance(it, str | None), "a path as 'transformer.my_blocks'"),
+    "collapse": (lambda it: isinstance(it, bool), "True or False"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -22,6 +23,22 @@ from ditcache_rl.types import Mode, Tier
 _REMEMBERED_REQUESTS = 1000
 #: What hears of every finished request, as a `Recorder` does.
 Listener: TypeAlias = Callable[[RequestLog], None]
+
+
+class Runner(Protocol):
+    """What serves the calls of a pipeline from `__enter__` to `__exit__`."""
+
+    notes: list[str]
+    """What requests could not make use of, and why; each once."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 class Adapter(Protocol):
@@ -48,7 +65,7 @@ class Run:
         controller: Controller,
         opened: CacheHandle,
         *,
-        make: Callable[..., BlockRunner] = BlockRunner,
+        make: Callable[..., Runner] = BlockRunner,
         adapt: Adapter | None = None,
         record: Listener | None = None,
         **options: Any,

@@ -169,6 +169,9 @@ class PolicyController(Delegating):
         adaptive: None to use the network where the policy says that it beats its static schedule;
             True or False to use it always or never.
 
+    Attributes:
+        target: What the user asks for.
+
     Raises:
         ConfigError: If a network is asked for that the policy does not have.
     """
@@ -176,7 +179,7 @@ class PolicyController(Delegating):
     def __init__(self, policy: Policy, target: Target, *, adaptive: bool | None = None) -> None:
         if adaptive and policy.network is None:
             raise ConfigError("expected a policy with a network, received one of schedules alone")
-        self.policy, self._target, self._adaptive = policy, target, adaptive
+        self.policy, self.target, self._adaptive = policy, target, adaptive
         self.tables = Tables(list(policy.tables.values()))
         self._unmet: dict[int, str] = {}  # by steps; copies share it
         self._gauges = Gauges()  # likewise
@@ -194,11 +197,11 @@ class PolicyController(Delegating):
     @property
     def deadline_s(self) -> float | None:
         """Seconds that every request may take, None without such a target."""
-        return self._target.deadline_s
+        return self.target.deadline_s
 
     def hear(self, log: RequestLog) -> None:
         """Learn from a finished request how much time must be kept back for a deadline."""
-        limit, pacer = self._target.deadline_s, self._policy.pacer
+        limit, pacer = self.target.deadline_s, self.policy.pacer
         if limit is not None and pacer is not None:
             promised = pacer.pacing.promised_share
             in_time = log.seconds <= limit
@@ -226,7 +229,7 @@ class PolicyController(Delegating):
         Raises:
             BudgetError: If the target is out of reach.
         """
-        policy, target, steps = self.policy, self._target, len(sigmas) - 1
+        policy, target, steps = self.policy, self.target, len(sigmas) - 1
         if target.deadline_s is not None:
             return DeadlineController(self._pacer(sigmas), target.deadline_s, gauges=self._gauges)
         table, cost = self.tables.at(sigmas), policy.cost.for_steps(steps)
@@ -261,7 +264,7 @@ class PolicyController(Delegating):
         pacer = self.policy.pacer
         if pacer is None:
             raise BudgetError(
-                f"expected a policy that was trained to keep deadlines, received {self._target} "
+                f"expected a policy that was trained to keep deadlines, received {self.target} "
                 "and one that was not; name loads under [world] and train it, or use latency_s"
             )
         if not is_at(pacer.sigmas, sigmas):
@@ -274,7 +277,7 @@ class PolicyController(Delegating):
 
     def _is_better(self, steps: int, computes: int) -> bool:
         """Tell whether the policy says that its network beats its schedule."""
-        use, target = self.policy.manifest.network, self._target
+        use, target = self.policy.manifest.network, self.target
         # What the network was compared with are not the schedules for floors.
         if use is None or target.names_floor:
             return False

@@ -2,13 +2,19 @@
 
 from ditcache_rl.pipelines.copies import session, twin
 from ditcache_rl.pipelines.identity import check_identity, model_identity, scheduler_identity
-from ditcache_rl.pipelines.open import open_configured, open_pipeline, open_shared
+from ditcache_rl.pipelines.open import (
+    open_configured,
+    open_pipeline,
+    open_scheduler,
+    open_shared,
+)
 
 __all__ = [
     "check_identity",
     "model_identity",
     "open_configured",
     "open_pipeline",
+    "open_scheduler",
     "open_shared",
     "scheduler_identity",
     "session",

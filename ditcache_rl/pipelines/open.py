@@ -110,6 +110,30 @@ def open_pipeline(
     return pipe
 
 
+def open_scheduler(source: str) -> Any:
+    """Open the scheduler of a pipeline alone.
+
+    Args:
+        source: `builtin:shapes`, a folder, or a Hub id.
+
+    Raises:
+        ConfigError: If it cannot be opened.
+    """
+    import diffusers
+
+    from ditcache_rl.shapes import PIPELINE_DIR
+
+    folder = str(PIPELINE_DIR) if source == BUILTIN else source
+    try:
+        _, name = diffusers.DiffusionPipeline.load_config(folder)["scheduler"]
+        return getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
+    except Exception as error:  # whatever the libraries make of a damaged folder
+        raise ConfigError(
+            f"expected {BUILTIN!r}, a pipeline folder or a Hub id with a scheduler of diffusers, "
+            f"received {source!r}: {error}"
+        ) from error
+
+
 def _check_device(device: str) -> None:
     try:
         kind = torch.empty(0, device=device).device.type

@@ -61,7 +61,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ),
         ),
         (["analyze"], ("--sites", "--steps", "--prompts", "--injection-prompts", "(default: 0)")),
-        (["export"], ("--schedules", "--onnx", "(default: shapes-ppo)")),
+        (
+            ["export"],
+            ("--schedules", "--onnx", "--to", "--out", "--speedup", "(default: shapes-ppo)"),
+        ),
         (["list"], ("envs", "policies", "pipelines")),
     ],
 )
@@ -146,7 +149,9 @@ def test_no_policy_at_all_is_an_empty_list(
         (["search", "--out", "a\0b"], "expected a file that can be written, received 'a\\x00b'"),
         (["eval", "--json", "a\0b"], "expected a file that can be written, received 'a\\x00b'"),
         (["export", "--schedules", "a\0b"], "expected a file that can be written"),
-        (["export", "--onnx", "x", "--schedules", "./x"], "two files, received x for both"),
+        (["export", "--onnx", "x", "--schedules", "./x"], "different files, received x for two"),
+        (["export", "--to", "scheduler"], "--to FORM and --out PATH together"),
+        (["export", "--out", "x"], "expected --schedules FILE, --onnx FILE, --to FORM"),
         (["search", "--prompts", "0"], "--prompts must lie between 1 and the 256"),
         (["search", "--resume"], "--resume found no run in runs/search/shapes"),
         (["eval", "envs.json"], "shapes-ppo, tiny"),

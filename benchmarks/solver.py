@@ -1,0 +1,147 @@
+"""Is a collapsed schedule the same as its single steps, and as fast as a sampler of so few steps?
+
+Everything is measured on the embedded pipeline, 28 steps, with the schedules of `shapes-ppo`.
+
+`float64_difference_at_COUNT`, `float32_difference_at_COUNT`: largest difference of the final
+latents, which are of order 1, between `cached()` with every step and collapsed, COUNT computed.
+`WAY_extra_share`: time of a call with 3 computed over that of the plain pipeline at 3 steps, minus
+1; median over rounds in which all ways take turns. Ways: `collapsed` is `cached(collapse=True)`,
+`saved` the exported scheduler in a plain pipeline, `stepped` is `cached()` with every step.
+`WAY_speedup_x`: time of the plain pipeline at 28 steps over that of a call, likewise; `fewer` is
+the plain pipeline at 3 steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ditcache_rl as dc
+from benchmarks.harness import Benchmark, parser
+from benchmarks.zoo.double import in_double
+from ditcache_rl.bench import Case, cases_of
+from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.control import StaticSchedule
+from ditcache_rl.inference import Target, policy_scheduler
+from ditcache_rl.machine import synchronize
+from ditcache_rl.pipelines import twin
+from ditcache_rl.policy import Policy, load_policy
+from ditcache_rl.shapes import CALL, load_pipeline
+
+STEPS, FEW = 28, 3
+COUNTS = (3, 5, 9, 14)
+#: A call takes a few hundredths of a second, and what else runs disturbs for longer.
+WARM = 2
+
+
+class Amounts(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    prompts: int
+
+
+FULL, QUICK = Amounts(60, 4), Amounts(12, 1)
+
+
+def main() -> None:
+    """Measure, and report."""
+    less = f"{QUICK.rounds} rounds instead of {FULL.rounds}, {QUICK.prompts} prompt instead of "
+    options = parser(__doc__, quick=f"{less}{FULL.prompts}").parse_args()
+    run = Benchmark()
+    amounts = QUICK if options.quick else FULL
+
+    policy = load_policy(find_policy("shapes-ppo"))
+    cases = cases_of(load_env("shapes"), "test")[: amounts.prompts]
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    took = seconds(pipe, policy, cases[0], amounts.rounds)
+    plain = took["fewer"]
+    figures = {
+        f"{way}_extra_share": float(np.median(took[way] / plain)) - 1
+        for way in ("collapsed", "saved", "stepped")
+    }
+    figures |= {
+        f"{way}_speedup_x": float(np.median(took["reference"] / took[way]))
+        for way in took
+        if way != "reference"
+    }
+    figures |= differences(pipe, policy, cases, "float32")
+    figures |= differences(in_double(pipe), policy, cases, "float64")
+    details = {
+        "rounds": amounts.rounds,
+        "warm_up_rounds": WARM,
+        "prompts": amounts.prompts,
+        "median_s": {way: float(np.median(times)) for way, times in took.items()},
+        "call_s": {way: [round(one, 5) for one in times] for way, times in took.items()},
+    }
+    run.finish(figures, details, options.json, title=f"{FEW} of {STEPS} steps computed")
+
+
+def seconds(pipe: Any, policy: Policy, case: Case, rounds: int) -> dict[str, np.ndarray]:
+    """Time whole calls, all ways in turn, the first one another one in every round: (rounds,) each.
+
+    Attaching is not counted: a server attaches once.
+    """
+    budget = FEW / STEPS
+    saved = twin(pipe)
+    saved.scheduler = policy_scheduler(policy, pipe.scheduler, Target(budget=budget))
+    collapsed, stepped = twin(pipe), twin(pipe)
+    runs = [
+        dc.attach(collapsed, policy, budget=budget, collapse=True),
+        dc.attach(stepped, policy, budget=budget),
+    ]
+    ways = {
+        "fewer": (pipe, FEW),
+        "collapsed": (collapsed, STEPS),
+        "saved": (saved, FEW),
+        "stepped": (stepped, STEPS),
+        "reference": (pipe, STEPS),
+    }
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    turns = deque(ways)
+    for _ in range(WARM + rounds):
+        turns.rotate(1)
+        for way in turns:
+            one, steps = ways[way]
+            synchronize(one.device)
+            began = time.perf_counter()
+            draw(one, case, steps, output_type="pt")
+            synchronize(one.device)
+            took[way].append(time.perf_counter() - began)
+    for attached in runs:
+        attached.detach()
+    return {way: np.array(times[WARM:]) for way, times in took.items()}
+
+
+def differences(pipe: Any, policy: Policy, cases: Sequence[Case], name: str) -> dict[str, float]:
+    """Compare final latents of every step and collapsed."""
+    found = {}
+    for count in COUNTS:
+        # A pipeline in float64 has another scheduler, and so a policy would refuse it.
+        controller = StaticSchedule(policy.tables[STEPS][count].schedule)
+        drawn: dict[bool, list[Tensor]] = {}
+        for collapse in (False, True):
+            with dc.cached(pipe, controller, blocks="transformer", collapse=collapse):
+                drawn[collapse] = [draw(pipe, case, STEPS, output_type="latent") for case in cases]
+        apart = torch.cat(drawn[False]) - torch.cat(drawn[True])
+        found[f"{name}_difference_at_{count}"] = float(apart.abs().max())
+    return found
+
+
+def draw(pipe: Any, case: Case, steps: int, *, output_type: str) -> Tensor:
+    """Call the pipeline."""
+    generator = torch.Generator().manual_seed(case.seed)
+    options = {"generator": generator, "output_type": output_type, **CALL}
+    images: Tensor = pipe(case.prompt, num_inference_steps=steps, **options).images
+    return images
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import ditcache_rl as dc
+from ditcache_rl.cli import main
+from ditcache_rl.shapes import CALL, load_pipeline
+from ditcache_rl.solver import CollapsedFlowMatchScheduler
+
+
+def test_two_lines_of_diffusers_draw_what_the_policy_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "scheduler"
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+
+    def drawn(steps: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        options = {"generator": generator, "output_type": "latent", **CALL}
+        latents: Tensor = pipe(
+            "a small plain red disc", num_inference_steps=steps, **options
+        ).images
+        return latents
+
+    assert main(["export", "--to", "scheduler", "--speedup", "4", "--out", str(folder)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    with dc.cached(pipe, "shapes-ppo", speedup=4.0) as run:
+        stepped = drawn(28)
+    pipe.scheduler = CollapsedFlowMatchScheduler.from_pretrained(folder)
+    computes = round(28 * float(run.logs[0].compute_share[0]))
+
+    # Latents of order 1, rounded 28 times, through a model that turns them.
+    torch.testing.assert_close(drawn(computes), stepped, rtol=1e-4, atol=1e-4)
+    assert said == [
+        str(folder),
+        "from ditcache_rl.solver import CollapsedFlowMatchScheduler",
+        f'pipe.scheduler = CollapsedFlowMatchScheduler.from_pretrained("{folder}")',
+        f"pipe(..., num_inference_steps={computes})",
+    ]
+
+
+@pytest.mark.parametrize("form", ["csv", "cache-dit"])
+def test_a_schedule_is_written_as_others_take_it(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deep" / "file"
+
+    assert main(["export", "--to", form, "--budget", "0.25", "--out", str(file)]) == 0
+
+    path, *notes = capsys.readouterr().out.splitlines()
+    text = file.read_text()
+    assert path == str(file)
+    if form == "csv":
+        assert sum(line.split(",")[2] == "1" for line in text.splitlines()[1:]) == 7
+    else:
+        assert text.count("1,") + text.count("1]") == 7
+        assert [note.split(":")[0] for note in notes] == ["not the same"] * 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        (["--speedup", "99"], "expected a target within reach, received speedup=99"),
+        (["--speedup", "2", "--budget", "0.5"], "expected exactly one of speedup"),
+        (["--steps", "9"], r"expected a step count of the policy, [28, 20, 50], received 9"),
+        (["--pipeline", "nowhere"], "a scheduler of diffusers, received 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    typed: list[str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "scheduler"
+
+    assert main(["export", "--to", "scheduler", "--out", str(folder), *typed]) == 2
+
+    assert why in capsys.readouterr().err
+    assert not folder.exists()
