@@ -39,7 +39,8 @@ class Work:
         rng = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> torch.Tensor:
-            return (torch.randn(*shape, generator=rng) / _WIDTH**0.5).to(device)
+            drawn = torch.randn(*shape, generator=rng, dtype=torch.float32)
+            return drawn.div(_WIDTH**0.5).to(device)
 
         self._hidden = normal(_TOKENS, _WIDTH)
         self._heads, self._out = normal(3 * _WIDTH, _WIDTH), normal(_WIDTH, _WIDTH)
@@ -91,7 +92,8 @@ def record_load(
     began = start = time.perf_counter()
     while start < began + seconds or not took:
         rested = [_rested(work) for _ in range(_RESTED)]
-        burst, until = [], min(time.perf_counter() + _BURST_S, began + seconds)
+        burst: list[float] = []
+        until = min(time.perf_counter() + _BURST_S, began + seconds)
         while not burst or time.perf_counter() < until:
             burst.append(work())
         quickest = min(quickest, *rested, *burst)

@@ -85,8 +85,9 @@ class Recording(NamedTuple):
         """
         tensors = parse_tensors(read_bytes(file, _MOST_BYTES), str(file))
         received = {name: (tuple(one.shape), str(one.dtype)) for name, one in tensors.items()}
-        readings, work_s = tensors.get("readings"), tensors.get("work_s")
-        count = len(readings) if readings is not None and readings.ndim else 0
+        readings = tensors.get("readings", torch.zeros(0))
+        work_s = tensors.get("work_s", torch.zeros(()))
+        count = readings.numel()
         expected = {"readings": ((count,), "torch.uint8"), "work_s": ((), "torch.float64")}
         # nan is not above zero either.
         if received != expected or not count or not float(work_s) > 0:
@@ -110,7 +111,7 @@ class RecordedLoad(NamedTuple):
         """Measure a recording in computes of so many seconds."""
         piece = recording.work_s / compute_s
         times = np.concatenate([[0.0], np.cumsum(recording.slowdowns * piece)])
-        return cls(times, piece * np.arange(len(times)))
+        return cls(times, piece * np.arange(len(times), dtype=np.float64))
 
     def slowest(self, image: float) -> float:
         """As in `MachineLoad`: from where on the recorded machine was the slowest."""
