@@ -27,8 +27,8 @@ from ditcache_rl.queueing import (
 from ditcache_rl.queueing.fronts import Bools, Ints
 from ditcache_rl.types import Floats
 
-#: Prices of a compute among which an agent chooses, in dB; each is 35 % above the one below it.
-OFFERED_DB: Floats = np.geomspace(0.1, 9.0, 16)
+#: Prices of a compute among which an agent chooses, in dB; each is 41 % above the one below it.
+OFFERED_DB: Floats = np.geomspace(0.05, 9.0, 16)
 #: At which the reward values rows that are under way: what the eighth compute of an image brings.
 _NOMINAL_DB = 1.0
 #: Rewards are in tens of dB, so that those of a tick are about 1.

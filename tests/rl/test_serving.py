@@ -1,14 +1,15 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
 from ditcache_rl.errors import ConfigError, StateError
-from ditcache_rl.queueing import FittingPrice, FixedSchedule, serve
+from ditcache_rl.queueing import FittingPrice, FixedSchedule, Machines, Traffic, serve
 from ditcache_rl.queueing.rules import at_price
 from ditcache_rl.rl import ServeEnv, ServeVecEnv, Service
-from ditcache_rl.rl.serve_learn import LearnedPrice, learn_prices
+from ditcache_rl.rl.serve_learn import ForeseeingVecEnv, LearnedPrice, coming, learn_prices
 from ditcache_rl.rl.serving import OFFERED_DB, PricedMachines, PriceView
 from tests.kit.queueing import BATCHY, LINEAR, fronts, queue
 
@@ -125,6 +126,27 @@ def test_a_price_that_is_none_is_refused() -> None:
         env.step(np.int64(16))
 
 
+def test_the_critic_sees_who_will_come() -> None:
+    requests = Traffic(np.array([[0.0, 5.0, 9.0, 30.0]]), np.full((1, 4), 99.0))
+    machines = Machines(requests, FRONTS, LINEAR, together=True)
+
+    # An image takes 4 seconds; spans are a quarter, a half, 1, 2, 4 and 8 of that.
+    assert coming(machines)[0] == pytest.approx(np.log1p([0, 0, 0, 1, 2, 3]))
+
+
+def test_the_actor_does_not_see_who_will_come() -> None:
+    env = ForeseeingVecEnv(SERVICE, 4, np.random.default_rng(0))
+    seen, known = env.reset(), len(SERVICE.observation_names())
+    assert isinstance(seen, np.ndarray)
+    actor = learn_prices(SERVICE, 1, seed=0).actor
+
+    assert seen.shape == (4, env.observation_space.shape[0])
+    assert seen.shape[1] > known
+    assert actor(torch.from_numpy(seen[:, :known])).shape == (4, len(OFFERED_DB))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        actor(torch.from_numpy(seen))
+
+
 @pytest.mark.slow
 def test_an_agent_learns_to_set_prices() -> None:
     service = Service(FRONTS, BATCHY, loads=(4.0,), requests=8)
@@ -142,4 +164,4 @@ def test_an_agent_learns_to_set_prices() -> None:
     )
     assert len(heard) > 100
     assert learned > careless
-    assert learned > fitting - 3.0  # it has had one update
+    assert learned > fitting - 1.0  # it has had eight updates
