@@ -140,7 +140,7 @@ def learn_prices(
         batch_size=1024,
         n_epochs=4,
         gamma=0.99,  # a compute is paid for by those who come in the next hundred ticks
-        gae_lambda=0.9,
+        gae_lambda=0.95,
         ent_coef=0.005,
         seed=seed,
         device="cpu",
