@@ -63,7 +63,7 @@ class ServingAmounts(NamedTuple):
     """For an agent to learn in."""
 
 
-FULL = ServingAmounts(512, 24, 600_000)
+FULL = ServingAmounts(512, 24, 300_000)
 QUICK = ServingAmounts(64, 12, 60_000)
 
 
