@@ -63,8 +63,8 @@ class ServingAmounts(NamedTuple):
     """For an agent to learn in."""
 
 
-FULL = ServingAmounts(512, 24, 900_000)
-QUICK = ServingAmounts(64, 12, 200_000)
+FULL = ServingAmounts(512, 24, 300_000)
+QUICK = ServingAmounts(64, 12, 60_000)
 
 
 class Tuned(NamedTuple):

@@ -87,7 +87,7 @@ class ServeVecEnv(SharedVecEnv):
     def reset(self) -> VecEnvObs:
         """Begin a new trace on every machine."""
         self._priced = PricedMachines(self._service, self._rng, self.num_envs)
-        return self._priced.view.observation
+        return self._seen(slice(None))
 
     def step_async(self, actions: Ints) -> None:
         """Take the prices of all machines: (machines,)."""
@@ -104,11 +104,11 @@ class ServeVecEnv(SharedVecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         (ended,) = np.nonzero(dones)
         for machine in ended.tolist():
-            last = priced.view.observation[machine].copy()
+            last = self._seen(machine).copy()
             infos[machine] = {**_outcome(priced, machine), "terminal_observation": last}
         if len(ended):
             priced.restart(ended)
-        return priced.view.observation, rewards, dones, infos
+        return self._seen(slice(None)), rewards, dones, infos
 
     def action_masks(self) -> Bools:
         """Return which prices are allowed now: (machines, prices)."""
@@ -116,6 +116,10 @@ class ServeVecEnv(SharedVecEnv):
 
     def close(self) -> None:
         """Do nothing: there is nothing to give back."""
+
+    def _seen(self, machine: int | slice) -> NDArray[np.float32]:
+        """Return the observation of a machine, or of all."""
+        return self._priced.view.observation[machine]
 
 
 def _spaces() -> tuple[spaces.Box, spaces.Discrete[np.int64]]:

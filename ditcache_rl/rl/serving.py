@@ -27,10 +27,8 @@ from ditcache_rl.queueing import (
 from ditcache_rl.queueing.fronts import Bools, Ints
 from ditcache_rl.types import Floats
 
-#: Prices of a compute among which an agent chooses, in dB; each is 35 % above the one below it.
-OFFERED_DB: Floats = np.geomspace(0.1, 9.0, 16)
-#: At which the reward values rows that are under way: what the eighth compute of an image brings.
-_NOMINAL_DB = 1.0
+#: Prices of a compute among which an agent chooses, in dB; each is 41 % above the one below it.
+OFFERED_DB: Floats = np.geomspace(0.05, 9.0, 16)
 #: Rewards are in tens of dB, so that those of a tick are about 1.
 _REWARD_DB = 10.0
 #: At a pressure of 8 all is lost, and at an eighth nothing presses.
@@ -109,7 +107,7 @@ class PriceView(NamedTuple):
     grants: Ints
     """(machines, rows, prices) further computes of each row."""
     worth_db: Floats
-    """(machines,) of active and waiting requests, at the nominal price."""
+    """(machines,) what active and waiting requests reach if every step from here is computed."""
 
     @classmethod
     def of(cls, queue: QueueState, service: Service) -> PriceView:
@@ -133,12 +131,12 @@ class PriceView(NamedTuple):
         computes = np.where(active, grants, 0).max(axis=1) > 0
         first = np.ones_like(computes[:, :1])
         masks = np.concatenate([first, computes[:, :-1]], axis=1)
-        worth_db = np.where(queue.active, _net_db(psnr_db), 0.0).sum(axis=1)
+        worth_db = np.where(queue.active, psnr_db[..., -1], 0.0).sum(axis=1)
         return cls(
             np.concatenate(seen, axis=1).clip(-10, 10).astype(np.float32),
             masks,
             grants,
-            worth_db + queue.waiting * _net_db(fronts.fresh_db),
+            worth_db + queue.waiting * fronts.fresh_db[-1],
         )
 
     def granted(self, places: Ints) -> Ints:
@@ -186,8 +184,8 @@ class PricedMachines:
         """Play a tick at a price per machine, by its place in `OFFERED_DB`: (machines,).
 
         Returns:
-            (machines,) rewards: what became of the worth of the requests. Those of a request add
-            up to its PSNR less what it was worth at the nominal price when it came, in tens of dB.
+            (machines,) rewards: what requests have lost for good. Those of a request add up to its
+            PSNR less that of an image without gaps, in tens of dB.
 
         Raises:
             ConfigError: If a place is none.
@@ -196,7 +194,7 @@ class PricedMachines:
         before, came = self._worth_db(), self.machines.came.copy()
         self.machines.tick(grants)
         self.view = PriceView.of(self.machines.queue, self._service)
-        new_db = (self.machines.came - came) * _net_db(self._service.fronts.fresh_db)
+        new_db = (self.machines.came - came) * self._service.fronts.fresh_db[-1]
         rewards: Floats = (self._worth_db() - before - new_db) / _REWARD_DB
         return rewards
 
@@ -216,10 +214,3 @@ def _pressures(queue: QueueState, service: Service, grants: Ints, fresh: Ints) -
         together=service.together,
     )
     return full.T.clip(1 / _MOST_PRESSURE, _MOST_PRESSURE)
-
-
-def _net_db(psnr_db: Floats) -> Floats:
-    """Tell what rows are worth at the nominal price: (...) of (..., T + 1)."""
-    paid = _NOMINAL_DB * np.arange(psnr_db.shape[-1])
-    worth: Floats = (psnr_db - paid).max(axis=-1)
-    return worth

@@ -1,14 +1,15 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
 from ditcache_rl.errors import ConfigError, StateError
-from ditcache_rl.queueing import FittingPrice, FixedSchedule, serve
+from ditcache_rl.queueing import FittingPrice, FixedSchedule, Machines, Traffic, serve
 from ditcache_rl.queueing.rules import at_price
 from ditcache_rl.rl import ServeEnv, ServeVecEnv, Service
-from ditcache_rl.rl.serve_learn import LearnedPrice, learn_prices
+from ditcache_rl.rl.serve_learn import ForeseeingVecEnv, LearnedPrice, coming, learn_prices
 from ditcache_rl.rl.serving import OFFERED_DB, PricedMachines, PriceView
 from tests.kit.queueing import BATCHY, LINEAR, fronts, queue
 
@@ -47,9 +48,8 @@ def test_a_seed_gives_the_same_trace() -> None:
         assert one[1:4] == other[1:4]
 
 
-def test_rewards_of_a_trace_are_its_quality_over_that_of_a_calm_machine() -> None:
+def test_rewards_of_a_trace_are_what_its_images_lost() -> None:
     priced = PricedMachines(SERVICE, np.random.default_rng(0), 3)
-    calm_db = float((FRONTS.fresh_db - np.arange(5)).max())  # a compute at 1 dB
     # What had come before the first tick was worth as much from the start.
     earned, rng = np.zeros(3), np.random.default_rng(1)
 
@@ -57,7 +57,7 @@ def test_rewards_of_a_trace_are_its_quality_over_that_of_a_calm_machine() -> Non
         earned += priced.play(rng.integers(len(OFFERED_DB), size=3))
 
     psnr_db = priced.machines.served.psnr_db
-    assert 10 * earned == pytest.approx(psnr_db.sum(axis=1) - psnr_db.shape[1] * calm_db, abs=1e-6)
+    assert 10 * earned == pytest.approx(psnr_db.sum(axis=1) - psnr_db.shape[1] * 50.0, abs=1e-6)
 
 
 def test_what_is_seen_is_the_pressure_at_every_price() -> None:
@@ -125,6 +125,27 @@ def test_a_price_that_is_none_is_refused() -> None:
         env.step(np.int64(16))
 
 
+def test_the_critic_sees_who_will_come() -> None:
+    requests = Traffic(np.array([[0.0, 5.0, 9.0, 30.0]]), np.full((1, 4), 99.0))
+    machines = Machines(requests, FRONTS, LINEAR, together=True)
+
+    # An image takes 4 seconds; spans are a quarter, a half, 1, 2, 4 and 8 of that.
+    assert coming(machines)[0] == pytest.approx(np.log1p([0, 0, 0, 1, 2, 3]))
+
+
+def test_the_actor_does_not_see_who_will_come() -> None:
+    env = ForeseeingVecEnv(SERVICE, 4, np.random.default_rng(0))
+    seen, known = env.reset(), len(SERVICE.observation_names())
+    assert isinstance(seen, np.ndarray)
+    actor = learn_prices(SERVICE, 1, seed=0).actor
+
+    assert seen.shape == (4, env.observation_space.shape[0])
+    assert seen.shape[1] > known
+    assert actor(torch.from_numpy(seen[:, :known])).shape == (4, len(OFFERED_DB))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        actor(torch.from_numpy(seen))
+
+
 @pytest.mark.slow
 def test_an_agent_learns_to_set_prices() -> None:
     service = Service(FRONTS, BATCHY, loads=(4.0,), requests=8)
@@ -142,4 +163,4 @@ def test_an_agent_learns_to_set_prices() -> None:
     )
     assert len(heard) > 100
     assert learned > careless
-    assert learned > fitting - 3.0  # it has had one update
+    assert learned > fitting - 1.0  # it has had eight updates
