@@ -82,7 +82,7 @@ def fixed_schedule(chosen: PolicyController, sigmas: Floats) -> Schedule:
         BudgetError: If the target is out of reach.
         ConfigError: If it decides as it goes.
     """
-    controller = chosen.choose(sigmas)
+    controller = None if chosen.target.over == "requests" else chosen.choose(sigmas)
     if not isinstance(controller, StaticSchedule):
         raise ConfigError(
             f"expected a target that is met by a schedule to collapse, received {chosen.target}, "

@@ -226,6 +226,8 @@ def test_a_policy_that_is_no_sampler_is_refused(
     online = replace(online, manifest=replace(online.manifest, blocks="transformer"))
     with pytest.raises(ConfigError, match="decides as it goes"):
         policy_scheduler(online, scheduler, target)
+    with pytest.raises(ConfigError, match="over='requests'"):
+        policy_scheduler(policy, scheduler, Target(min_psnr=1.0, over="requests"))
     with pytest.raises(ConfigError, match=r"\[4.*\], received 7"):
         policy_scheduler(policy, scheduler, target, steps=7)
     other = FlowMatchEulerDiscreteScheduler(shift=7.0)
