@@ -25,13 +25,13 @@ from ditcache_rl.search.gap_products import GapProducts, gaps_of, open_gaps
 from ditcache_rl.types import HISTORY, Floats
 
 #: Steps of Adam on gaps of full compute, and after each round of paths.
-_OPEN_FITS, _FITS = 800, 200
+_OPEN_FITS, _FITS = 800, 300
 #: Gaps of a step of Adam, and the first learning rate.
 _BATCH, _RATE = 2048, 3e-3
 #: Share of paths that are drawn at random, for controllers that decide in another way.
 _RANDOM = 0.25
 #: Most computes of paths that are drawn: every gap is followed to the end of the path, at a price
-#: that grows with the square of their number, and longer paths lack next to nothing.
+#: that grows with the square of their number. Longer paths gain with them.
 _LONGEST = 9
 #: Keeps logarithms finite.
 _TINY = 1e-12
