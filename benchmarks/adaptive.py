@@ -8,7 +8,8 @@ mean of those that keep 95 % of the deadlines.
 schedule by deadline (0a) and by the speed at the start too (0b), which are tuned for the load.
 `policy_over_rule_db_L`, with `_low_` the lower end of its interval: the better of the agent and of
 one that is trained on the rule, against the rule tuned for the load.
-`agent_over_rule_db_L` for loads that neither has seen.
+`agent_over_rule_db_L`, `agent_kept_share_L`, `rule_kept_share_L` for loads that neither has seen;
+one of them was recorded on a busy machine of two cores.
 `seeds_over_start_count`, `seeds_below_rule_count`: of `seeds_count` agents, one per seed, those
 whose interval over 0b lies above zero, and those whose interval over the rule lies below it.
 `real_kept_share`, `real_over_static_db`: calls on this machine while other processes come and go.

@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "ditcache_rl").rglob("*.py"))
 #: Beyond this a file has more than one subject.
 MOST_LINES = 300
 DATA = {
-    "envs": {".toml", ".txt", ".md"},
+    "envs": {".toml", ".txt", ".md", ".safetensors"},
     "policies": {".json", ".safetensors", ".md"},
 }
 

@@ -33,7 +33,7 @@ class WorldConfig:
             unloaded machine; the agent is trained between the two. Above 1 where it never is
             unloaded, as under a recorded load.
         promised_share: Of the images, which are to be in time; more leaves less for their quality.
-        images: Simulated ones that the agent learns on; a thousand take about half a second.
+        images: Simulated ones that the agent learns on; a thousand take about a second.
         transfers: What moving an entry to and from slower tiers takes: "measured" on this machine,
             or the name of another one ("h100", "rtx4090"), on which a block stands for one of a
             large model. "" for no time at all.
@@ -51,7 +51,7 @@ class WorldConfig:
     loads: list[str] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=lambda: [0.25, 0.6])
     promised_share: float = 0.95
-    images: int = 200_000
+    images: int = 100_000
     transfers: str = ""
     memory_weight: float = 0.0
     caps: list[float] = field(default_factory=list)

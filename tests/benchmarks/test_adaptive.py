@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,14 @@ STEPS = 6
 
 def test_contenders_are_compared_under_every_load_and_the_clairvoyant_is_best() -> None:
     pacer = tiny_pacer(np.linspace(1.0, 0.0, 9), agent=True)
+    # Of steps that are short against what was recorded.
+    quick = replace(pacer.pacing, compute_s=0.02, shortest_s=0.02, longest_s=0.16)
+    pacer = replace(pacer, pacing=quick)
     figures, lines = compared(pacer, Sizes(400, 120, 240, 2, 0))
 
     assert {f"kept_share_{load}" for load in LOADS} <= set(figures)
     assert {f"agent_over_rule_db_{load}" for load in SHIFTED} <= set(figures)
+    assert {"agent_kept_share_recorded", "rule_kept_share_recorded"} <= set(figures)
     assert all(np.isfinite(value) for value in figures.values())
     for load in LOADS:
         by_name = {line["contender"]: line["psnr_db"] for line in lines if line["load"] == load}
