@@ -139,7 +139,7 @@ def learn_prices(
         n_steps=_TICKS,
         batch_size=1024,
         n_epochs=4,
-        gamma=0.99,  # a compute is paid for by those who come in the next hundred ticks
+        gamma=0.98,  # a compute is paid for by those who come in the next fifty ticks
         gae_lambda=0.95,
         ent_coef=0.005,
         seed=seed,
