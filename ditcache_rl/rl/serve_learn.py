@@ -80,7 +80,7 @@ def coming(machines: Machines) -> NDArray[np.float32]:
     image_s = machines.ticks.image_s(machines.fronts.steps)
     wait_s = machines.traffic.arrival_s - machines.queue.now_s[:, None]
     counts = [((wait_s > 0) & (wait_s <= span * image_s)).sum(axis=1) for span in _SPANS]
-    return np.log1p(np.stack(counts, axis=1)).astype(np.float32)
+    return np.asarray(np.log1p(np.stack(counts, axis=1)), dtype=np.float32)
 
 
 class _Apart(MlpExtractor):
@@ -97,7 +97,7 @@ class _Apart(MlpExtractor):
         return super().forward_actor(features[:, : self._seen])
 
 
-class _Foreseeing(MaskableActorCriticPolicy):
+class _Foreseeing(MaskableActorCriticPolicy):  # type: ignore[misc]  # it comes without types
     """A policy whose critic alone sees what will come."""
 
     def _build_mlp_extractor(self) -> None:
