@@ -130,7 +130,7 @@ def compared(tuned: list[Tuned], learned: Tuned) -> dict[str, Difference]:
         rules = [one for one in tuned if one.kind != "fixed" and one.together in barriers]
         return max(rules, key=lambda one: one.tuning_db)
 
-    (fixed, fixed_behind), (_, server) = (
+    (fixed, fixed_behind), (server,) = (
         [one for one in tuned if one.kind == kind] for kind in ("fixed", "server")
     )
     return {
@@ -163,17 +163,17 @@ def candidates(board: Service, together: bool) -> list[tuple[str, list[Rule]]]:
     """List the settings of each kind of rule among which traces choose."""
     fronts, ticks = board.fronts, board.ticks
     # Above nine computes the shipped schedules gain next to nothing.
-    shares = [FairShare(ticks, share, most) for share in (0.7, 1.0, 1.4) for most in (7, 9)]
+    shares = [FairShare(ticks, share, most=9) for share in (0.7, 1.0, 1.4)]
     prices = [(price, power) for price in (0.3, 0.6) for power in (1.0, 1.5)]
     margins = (0.85, 1.0, 1.15)
-    return [
+    rules: list[tuple[str, list[Rule]]] = [
         ("fixed", [FixedSchedule(computes) for computes in range(5, 10)]),
         ("admission", [ChosenAtAdmission(share) for share in shares]),
         ("fair", [*shares]),
         ("pressure", [PressurePrice(fronts, ticks, together, *one) for one in prices]),
         ("fitting", [FittingPrice(fronts, ticks, together, margin) for margin in margins]),
-        ("server", [FittingPrice(fronts, ticks, together)]),
     ]
+    return [*rules, ("server", [FittingPrice(fronts, ticks, together)])] if together else rules
 
 
 def settings_of(rule: Rule) -> str:

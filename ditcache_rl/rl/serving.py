@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,11 +174,10 @@ class PricedMachines:
     def restart(self, which: Ints) -> None:
         """Give some machines new requests."""
         self.machines.restart(which, self._service.traffic(self._rng, len(which)))
-        new = PriceView.of(
-            QueueState(*(part[which] for part in self.machines.queue)), self._service
-        )
-        for own, part in zip(self.view, new, strict=True):
-            own[which] = part
+        queue = QueueState._make(part[which] for part in self.machines.queue)
+        seen: tuple[NDArray[Any], ...] = self.view
+        for own, new in zip(seen, PriceView.of(queue, self._service), strict=True):
+            own[which] = new
 
     def play(self, places: Ints) -> Floats:
         """Play a tick at a price per machine, by its place in `OFFERED_DB`: (machines,).
