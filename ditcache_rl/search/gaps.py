@@ -139,7 +139,7 @@ class GapSearch:
         for gap, step in enumerate(path):
             fresh = [
                 replay.compute(step, few, rows=np.full(len(few), place))[0]
-                for few in latents.split(self._board.rows)
+                for few in torch.split(latents, self._board.rows)
             ]
             outputs = torch.cat([torch.cat(fresh)[None], outputs[:-1]])
             born = min(gap + 1, HISTORY) if stops[gap] - step > 1 else 0
