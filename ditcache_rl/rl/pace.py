@@ -147,7 +147,8 @@ def make_pacer(
         hear=hear,
     )
     tick(0.92, "deadlines: comparison")
-    agent = cautious(world, loads, Agent(network.on_host(), senses), promised, seed=seed + 100)
+    agent = Agent(network.on_host(), senses, longest=high, slowest=start.slowest)
+    agent = cautious(world, loads, agent, promised, seed=seed + 100)
     few = world.fixed(loads, _COMPARE // 2, seed + 1)
     foresees = with_margin(few, Foreseeing(rule.placement, senses.forecast), promised + SPARE)[0]
     contenders: dict[str, Decide] = {

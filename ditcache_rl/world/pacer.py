@@ -122,7 +122,7 @@ class Pacer:
             Senses(Forecast(self.forecast.on_host()), self.placement, self.prior),
             caution=self.pacing.caution,
             longest=self.pacing.longest_s / self.pacing.compute_s,
-            slowest=float(np.exp(self.speeds[-1])) if self.speeds.size else np.inf,
+            slowest=self.prior.slowest,
         )
 
     @cached_property

@@ -37,6 +37,11 @@ class ByDeadline:
         """Tell which rows compute: (rows,)."""
         return planned(self.placement, moment, self.chosen(moment) - moment.computed)
 
+    @property
+    def slowest(self) -> float:
+        """Slowdown at the start from which on all are alike; infinite for one class."""
+        return float(np.exp(self.speeds[-1])) if self.speeds.size else np.inf
+
     def chosen(self, moment: Moment) -> NDArray[np.int64]:
         """Return the computes of the schedule of every row: (rows,)."""
         start = moment.gauge[:, _START]
