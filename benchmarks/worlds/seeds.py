@@ -25,7 +25,7 @@ _EVERY = LOADS["mixed"]
 _TEST_SEED = 73_000
 
 
-class Sizes(NamedTuple):
+class Trainings(NamedTuple):
     """How much is trained and judged."""
 
     seeds: int
@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
     test: int
 
 
-FULL, QUICK = Sizes(5, 100_000, 12_288), Sizes(1, 3000, 1536)
+FULL, QUICK = Trainings(5, 100_000, 12_288), Trainings(1, 3000, 1536)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def learned(
     return learn_deadlines(env, steps=steps, images=images, seed=seed)
 
 
-def seeds(pacer: Pacer, sizes: Sizes) -> tuple[dict[str, float], Lines]:
+def seeds(pacer: Pacer, sizes: Trainings) -> tuple[dict[str, float], Lines]:
     """Train with several seeds, and once for every ablation; judge on all loads mixed.
 
     Returns:

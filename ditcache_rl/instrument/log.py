@@ -76,7 +76,12 @@ class RequestLog:
             before, self._estimated = self._estimated, None
             if (modes > Mode.COMPUTE).all():
                 self._estimated = step, output
-            elif before is not None and step == before[0] + 1 and (modes <= Mode.COMPUTE).all():
+            elif (
+                before is not None
+                and step == before[0] + 1
+                and (modes <= Mode.COMPUTE).all()
+                and output.shape == before[1].shape
+            ):
                 self._jumps[step] = jump(output, before[1])
         if step == len(self.modes) - 1 and (self.modes > Mode.COMPUTE).any():
             # A sum is finite if all numbers are, and of a sane size; on a CPU it is far cheaper.

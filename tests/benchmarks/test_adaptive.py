@@ -6,8 +6,7 @@ import pytest
 
 from benchmarks.worlds.deadlines import LOADS, SHIFTED, Sizes, compared
 from benchmarks.worlds.real import real
-from benchmarks.worlds.seeds import Sizes as seeds_sizes
-from benchmarks.worlds.seeds import seeds
+from benchmarks.worlds.seeds import Trainings, seeds
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.rl import forecast
 from ditcache_rl.world import Pacer
@@ -38,7 +37,7 @@ def test_every_ablation_is_trained_and_judged_beside_the_whole_agent(
 ) -> None:
     monkeypatch.setattr(forecast, "_BATCHES", 2)
     pacer = tiny_pacer(np.linspace(1.0, 0.0, 9), agent=True)
-    figures, lines = seeds(pacer, seeds_sizes(2, 1000, 240))
+    figures, lines = seeds(pacer, Trainings(2, 1000, 240))
 
     assert figures["seeds_count"] == 2
     assert [line["seed"] for line in lines if line["agent"] == "whole"] == [0, 1]
