@@ -41,8 +41,8 @@ class Comparison:
         """Whether the interval lies above zero."""
         return self.ci95[0] > 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers for JSON."""
+    def to_dict(self, *, used: bool) -> dict[str, Any]:
+        """Return plain numbers for JSON, and whether the policy decides with the network."""
         return {
             "target": self.name,
             "n": self.n,
@@ -50,7 +50,7 @@ class Comparison:
             "network_psnr_db": {"mean": self.psnr_db, "p5": self.p5_db},
             "gain": self.gain,
             "ci95": list(self.ci95),
-            "network_used": self.significant,
+            "network_used": used,
         }
 
 
@@ -124,6 +124,17 @@ def interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def used_at(comparisons: Mapping[tuple[int, float], Comparison]) -> set[tuple[int, float]]:
+    """Return the targets at which a policy decides with the network: where its gain is significant.
+
+    A tradeoff may be any number, so it decides under all that were compared, or under none.
+    """
+    better = {target for target, found in comparisons.items() if found.significant}
+    tradeoffs = {target for target in comparisons if not target[0]}
+    return better if tradeoffs <= better else better - tradeoffs
+
+
 def metrics_of(comparisons: Mapping[tuple[int, float], Comparison]) -> list[dict[str, Any]]:
     """Return the comparisons for JSON."""
-    return [comparison.to_dict() for comparison in comparisons.values()]
+    used = used_at(comparisons)
+    return [found.to_dict(used=target in used) for target, found in comparisons.items()]

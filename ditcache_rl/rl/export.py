@@ -19,7 +19,7 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, scheduler_identity
 from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
 from ditcache_rl.rl.card import write_card
-from ditcache_rl.rl.compare import Comparison, compare, metrics_of
+from ditcache_rl.rl.compare import Comparison, compare, metrics_of, used_at
 from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
@@ -40,14 +40,13 @@ def policy_of(
 ) -> Policy:
     """Put the results together; a network is used where its gain is significant."""
     first = next(iter(tables))
-    better = [n for (n, _), found in comparisons.items() if n and found.significant]
-    tradeoffs = [found for (n, _), found in comparisons.items() if not n]
+    used = used_at(comparisons)
     actions = ActionSpace.of(config.cache.sites, config.tiers, memory=config.world.prices_memory)
     use = NetworkUse(
         feature_schema=schema_hash(actions.schema()),
         tiers=config.cache.tiers,
-        adaptive={str(first): better},
-        adaptive_tradeoff=bool(tradeoffs) and all(found.significant for found in tradeoffs),
+        adaptive={str(first): [computes for computes, _ in comparisons if (computes, 0.0) in used]},
+        adaptive_tradeoff=any(not computes for computes, _ in used),
         memory=actions.memory,
     )
     manifest = Manifest.of(

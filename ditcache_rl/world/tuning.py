@@ -77,7 +77,7 @@ def score_db(psnr_db: Floats, in_time: NDArray[np.bool_]) -> Floats:
 
 
 #: Rules with a margin; for `Foreseeing` in computes.
-Rule = TypeVar("Rule", Replanning, Foreseeing)
+Margined = TypeVar("Margined", Replanning, Foreseeing)
 
 
 class Merit(NamedTuple):
@@ -89,7 +89,7 @@ class Merit(NamedTuple):
     """Mean over the images."""
 
 
-def with_margin(draw: Draw, rule: Rule, promised: float) -> tuple[Rule, Merit]:
+def with_margin(draw: Draw, rule: Margined, promised: float) -> tuple[Margined, Merit]:
     """Find the best margin of a rule, and its merit."""
     best, most = rule, Merit(-1.0, 0.0)
     margins, apart = _MARGINS, float(np.diff(_MARGINS).max())

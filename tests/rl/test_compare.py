@@ -6,7 +6,7 @@ import numpy as np
 
 from ditcache_rl.bench import cases_of
 from ditcache_rl.control import PolicyNetwork
-from ditcache_rl.rl.compare import Comparison, compare, metrics_of
+from ditcache_rl.rl.compare import Comparison, compare, metrics_of, used_at
 from tests.kit.environment import tiny_config, tiny_scenario
 
 
@@ -41,3 +41,15 @@ def test_a_gain_counts_when_its_interval_lies_above_zero() -> None:
     assert json.loads(json.dumps(line)) == line
     assert line["network_used"] is True
     assert line["network_psnr_db"] == {"mean": 30.5, "p5": 25.5}
+
+
+def test_a_network_is_used_under_every_tradeoff_or_under_none() -> None:
+    def gained(low: float) -> Comparison:
+        return Comparison("", 64, 30.0, 25.0, 30.5, 25.5, low, (low, low + 1.0))
+
+    mixed = {(2, 0.0): gained(0.1), (0, 1.0): gained(-0.1), (0, 2.0): gained(0.1)}
+    all_better = mixed | {(0, 1.0): gained(0.2)}
+
+    assert used_at(mixed) == {(2, 0.0)}
+    assert used_at(all_better) == set(all_better)
+    assert [line["network_used"] for line in metrics_of(mixed)] == [True, False, False]

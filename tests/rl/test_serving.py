@@ -152,7 +152,7 @@ def test_an_agent_learns_to_set_prices() -> None:
     heard: list[float] = []
 
     agent = learn_prices(
-        service, 128 * 128, seed=0, on_ticks=lambda _, psnr_db: heard.extend(psnr_db)
+        service, 128 * 512, seed=0, on_ticks=lambda _, psnr_db: heard.extend(psnr_db)
     )
 
     assert isinstance(agent, LearnedPrice)
@@ -163,4 +163,4 @@ def test_an_agent_learns_to_set_prices() -> None:
     )
     assert len(heard) > 100
     assert learned > careless
-    assert learned > fitting - 1.0  # it has had eight updates
+    assert learned > fitting - 1.0  # it has had 32 updates

@@ -17,7 +17,8 @@ def opinionated(pacer: Pacer) -> Agent:
     assert pacer.network is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        torch.nn.init.normal_(pacer.network.head.weight)
+        for weights in pacer.network.parameters():
+            torch.nn.init.normal_(weights)
     return Agent(pacer.network.on_host(), pacer.agent.senses, longest=LONGEST, slowest=SLOWEST)
 
 
