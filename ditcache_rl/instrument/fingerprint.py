@@ -6,6 +6,9 @@ what each one misses: addresses and torch's counts of modifications (blind to ed
 `.data`), a few numbers of every parameter (blind to edits between them), and the settings that
 leave the weights alone.
 
+Buffers that are not saved with the weights are left alone: models make them of what else is seen,
+some of them anew in every call.
+
 Between two steps there is time for a glance only: counts of modifications, modules and settings.
 """
 
@@ -88,12 +91,11 @@ class ModelWatch:
                 settings.append((attributes, "processor"))
                 settings += _settings_in(getattr(processor, "__dict__", {}))
             settings += _settings_in(attributes)
-            for owned in (attributes["_parameters"], attributes["_buffers"]):
-                for tensor in owned.values():
-                    if type(tensor) is nn.Parameter:
-                        tensors.append(tensor)
-                    elif tensor is not None:
-                        tensors += _parts(tensor)
+            for tensor in (*attributes["_parameters"].values(), *_saved_buffers(attributes)):
+                if type(tensor) is nn.Parameter:
+                    tensors.append(tensor)
+                elif tensor is not None:
+                    tensors += _parts(tensor)
         described += [
             (name, _rounded(attributes[name])) for attributes, name in settings if name in _SETTINGS
         ]
@@ -117,6 +119,12 @@ class ModelWatch:
         return glance.same() and (not closely or glance.same_weights())
 
 
+def _saved_buffers(attributes: dict[str, Any]) -> list[Tensor | None]:
+    """Return the buffers of a module that are saved with its weights."""
+    made = attributes["_non_persistent_buffers_set"]
+    return [tensor for name, tensor in attributes["_buffers"].items() if name not in made]
+
+
 class _Glance:
     """What can be compared between two steps: attributes of modules, in flat lists.
 
@@ -136,7 +144,10 @@ class _Glance:
     ) -> None:
         self._children = [module._modules for module in modules]
         self._owned: list[dict[str, Any]] = [
-            owned for module in modules for owned in (module._parameters, module._buffers) if owned
+            owned
+            for module in modules
+            for owned in (module._parameters, module._buffers)
+            if owned and not (owned is module._buffers and module._non_persistent_buffers_set)
         ]
         self._tensors, self._settings, self._samples = tensors, settings, samples
         self._counted = [tensor for tensor in tensors if not tensor.is_inference()]

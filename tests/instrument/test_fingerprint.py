@@ -214,3 +214,27 @@ def test_sessions_with_schedulers_of_their_own_leave_each_others_entries_alone()
 
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
     assert cache.stats.emptied == 0
+
+
+def test_buffers_that_a_model_makes_itself_are_no_change() -> None:
+    class Turning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.register_buffer("angles", torch.ones(2), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.angles = torch.ones(2)
+            turned: torch.Tensor = self.linear(x) * self.angles
+            return turned
+
+    model = Turning()
+    watch = ModelWatch(model)
+    assert watch.changes() == ""
+    model(torch.ones(1, 2))
+
+    assert watch.as_before(closely=True)
+    assert watch.changes() == ""
+    with torch.no_grad():
+        model.linear.weight.mul_(2.0)
+    assert watch.changes() == "weights"
