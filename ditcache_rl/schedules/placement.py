@@ -129,19 +129,28 @@ class Placement:
         newest: NDArray[np.int64],
         step: int,
     ) -> tuple[Floats, Floats]:
-        """Return the least cost of the rest if `step` computes, and if it does not: (rows,) each.
+        """Return the least cost of the rest if `step` computes, and if it does not.
 
-        Infinite where no computes are left. Arguments are those of `next_stop`; no table of every
-        case is made for it, which takes as many bytes as steps to the fourth power.
+        No table of every case is made for it, which takes as many bytes as steps to the fourth
+        power.
+
+        Args:
+            left: (rows, counts) computes left, several numbers side by side.
+            older: (rows,) as in `next_stop`.
+            newest: (rows,) likewise.
+            step: Likewise.
+
+        Returns:
+            (rows, counts) each; the first is infinite where no computes are left.
         """
-        some = left > 0
         few = np.clip(left, 1, len(self.ahead) - 1) - 1
         stops = np.arange(step, self.steps)
-        through = self.costs[older[:, None], newest[:, None], stops]
-        through = through + self.ahead[few[:, None], newest[:, None], stops]
-        through = np.where(some[:, None] & (stops > newest[:, None]), through, np.inf)
-        later = np.concatenate([self.ahead[0, older, newest][:, None], through[:, 1:]], axis=1)
-        return through[:, 0], later.min(axis=1)
+        gaps = self.costs[older[:, None], newest[:, None], stops]
+        gaps[stops <= newest[:, None]] = np.inf
+        through = gaps[:, None] + self.ahead[few[:, :, None], newest[:, None, None], stops]
+        through[left <= 0] = np.inf
+        later = through[:, :, 1:].min(axis=2, initial=np.inf)
+        return through[:, :, 0], np.minimum(later, self.ahead[0, older, newest][:, None])
 
     def path(self, computes: int) -> ComputePath:
         """Return the best path of at most so many computed steps, step 0 among them."""

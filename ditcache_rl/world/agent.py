@@ -54,19 +54,18 @@ class Senses:
 
         The last columns are the log-prior of leaving the step out and of computing it.
         """
-        fit = self.forecast(moment)
-        low, middle = fit[:, 0], fit[:, 1]
-        whole, ahead = np.floor(low), moment.steps - moment.step
-        columns = [low / ahead, middle / ahead, low - whole, (middle - low) / 2, low / 8]
-        for away in _AROUND:
-            left = np.maximum(whole + away, 0).astype(np.int64)
-            now, later = self.placement.ways(left, moment.older, moment.newest, moment.step)
-            gain = psnr_of(moment.lost + now) - psnr_of(moment.lost + later)
-            columns.append(np.clip(gain / _GAIN_DB, -_MOST, _MOST))
+        seen, ahead = observation(moment), moment.steps - moment.step
+        low, middle = self.forecast.of(seen, ahead).T
+        whole = np.floor(low)
+        left = np.maximum(whole[:, None] + _AROUND, 0).astype(np.int64)
+        ways = self.placement.ways(left, moment.older, moment.newest, moment.step)
+        now_db, later_db = psnr_of(moment.lost[:, None] + np.stack(ways))
+        gains = np.clip((now_db - later_db) / _GAIN_DB, -_MOST, _MOST)
         wanted = self.prior(moment)
-        columns += [np.where(wanted, 0.0, _PRIOR), np.where(wanted, _PRIOR, 0.0)]
+        columns = [low / ahead, middle / ahead, low - whole, (middle - low) / 2, low / 8]
+        columns += [*gains.T, np.where(wanted, 0.0, _PRIOR), np.where(wanted, _PRIOR, 0.0)]
         own = np.stack(columns, axis=1).astype(np.float32)
-        return np.concatenate([observation(moment), own], axis=1)
+        return np.concatenate([seen, own], axis=1)
 
 
 def allowed(moment: Moment) -> NDArray[np.bool_]:

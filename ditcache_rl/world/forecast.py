@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ditcache_rl.control.network import HostNetwork
 from ditcache_rl.types import Floats
@@ -23,5 +24,8 @@ class Forecast(NamedTuple):
 
     def __call__(self, moment: Moment) -> Floats:
         """Return how many of the steps from this one on fit: (rows, QUANTILES)."""
-        shares = self.network(observation(moment)).astype(np.float64)
-        return shares * (moment.steps - moment.step)
+        return self.of(observation(moment), moment.steps - moment.step)
+
+    def of(self, seen: NDArray[np.float32], ahead: int) -> Floats:
+        """Return it for (rows, NAMES) observations, with so many steps left."""
+        return self.network(seen).astype(np.float64) * ahead

@@ -122,8 +122,8 @@ def planned(placement: Placement, moment: Moment, left: NDArray[np.int64]) -> ND
     """Tell whether the best way on with so many computes left computes now: (rows,)."""
     if moment.step == 0:
         return np.ones(len(left), dtype=bool)
-    now, later = placement.ways(left, moment.older, moment.newest, moment.step)
-    return np.asarray(now < later)
+    now, later = placement.ways(left[:, None], moment.older, moment.newest, moment.step)
+    return np.asarray(now < later)[:, 0]
 
 
 _START = 7  # place of `slowdown_at_start` in the gauge's facts

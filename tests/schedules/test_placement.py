@@ -73,8 +73,8 @@ def test_a_step_is_the_next_stop_where_computing_it_costs_less_than_every_other_
     for at in range(1, STEPS):
         rows = (older <= newest) & (newest < at) & (step == at)
         parts = left[rows], older[rows], newest[rows], at
-        now, later = placement.ways(*parts)
-        np.testing.assert_array_equal(now < later, placement.next_stop(*parts) == at)
+        now, later = placement.ways(parts[0][:, None], *parts[1:])
+        np.testing.assert_array_equal((now < later)[:, 0], placement.next_stop(*parts) == at)
 
 
 @pytest.mark.parametrize("seed", range(4))
