@@ -25,6 +25,8 @@ class Collapsing:
     Whoever mixes it in says in `_collapse` what is done, once timesteps are set.
     """
 
+    #: Returns what is done in the run whose timesteps were just set.
+    _collapse: Callable[[], Collapsed]
     _collapsed: Collapsed | None = None
     _place = 0
     _outputs: tuple[Tensor, ...] = ()
@@ -36,10 +38,6 @@ class Collapsing:
             plain = getattr(super(), name, None)
             if plain is not None:
                 setattr(cls, name, _called_like(plain, getattr(cls, name)))
-
-    def _collapse(self) -> Collapsed:
-        """Return what is done in the run whose timesteps were just set."""
-        raise NotImplementedError
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Set the timesteps of the computed steps."""
