@@ -95,7 +95,10 @@ class ActionState:
         self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
         if actions.memory:  # where placement matters, other tiers than the scheduled one are tried
             self._priors[:, len(every) :] /= 4
-        self._tiers = np.array(actions.tiers, dtype=np.int8)
+        #: (tiers, sites) what a choice of a tier says of every site.
+        self._tiers = np.array(actions.tiers, dtype=np.int8)[:, None].repeat(
+            actions.patterns.shape[1], axis=1
+        )
         self._builder = FeatureBuilder(actions.features, memory=actions.memory)
 
     def reset(self, run: RunInfo, targets: RowTargets, schedules: Sequence[Schedule]) -> None:
@@ -130,19 +133,19 @@ class ActionState:
             assert info.memory is not None, "who observes memory is told of it"
             valid = np.stack([view.valid for view in info.memory()])
             masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
-        elif not all(history.valid.all() for history in info.history):
+        elif any(np.count_nonzero(history.valid) < info.run.rows for history in info.history):
             valid = np.stack([history.valid for history in info.history], axis=1)
             masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
         return self._builder.observe(info, prior), masks
 
     def apply(self, chosen: NDArray[np.int64]) -> Decision:
         """Turn chosen actions (rows, 2) into a decision and account for it."""
-        modes = self.actions.patterns[chosen[:, 0]]
-        computed = self._costs[chosen[:, 0]]
+        pattern, tier = chosen[:, 0], chosen[:, 1]
+        computed = self._costs[pattern]
         self._left = self._left - computed * self._bound
         self._builder.note(computed)
-        tiers = self._tiers[chosen[:, 1:]].repeat(modes.shape[1], axis=1)
-        return Decision(modes, tiers, self._fitted[self._step])
+        modes = self.actions.patterns[pattern]
+        return Decision(modes, self._tiers[tier], self._fitted[self._step])
 
 
 def _tier_prior(

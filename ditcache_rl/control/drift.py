@@ -22,7 +22,7 @@ class Drift:
     def __init__(self, rows: int) -> None:
         self._before: Tensor | None = None
         self._computed: Tensor | None = None
-        self._norms = np.ones((rows, 2))
+        self._norms = np.ones((rows, 2))  # of the latents then, never quite zero
 
     def norms(self, latents: Tensor) -> Tensor:
         """Return norms of both moves and of the latents themselves: (rows, 3) float32."""
@@ -37,17 +37,18 @@ class Drift:
 
     def relative(self, norms: Floats) -> Floats:
         """Relate fetched norms to those of the latents of then: (rows, 2)."""
-        drifts = norms[:, :2] / (self._norms + _TINY)
-        self._norms[:, 1] = norms[:, 2]
+        drifts: Floats = norms[:, :2] / self._norms
+        self._norms[:, 1] = norms[:, 2] + _TINY
         return drifts
 
     def note(self, computed: NDArray[np.bool_]) -> None:
         """Remember the present latents of the rows that compute."""
         assert self._before is not None
-        if self._computed is None or computed.all():
+        count = np.count_nonzero(computed)
+        if self._computed is None or count == len(computed):
             self._computed = self._before
             self._norms[:, 0] = self._norms[:, 1]
-        elif computed.any():
+        elif count:
             fresh = torch.as_tensor(computed, device=self._before.device)
             fresh = fresh.view(-1, *[1] * (self._before.ndim - 1))
             self._computed = torch.where(fresh, self._before, self._computed)

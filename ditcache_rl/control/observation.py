@@ -151,21 +151,16 @@ class FeatureBuilder:
             place = len(_RUN) + site * len(_SITE)
             features[:, place + _AGE] = (info.step - history.steps[0]) / 8
             features[:, place + _VALID] = history.valid / HISTORY
-        places = self._places(features, info)
-        np.minimum(np.maximum(features, -_CLIP), _CLIP, out=features)
-        parts = [features, places]
+        parts = [features]
+        if self._memory:
+            parts.append(self._places(features, info))
+        np.minimum(np.maximum(features, -_CLIP, out=features), _CLIP, out=features)
         if self._own is not None:
             parts.append(_values_of(self._own, info))
-        told = sum(part.shape[1] for part in parts)
-        observation = np.empty((run.rows, told + prior.shape[1]), dtype=np.float32)
-        np.concatenate(parts, axis=1, out=observation[:, :told])
-        observation[:, told:] = prior
-        return observation
+        return np.concatenate([*parts, prior], axis=1, dtype=np.float32, casting="same_kind")
 
     def _places(self, features: Floats, info: StepInfo) -> Floats:
         """Say where entries lie, and in the features what is free there: (rows, 1 + sites)."""
-        if not self._memory:
-            return np.empty((len(features), 0))
         assert info.memory is not None, "who observes memory is told of it"
         views = info.memory()
         features[:, _COLUMN["device_free_share"]] = [view.free_share for view in views]
@@ -184,14 +179,13 @@ class FeatureBuilder:
         stale = []
         # Where entries have a price, looking at them would move them: their facts stay zero.
         for site, history in enumerate(() if self._memory else info.history):
-            newest = int(history.steps[0].max())
+            newest = max(history.steps[0].tolist())
             if newest > self._seen[site] and (residuals := history.residuals()):
                 self._seen[site] = newest
                 stale.append(site)
                 parts.append(gram_of(residuals))
         fetched = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).cpu().numpy()  # sync
-        drifts = self._drift.relative(fetched[:, :NORMS])
-        features[:, _DRIFTS] = drifts
+        features[:, _DRIFTS] = self._drift.relative(fetched[:, :NORMS])
         for index, site in enumerate(stale):
             grams = fetched[:, NORMS:].reshape(len(fetched), -1, HISTORY, HISTORY)
             facts = site_facts(grams[:, index].astype(np.float64), info.history[site])
