@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.config.shipped import shipped_ids
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = "write a policy's schedules, its network as ONNX, or a schedule as others take it"
 #: What one schedule is written as.
-FORMS = ("scheduler", "cache-dit", "csv")
+FORMS = ("scheduler", "cache-dit", "mag-cache", "dpcache", "csv")
 _TARGETS = ("speedup", "budget", "min_psnr", "min_ssim")
 
 
@@ -38,6 +39,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="step count of --to (default: the policy's own)")
     parser.add_argument(
         "--pipeline", help="folder or Hub id whose scheduler it is (default: the environment's)"
+    )
+    parser.add_argument(
+        "--request", metavar="JSON", help="of --to dpcache: what requests to SGLang must match"
     )
 
 
@@ -79,7 +83,8 @@ def run(options: Namespace) -> int:
 def _export(options: Namespace, policy: Policy) -> None:
     """Write one schedule, and say what to know of it."""
     from ditcache_rl.inference import Target, policy_schedule
-    from ditcache_rl.policy.export import export_cache_dit, export_csv
+    from ditcache_rl.policy.engines import export_cache_dit, export_dpcache, export_mag_cache
+    from ditcache_rl.policy.export import export_csv
 
     asked = {name: getattr(options, name) for name in _TARGETS}
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -90,17 +95,24 @@ def _export(options: Namespace, policy: Policy) -> None:
         schedule, sigmas = policy_schedule(policy, target, steps=options.steps)
         if options.to == "csv":
             export_csv(schedule, sigmas, options.out)
+        elif options.to == "dpcache":
+            request = _read_request(options.request)
+            scheduler = _scheduler_of(options, policy)
+            notes = export_dpcache(
+                schedule, sigmas, options.out, scheduler=scheduler, request=request
+            )
         else:
-            notes = [f"not the same: {one}" for one in export_cache_dit(schedule, options.out)]
+            export = export_cache_dit if options.to == "cache-dit" else export_mag_cache
+            notes = export(schedule, options.out)
+        notes = [f"not the same: {one}" for one in notes]
     print(options.out, *notes, sep="\n")
 
 
 def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> list[str]:
     """Write a scheduler folder, and return how it is used."""
     from ditcache_rl.inference import policy_scheduler
-    from ditcache_rl.pipelines import open_scheduler
 
-    plain = open_scheduler(options.pipeline or _pipeline_of(policy.manifest.env_id))
+    plain = _scheduler_of(options, policy)
     made = policy_scheduler(policy, plain, target, steps=options.steps)
     made.save_pretrained(options.out)
     kind = type(made).__name__
@@ -109,6 +121,24 @@ def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> lis
         f'pipe.scheduler = {kind}.from_pretrained("{options.out}")',
         f"pipe(..., num_inference_steps={len(made.config.path)})",
     ]
+
+
+def _scheduler_of(options: Namespace, policy: Policy) -> Any:
+    """Open the scheduler of the pipeline that is meant."""
+    from ditcache_rl.pipelines import open_scheduler
+
+    return open_scheduler(options.pipeline or _pipeline_of(policy.manifest.env_id))
+
+
+def _read_request(text: str | None) -> dict[str, Any]:
+    """Read what requests must match."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"--request: expected a JSON object, received {text!r}")
+    return found
 
 
 def _pipeline_of(env_id: str) -> str:
