@@ -31,7 +31,7 @@ _REQUEST: dict[str, Any] = {
 }
 REQUESTED = ("pipeline", "checkpoint", "height", "width", "guidance_scale")
 #: Steps that DPCache computes whatever a schedule says: it extrapolates from two.
-_ALWAYS = (0, 1)
+ALWAYS = (0, 1)
 
 
 def export_cache_dit(schedule: Schedule, file: Path) -> list[str]:
@@ -141,7 +141,7 @@ def export_dpcache(
         )
     config = dict(scheduler.config)
     scale = float(config.get("num_train_timesteps", 1000))
-    path = sorted({*own, *_ALWAYS})
+    path = sorted({*own, *ALWAYS})
     known = {
         "num_inference_steps": schedule.steps,
         "scheduler": type(scheduler).__name__,
@@ -160,7 +160,7 @@ def export_dpcache(
         "objective": "pact-mean-abs-final-feature-predicted-steps-only-v1",
         "source_commit": "ditcache-rl",
         "request": {**_REQUEST, **known, **request},
-        "mandatory_full_steps": list(_ALWAYS),
+        "mandatory_full_steps": list(ALWAYS),
         "force_last_full": False,
         "max_gap": None,
         "num_full_steps": len(path),

@@ -195,7 +195,7 @@ def _gaps_of(
             latents = torch.cat([latents, *(skipping[b.start][0] for b in joined)])
             if step and longest:
                 skipping[step - 1] = reference, list(history)
-            skipping = _skip(
+            skipping = _leave_out(
                 replay, step, {b: r for b, r in skipping.items() if step - b <= longest}, between
             )
             rows = torch.cat([reference, latents])
@@ -212,7 +212,7 @@ def _gaps_of(
     return edges
 
 
-def _skip(replay: Replay, step: int, runs: _Skipping, between: Mode) -> _Skipping:
+def _leave_out(replay: Replay, step: int, runs: _Skipping, between: Mode) -> _Skipping:
     """Take a step in all runs that skip it."""
     if not runs:
         return runs

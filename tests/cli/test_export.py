@@ -92,3 +92,19 @@ def test_what_cannot_be_exported_is_one_line(
 
     assert why in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_steps_are_searched_again_in_an_engine(
+    tiny_env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    typed = ["export", "--to", "mag-cache", "--budget", "0.25", "--out", str(file)]
+
+    assert main([*typed, "--search", "3", "--env", str(tiny_env)]) == 0
+    assert main(["export", "--to", "csv", "--out", str(file), "--search", "3"]) == 2
+
+    said = capsys.readouterr()
+    assert said.out.startswith("PSNR on ")
+    assert "dB with the same steps in mag-cache" in said.out
+    assert "expected --search with --to cache-dit, mag-cache, dpcache" in said.err
+    assert json.loads(file.read_text())["mag_ratios"].count(2.0) == 7
