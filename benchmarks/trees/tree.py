@@ -69,7 +69,9 @@ def grow_tree(
                 estimates = weighted_sum(history, coefficients)
                 outputs = [
                     replay.estimate(step, few, own)
-                    for few, own in zip(latents.split(rows), estimates.split(rows), strict=True)
+                    for few, own in zip(
+                        torch.split(latents, rows), torch.split(estimates, rows), strict=True
+                    )
                 ]
                 skipped = replay.advance(step, torch.cat(outputs), latents)
             pieces = []

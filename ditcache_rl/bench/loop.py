@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
@@ -169,8 +169,8 @@ def hand_on(pipe: Any, denoiser: nn.Module, hand: LoopHand) -> Iterator[Any]:
         The copy.
     """
     before, place = pipe.scheduler, vars(pipe)
-    own = copy.deepcopy(before)
-    own.__class__ = _in_hand(type(before))
+    own, kind = copy.deepcopy(before), cast(Any, type(before))
+    own.__class__ = _in_hand(kind)
     own.hand = _Held(hand)
     # Not by assignment, which diffusers notes in the pipeline's config.
     place["scheduler"] = own
@@ -180,7 +180,7 @@ def hand_on(pipe: Any, denoiser: nn.Module, hand: LoopHand) -> Iterator[Any]:
     finally:
         release(tap)
         place["scheduler"] = before
-        own.__class__ = type(before)
+        own.__class__ = kind
         del own.hand
 
 
