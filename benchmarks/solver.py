@@ -9,6 +9,9 @@ latents, which are of order 1, between `cached()` with every step and collapsed,
 `saved` the exported scheduler in a plain pipeline, `stepped` is `cached()` with every step.
 `WAY_speedup_x`: time of the plain pipeline at 28 steps over that of a call, likewise; `fewer` is
 the plain pipeline at 3 steps.
+`two_branches_gain_at_COUNT_db`: with true guidance, two calls a step, PSNR of fitted forecasts over
+that of schedules of reuse and Newton's forecasts that a search finds, as stood in for them before;
+mean over test prompts. `two_branches_gain_db` is the least of them.
 """
 
 from __future__ import annotations
@@ -25,17 +28,22 @@ from torch import Tensor
 import ditcache_rl as dc
 from benchmarks.harness import Benchmark, parser
 from benchmarks.zoo.double import in_double
-from ditcache_rl.bench import Case, cases_of
+from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.inference import Target, policy_scheduler
 from ditcache_rl.machine import synchronize
 from ditcache_rl.pipelines import twin
 from ditcache_rl.policy import Policy, load_policy
+from ditcache_rl.schedules import Objective
+from ditcache_rl.search import METHODS, Calibration, GapFitter, Problem, Trials
 from ditcache_rl.shapes import CALL, load_pipeline
 
 STEPS, FEW = 28, 3
 COUNTS = (3, 5, 9, 14)
+#: Computed steps at which forecasts are compared, and what the call takes for two branches.
+GUIDED_COUNTS = (5, 7, 9)
+GUIDANCE = {"true_cfg_scale": 3.0, "negative_prompt": ""}
 #: A call takes a few hundredths of a second, and what else runs disturbs for longer.
 WARM = 2
 
@@ -45,20 +53,30 @@ class Amounts(NamedTuple):
 
     rounds: int
     prompts: int
+    fitted: int
+    """Train prompts that guided forecasts are fitted on."""
+    judged: int
+    """Test prompts that they are judged on."""
+    evaluations: int
+    """Schedules of Newton's forecasts that are tried for each count."""
 
 
-FULL, QUICK = Amounts(60, 4), Amounts(12, 1)
+FULL, QUICK = Amounts(60, 4, 16, 32, 100), Amounts(12, 1, 4, 4, 16)
 
 
 def main() -> None:
     """Measure, and report."""
-    less = f"{QUICK.rounds} rounds instead of {FULL.rounds}, {QUICK.prompts} prompt instead of "
-    options = parser(__doc__, quick=f"{less}{FULL.prompts}").parse_args()
+    less = ", ".join(
+        f"{a} {name} instead of {b}"
+        for name, a, b in zip(Amounts._fields, QUICK, FULL, strict=True)
+    )
+    options = parser(__doc__, quick=less).parse_args()
     run = Benchmark()
     amounts = QUICK if options.quick else FULL
 
     policy = load_policy(find_policy("shapes-ppo"))
-    cases = cases_of(load_env("shapes"), "test")[: amounts.prompts]
+    train, test = (cases_of(load_env("shapes"), part) for part in ("train", "test"))
+    cases = test[: amounts.prompts]
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
     took = seconds(pipe, policy, cases[0], amounts.rounds)
@@ -72,6 +90,7 @@ def main() -> None:
         for way in took
         if way != "reference"
     }
+    figures |= guided_gains(pipe, policy, train[: amounts.fitted], test[: amounts.judged], amounts)
     figures |= differences(pipe, policy, cases, "float32")
     figures |= differences(in_double(pipe), policy, cases, "float64")
     details = {
@@ -133,6 +152,29 @@ def differences(pipe: Any, policy: Policy, cases: Sequence[Case], name: str) -> 
         apart = torch.cat(drawn[False]) - torch.cat(drawn[True])
         found[f"{name}_difference_at_{count}"] = float(apart.abs().max())
     return found
+
+
+def guided_gains(
+    pipe: Any, policy: Policy, train: Sequence[Case], test: Sequence[Case], amounts: Amounts
+) -> dict[str, float]:
+    """Fit forecasts to a pipeline with two branches, and compare them with Newton's."""
+    board = Board(
+        pipe, STEPS, sites=1, call={**CALL, **GUIDANCE}, rows=16, blocks=policy.manifest.blocks
+    )
+    fitter, rng = GapFitter(board, train), np.random.default_rng(0)
+    trials, calibration = Trials(board, train, Objective()), Calibration(board, train)
+    newtons = METHODS["polish"](
+        Problem(trials, GUIDED_COUNTS, amounts.evaluations, rng, calibration)
+    )
+    gains = {}
+    for count in GUIDED_COUNTS:
+        schedules = (
+            fitter.fit(policy.tables[STEPS][count].schedule.path),
+            newtons[count].schedule,
+        )
+        fitted, other = (board.score(test, [one] * len(test)).psnr_db.mean() for one in schedules)
+        gains[f"two_branches_gain_at_{count}_db"] = float(fitted - other)
+    return gains | {"two_branches_gain_db": min(gains.values())}
 
 
 def draw(pipe: Any, case: Case, steps: int, *, output_type: str) -> Tensor:

@@ -23,6 +23,7 @@ class Setup:
         calibrate: Draws one image; what must be calibrated first is, meanwhile.
         schedules: Searched ones, by contender and steps that they compute.
         order: Blocks, those first that are best left out.
+        solvers: Learned ones, by contender and steps that they compute.
     """
 
     pipe: Any
@@ -30,6 +31,7 @@ class Setup:
     calibrate: Callable[[], object]
     schedules: Mapping[str, Mapping[int, Schedule]] = field(default_factory=dict)
     order: Sequence[int] = ()
+    solvers: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

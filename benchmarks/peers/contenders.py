@@ -11,6 +11,7 @@ import torch
 from benchmarks.peers.contender import Contender, Value
 from benchmarks.peers.dbcache import db_cache
 from benchmarks.peers.hooks import hook, mag_ratios, sea_cache, swept, timestep
+from benchmarks.peers.linear import learned_solver
 from benchmarks.peers.solvers import fewer_steps, other_solver
 from benchmarks.peers.under_runner import (
     PLAIN,
@@ -31,6 +32,8 @@ _MASKS = ("slow", "medium", "fast", "ultra", "every 8", "every 13")
 #: Computed steps of the published searches, and of ours.
 PUBLISHED_COMPUTES = (12, 9, 7, 6, 5, 4)
 OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
+#: Those of solvers that are learned from full compute.
+LEARNED_COMPUTES = (12, 10, 8, 7, 6, 5, 4, 3)
 #: A converted pipeline without a cache, and computed steps of schedules on it.
 _CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 5, 4, 3)
 
@@ -43,6 +46,20 @@ CONTENDERS: tuple[Contender, ...] = (
         "steps",
         (14, 10, 8, 6, 5, 4),
         other_solver("DPMSolverMultistepScheduler"),
+    ),
+    Contender(
+        "DPM-Solver++ 3M",
+        "fewer-steps",
+        "steps",
+        (14, 10, 8, 6, 5, 4),
+        other_solver("DPMSolverMultistepScheduler", solver_order=3),
+    ),
+    Contender(
+        "UniPC",
+        "fewer-steps",
+        "steps",
+        (14, 10, 8, 6, 5, 4, 3),
+        other_solver("UniPCMultistepScheduler"),
     ),
     Contender(
         "Heun",
@@ -144,6 +161,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("Newton every k", "static", "k", (2, 3, 4, 5, 7, 9), rule(EveryK, order=1)),
     Contender("Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), whole_every_k),
     Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), fewer_blocks),
+    Contender("L2P", "heuristic", "computed", LEARNED_COMPUTES, learned_solver("L2P")),
     Contender("DPCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("DPCache")),
     Contender("LeMiCa", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("LeMiCa")),
     Contender("BudCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("BudCache")),

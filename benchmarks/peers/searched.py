@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.contender import Setup, denoiser_name
-from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
+from benchmarks.peers.contenders import LEARNED_COMPUTES, OWN_COMPUTES, PUBLISHED_COMPUTES
+from benchmarks.peers.linear import LinearSolver, l2p_solvers
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks
@@ -34,8 +35,8 @@ Entry = dict[str, Any]
 _GAMMA = 4.0
 #: Cases of LeMiCa's gaps, each of which takes a run: 1 gives 24.51 dB, 350 give 24.67 (its paper).
 _GAP_CASES = 1
-#: Cases that a block's harm is measured on.
-_HARM_CASES = 2
+#: Cases that a block's harm is measured on, and that solvers are learned from.
+_HARM_CASES, _LEARNED_CASES = 2, 16
 
 
 def schedules_for(
@@ -60,7 +61,8 @@ def schedules_for(
         say: Hears what is being searched.
 
     Returns:
-        `schedules` by contender and computed steps, the `order` of blocks, and what they belong to.
+        `schedules` and `solvers` by contender and computed steps, the `order` of blocks, and what
+        they belong to.
     """
     identity = {
         "model": model_identity(denoiser_of(pipe)),
@@ -69,18 +71,39 @@ def schedules_for(
         "call": call,
     }
     kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    for entry in kept:
-        if {name: entry[name] for name in identity} == identity:
-            return entry
-    entry = identity | {
-        "prompts": len(cases),
-        "evaluations": evaluations,
-        "schedules": _search(pipe, steps, call, cases, evaluations, say),
-        "order": _order(pipe, steps, call, cases[:_HARM_CASES], say),
-    }
+    same = [one for one in kept if {name: one[name] for name in identity} == identity]
+    entry = (
+        same[0]
+        if same
+        else identity
+        | {
+            "prompts": len(cases),
+            "evaluations": evaluations,
+            "schedules": _search(pipe, steps, call, cases, evaluations, say),
+            "order": _order(pipe, steps, call, cases[:_HARM_CASES], say),
+        }
+    )
+    if not same:
+        kept.append(entry)
+    elif "solvers" in entry:
+        return entry
+    entry["solvers"] = _learned(pipe, steps, call, cases[:_LEARNED_CASES], say)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([*kept, entry], indent=1) + "\n")
+    file.write_text(json.dumps(kept, indent=1) + "\n")
     return entry
+
+
+def _learned(
+    pipe: Any, steps: int, call: dict[str, Any], cases: Sequence[Case], say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Learn solvers from full compute."""
+    say("learning L2P")
+    counts = [count for count in LEARNED_COMPUTES if count < steps]
+    try:
+        return {"L2P": l2p_solvers(pipe, steps, call, cases, counts)}
+    except UnsupportedModelError as error:
+        say(f"without L2P: {error}")
+        return {}
 
 
 def _search(
@@ -193,7 +216,14 @@ def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
         name: {int(computes): read_entry(one) for computes, one in found.items()}
         for name, found in entry["schedules"].items()
     }
-    return replace(setup, schedules=schedules, order=tuple(entry["order"]))
+    solvers = {
+        name: {
+            int(computes): LinearSolver(tuple(one["path"]), np.array(one["updates"]))
+            for computes, one in found.items()
+        }
+        for name, found in entry.get("solvers", {}).items()
+    }
+    return replace(setup, schedules=schedules, order=tuple(entry["order"]), solvers=solvers)
 
 
 def write_entry(schedule: Schedule) -> Entry:

@@ -18,8 +18,13 @@ def fewer_steps(setup: Setup, value: int) -> dict[str, Any]:
     return {"num_inference_steps": value}
 
 
-def other_solver(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
-    """Take fewer steps of another solver of diffusers over the same noise levels."""
+def other_solver(name: str, **options: Any) -> Callable[[Setup, Any], dict[str, Any]]:
+    """Take fewer steps of another solver of diffusers over the same noise levels.
+
+    Args:
+        name: Its class.
+        options: Of its config.
+    """
 
     def make(setup: Setup, value: int) -> dict[str, Any]:
         kind: Any = getattr(importlib.import_module("diffusers"), name)
@@ -27,6 +32,7 @@ def other_solver(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
         if "Flow" in type(setup.pipe.scheduler).__name__ and "Flow" not in name:
             flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
             config |= flow | {"flow_shift": config.get("shift", 1.0)}
+        config |= options
 
         class Solver(kind):  # type: ignore[misc]
             """Takes what pipelines pass to the Euler solver, and keeps to its own levels."""

@@ -66,8 +66,14 @@ def grow_tree(
             skipped = latents
             if step:
                 coefficients = _coefficients(known, float(sigmas[step]), between)
-                output = replay.estimate(step, latents, weighted_sum(history, coefficients))
-                skipped = replay.advance(step, output, latents)
+                estimates = weighted_sum(history, coefficients)
+                outputs = [
+                    replay.estimate(step, few, own)
+                    for few, own in zip(
+                        torch.split(latents, rows), torch.split(estimates, rows), strict=True
+                    )
+                ]
+                skipped = replay.advance(step, torch.cat(outputs), latents)
             pieces = []
             for start in range(0, len(latents), rows):
                 pieces.append(replay.compute(step, latents[start : start + rows]))

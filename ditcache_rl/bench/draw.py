@@ -74,6 +74,12 @@ def draw(
             blocks=blocks,
             on_finish=logs.append,
         )
+    # What is said once is said of every row: some pipelines take as many of these as prompts.
+    negative = {
+        name: [value] * len(cases)
+        for name, value in call.items()
+        if name.startswith("negative_prompt") and isinstance(value, str)
+    }
     with attached:
         synchronize()
         started = time.perf_counter()
@@ -83,7 +89,7 @@ def draw(
                 generator=generators,
                 num_inference_steps=steps,
                 output_type="pt",
-                **call,
+                **{**call, **negative},
             ).images
         except (TypeError, ValueError, OverflowError) as error:
             if controller is None or logs:  # it denoised, so the arguments are not to blame

@@ -1,13 +1,12 @@
 """Take the denoising loop of a pipeline apart: one step at a time, for rows of one's own choice.
 
 A search that branches needs what a pipeline call does not offer: to go on from the same latents in
-two ways. The steps stay those of the pipeline: its transformer, called with the arguments that its
-own call passed, and its scheduler. What decides and caches for users is the runner, not this.
+two ways. The steps stay those of the pipeline: its own loop brings latents to the denoiser and what
+that returns to the scheduler. What decides and caches for users is the runner, not this.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
@@ -20,32 +19,48 @@ from torch import Tensor, nn
 
 from ditcache_rl.bench.board import Board
 from ditcache_rl.bench.draw import Case
+from ditcache_rl.bench.loop import (
+    LoopNotes,
+    LoopStep,
+    LoopVisit,
+    apart,
+    blank,
+    by_row,
+    filled,
+    hand_on,
+    tensors_of,
+)
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
-from ditcache_rl.instrument.blocks import find_stack, is_whole
+from ditcache_rl.instrument.blocks import denoisers_of, find_stack, is_whole
+from ditcache_rl.instrument.clock import distinct, noise_levels
 from ditcache_rl.instrument.exits import flatten
-from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.instrument.signatures import BlockSignature
 from ditcache_rl.instrument.taps import Tap, install, release
 from ditcache_rl.types import Floats
 
-#: Arguments of a transformer that have no batch dimension, whatever their first size is.
-_SHARED = frozenset({"img_ids", "txt_ids"})
-
 
 class Replay:
-    """The loop of one pipeline call, with the block stack, or the whole transformer, as one site.
+    """The loop of one pipeline call, with the block stack, or the whole denoiser, as one site.
 
-    Entering taps the blocks of the pipeline's transformer, leaving gives the taps up.
+    Every step is a call of the pipeline that runs idle up to it: guidance, in one batch or in
+    several calls, is the pipeline's own. Entering taps the blocks of the denoiser, leaving gives
+    the taps up.
 
     Args:
         board: Pipeline and steps.
         cases: One per row of the recorded call.
 
+    Attributes:
+        rows: Of the recorded call.
+        whole: What the denoiser returns is what is cached.
+        linear: What is guided is the same sum of what branches return at every step, so that it is
+            estimated itself. Otherwise the outputs of all branches are.
+
     Raises:
         StateError: If the pipeline is attached.
-        UnsupportedModelError: If the pipeline calls its transformer more than once per step, or its
-            blocks are not known by name.
+        UnsupportedModelError: If the pipeline has several denoisers, calls its scheduler otherwise
+            than once per step, or its blocks are not known by name.
     """
 
     def __init__(self, board: Board, cases: Sequence[Case]) -> None:
@@ -53,24 +68,27 @@ class Replay:
             raise StateError(
                 "expected a plain pipeline to replay, received one that is attached; detach it"
             )
-        self._denoiser = denoiser_of(board.pipe)
-        self._calls = _recorded(board, cases, self._denoiser)
-        if len(self._calls) != board.steps:
+        denoisers = denoisers_of(board.pipe)
+        if len(denoisers) != 1:
             raise UnsupportedModelError(
-                f"expected one call of the transformer per step, received {len(self._calls)} calls "
-                f"in {board.steps} steps; replay a pipeline without a second guidance branch"
+                f"expected a pipeline of one denoiser to replay, received {', '.join(denoisers)}; "
+                "choose a search without it"
             )
-        self._scheduler = copy.deepcopy(board.pipe.scheduler)
-        #: What the transformer returns is what is cached.
+        self._board, self._cases, self.rows = board, list(cases), len(cases)
+        (self._denoiser,) = denoisers.values()
         self.whole = is_whole(board.blocks)
         self._blocks = [] if self.whole else self._known_blocks()
         self._taps: list[Tap] = []
-        self.rows = len(cases)
-        #: What stands in for the stack at the call under way, (rows, features); None to compute it.
-        self.stand_in: Tensor | None = None
-        #: What the stack added at the call under way.
-        self.residual: Tensor | None = None
+        #: What stands in for the stack at the calls under way, (branches × rows, features) each;
+        #: empty to compute it.
+        self.stand_ins: list[Tensor] = []
+        #: What the stack added at the calls under way, likewise.
+        self.residuals: list[Tensor] = []
         self.inputs: tuple[Tensor, ...] = ()
+        self._steps = self._record()
+        self._blanks: dict[int, list[list[Any]]] = {}
+        self._like: list[Tensor] = []
+        self.linear = self.whole and self._is_linear()
 
     def _known_blocks(self) -> list[tuple[nn.Module, BlockSignature]]:
         stack = find_stack(self._denoiser)
@@ -99,46 +117,60 @@ class Replay:
         """Restore."""
         while self._taps:
             release(self._taps.pop())
-        self.stand_in = self.residual = None
-        self.inputs = ()
+        self.stand_ins, self.residuals, self.inputs = [], [], ()
 
     @property
     def sigmas(self) -> Floats:
-        """Noise levels: (steps + 1,)."""
-        return np.asarray(self._scheduler.sigmas.detach().cpu(), dtype=np.float64)
+        """Noise levels, pairwise different: (steps + 1,)."""
+        return distinct(noise_levels(self._scheduler))
 
     def start(self) -> Tensor:
         """Return the latents before the first step: (rows, ...)."""
-        latents: Tensor = self._calls[0]["hidden_states"]
-        return latents
+        return self._steps[0].latents
 
     def recorded(self) -> list[Tensor]:
-        """Return the latents before every step of the recorded call."""
-        return [call["hidden_states"] for call in self._calls]
+        """Return the latents of the recorded call before every step, and after the last one."""
+        return [*(step.latents for step in self._steps), self._steps[-1].moved]
+
+    def outputs(self) -> list[Tensor]:
+        """Return what the scheduler was given at every step of the recorded call."""
+        return [step.output for step in self._steps]
 
     def compute(
         self, step: int, latents: Tensor, *, rows: NDArray[np.int64] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run the transformer: its output, and the residual of the stack (rows, features).
+        """Run the denoiser: its output, guided, and what is cached of it (rows, features).
 
         Args:
-            step: Whose arguments to use.
-            latents: (rows, ...) of the recorded cases, or any number of rows of a single one.
+            step: Where in the loop.
+            latents: (rows, ...) of the recorded cases, or any number of rows of a single one; those
+                of `start` at the first step.
             rows: Numbers of the recorded cases that the latents belong to; all in their order.
         """
-        self.stand_in = None
-        output = self._call(step, latents, rows)
-        if self.whole:
-            return output, output.flatten(1)
-        assert self.residual is not None, "the last block leaves it"
-        return output, self.residual
+        self.stand_ins, self.residuals = [], []
+        visit = self._visit(step, latents, rows)
+        if self.linear:
+            return visit.output, visit.output.flatten(1)
+        cached = tensors_of(visit.returned) if self.whole else self.residuals
+        self._like = [tensor[: len(tensor) // len(latents)] for tensor in cached]
+        return visit.output, by_row(cached, len(latents))
 
     def estimate(self, step: int, latents: Tensor, estimate: Tensor) -> Tensor:
-        """Return the output of the transformer with an estimate in place of the stack."""
-        if self.whole:
+        """Return the output, guided, with an estimate in place of what is cached.
+
+        Args:
+            step: Where in the loop.
+            latents: (rows, ...) as `compute` takes them.
+            estimate: (rows, features) as `compute` returns it.
+        """
+        if self.linear:
             return estimate.view_as(latents)
-        self.stand_in = estimate
-        return self._call(step, latents)
+        parts = apart(estimate, self._like)
+        if not self.whole:
+            self.stand_ins = parts
+            return self._visit(step, latents).output
+        form, places = self._blanks_of(len(latents))[step], iter(parts)
+        return self._visit(step, latents, None, [filled(one, places) for one in form]).output
 
     def advance(self, step: int, output: Tensor, latents: Tensor) -> Tensor:
         """Take a step of the scheduler: the latents of the next step."""
@@ -148,19 +180,74 @@ class Replay:
         )[0]
         return moved
 
-    def _call(self, step: int, latents: Tensor, rows: NDArray[np.int64] | None = None) -> Tensor:
-        wanted = np.zeros(len(latents), dtype=np.int64) if self.rows == 1 else rows
-        arguments = {
-            name: value[torch.as_tensor(wanted, device=value.device)]
-            if wanted is not None
-            and isinstance(value, Tensor)
-            and name not in _SHARED
-            and value.shape[:1] == (self.rows,)
-            else value
-            for name, value in self._calls[step].items()
-        }
-        output: Tensor = self._denoiser(**(arguments | {"hidden_states": latents}))[0]
-        return output
+    def _record(self) -> list[LoopStep]:
+        """Draw the cases as they are; at the first step nothing is known of later ones."""
+        notes = LoopNotes()
+        with hand_on(self._board.pipe, self._denoiser, notes) as self._scheduler, torch.no_grad():
+            self._board.draw(self._cases)
+        steps = notes.steps
+        if len(steps) != self._board.steps or len(steps[0].latents) != self.rows:
+            raise UnsupportedModelError(
+                f"expected {self._board.steps} steps of a scheduler with {self.rows} rows, received"
+                f" {len(steps)} steps; replay a pipeline that takes one for each denoising step"
+            )
+        return steps
+
+    def _visit(
+        self,
+        step: int,
+        latents: Tensor,
+        rows: NDArray[np.int64] | None = None,
+        given: Sequence[Any] | None = None,
+    ) -> LoopVisit:
+        """Go to a step of the loop."""
+        count = len(latents)
+        wanted = rows if rows is not None else np.arange(count) % self.rows
+        if rows is None and count != self.rows > 1:
+            raise StateError(
+                f"expected latents of the {self.rows} recorded cases, received {count}; tell whose "
+                "they are by rows=..."
+            )
+        visit = LoopVisit(self._blanks_of(count), step, latents, given)
+        cases = [self._cases[row] for row in wanted]
+        with hand_on(self._board.pipe, self._denoiser, visit), torch.no_grad():
+            visit.pay(lambda: self._board.draw(cases))
+        return visit
+
+    def _blanks_of(self, count: int) -> list[list[Any]]:
+        """Return what stands for outputs of every step and call, for so many rows."""
+        if count not in self._blanks:
+            self._blanks[count] = [
+                [blank(one, self.rows, count) for one in known.returned] for known in self._steps
+            ]
+        return self._blanks[count]
+
+    def _is_linear(self) -> bool:
+        """Tell whether what is guided is the same sum of what branches return at every step.
+
+        It is tried on sums of recorded outputs, at three steps; nothing is computed for it.
+        """
+        known = [tensors_of(step.returned) for step in self._steps]
+        shapes = [[tensor.shape for tensor in tensors] for tensors in known]
+        if any(own != shapes[0] for own in shapes):
+            raise UnsupportedModelError(
+                "expected the same calls of the denoiser at every step, received others at some, "
+                "as guidance that ends early makes them; replay a pipeline that guides all steps"
+            )
+        if self._steps[0].output.shape != self._steps[0].latents.shape:
+            return False
+        last = len(known) - 1
+        for step in {last, last // 2, min(1, last)} - {0}:
+            sums = [1.5 * a - 0.5 * b for a, b in zip(known[step - 1], known[0], strict=True)]
+            guided = 1.5 * self._steps[step - 1].output - 0.5 * self._steps[0].output
+            places, latents = iter(sums), self._steps[step].latents
+            given = [filled(one, places) for one in self._steps[step].returned]
+            found = self._visit(step, latents, None, given).output
+            # Half of the digits: guidance adds up differences that are rounded.
+            slack = torch.finfo(found.dtype).eps ** 0.5 * guided.abs().max()
+            if not bool((found - guided).abs().max() <= slack):
+                return False
+        return True
 
 
 class _ReplayTap(Tap):
@@ -182,18 +269,20 @@ class _ReplayTap(Tap):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Hand the estimate on, or compute and note what the stack added."""
         replay = self._replay
-        if replay.stand_in is not None:
+        if replay.stand_ins:
             streams = self._signature.read(args, kwargs)
             if self._first:
-                parts = _unflatten(replay.stand_in, streams)
+                parts = _unflatten(replay.stand_ins[0], streams)
                 streams = tuple(a + b for a, b in zip(streams, parts, strict=True))
+            if self._last:
+                replay.stand_ins.pop(0)
             return self._signature.pack(streams)
         if self._first:
             replay.inputs = self._signature.read(args, kwargs)
         output = self.plain(*args, **kwargs)
         if self._last:
             ends, rows = self._signature.unpack(output), len(replay.inputs[0])
-            replay.residual = flatten(ends, rows) - flatten(replay.inputs, rows)
+            replay.residuals.append(flatten(ends, rows) - flatten(replay.inputs, rows))
         return output
 
 
@@ -201,24 +290,3 @@ def _unflatten(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Invert `flatten`: views with the shapes of `like`."""
     parts = torch.split(flat, [stream[0].numel() for stream in like], dim=1)
     return [part.view(stream.shape) for part, stream in zip(parts, like, strict=True)]
-
-
-def _recorded(board: Board, cases: Sequence[Case], denoiser: nn.Module) -> list[dict[str, Any]]:
-    """Draw cases as they are, and return the arguments of every call of the transformer."""
-    calls: list[dict[str, Any]] = []
-
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if args:
-            raise UnsupportedModelError(
-                f"expected {type(board.pipe).__name__} to call its transformer by keyword, "
-                f"received {len(args)} positional arguments; replay another pipeline"
-            )
-        calls.append(dict(kwargs))
-
-    handle = denoiser.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            board.draw(cases)
-    finally:
-        handle.remove()
-    return calls

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ditcache_rl.config import find_policy, load_env
+from ditcache_rl.config import check_within, find_policy, load_env
 from ditcache_rl.config.shipped import shipped_ids
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.types import MOST_COUNT
 
 if TYPE_CHECKING:
     from ditcache_rl.inference import Target
     from ditcache_rl.policy import Policy
+    from ditcache_rl.schedules import Schedule
 
 HELP = "write a policy's schedules, its network as ONNX, or a schedule as others take it"
 #: What one schedule is written as.
-FORMS = ("scheduler", "cache-dit", "csv")
+FORMS = ("scheduler", "cache-dit", "mag-cache", "dpcache", "csv")
+#: Select prompts that --search draws: what differs between sets of steps shows on few.
+_SEARCHED = 8
 _TARGETS = ("speedup", "budget", "min_psnr", "min_ssim")
 
 
@@ -38,6 +43,18 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="step count of --to (default: the policy's own)")
     parser.add_argument(
         "--pipeline", help="folder or Hub id whose scheduler it is (default: the environment's)"
+    )
+    parser.add_argument(
+        "--search",
+        type=int,
+        metavar="N",
+        help="try N sets of steps in the engine of --to, on select prompts, and write the best",
+    )
+    parser.add_argument(
+        "--env", help="environment of --search (default: the shipped one of the policy)"
+    )
+    parser.add_argument(
+        "--request", metavar="JSON", help="of --to dpcache: what requests to SGLang must match"
     )
 
 
@@ -79,7 +96,8 @@ def run(options: Namespace) -> int:
 def _export(options: Namespace, policy: Policy) -> None:
     """Write one schedule, and say what to know of it."""
     from ditcache_rl.inference import Target, policy_schedule
-    from ditcache_rl.policy.export import export_cache_dit, export_csv
+    from ditcache_rl.policy.engines import export_cache_dit, export_dpcache, export_mag_cache
+    from ditcache_rl.policy.export import export_csv
 
     asked = {name: getattr(options, name) for name in _TARGETS}
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -88,19 +106,29 @@ def _export(options: Namespace, policy: Policy) -> None:
         notes = _export_scheduler(options, policy, target)
     else:
         schedule, sigmas = policy_schedule(policy, target, steps=options.steps)
+        if options.search:
+            schedule, found = _search(options, policy, schedule)
+            print(found)
         if options.to == "csv":
             export_csv(schedule, sigmas, options.out)
+        elif options.to == "dpcache":
+            request = _read_request(options.request)
+            scheduler = _scheduler_of(options, policy)
+            notes = export_dpcache(
+                schedule, sigmas, options.out, scheduler=scheduler, request=request
+            )
         else:
-            notes = [f"not the same: {one}" for one in export_cache_dit(schedule, options.out)]
+            export = export_cache_dit if options.to == "cache-dit" else export_mag_cache
+            notes = export(schedule, options.out)
+        notes = [f"not the same: {one}" for one in notes]
     print(options.out, *notes, sep="\n")
 
 
 def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> list[str]:
     """Write a scheduler folder, and return how it is used."""
     from ditcache_rl.inference import policy_scheduler
-    from ditcache_rl.pipelines import open_scheduler
 
-    plain = open_scheduler(options.pipeline or _pipeline_of(policy.manifest.env_id))
+    plain = _scheduler_of(options, policy)
     made = policy_scheduler(policy, plain, target, steps=options.steps)
     made.save_pretrained(options.out)
     kind = type(made).__name__
@@ -111,12 +139,69 @@ def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> lis
     ]
 
 
-def _pipeline_of(env_id: str) -> str:
-    """Return the pipeline of a shipped environment."""
+def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Schedule, str]:
+    """Search the steps of a schedule again where they will run, and say what is lost there."""
+    import numpy as np
+
+    from ditcache_rl.bench import Board, cases_of
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.pipelines import open_configured
+    from ditcache_rl.search.engines import ENGINES, search_under
+
+    if options.to not in ENGINES:
+        raise ConfigError(
+            f"expected --search with --to {', '.join(ENGINES)}, received --to {options.to}"
+        )
+    check_within("--search", options.search, 1, MOST_COUNT)
+    config = load_env(options.env or _env_of(policy.manifest.env_id))
+    engine, always = ENGINES[options.to]
+    cases = cases_of(config, "select")[:_SEARCHED]
+    board = Board.of(config, open_configured(config.pipeline), steps=schedule.steps)
+    with Bar("search") as bar:
+        bar.expect(options.search)
+        found = search_under(
+            engine,
+            board,
+            cases,
+            schedule,
+            evaluations=options.search,
+            rng=np.random.default_rng(0),
+            always=always,
+            on_path=lambda: bar.advance(1),
+        )
+    return found.schedule, (
+        f"PSNR on {len(cases)} select prompts: {found.own_db:.1f} dB as the policy draws, "
+        f"{found.same_db:.1f} dB with the same steps in {options.to}, {found.found_db:.1f} dB with "
+        "those that were found"
+    )
+
+
+def _scheduler_of(options: Namespace, policy: Policy) -> Any:
+    """Open the scheduler of the pipeline that is meant."""
+    from ditcache_rl.pipelines import open_scheduler
+
+    if options.pipeline:
+        return open_scheduler(options.pipeline)
+    return open_scheduler(load_env(_env_of(policy.manifest.env_id)).pipeline.source)
+
+
+def _read_request(text: str | None) -> dict[str, Any]:
+    """Read what requests must match."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"--request: expected a JSON object, received {text!r}")
+    return found
+
+
+def _env_of(env_id: str) -> str:
+    """Return the name of a shipped environment."""
     for name, known in shipped_ids().items():
         if known == env_id:
-            return load_env(name).pipeline.source
+            return name
     raise ConfigError(
-        f"expected --pipeline, the folder or Hub id of the pipeline that the policy was made for: "
-        f"its environment {env_id} is none of the shipped ones"
+        f"expected --pipeline, the folder or Hub id of the pipeline that the policy was made for, "
+        f"or --env for a search: its environment {env_id} is none of the shipped ones"
     )

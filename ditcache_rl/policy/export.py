@@ -18,7 +18,7 @@ from ditcache_rl.policy.policy import Policy
 from ditcache_rl.policy.schedule_file import save_schedules
 from ditcache_rl.schedules import Schedule, modes_text
 from ditcache_rl.schedules.collapse import output_coefficients
-from ditcache_rl.types import HISTORY, Floats, Mode
+from ditcache_rl.types import HISTORY, Floats
 
 #: Name of the search in an exported schedule file.
 METHOD = "policy"
@@ -59,51 +59,6 @@ def export_csv(schedule: Schedule, sigmas: Floats, file: Path) -> None:
         for step, (letter, computes) in enumerate(zip(letters, schedule.costs, strict=True)):
             own = coefficients[step] if coefficients else [""] * HISTORY
             table.writerow([step, float(sigmas[step]), int(computes), letter, *own])
-
-
-def export_cache_dit(schedule: Schedule, file: Path) -> list[str]:
-    """Write the computed steps of a schedule as a config of cache-dit, for `load_configs`.
-
-    Args:
-        schedule: Of one site.
-        file: Replaced if it is there.
-
-    Returns:
-        What cache-dit does otherwise, in lines.
-
-    Raises:
-        ConfigError: If there are several sites: cache-dit decides by step.
-    """
-    if schedule.sites != 1:
-        raise ConfigError(
-            "expected a schedule of one site, as cache-dit decides by step, received "
-            f"{schedule.sites} sites"
-        )
-    forecasts = bool((schedule.modes > Mode.REUSE).any())
-    computed = (schedule.modes[:, 0] == Mode.COMPUTE).astype(int).tolist()
-    lines = [
-        "cache_config:",
-        "  max_warmup_steps: 0",
-        "  max_cached_steps: -1",
-        "  max_continuous_cached_steps: -1",
-        "  Fn_compute_blocks: 1",
-        "  Bn_compute_blocks: 0",
-        f"  num_inference_steps: {schedule.steps}",
-        f"  steps_computation_mask: {computed}",
-        "  steps_computation_policy: static",
-        f"  enable_taylorseer: {str(forecasts).lower()}",
-        *(["  taylorseer_order: 1"] if forecasts else []),
-    ]
-    with replacing(file) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    notes = [
-        "the first block, and what stands around the blocks, is computed at every step",
-        "calls are steps, unless enable_separate_cfg says that guidance takes two",
-    ]
-    if forecasts:
-        kind = "noise levels" if schedule.coefficients is None else "fitted coefficients"
-        notes.append(f"forecasts are TaylorSeer's of order 1, which know no {kind}")
-    return notes
 
 
 def export_onnx(policy: Policy, file: Path) -> None:

@@ -161,6 +161,10 @@ def measure_gaps(
     return total / len(cases)
 
 
+#: Runs that skip, by the step they left at: latents, and the residuals they started from.
+_Skipping = dict[int, tuple[Tensor, list[Tensor]]]
+
+
 class _Branch(NamedTuple):
     """A run that has left the reference after step `start`."""
 
@@ -181,8 +185,7 @@ def _gaps_of(
     with Replay(board, [case]) as replay:
         reference = replay.start()
         history: list[Tensor] = []
-        #: Runs that skip, by the step they left at: latents and the residuals they started from.
-        skipping: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        skipping: _Skipping = {}
         resumed: list[_Branch] = []
         latents = reference[:0]
         for step in range(board.steps):
@@ -190,14 +193,11 @@ def _gaps_of(
             joined = [_Branch(start, step) for start in skipping]
             resumed += joined
             latents = torch.cat([latents, *(skipping[b.start][0] for b in joined)])
-            for start, (own, known) in list(skipping.items()):
-                if step - start > longest:
-                    del skipping[start]
-                    continue
-                skipping[start] = (_estimate(replay, step, own, known, start, between), known)
             if step and longest:
-                own = _estimate(replay, step, reference, history, step - 1, between)
-                skipping[step - 1] = own, list(history)
+                skipping[step - 1] = reference, list(history)
+            skipping = _leave_out(
+                replay, step, {b: r for b, r in skipping.items() if step - b <= longest}, between
+            )
             rows = torch.cat([reference, latents])
             output, residual = replay.compute(step, rows)
             rows = replay.advance(step, output, rows)
@@ -212,13 +212,25 @@ def _gaps_of(
     return edges
 
 
-def _estimate(
-    replay: Replay, step: int, latents: Tensor, known: list[Tensor], newest: int, between: Mode
-) -> Tensor:
-    """Take a step without computing it; `known` are the residuals of step `newest` and before."""
+def _leave_out(replay: Replay, step: int, runs: _Skipping, between: Mode) -> _Skipping:
+    """Take a step in all runs that skip it."""
+    if not runs:
+        return runs
+    estimates = torch.cat(
+        [_estimate(replay, step, known, newest, between) for newest, (_, known) in runs.items()]
+    )
+    latents = torch.cat([own for own, _ in runs.values()])
+    moved = replay.advance(step, replay.estimate(step, latents, estimates), latents)
+    return {
+        newest: (own[None], known)
+        for own, (newest, (_, known)) in zip(moved, runs.items(), strict=True)
+    }
+
+
+def _estimate(replay: Replay, step: int, known: list[Tensor], newest: int, between: Mode) -> Tensor:
+    """Estimate the residual of a step; `known` are those of step `newest` and before."""
     sigmas = replay.sigmas
     order = min(between - Mode.REUSE, len(known) - 1)
     levels = sigmas[newest - np.arange(min(HISTORY, newest + 1))]
     coefficients = newton_coefficients(levels, float(sigmas[step]), order)
-    output = replay.estimate(step, latents, weighted_sum(known, coefficients[None]))
-    return replay.advance(step, output, latents)
+    return weighted_sum(known, coefficients[None])

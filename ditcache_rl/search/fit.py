@@ -39,12 +39,12 @@ _TINY = 1e-12
 
 
 class _State(NamedTuple):
-    """Where the cases are at a step that was just computed; all lists are per part."""
+    """Where the cases are after a step that was just computed; all lists are per part."""
 
     latents: list[Tensor]
-    """(rows, ...) before the step."""
+    """(rows, ...) after the step."""
     outputs: list[list[Tensor]]
-    """What the last computed steps returned, newest first."""
+    """(rows, features) what is cached of the last computed steps, newest first."""
     added: Floats
     """(gaps so far, HISTORY) what was added to those of a line."""
 
@@ -72,7 +72,9 @@ class GapFitter:
         self.board, self.steps = board, board.steps
         self._replays = [Replay(board, part) for part in parts]
         self._sigmas = self._replays[0].sigmas
-        self._targets = [_trajectory(replay) for replay in self._replays]
+        for replay in self._replays:
+            _check_sampler(replay)
+        self._targets = [replay.recorded() for replay in self._replays]
         self._states: OrderedDict[ComputePath, _State] = OrderedDict()
 
     @classmethod
@@ -168,18 +170,19 @@ class GapFitter:
         path: ComputePath,
         added: Floats | None,
     ) -> _State:
-        """Return the state at the last step of a path, given the states at those before."""
+        """Return the state after the last step of a path, given the states at those before."""
         if before:
             latents, added = self._cross(before[-1], path[:-1], path[-1], added)
             older = before[-1].outputs
         else:
             latents = [replay.start() for replay in self._replays]
             older, added = [[] for _ in latents], np.zeros((0, HISTORY))
-        outputs = [
-            [replay.compute(path[-1], x)[0], *past[: HISTORY - 1]]
-            for replay, x, past in zip(self._replays, latents, older, strict=True)
-        ]
-        return _State(latents, outputs, added)
+        moved, outputs = [], []
+        for replay, own, past in zip(self._replays, latents, older, strict=True):
+            output, cached = replay.compute(path[-1], own)
+            moved.append(replay.advance(path[-1], output, own))
+            outputs.append([cached, *past[: HISTORY - 1]])
+        return _State(moved, outputs, added)
 
     def _end(
         self, last: _State, path: ComputePath, added: Floats | None = None
@@ -237,10 +240,11 @@ class GapFitter:
     ) -> Tensor:
         """Return the latents of a part at the end of a gap."""
         replay, latents, outputs = part
-        latents = replay.advance(known[0], outputs[0], latents)
         for step in range(known[0] + 1, stop):
             coefficients = line_coefficients(known, self._sigmas, step) + added
-            latents = replay.advance(step, weighted_sum(outputs, coefficients[None]), latents)
+            estimate = weighted_sum(outputs, coefficients[None])
+            output = replay.estimate(step, latents, estimate)
+            latents = replay.advance(step, output, latents)
         return latents
 
     def _error(self, latents: Sequence[Tensor]) -> float:
@@ -272,21 +276,15 @@ def normal_equations(effect: Tensor, wrong: Tensor) -> tuple[Floats, Floats]:
     return gram.cpu().numpy(), moment.cpu().numpy()
 
 
-@torch.no_grad()
-def _trajectory(replay: Replay) -> list[Tensor]:
-    """Return the latents of full compute before every step and after the last one."""
-    latents = replay.recorded()
-    last = len(latents) - 1
-    output, _ = replay.compute(last, latents[last])
-    # Not the last step: solvers of a higher order end with one that has no memory.
-    middle = len(latents) // 2
-    once, _, again = (replay.advance(middle, sign * output, latents[middle]) for sign in (1, -1, 1))
-    if not torch.equal(once, again):
-        raise UnsupportedModelError(
-            "expected a sampler whose steps depend on nothing but latents and output to fit "
-            "forecasts, received one that remembers its last steps or draws noise"
-        )
-    return [*latents, replay.advance(last, output, latents[last])]
+def _check_sampler(replay: Replay) -> None:
+    """Take every step of full compute once more, the last one first."""
+    recorded, outputs = replay.recorded(), replay.outputs()
+    for step in reversed(range(len(outputs))):
+        if not torch.equal(replay.advance(step, outputs[step], recorded[step]), recorded[step + 1]):
+            raise UnsupportedModelError(
+                "expected a sampler whose steps depend on nothing but latents and output to fit "
+                "forecasts, received one that remembers its last steps or draws noise"
+            )
 
 
 def _solve(gram: Floats, moment: Floats, ridge: float) -> Floats:

@@ -50,8 +50,9 @@ class GapSearch:
         rng: Draws paths and gaps.
 
     Raises:
-        UnsupportedModelError: If the denoiser is not cached as a whole, or a step of the sampler is
-            not the output times the change of the noise level.
+        UnsupportedModelError: If the denoiser is not cached as a whole, guidance is no fixed sum of
+            its branches, or a step of the sampler is not the output times the change of the noise
+            level.
     """
 
     def __init__(self, board: Board, cases: Sequence[Case], *, rng: np.random.Generator) -> None:
@@ -67,7 +68,9 @@ class GapSearch:
         ]
         self.sigmas = self._replays[0].sigmas
         self._moves = np.diff(self.sigmas)
-        self._targets = [self._trajectory(replay) for replay in self._replays]
+        for replay in self._replays:
+            self._check_steps(replay)
+        self._targets = [replay.recorded() for replay in self._replays]
         self._network: nn.Sequential | None = None
 
     def products(self) -> Products:
@@ -179,19 +182,20 @@ class GapSearch:
             *random_paths(self._board.steps, others, self._rng, longest=_LONGEST),
         ]
 
-    @torch.no_grad()
-    def _trajectory(self, replay: Replay) -> list[Tensor]:
-        """Return the latents of full compute before every step and after the last one."""
-        latents = replay.recorded()
-        last = len(latents) - 1
-        output, _ = replay.compute(last, latents[last])
-        end = latents[last] + self._moves[last] * output
-        if not torch.allclose(replay.advance(last, output, latents[last]), end, atol=1e-4):
+    def _check_steps(self, replay: Replay) -> None:
+        """Refuse what a single update can't carry over a gap."""
+        if not replay.linear:
             raise UnsupportedModelError(
-                "expected a sampler that adds the output times the change of the noise level to "
-                f"fit gaps, received {type(self._board.pipe.scheduler).__name__}"
+                "expected guidance that adds the outputs of its branches to fit gaps, received one "
+                "that rescales them, or changes from step to step"
             )
-        return [*latents, end]
+        steps = zip(itertools.pairwise(replay.recorded()), replay.outputs(), strict=True)
+        for ((before, after), output), move in zip(steps, self._moves, strict=True):
+            if not torch.allclose(after, before + move * output, atol=1e-4):
+                raise UnsupportedModelError(
+                    "expected a sampler that adds the output times the change of the noise level "
+                    f"to fit gaps, received {type(self._board.pipe.scheduler).__name__}"
+                )
 
     def _learn(self, told: GapProducts, fits: int) -> None:
         """Move the network towards the least errors; each counts by its logarithm."""

@@ -1,7 +1,9 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.cache import TieredCache
@@ -9,7 +11,8 @@ from ditcache_rl.control import AllCompute
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.taps import taps_of
-from tests.kit.pipelines import BLOCKS, GUIDANCE, PROMPTS, draw
+from tests.kit.boards import ZooBoard
+from tests.kit.pipelines import BLOCKS, GUIDANCE, PROMPTS, assert_close, draw
 
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
 
@@ -55,8 +58,81 @@ def test_an_attached_pipeline_is_not_replayed(board: Board) -> None:
         Replay(board, CASES[:1])
 
 
-def test_two_guidance_branches_are_refused(tiny_pipe: Any, tiny_call: dict[str, Any]) -> None:
-    guided = Board(tiny_pipe, 2, sites=1, call=tiny_call | GUIDANCE)
+#: One doubled batch, one with latents by position and a sampler that keeps a share of them, two
+#: calls a step, and two calls whose sum is rescaled.
+GUIDED = {
+    "StableDiffusion3Pipeline": True,
+    "PixArtSigmaPipeline": True,
+    "WanPipeline": True,
+    "QwenImagePipeline": False,
+}
 
-    with pytest.raises(UnsupportedModelError, match="received 4 calls in 2 steps"):
-        Replay(guided, CASES[:1])
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_every_step_is_that_of_the_pipeline_however_it_guides(name: str) -> None:
+    board = ZooBoard(name, 4)
+    expected = board.draw(CASES).images
+
+    with Replay(board, CASES) as replay, torch.no_grad():
+        assert replay.linear == GUIDED[name]
+        latents = replay.start()
+        for step in range(4):
+            output, cached = replay.compute(step, latents)
+            again = replay.estimate(step, latents, cached)
+            torch.testing.assert_close(again, output, rtol=0, atol=0)
+            latents = replay.advance(step, output, latents)
+
+    torch.testing.assert_close(latents, replay.recorded()[-1], rtol=0, atol=0)
+    if latents.shape == expected.shape:  # others bring them into another form at the end
+        torch.testing.assert_close(latents, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("blocks", [None, "transformer"])
+def test_two_guidance_branches_are_replayed(
+    tiny_pipe: Any, tiny_call: dict[str, Any], blocks: str | None
+) -> None:
+    board = Board(tiny_pipe, 3, sites=1, call=tiny_call | GUIDANCE, blocks=blocks)
+    seeds = tuple(case.seed for case in CASES)
+    negative = {"negative_prompt": [PROMPTS[1]] * 2}
+    expected = draw(tiny_pipe, PROMPTS, seeds=seeds, steps=3, **{**GUIDANCE, **negative})
+
+    with Replay(board, CASES) as replay, torch.no_grad():
+        latents = replay.start()
+        for step in range(3):
+            output, cached = replay.compute(step, latents)
+            again = replay.estimate(step, latents, cached)
+            assert_close(again, output)
+            latents = replay.advance(step, output, latents)
+
+    torch.testing.assert_close(latents, expected, rtol=0, atol=0)
+
+
+def test_rows_of_one_case_are_drawn_with_its_conditioning(board: Board) -> None:
+    with Replay(board, CASES) as replay, torch.no_grad():
+        latents = replay.recorded()[2]
+        both, _ = replay.compute(2, latents)
+        rows = np.array([1, 1, 0])
+        output, _ = replay.compute(2, latents[rows], rows=rows)
+
+    assert_close(output, both[rows])
+
+
+def test_a_run_begins_with_its_own_latents(board: Board) -> None:
+    replay = Replay(board, CASES)
+
+    with pytest.raises(StateError, match=r"begin with start\(\)"):
+        replay.compute(0, replay.start() + 1)
+    assert type(board.pipe.scheduler) is FlowMatchEulerDiscreteScheduler
+    assert not taps_of(board.pipe.transformer)
+
+
+def test_guidance_of_some_steps_only_is_refused() -> None:
+    board = ZooBoard("Lumina2Pipeline", 4, cfg_trunc_ratio=0.5)
+
+    with pytest.raises(UnsupportedModelError, match="same calls of the denoiser at every step"):
+        Replay(board, CASES)
+
+
+def test_several_denoisers_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="one denoiser"):
+        Replay(ZooBoard("WanPipeline (two transformers)", 4), CASES)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -42,22 +43,33 @@ def test_two_lines_of_diffusers_draw_what_the_policy_draws(
     ]
 
 
-@pytest.mark.parametrize("form", ["csv", "cache-dit"])
+@pytest.mark.parametrize("form", ["csv", "cache-dit", "mag-cache", "dpcache"])
 def test_a_schedule_is_written_as_others_take_it(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "deep" / "file"
 
-    assert main(["export", "--to", form, "--budget", "0.25", "--out", str(file)]) == 0
+    typed = ["export", "--to", form, "--budget", "0.25", "--out", str(file)]
+    if form == "dpcache":
+        request = {"pipeline": "Flux", "checkpoint": "", "height": 64, "width": 64}
+        typed += ["--request", json.dumps({**request, "guidance_scale": 3.5})]
+
+    assert main(typed) == 0
 
     path, *notes = capsys.readouterr().out.splitlines()
     text = file.read_text()
     assert path == str(file)
     if form == "csv":
         assert sum(line.split(",")[2] == "1" for line in text.splitlines()[1:]) == 7
+    elif form == "mag-cache":
+        assert json.loads(text)["mag_ratios"].count(2.0) == 7
+    elif form == "dpcache":
+        assert json.loads(text)["num_full_steps"] in (7, 8)
     else:
         assert text.count("1,") + text.count("1]") == 7
-        assert [note.split(":")[0] for note in notes] == ["not the same"] * 3
+    if form != "csv":
+        assert [note.split(":")[0] for note in notes] == ["not the same"] * len(notes)
+        assert notes
 
 
 @pytest.mark.parametrize(
@@ -67,6 +79,8 @@ def test_a_schedule_is_written_as_others_take_it(
         (["--speedup", "2", "--budget", "0.5"], "expected exactly one of speedup"),
         (["--steps", "9"], r"expected a step count of the policy, [28, 20, 50], received 9"),
         (["--pipeline", "nowhere"], "a scheduler of diffusers, received 'nowhere'"),
+        (["--to", "dpcache", "--request", "{"], "expected a JSON object, received '{'"),
+        (["--to", "dpcache"], "received no pipeline, checkpoint, height, width, guidance_scale"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(
@@ -78,3 +92,19 @@ def test_what_cannot_be_exported_is_one_line(
 
     assert why in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_steps_are_searched_again_in_an_engine(
+    tiny_env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    typed = ["export", "--to", "mag-cache", "--budget", "0.25", "--out", str(file)]
+
+    assert main([*typed, "--search", "3", "--env", str(tiny_env)]) == 0
+    assert main(["export", "--to", "csv", "--out", str(file), "--search", "3"]) == 2
+
+    said = capsys.readouterr()
+    assert said.out.startswith("PSNR on ")
+    assert "dB with the same steps in mag-cache" in said.out
+    assert "expected --search with --to cache-dit, mag-cache, dpcache" in said.err
+    assert json.loads(file.read_text())["mag_ratios"].count(2.0) == 7

@@ -1,4 +1,4 @@
-"""A scorer with scores in closed form, so that searches are tested without a pipeline."""
+"""Boards for tests: scores in closed form, without a pipeline, and every pipeline of the zoo."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+from torch import Tensor
 
-from ditcache_rl.bench import Board, Case, Quality
+from benchmarks.zoo.pipelines import build, pipeline_unit
+from ditcache_rl.bench import Board, Case, Drawn, Quality
+from ditcache_rl.cache import TieredCache
+from ditcache_rl.control import Controller
+from ditcache_rl.instrument import BlockRunner
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.schedules import Objective, Schedule
 from ditcache_rl.search import Calibration, Problem, Space, Trials
 from ditcache_rl.types import Floats
@@ -56,6 +62,40 @@ def puzzle_problem(
     calibration = Calibration(cast(Board, puzzle), cases)
     rng = np.random.default_rng(seed)
     return Problem(trials, computes, evaluations, rng, calibration, **options)
+
+
+class ZooBoard(Board):
+    """A tiny pipeline of the zoo, its denoiser cached as a whole; its images are latents.
+
+    Args:
+        name: Of the pipeline.
+        steps: Denoising steps.
+        call: Further arguments of the call.
+    """
+
+    def __init__(self, name: str, steps: int, **call: Any) -> None:
+        pipe = build(name)
+        (*_, whole) = denoisers_of(pipe)
+        super().__init__(pipe, steps, sites=1, call=call, blocks=whole)
+        self._unit = pipeline_unit(name, pipe)
+
+    def draw(
+        self,
+        cases: Sequence[Case],
+        controller: Controller | None = None,
+        *,
+        runner: Any = BlockRunner,
+    ) -> Drawn:
+        """Draw as many seeds as there are cases; prompts are drawn with them."""
+
+        def images() -> Tensor:
+            seeds = [case.seed for case in cases]
+            return self._unit.draw(seeds, False, num_inference_steps=self.steps, **self.call)
+
+        if controller is None:
+            return Drawn(images(), None, 0.0)
+        with runner(self.pipe, controller, TieredCache(), sites=1, blocks=self.blocks):
+            return Drawn(images(), None, 0.0)
 
 
 def hidden_schedule(steps: int, sites: int, seed: int) -> Schedule:

@@ -14,13 +14,11 @@ import torch
 from ditcache_rl.cli import main
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import PolicyNetwork
-from ditcache_rl.errors import ConfigError
 from ditcache_rl.policy import Policy, load_policy, load_schedules
-from ditcache_rl.policy.export import METHOD, export_cache_dit, export_csv, export_onnx
+from ditcache_rl.policy.export import METHOD, export_csv, export_onnx
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.schedules.collapse import collapse, euler_steps
 from tests.kit.doubles import fitted_schedule
-from tests.kit.pipelines import build_tiny_pipe, draw
 
 OBSERVATIONS = 10_000
 
@@ -89,36 +87,6 @@ def test_an_export_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     assert "--schedules" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("schedule", [fitted_schedule(6, (0, 2, 5)), Schedule.from_text("CRCRRC")])
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_cache_dit_executes_exactly_the_steps_of_an_exported_schedule(
-    schedule: Schedule, guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CACHE_DIT_LOG_LEVEL", "error")
-    cache_dit = pytest.importorskip("cache_dit")
-    file, pipe = tmp_path / "cache.yaml", build_tiny_pipe()
-    notes = export_cache_dit(schedule, file)
-    executed, step = list[int](), [-1]
-    # The first block of all decides, so it runs at every step; the last one tells.
-    blocks = pipe.transformer.single_transformer_blocks
-    blocks[-1].register_forward_hook(lambda *given: executed.append(step[0]))
-    pipe.transformer.transformer_blocks[0].register_forward_hook(
-        lambda *given: step.__setitem__(0, pipe.scheduler.step_index or 0)
-    )
-    config = cache_dit.load_configs(str(file))
-    if guidance > 1:  # cache-dit knows pipelines by name, and FLUX as one without a second branch
-        config["cache_config"].enable_separate_cfg = True
-    cache_dit.enable_cache(pipe, **config)
-    try:
-        draw(pipe, steps=6, true_cfg_scale=guidance, negative_prompt="a ring")
-    finally:
-        cache_dit.disable_cache(pipe)
-
-    assert sorted(set(executed)) == list(schedule.path)
-    assert len(executed) == len(schedule.path) * (2 if guidance > 1 else 1)
-    assert len(notes) == 2 + bool((schedule.modes > 1).any())
-
-
 def test_an_exported_table_holds_all_that_a_sampler_needs(tmp_path: Path) -> None:
     schedule, sigmas = fitted_schedule(12, (0, 2, 5, 9)), np.linspace(1, 0, 13)
     export_csv(schedule, sigmas, tmp_path / "schedule.csv")
@@ -141,12 +109,10 @@ def test_an_exported_table_holds_all_that_a_sampler_needs(tmp_path: Path) -> Non
     assert latents == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_of_several_sites_a_table_has_the_modes_alone_and_cache_dit_nothing(tmp_path: Path) -> None:
+def test_of_several_sites_a_table_has_the_modes_alone(tmp_path: Path) -> None:
     schedule = Schedule.from_text("CRC | CC1")
 
     export_csv(schedule, np.linspace(1, 0, 4), tmp_path / "schedule.csv")
-    with pytest.raises(ConfigError, match="received 2 sites"):
-        export_cache_dit(schedule, tmp_path / "cache.yaml")
 
     lines = (tmp_path / "schedule.csv").read_text().splitlines()
     assert [line.split(",", 2)[2] for line in lines[1:]] == ["2,CC,,,", "1,RC,,,", "1,C1,,,"]

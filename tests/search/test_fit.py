@@ -16,8 +16,17 @@ from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.search import GapFitter
 from ditcache_rl.search.climb import climb_paths
 from ditcache_rl.search.fit import normal_equations
+from ditcache_rl.solver import SolverRunner
 from ditcache_rl.types import HISTORY, Floats, Mode
-from tests.kit.pipelines import PROMPTS, assert_close, build_tiny_pipe, draw, draw_under
+from tests.kit.boards import ZooBoard
+from tests.kit.pipelines import (
+    GUIDANCE,
+    PROMPTS,
+    assert_close,
+    build_tiny_pipe,
+    draw,
+    draw_under,
+)
 
 STEPS = 6
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
@@ -185,3 +194,59 @@ def test_blocks_that_are_cached_apart_are_refused(
 
 def test_forecasts_of_a_denoiser_that_is_cached_as_a_whole_can_be_fitted(board: Board) -> None:
     assert GapFitter.is_possible(board, CASES)
+
+
+#: One doubled batch, two calls a step, two calls whose sum is rescaled, and latents by position
+#: under a sampler that keeps a share of them.
+GUIDED = ("StableDiffusion3Pipeline", "WanPipeline", "QwenImagePipeline", "PixArtSigmaPipeline")
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guided_forecasts_reproduce_what_they_were_fitted_to(name: str) -> None:
+    board, path = ZooBoard(name, STEPS), (0, 2, 3)
+    fitter = GapFitter(board, CASES)
+    exact = board.draw(CASES).images
+
+    drawn = board.draw(CASES, StaticSchedule(fitter.fit(path, together=False))).images
+
+    # Sums of float32 in another order.
+    assert loss(drawn, exact) == pytest.approx(fitter.error(path), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guided_forecasts_err_less_than_newtons_on_cases_held_out(name: str) -> None:
+    board, path = ZooBoard(name, STEPS), (0, 2, 3)
+    schedule = GapFitter(board, [Case("", seed) for seed in range(4)]).fit(path)
+    held_out = [Case("", seed) for seed in range(4, 8)]
+    exact = board.draw(held_out).images
+
+    fitted = board.draw(held_out, StaticSchedule(schedule)).images
+
+    newton = board.draw(held_out, StaticSchedule.of(np.minimum(schedule.modes, 2))).images
+    assert loss(fitted, exact) < loss(newton, exact)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "WanPipeline"])
+def test_guided_forecasts_collapse_into_the_same_updates(name: str) -> None:
+    board = ZooBoard(name, STEPS)
+    controller = StaticSchedule(GapFitter(board, CASES).fit((0, 2, 3)))
+
+    stepped = board.draw(CASES, controller).images
+
+    assert_close(board.draw(CASES, controller, runner=SolverRunner).images, stepped)
+
+
+def test_two_calls_a_step_of_the_default_are_fitted(
+    tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    board = Board(tiny_pipe, STEPS, sites=1, call=tiny_call | GUIDANCE, blocks="transformer")
+    fitter = GapFitter(board, CASES)
+    call: dict[str, Any] = {"prompts": PROMPTS, "seeds": (0, 1), "steps": STEPS}
+    call |= {**GUIDANCE, "negative_prompt": [PROMPTS[1]] * 2}
+    schedule = fitter.fit((0, 2, 4), together=False)
+
+    latents, log = draw_under(tiny_pipe, StaticSchedule(schedule), blocks="transformer", **call)
+
+    error = loss(latents, draw(tiny_pipe, **call))
+    assert error == pytest.approx(fitter.error((0, 2, 4)), abs=1e-3)
+    assert log.branches == 2

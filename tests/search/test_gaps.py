@@ -18,8 +18,9 @@ from ditcache_rl.search.gaps import GapSearch, schedule_on
 from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import HISTORY
 from ditcache_rl.world.simulator import psnr_of
+from tests.kit.boards import ZooBoard
 from tests.kit.pacers import cubed_costs, gap_model
-from tests.kit.pipelines import PROMPTS
+from tests.kit.pipelines import GUIDANCE, PROMPTS
 
 STEPS = 6
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
@@ -41,9 +42,11 @@ def search(board: Board) -> GapSearch:
     return GapSearch(board, CASES, rng=np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("guidance", [{}, GUIDANCE])
 def test_paths_end_where_the_pipeline_ends_under_the_same_schedule(
-    board: Board, tiny_pipe: Any
+    tiny_pipe: Any, tiny_call: dict[str, Any], guidance: dict[str, Any]
 ) -> None:
+    board = Board(tiny_pipe, STEPS, sites=1, call=tiny_call | guidance, blocks="transformer")
     made, model, path = search(board), gap_model(4), (0, 2, 3)
     schedule = schedule_on(path, model, made.sigmas)
     call = board.call | {"output_type": "latent"}
@@ -167,3 +170,8 @@ def test_pipelines_whose_gaps_are_no_single_update_are_refused(
             search(board)
     finally:
         tiny_pipe.scheduler = plain
+
+
+def test_guidance_that_rescales_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="rescales"):
+        search(ZooBoard("QwenImagePipeline", STEPS))

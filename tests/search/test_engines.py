@@ -1,0 +1,80 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ditcache_rl.bench import Board, Case
+from ditcache_rl.instrument.taps import taps_of
+from ditcache_rl.schedules import Schedule
+from ditcache_rl.search.engines import ENGINES, search_under, under_dpcache
+from tests.kit.pipelines import GUIDANCE, PROMPTS, build_tiny_pipe, draw
+
+STEPS = 8
+CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+SCHEDULE = Schedule.on_path((0, 1, 2), STEPS)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_steps_that_are_found_lose_no_more_than_those_that_were_given(
+    engine: str, tiny_call: dict[str, Any]
+) -> None:
+    if engine == "cache-dit":
+        pytest.importorskip("cache_dit")
+    board = Board(build_tiny_pipe(), STEPS, sites=1, call=tiny_call, blocks="transformer")
+    run, always = ENGINES[engine]
+    rng, tried = np.random.default_rng(0), list[None]()
+
+    found = search_under(
+        run,
+        board,
+        CASES,
+        SCHEDULE,
+        evaluations=6,
+        rng=rng,
+        always=always,
+        on_path=lambda: tried.append(None),
+    )
+
+    assert found.schedule.computes == SCHEDULE.computes
+    assert set(always) <= set(found.schedule.path)
+    assert found.found_db > found.same_db
+    assert 1 < len(tried) <= 6
+    with run(board.pipe, found.schedule):
+        images = board.draw(CASES).images
+    assert board.judge(images, CASES).psnr_db.mean() == pytest.approx(found.found_db)
+    torch.testing.assert_close(board.draw(CASES).images, board.references(CASES), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("guidance", [{}, GUIDANCE])
+def test_dpcache_draws_lines_by_step_through_what_the_last_block_returned(
+    guidance: dict[str, Any],
+) -> None:
+    pipe, path = build_tiny_pipe(), (0, 1, 3)
+    transformer = pipe.transformer
+    last = transformer.single_transformer_blocks[-1]
+    features, found = list[tuple[int, Any]](), list[tuple[int, Any]]()
+    calls = 2 if guidance else 1
+
+    def note(module: Any, given: Any, output: Any) -> None:
+        features.append((pipe.scheduler.step_index or 0, output[1]))
+
+    handles = [
+        last.register_forward_hook(note),
+        transformer.norm_out.register_forward_pre_hook(
+            lambda module, given: found.append((pipe.scheduler.step_index or 0, given[0]))
+        ),
+    ]
+    with under_dpcache(pipe, Schedule.on_path(path, 5)):
+        draw(pipe, steps=5, **guidance)
+    for handle in handles:
+        handle.remove()
+
+    assert [step for step, _ in features] == [step for step in path for _ in range(calls)]
+    for branch in range(calls):
+        known = dict(features[branch::calls])
+        reached = dict(found[branch::calls])
+        for step, (i, j) in {2: (0, 1), 4: (1, 3)}.items():
+            expected = known[j] + (known[j] - known[i]) * (step - j) / (j - i)
+            torch.testing.assert_close(reached[step], expected)
+    assert not taps_of(last)
