@@ -157,17 +157,14 @@ class Placement:
     def path(self, computes: int) -> ComputePath:
         """Return the best path of at most so many computed steps, step 0 among them."""
         path, older = [0], 0
-        while len(path) < computes:
-            stops = self.next_stop(
-                np.array([computes - len(path)]),
-                np.array([older]),
-                np.array([path[-1]]),
-                path[-1] + 1,
-            )
-            if stops[0] == self.steps:
+        for left in range(min(computes, len(self.ahead)) - 1, 0, -1):
+            ways = self.costs[older, path[-1], path[-1] + 1 :].copy()
+            ways[:-1] += self.ahead[left - 1, path[-1], path[-1] + 1 :]
+            stop = self.steps - int(ways[::-1].argmin())  # of equals the last one
+            if stop == self.steps:
                 break
             older = path[-1]
-            path.append(int(stops[0]))
+            path.append(stop)
         return tuple(path)
 
 
