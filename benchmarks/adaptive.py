@@ -71,7 +71,8 @@ def _real(quick: bool) -> Found:
 
 def _off_plan(quick: bool) -> Found:
     config, board = _board()
-    return off_plan(board, _pacer(), config, count=2 if quick else 12)
+    changing, anyhow = (2, 2) if quick else (12, 30)
+    return off_plan(board, _pacer(), config, changing=changing, anyhow=anyhow)
 
 
 def _tiers(quick: bool) -> Found:

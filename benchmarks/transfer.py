@@ -1,12 +1,12 @@
 """How few episodes bring a policy of other environments to a new one.
 
 At once the shipped policy does what it does in use: its schedules are carried over by noise level
-where it has none for the run. On a few train prompts of the new environment, one fitted search goes
-on from there, and one from evenly spaced steps. After each number of candidates, what either would
-ship is measured on test prompts, beside a dedicated policy, searched as `ditcache-rl search
---method fitted` does from more starts and with more candidates. An episode is an image of full
-compute: cheaper ones count by what they compute, and the images of full compute that a search needs
-count too.
+where it has none for the run, those of few computes placed by what gaps cost there. On a few train
+prompts of the new environment, one fitted search goes on from there, and one from evenly spaced
+steps. After each number of candidates, what either would ship is measured on test prompts, beside a
+dedicated policy, searched as `ditcache-rl search --method fitted` does from more starts and with
+more candidates. An episode is an image of full compute: cheaper ones count by what they compute,
+and the images of full compute that a search needs count too. `--only` takes environments.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ NEAR_DB = 0.3
 
 def main() -> None:
     """Adapt to every environment, and report."""
-    options = parser(__doc__).parse_args()
+    built = parser(__doc__)
+    built.add_argument("--only", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
+    options = built.parse_args()
     run = Benchmark()
     config = load_env("shapes")
     policy = open_policy("shapes-ppo")
     found = {}
     figures: dict[str, float] = {}
-    for name, new in track(ENVIRONMENTS.items(), "environments", console=console):
+    for name in track(options.only, "environments", console=console):
+        new = ENVIRONMENTS[name]
         found[name] = entry = adapt(new_board(config, new), config, policy, new.computed)
         console.print(_sheet(name, entry))
         made: Point = entry["dedicated"]

@@ -157,7 +157,7 @@ def _proposed(calibration: Calibration, space: Space, computed: int) -> list[Sch
 def _carried(policy: Policy, sigmas: Floats, computed: int) -> list[Schedule]:
     """Return what the policy does in a run, and what each of its tables alone would have it do."""
     own = list(policy.tables.values())
-    tables = [Tables(own).at(sigmas), *(carry([one], sigmas) for one in own)]
+    tables = [Tables(own, policy.pacer).at(sigmas), *(carry([one], sigmas) for one in own)]
     return [table.within(computed) for table in tables]
 
 

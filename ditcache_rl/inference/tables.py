@@ -4,41 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ditcache_rl.schedules import ScheduleTable, carry
-from ditcache_rl.types import Floats
+import numpy as np
 
-#: Tables that were carried over are kept for so many runs with noise levels of their own.
+from ditcache_rl.schedules import ScheduleTable, carry
+from ditcache_rl.schedules.gaps import LONGEST
+from ditcache_rl.types import Floats
+from ditcache_rl.world import Pacer
+
+#: Tables that were made for other noise levels are kept for so many of them.
 _KEPT = 32
 
 
 class Tables:
-    """Schedules by noise level; those that were carried over to others are kept.
+    """Schedules by noise level; those that were made for others are kept.
 
     Args:
         sources: What there is.
+        pacer: Knows what gaps cost, and coefficients of every path; None if nothing does.
     """
 
-    def __init__(self, sources: Sequence[ScheduleTable]) -> None:
-        self._sources = sources
-        self._carried: dict[bytes, ScheduleTable] = {}
+    def __init__(self, sources: Sequence[ScheduleTable], pacer: Pacer | None = None) -> None:
+        self._sources, self._pacer = sources, pacer
+        self._made: dict[bytes, ScheduleTable] = {}
 
     def at(self, sigmas: Floats) -> ScheduleTable:
-        """Return the table for (steps + 1,) noise levels."""
+        """Return the table for (steps + 1,) noise levels.
+
+        Where it is known what gaps cost, schedules of few computes are placed by that. All count
+        for what those of the sources are worth.
+        """
         for table in self._sources:
             if table.is_at(sigmas):
                 return table
         key = sigmas.tobytes()
-        if key not in self._carried:
-            if len(self._carried) == _KEPT:
-                self._carried.pop(next(iter(self._carried)), None)  # another thread may do so
-            self._carried[key] = carry(self._sources, sigmas)
-        return self._carried[key]
+        if key not in self._made:
+            if len(self._made) == _KEPT:
+                self._made.pop(next(iter(self._made)), None)  # another thread may do so
+            self._made[key] = self._make(sigmas)
+        return self._made[key]
 
     def notes(self) -> list[str]:
-        """Say what was carried over."""
+        """Say what was made for other noise levels."""
         made_for = ", ".join(str(table.steps) for table in self._sources)
         return [
             f"schedules for {count} steps were carried over by noise level from those for "
             f"{made_for}; what they are worth was not measured"
-            for count in sorted({table.steps for table in self._carried.values()})
+            for count in sorted({table.steps for table in self._made.values()})
         ]
+
+    def _make(self, sigmas: Floats) -> ScheduleTable:
+        carried = carry(self._sources, sigmas)
+        # Gaps are of latents that lose noise.
+        if self._pacer is None or not (np.diff(sigmas) < 0).all():
+            return carried
+        few = [count for count in carried if count <= min(LONGEST, carried.steps - 1)]
+        placed = zip(few, self._pacer.schedules_at(few, sigmas), strict=True)
+        better = {
+            count: carried[count]._replace(schedule=schedule)
+            for count, schedule in placed
+            if schedule.computes == count
+        }
+        return carried.with_lines(better)

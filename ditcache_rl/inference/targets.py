@@ -180,7 +180,7 @@ class PolicyController(Delegating):
         if adaptive and policy.network is None:
             raise ConfigError("expected a policy with a network, received one of schedules alone")
         self.policy, self.target, self._adaptive = policy, target, adaptive
-        self.tables = Tables(list(policy.tables.values()))
+        self.tables = Tables(list(policy.tables.values()), policy.pacer)
         self._unmet: dict[int, str] = {}  # by steps; copies share it
         self._gauges = Gauges()  # likewise
         self._turns, self._blends = Turns(), dict[int, Blend]()  # likewise

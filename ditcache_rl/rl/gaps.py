@@ -15,10 +15,10 @@ from ditcache_rl.control import uniform_decision
 from ditcache_rl.files import read_bytes, replacing
 from ditcache_rl.machine import synchronize
 from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.gaps import GapModel
+from ditcache_rl.schedules.gaps import GapModel, schedule_on
 from ditcache_rl.search.calibrate import fitted_gap_costs
 from ditcache_rl.search.gap_costs import fit_costs, shaken_paths
-from ditcache_rl.search.gaps import GapSearch, schedule_on
+from ditcache_rl.search.gaps import GapSearch
 from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo, Tick
 from ditcache_rl.world import Prices
 

@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.schedules.schedule import ComputePath, Schedule
 from ditcache_rl.types import HISTORY, Floats
 
 #: Numbers that describe a gap to the network; see `gap_features`.
 FEATURES = 13
 #: Width of both hidden layers.
 WIDTH = 96
+#: Most computes of the paths that coefficients are fitted to.
+LONGEST = 9
 #: Keeps logarithms of noise levels finite.
 _TINY = 1e-2
 
@@ -158,3 +161,16 @@ def gap_features(known: NDArray[np.int64], stops: NDArray[np.int64], sigmas: Flo
         ],
         axis=1,
     )
+
+
+def schedule_on(path: ComputePath, model: GapModel, sigmas: Floats) -> Schedule:
+    """Return the schedule that computes a path, with the coefficients of a model."""
+    steps = len(sigmas) - 1
+    coefficients = np.full((steps, HISTORY), np.nan)
+    known = np.full((1, HISTORY), -1, dtype=np.int64)
+    for step in range(steps):
+        if step in path:
+            known[0, 1:], known[0, 0] = known[0, :-1], step
+        else:
+            coefficients[step] = model.coefficients(known, step, sigmas)[0]
+    return Schedule.on_path(path, steps, coefficients)

@@ -17,6 +17,8 @@ from ditcache_rl.errors import ShapeError
 from ditcache_rl.schedules.schedule import ComputePath
 from ditcache_rl.types import Floats
 
+#: Costs grow with about so high a power of a gap's length; their roots are nearly straight.
+_POWER = 4
 #: A step, or one for each of some rows.
 Step = NDArray[np.int64] | int
 
@@ -155,15 +157,45 @@ class Placement:
     def path(self, computes: int) -> ComputePath:
         """Return the best path of at most so many computed steps, step 0 among them."""
         path, older = [0], 0
-        while len(path) < computes:
-            stops = self.next_stop(
-                np.array([computes - len(path)]),
-                np.array([older]),
-                np.array([path[-1]]),
-                path[-1] + 1,
-            )
-            if stops[0] == self.steps:
+        for left in range(min(computes, len(self.ahead)) - 1, 0, -1):
+            ways = self.costs[older, path[-1], path[-1] + 1 :].copy()
+            ways[:-1] += self.ahead[left - 1, path[-1], path[-1] + 1 :]
+            stop = self.steps - int(ways[::-1].argmin())  # of equals the last one
+            if stop == self.steps:
                 break
             older = path[-1]
-            path.append(int(stops[0]))
+            path.append(stop)
         return tuple(path)
+
+
+def costs_at(costs: Floats, own: Floats, sigmas: Floats) -> Floats:
+    """Carry what gaps cost over to other noise levels, between those that were measured.
+
+    Args:
+        costs: (T, T, T + 1) as `Placement` takes them.
+        own: (T + 1,) falling noise levels that they were measured at.
+        sigmas: (S + 1,) falling noise levels.
+
+    Returns:
+        (S, S, S + 1); beyond the levels that were measured, those of the nearest one.
+    """
+    steps = len(costs)
+    roots = costs ** (1 / _POWER)
+    for newest in range(1, steps):
+        # What begins between two steps may have the same one below it twice, and no other before.
+        roots[newest:, newest] = roots[newest - 1, newest]
+    for newest in range(steps - 1):
+        # A gap without a step costs nothing where it is measured, and does among finer steps.
+        roots[:, newest, newest + 1] = roots[:, newest, newest + 2] / 2
+    roots[:, -1, -1] = roots[:, -2, -1]
+    starts, stops = _between(own[:-1], sigmas[:-1]), _between(own, sigmas)
+    found = np.einsum("ai,bj,ck,ijk->abc", starts, starts, stops, roots, optimize=True)
+    found[0, 0] = stops @ costs[0, 0] ** (1 / _POWER)
+    start, stop = np.ogrid[: len(sigmas) - 1, : len(sigmas)]
+    return np.asarray(np.where(stop > start + 1, found, 0.0) ** _POWER)
+
+
+def _between(own: Floats, sigmas: Floats) -> Floats:
+    """Weigh measured levels so that a straight line through them is met: (levels, own)."""
+    units = np.eye(len(own))
+    return np.stack([np.interp(-sigmas, -own, unit) for unit in units], axis=1)

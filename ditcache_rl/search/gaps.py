@@ -17,8 +17,16 @@ from torch import Tensor, nn
 from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import is_whole
-from ditcache_rl.schedules import ComputePath, Schedule
-from ditcache_rl.schedules.gaps import FEATURES, LINE, WIDTH, GapModel, gap_basis, gap_features
+from ditcache_rl.schedules import ComputePath
+from ditcache_rl.schedules.gaps import (
+    FEATURES,
+    LINE,
+    LONGEST,
+    WIDTH,
+    GapModel,
+    gap_basis,
+    gap_features,
+)
 from ditcache_rl.search.calibrate import Products, fitted_gap_costs
 from ditcache_rl.search.gap_costs import random_paths, shaken_paths
 from ditcache_rl.search.gap_products import GapProducts, gaps_of, open_gaps
@@ -30,9 +38,6 @@ _OPEN_FITS, _FITS = 800, 300
 _BATCH, _RATE = 2048, 3e-3
 #: Share of paths that are drawn at random, for controllers that decide in another way.
 _RANDOM = 0.25
-#: Most computes of paths that are drawn: every gap is followed to the end of the path, at a price
-#: that grows with the square of their number. Longer paths gain with them.
-_LONGEST = 9
 #: Keeps logarithms finite.
 _TINY = 1e-12
 #: Change along a direction by which its effect on the final latents is measured.
@@ -94,14 +99,15 @@ class GapSearch:
             on_round: Hears the share that is done.
         """
         products = self.products()
-        self._learn(open_gaps(products, self._rng), _OPEN_FITS)
+        alone = open_gaps(products, self._rng)
+        self._learn(_OPEN_FITS, alone)
         costs = fitted_gap_costs(products)
         told: list[GapProducts] = []
         for index in range(rounds):
             model = self.model
             for path in self._paths(costs, paths):
                 told.append(self.tell(path, int(self._rng.integers(self._cases)), model))
-            self._learn(GapProducts.joined(told), _FITS)
+            self._learn(_FITS, GapProducts.joined(told), alone)
             if on_round is not None:
                 on_round((index + 1) / rounds)
         return self.model
@@ -176,10 +182,12 @@ class GapSearch:
         )
 
     def _paths(self, costs: Floats, count: int) -> list[ComputePath]:
+        # Every gap is followed to the end of its path, at a price that grows with the square of
+        # their number; longer paths gain with those that are drawn.
         others = round(_RANDOM * count)
         return [
-            *shaken_paths(costs, count - others, self._rng, longest=_LONGEST),
-            *random_paths(self._board.steps, others, self._rng, longest=_LONGEST),
+            *shaken_paths(costs, count - others, self._rng, longest=LONGEST),
+            *random_paths(self._board.steps, others, self._rng, longest=LONGEST),
         ]
 
     def _check_steps(self, replay: Replay) -> None:
@@ -197,49 +205,47 @@ class GapSearch:
                     f"to fit gaps, received {type(self._board.pipe.scheduler).__name__}"
                 )
 
-    def _learn(self, told: GapProducts, fits: int) -> None:
-        """Move the network towards the least errors; each counts by its logarithm."""
-        count, gaps = told.stops.shape
-        seen = gap_features(told.known.reshape(-1, HISTORY), told.stops.ravel(), self.sigmas)
-        gram, moment, square, least = (
-            torch.as_tensor(one) for one in (told.gram, told.moment, told.square, told.least)
-        )
+    def _learn(self, fits: int, *parts: GapProducts) -> None:
+        """Move the network towards the least logarithms of errors; all parts count alike."""
+        if self._network is None:
+            known, stops = parts[0].known.reshape(-1, HISTORY), parts[0].stops.ravel()
+            seen = gap_features(known, stops, self.sigmas)
+            self._mean, self._scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self._rng.integers(2**31)))
-            if self._network is None:
-                self._mean, self._scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
-                self._network = _network()
-            inputs = torch.as_tensor((seen - self._mean) / self._scale, dtype=torch.float32)
-            inputs = inputs.view(count, gaps, FEATURES)
+            self._network = self._network or _network()
+            losses = [self._loss(self._network, part) for part in parts]
             adam = torch.optim.Adam(self._network.parameters(), lr=_RATE)
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, fits)
             for _ in range(fits):
-                part = torch.randint(count, (min(count, _BATCH // gaps),))
-                along = self._network(inputs[part]).double() + torch.as_tensor(LINE)
-                along = along.flatten(1)
-                error = (
-                    square[part]
-                    - 2 * (along * moment[part]).sum(dim=1)
-                    + torch.einsum("gi,gij,gj->g", along, gram[part], along)
-                )
-                loss = torch.log(error.clamp_min(0) + least[part] + _TINY).mean()
+                loss = torch.stack([one() for one in losses]).sum()
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
                 falling.step()
 
+    def _loss(self, network: nn.Sequential, told: GapProducts) -> Callable[[], Tensor]:
+        """Return what draws some images, and tells the mean logarithm of their errors."""
+        count, gaps = told.stops.shape
+        seen = gap_features(told.known.reshape(-1, HISTORY), told.stops.ravel(), self.sigmas)
+        inputs = torch.as_tensor((seen - self._mean) / self._scale, dtype=torch.float32)
+        inputs = inputs.view(count, gaps, FEATURES)
+        gram, moment, square, least = (
+            torch.as_tensor(one) for one in (told.gram, told.moment, told.square, told.least)
+        )
 
-def schedule_on(path: ComputePath, model: GapModel, sigmas: Floats) -> Schedule:
-    """Return the schedule that computes a path, with the coefficients of a model."""
-    steps = len(sigmas) - 1
-    coefficients = np.full((steps, HISTORY), np.nan)
-    known = np.full((1, HISTORY), -1, dtype=np.int64)
-    for step in range(steps):
-        if step in path:
-            known[0, 1:], known[0, 0] = known[0, :-1], step
-        else:
-            coefficients[step] = model.coefficients(known, step, sigmas)[0]
-    return Schedule.on_path(path, steps, coefficients)
+        def drawn() -> Tensor:
+            part = torch.randint(count, (min(count, _BATCH // gaps),))
+            along = network(inputs[part]).double() + torch.as_tensor(LINE)
+            along = along.flatten(1)
+            error = (
+                square[part]
+                - 2 * (along * moment[part]).sum(dim=1)
+                + torch.einsum("gi,gij,gj->g", along, gram[part], along)
+            )
+            return torch.log(error.clamp_min(0) + least[part] + _TINY).mean()
+
+        return drawn
 
 
 def _network() -> nn.Sequential:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ditcache_rl.errors import ShapeError
-from ditcache_rl.schedules.placement import Placement
+from ditcache_rl.schedules.placement import Placement, costs_at
 from ditcache_rl.search.paths import cheapest_path, path_cost
 from ditcache_rl.types import Floats
 
@@ -126,3 +126,35 @@ def test_step_0_is_computed_in_any_case() -> None:
 def test_costs_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"\(T, T, T \+ 1\), received \(4, 4, 4\)"):
         Placement(np.zeros((4, 4, 4)))
+
+
+def powered_costs(sigmas: Floats) -> Floats:
+    """Cost a gap the fourth power of how far it goes, whatever was computed before."""
+    steps = len(sigmas) - 1
+    far = sigmas[:steps, None] - sigmas[None]
+    start, stop = np.ogrid[:steps, : steps + 1]
+    return np.broadcast_to(np.where(stop > start + 1, far**4, 0.0), (steps, steps, steps + 1))
+
+
+@pytest.mark.parametrize("steps", [5, 12, 31])
+def test_costs_at_other_noise_levels_lie_between_those_that_were_measured(steps: int) -> None:
+    own, sigmas = np.linspace(1, 0, 13), np.linspace(1, 0, steps + 1) ** 1.2
+
+    found, wanted = costs_at(powered_costs(own), own, sigmas), powered_costs(sigmas)
+
+    # What is shorter than two measured steps begins and ends within the same ones.
+    told = np.broadcast_to(sigmas[:-1, None] - sigmas[None] >= 2 / 12, found.shape)
+    np.testing.assert_allclose(found[told], wanted[told], rtol=1e-9)
+    assert (found[:, np.arange(steps), np.arange(1, steps + 1)] == 0).all()
+    assert (found >= 0).all()
+
+
+def test_costs_at_the_measured_noise_levels_stay_what_they_are() -> None:
+    own, costs = np.linspace(1, 0, STEPS + 1) ** 1.5, random_costs(2)
+    costs *= np.arange(STEPS + 1)[None, None, :] > np.arange(STEPS)[None, :, None] + 1
+
+    found = costs_at(costs, own, own)
+
+    earlier = np.triu(np.ones((STEPS, STEPS), dtype=bool), 1)
+    np.testing.assert_allclose(found[earlier], costs[earlier])
+    np.testing.assert_allclose(found[0, 0], costs[0, 0])

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.schedules.gaps import GapModel
-from ditcache_rl.search.calibrate import fitted_gap_costs
+from ditcache_rl.schedules.gaps import GapModel, schedule_on
+from ditcache_rl.search.calibrate import Products, fitted_gap_costs
 from ditcache_rl.search.gap_costs import fit_costs, random_paths, shaken_paths
-from ditcache_rl.search.gap_products import GapProducts, gaps_of
-from ditcache_rl.search.gaps import GapSearch, schedule_on
+from ditcache_rl.search.gap_products import GapProducts, gaps_of, open_gaps
+from ditcache_rl.search.gaps import GapSearch
 from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import HISTORY
 from ditcache_rl.world.simulator import psnr_of
@@ -99,6 +100,48 @@ def test_gaps_that_were_added_move_nothing(board: Board) -> None:
 
     np.testing.assert_allclose(joined[:1], told[0].errors(along[:1, :2]))
     np.testing.assert_allclose(joined[1:], told[1].errors(along[1:]))
+
+
+def drawn_products(seed: int = 0) -> tuple[Products, np.ndarray]:
+    """Outputs of one image at random, and what full compute tells of them."""
+    outputs = np.random.default_rng(seed).standard_normal((1, STEPS, 40))
+    sigmas = np.array([1.0, 0.9, 0.75, 0.6, 0.4, 0.2, 0.0])
+    return Products(outputs @ outputs.transpose(0, 2, 1), sigmas), outputs[0]
+
+
+def test_gaps_of_full_compute_are_told_without_drawing_them() -> None:
+    products, outputs = drawn_products()
+    told = open_gaps(products, np.random.default_rng(1))
+    model, moves = gap_model(3), np.diff(products.sigmas)
+    known, stops = told.known[:, 0], told.stops[:, 0]
+
+    errors = told.errors(model.along(known, stops, products.sigmas)[:, None])
+
+    updates = model.update(known, stops, products.sigmas)
+    for gap in range(40):
+        inside = range(known[gap, 0], stops[gap])
+        wanted = sum(moves[step] * outputs[step] for step in inside)
+        there = known[gap] >= 0
+        reached = updates[gap][there] @ outputs[known[gap][there]]
+        assert errors[gap] == pytest.approx(float(((wanted - reached) ** 2).sum()))
+
+
+def test_every_gap_is_drawn_however_long_and_however_near_what_it_is_told_from() -> None:
+    told = open_gaps(drawn_products()[0], np.random.default_rng(1))
+    every = {
+        (*path[-2:-5:-1], *[-1] * (4 - len(path)), path[-1])
+        for count in range(1, 4)
+        for rest in itertools.combinations(range(1, STEPS + 1), count)
+        for path in [(0, *rest)]
+        if path[-1] - path[-2] > 1
+    }
+
+    drawn = {
+        (*known, stop)
+        for known, stop in zip(told.known[:, 0].tolist(), told.stops[:, 0].tolist(), strict=True)
+    }
+
+    assert every <= drawn
 
 
 def _latents(pipe: Any, case: Case, call: dict[str, Any]) -> torch.Tensor:
