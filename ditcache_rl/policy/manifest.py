@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.errors import ArtifactError, ConfigError, closest
-from ditcache_rl.files import fits
+from ditcache_rl.files import fits, hints_of
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.schedules import CostModel, Objective, ScheduleTable
 from ditcache_rl.types import MOST_SITES, Tier
@@ -215,7 +215,7 @@ def read_fields(kind: type[T], raw: Any, where: str) -> T:
         raise ArtifactError(f"{where}: unknown field {name!r}.{closest(name, known)}")
     for name in known.keys() - raw.keys():
         raise ArtifactError(f"{where}: expected a field {name!r}, received none")
-    for name, hint in typing.get_type_hints(kind).items():
+    for name, hint in hints_of(kind).items():
         if not fits(raw[name], hint):
             raise ArtifactError(
                 f"{where}: {name} must be {known[name]}, received {raw[name]!r:.80}"
