@@ -36,6 +36,15 @@ def shipped_policies() -> list[str]:
     return sorted(path.parent.name for path in _shipped("policies").glob("*/manifest.json"))
 
 
+def tested_versions() -> dict[str, str]:
+    """Return the versions of packages that every test has run with, by name."""
+    inside = _PACKAGE / "_shipped" / "constraints.txt"
+    file = inside if inside.is_file() else _PACKAGE.parent / "constraints.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    pairs = (line.partition(" #")[0].split("==") for line in lines if "==" in line)
+    return {name.strip(): version.strip() for name, version in pairs}
+
+
 def find_policy(source: str | Path | None = None, *, revision: str | None = None) -> Path:
     """Return a policy folder.
 
