@@ -7,6 +7,7 @@ a pipe, or allocate by what a file says of itself.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -23,6 +24,11 @@ _MOST_JSON_BYTES, _PART_BYTES = 1 << 18, 1 << 18
 #: Of values in each other, of keys beside each other, and of a number, whose square is finite: what
 #: the package writes has 8, a few hundred, and bytes of memory or seeds.
 _MOST_DEPTH, _MOST_KEYS, _MOST_NUMBER = 32, 1 << 14, 1 << 64
+#: Counted before a text is read, as an empty list of 3 bytes takes 64 of memory. A schedule file of
+#: a megabyte has ten thousand lists and sixty thousand numbers.
+_MOST_LISTS, _MOST_VALUES = 1 << 16, 1 << 18
+#: Numbers of a tensor that are looked at together.
+_PART = 1 << 16
 
 
 @contextmanager
@@ -173,6 +179,13 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: If it is none, or not one that `check_sane` lets pass.
     """
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    lists = data.count(b"[") + data.count(b"{")
+    if lists > _MOST_LISTS or data.count(b",") > _MOST_VALUES:
+        raise ValueError(
+            f"{lists} lists and objects and {data.count(b',')} commas; at most {_MOST_LISTS} and "
+            f"{_MOST_VALUES} are read"
+        )
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:
@@ -187,23 +200,22 @@ def check_sane(value: Any) -> None:
     Raises:
         ValueError: Saying which.
     """
-    level = [value]
-    for _ in range(_MOST_DEPTH):
-        for one in level:
-            if isinstance(one, int | float) and not abs(one) <= _MOST_NUMBER:  # nan is not, either
-                shown = one if isinstance(one, float) else f"of {one.bit_length()} bits"
-                raise ValueError(f"the number {shown}; they must be finite and up to 2**64")
-            if isinstance(one, dict) and len(one) > _MOST_KEYS:
-                raise ValueError(f"{len(one)} keys; at most {_MOST_KEYS} are read")
-        level = [
-            item
-            for one in level
-            if isinstance(one, dict | list)
-            for item in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return
-    raise ValueError(f"values in values, more than {_MOST_DEPTH} deep")
+    _check_sane(value, _MOST_DEPTH)
+
+
+def _check_sane(value: Any, depth: int) -> None:
+    """Check down to a depth; makes no lists of what there is."""
+    if depth == 0:
+        raise ValueError(f"values in values, more than {_MOST_DEPTH} deep")
+    if isinstance(value, int | float):
+        if not abs(value) <= _MOST_NUMBER:  # nan is not, either
+            shown = value if isinstance(value, float) else f"of {value.bit_length()} bits"
+            raise ValueError(f"the number {shown}; they must be finite and up to 2**64")
+    elif isinstance(value, dict | list):
+        if isinstance(value, dict) and len(value) > _MOST_KEYS:
+            raise ValueError(f"{len(value)} keys; at most {_MOST_KEYS} are read")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_sane(item, depth - 1)
 
 
 def parse_tensors(data: bytes, where: str, *, most: float = 1e6) -> dict[str, Any]:
@@ -227,7 +239,9 @@ def parse_tensors(data: bytes, where: str, *, most: float = 1e6) -> dict[str, An
             f"{where}: expected safetensors, received {str(error)[:200]}; export it again"
         ) from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and (tensor.float().abs() > most).any():
+        # In parts: a copy of everything, in a wider type, would be several times the file.
+        parts = tensor.flatten().split(_PART) if tensor.is_floating_point() else ()
+        if any((part.float().abs() > most).any() for part in parts):
             raise ArtifactError(
                 f"{where}: {name} must be finite and within {most:g}; export it again"
             )
@@ -246,6 +260,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("duplicate keys")
     return found
+
+
+@functools.cache
+def hints_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the types of fields; to resolve them compiles text, which is done once."""
+    return typing.get_type_hints(kind)
 
 
 def fits(value: Any, hint: Any) -> bool:

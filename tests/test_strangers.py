@@ -1,113 +1,95 @@
-"""Files of strangers, changed at random: what reads and uses them fails in our words only."""
+"""Files of strangers, hostile or changed at random: what reads them fails in our words only."""
 
-import copy
 import json
-import random
-import tracemalloc
-from collections.abc import Callable, Iterator
+import shutil
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from ditcache_rl.errors import DitcacheError
-from ditcache_rl.inference import PolicyController, Target
-from ditcache_rl.policy import Policy, load_policy, load_schedules, save_policy, save_schedules
-from ditcache_rl.policy.schedule_file import _digest
-from ditcache_rl.schedules import Schedule
-from ditcache_rl.serve.arms import Arm, ArmRecord
-from ditcache_rl.serve.state import read_state, write_state
-from ditcache_rl.types import RunInfo
-from tests.kit.policies import FOUND
-
-#: What a stranger may write in the place of anything.
-HOSTILE: list[Any] = [None, True, -1, 0, 3, 10**9, 2**63, 1e18, -0.5, float("nan"), 10**400]
-HOSTILE += ["", "a\0b", "x" * 9999, [], [[]], {}, {"a": 1}, [1] * 2000, "C" * 28]
+from benchmarks.hostility.corpus import CORPUS
+from benchmarks.hostility.kinds import KINDS
+from benchmarks.hostility.watch import damaged, memory, outcome_of
+from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.files import parse_json, parse_tensors
+from ditcache_rl.schedules import CostModel, nominal_cost
 
 
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Name every container in a JSON value with each of its keys."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in list(inside):
-        yield value, key
-        if isinstance(item, dict | list):
-            yield from places(item)
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile") / "good"
+    KINDS["policy"].make(folder)
+    KINDS["policy"].use(folder)
+    return folder
 
 
-def mutated(value: Any, rng: random.Random) -> Any:
-    """Change, drop or double something in a JSON value."""
-    value = copy.deepcopy(value)
-    within, key = rng.choice(list(places(value)))
-    match rng.randrange(4):
-        case 0:
-            del within[key]
-        case 1 if isinstance(within, list):
-            within.append(within[key])
-        case _:
-            within[key] = rng.choice(HOSTILE)
-    return value
+def test_there_are_sixty_hostile_policies() -> None:
+    assert len(CORPUS) >= 60
 
 
-def used_policy(policy: Policy) -> None:
-    """Do with a policy what attaching it does."""
-    for steps, table in policy.tables.items():
-        run = RunInfo(steps, table.sigmas, 2, policy.manifest.sites)
-        for target in (Target(speedup=2.0), Target(min_psnr=9.0), Target(tradeoff=1.0)):
-            PolicyController(policy, target).reset(run)
+@pytest.mark.parametrize("name", CORPUS)
+def test_a_hostile_policy_is_refused_in_our_words_and_runs_nothing(
+    name: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a command would leave its file
+    folder = Path(shutil.copytree(good, tmp_path / "policy"))
+    CORPUS[name](folder)
+
+    came, said = outcome_of(lambda: KINDS["policy"].use(folder))
+
+    assert (came, said[:1]) != ("read", "")
+    assert came == "refused", said
+    assert not (tmp_path / "executed").exists()
 
 
-def a_signed_policy(path: Path) -> None:
-    used_policy(load_policy(path.parent))
+def test_whatever_a_stranger_changes_only_our_errors_come_of_it() -> None:
+    counts, found = damaged(1400, seed=0, seconds=60)
+
+    assert found == []
+    assert counts.total() > 700
+    assert counts["refused"] > counts.total() / 2
+    assert set(counts) == Counter(("refused", "read")).keys()
 
 
-def signed_schedules(path: Path) -> None:
-    raw = json.loads(path.read_text())
-    path.write_text(json.dumps(raw | {"sha256": _digest(raw)}))
-    for policy in load_schedules(path).values():
-        used_policy(policy)
+def test_what_is_executed_is_heard() -> None:
+    came, said = outcome_of(lambda: eval("1 + 1"))
+
+    assert came == "executed"
+    assert said.startswith(("compile", "exec"))
 
 
-def a_used_state(path: Path) -> None:
-    for records in read_state(path, min_psnr=35.0).values():
-        for record in records.values():
-            record.note_audit(33.0, 35.0)
-            record.chance_above(35.0, Arm(Schedule.from_text("CR"), 1.0, 36.0, 2.0, 2.0))
+def test_a_hostile_policy_takes_at_most_three_times_its_size() -> None:
+    taken = memory()
+
+    assert taken.keys() == CORPUS.keys()
+    assert {name: most for name, most in taken.items() if most > 3} == {}
 
 
-#: What reads and uses a file, and a good one.
-USES: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
-    "manifest.json": (
-        a_signed_policy,
-        lambda path: save_policy(FOUND["climb"], path.parent, card=""),
-    ),
-    "schedules.json": (signed_schedules, lambda path: save_schedules(FOUND, path)),
-    "bandit.json": (
-        a_used_state,
-        lambda path: write_state(path, {"4 steps #a": {"2": ArmRecord(0.1, 3, 40)}}, min_psnr=35.0),
-    ),
-}
+def test_lists_and_numbers_are_counted_before_they_are_made() -> None:
+    for text in ("[" + "[]," * 70_000 + "0]", "[" + "1," * 300_000 + "0]"):
+        with pytest.raises(ValueError, match="lists and objects and"):
+            parse_json(text)
+        with pytest.raises(ValueError, match="lists and objects and"):
+            parse_json(text.encode())
+    assert len(parse_json("[" + "[]," * 60_000 + "0]")) == 60_001
 
 
-@pytest.mark.parametrize("name", USES)
-def test_whatever_a_stranger_writes_only_our_errors_come_of_it(name: str, tmp_path: Path) -> None:
-    use, make = USES[name]
-    path = tmp_path / "made" / name
-    make(path)
-    good, rng, refused = json.loads(path.read_text()), random.Random(0), 0
-    use(path)
+@pytest.mark.parametrize("place", [0, 70_000, 199_999])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_an_infinite_number_is_found_wherever_it_lies(place: int, kind: torch.dtype) -> None:
+    tensor = torch.zeros(2, 100_000, dtype=kind)
+    tensor.view(-1)[place] = -torch.inf
 
-    tracemalloc.start()
-    for _ in range(200):
-        value = mutated(good, rng)
-        path.write_text(json.dumps(value))
-        try:
-            use(path)
-        except DitcacheError:
-            refused += 1
-        except Exception as error:
-            raise AssertionError(f"{type(error).__name__} of {value}") from error
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with pytest.raises(ArtifactError, match="x must be finite"):
+        parse_tensors(save({"x": tensor}), "file")
+    assert parse_tensors(save({"x": torch.tensor(torch.nan)}), "file")
 
-    assert refused > 100
-    assert peak_bytes < 8 << 20
+
+@pytest.mark.parametrize("value", [None, "", "1", [], {}, True])
+def test_a_profile_of_something_else_than_numbers_is_refused(value: object) -> None:
+    raw = json.loads(json.dumps(nominal_cost(4, 2).to_dict()))
+
+    with pytest.raises(ConfigError, match="cost model: expected numbers"):
+        CostModel.from_dict(raw | {"site_s": value})

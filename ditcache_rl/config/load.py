@@ -17,7 +17,7 @@ from ditcache_rl.config.settings import ALGORITHMS, EnvConfig, PipelineConfig
 from ditcache_rl.config.shipped import find_shipped
 from ditcache_rl.config.sizes import parse_bytes
 from ditcache_rl.errors import ArtifactError, ConfigError, closest
-from ditcache_rl.files import check_sane, read_bytes
+from ditcache_rl.files import check_sane, hints_of, read_bytes
 from ditcache_rl.types import MOST_COUNT, MOST_SEED, MOST_SITES, MOST_STEPS, Tier
 
 _MOST_BYTES = 1 << 18
@@ -65,7 +65,7 @@ def _build(kind: type[Any], table: Any, where: str, name: str) -> Any:
     for key in table:
         if key not in declared:
             raise ConfigError(f"{label} unknown key {key!r}.{closest(key, declared)}")
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     values = {}
     for key, spec in declared.items():
         if key in table:

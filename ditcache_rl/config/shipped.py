@@ -6,6 +6,7 @@ import tomllib
 from contextlib import suppress
 from pathlib import Path
 
+from ditcache_rl.config.hub import cached_ids, download_policy, is_hub_id
 from ditcache_rl.errors import ConfigError, closest
 from ditcache_rl.files import is_there
 
@@ -35,16 +36,41 @@ def shipped_policies() -> list[str]:
     return sorted(path.parent.name for path in _shipped("policies").glob("*/manifest.json"))
 
 
-def find_policy(source: str | Path | None = None) -> Path:
+def tested_versions() -> dict[str, str]:
+    """Return the versions of packages that every test has run with, by name."""
+    inside = _PACKAGE / "_shipped" / "constraints.txt"
+    file = inside if inside.is_file() else _PACKAGE.parent / "constraints.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    pairs = (line.partition(" #")[0].split("==") for line in lines if "==" in line)
+    return {name.strip(): version.strip() for name, version in pairs}
+
+
+def find_policy(source: str | Path | None = None, *, revision: str | None = None) -> Path:
     """Return a policy folder.
 
     Args:
-        source: A path, or the name of a shipped policy; None for `shapes-ppo`.
+        source: A folder that is there; or a name without a slash, of a shipped policy; or
+            "org/name", of the Hugging Face Hub. A `Path` is a folder always. None for `shapes-ppo`.
+        revision: Branch, tag or commit of the Hub; with it `source` is a Hub id.
 
     Raises:
-        ConfigError: If it is not there.
+        ConfigError: If it is not there; the message has the nearest name.
     """
-    return find_shipped("shapes-ppo" if source is None else source, "policies", "")
+    source = "shapes-ppo" if source is None else source
+    there = revision is None and source != "" and is_there(Path(source), folder=True)
+    if there or not is_hub_id(source):
+        if revision is not None:
+            raise ConfigError(
+                f"a revision is one of the Hub: expected 'org/name' beside it, received {source!r}"
+            )
+        return find_shipped(source, "policies", "")
+    try:
+        return download_policy(str(source), revision)
+    except ConfigError as error:
+        parent = Path(source).parent
+        beside = [str(path.parent) for path in parent.glob("*/manifest.json")]
+        hint = closest(str(source), [*beside, *shipped_policies(), *cached_ids()])
+        raise ConfigError(f"{error}; there is no folder of that name either.{hint}") from error
 
 
 def _shipped(kind: str) -> Path:
@@ -68,7 +94,8 @@ def find_shipped(source: str | Path, kind: str, suffix: str) -> Path:
         return path
     if source in names:
         return _shipped(kind) / f"{source}{suffix}"
+    known = "a path" if suffix else "a folder, the Hub's 'org/name'"
     raise ConfigError(
-        f"expected a path or one of the shipped {kind} ({', '.join(sorted(names)) or 'none'}), "
+        f"expected {known} or one of the shipped {kind} ({', '.join(sorted(names)) or 'none'}), "
         f"received {str(source)!r}.{closest(str(source), names)}"
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Never, ParamSpec, TypeVar
 
 from ditcache_rl.cache import Memory
-from ditcache_rl.config import find_policy
 from ditcache_rl.control import Controller
 from ditcache_rl.errors import ConfigError, as_written, closest
 from ditcache_rl.files import is_there
@@ -58,8 +57,8 @@ def attach(
 
     Args:
         pipe: A diffusers pipeline; used as it is, and left as it was.
-        policy: A policy folder, the name of a shipped one, a schedule file, a `Policy`, or a
-            controller.
+        policy: A policy folder, the name of a shipped one, the "org/name" of one on the Hugging
+            Face Hub, a schedule file, a `Policy`, or a controller.
         speedup: Target; 2.0 if no target is given. By the cost model that is stored in the policy.
         latency_s: Target: seconds per call at batch 1, by the cost model; nothing looks at a clock.
         deadline_s: Target: seconds per call, kept by the clock while the machine's speed changes:
@@ -199,8 +198,8 @@ def _check_kinds(unknown: Iterable[str], policy: object, **options: object) -> N
         if isinstance(policy, Mapping):  # what `load_schedules` returns
             received += f"; take one of its policies, {', '.join(map(repr, policy)) or 'none'}"
         raise ConfigError(
-            "policy must be a policy folder, the name of a shipped one, a schedule file, a Policy "
-            f"or a controller as EveryK(2), received {received}"
+            "policy must be a policy folder, the name of a shipped one, the Hub's 'org/name', a "
+            f"schedule file, a Policy or a controller as EveryK(2), received {received}"
         )
     for name, (fits, shape) in _OPTIONS.items():
         if not fits(options[name]):
@@ -246,7 +245,7 @@ _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 def open_policy(source: str | Path) -> Policy:
-    """Open a policy folder, a shipped policy by its name, or the best schedules of a file.
+    """Open what `load_policy` opens, or the best schedules of a file.
 
     Raises:
         ArtifactError: If it is damaged.
@@ -254,7 +253,7 @@ def open_policy(source: str | Path) -> Policy:
     """
     if is_there(Path(source)):
         return Policy.best_of(load_schedules(Path(source)).values())
-    return load_policy(find_policy(source))
+    return load_policy(source)
 
 
 def _called_like(

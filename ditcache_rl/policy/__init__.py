@@ -1,7 +1,9 @@
-"""Policies: what was learned, its folder, and schedule files."""
+"""Policies: what was learned, its folder, its card and its place on the Hub, and schedule files."""
 
-from ditcache_rl.policy.folder import load_policy, save_policy
-from ditcache_rl.policy.policy import Manifest, NetworkUse, Policy
+from ditcache_rl.policy.folder import load_policy
+from ditcache_rl.policy.manifest import Manifest, NetworkUse
+from ditcache_rl.policy.policy import Policy
+from ditcache_rl.policy.save import save_policy
 from ditcache_rl.policy.schedule_file import load_schedules, save_schedules
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Read, check and write a policy folder.
+"""Read and check a policy folder.
 
 A policy is data: `manifest.json`, `controller.safetensors`, `metrics.json` and a `README.md`, and
 `pacer.safetensors` where it keeps deadlines.
@@ -9,94 +9,47 @@ The digest of the tensors catches accidents, not attackers: both files lie in on
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.numpy import save as save_arrays
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ditcache_rl.config import find_policy
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import parse_tensors, read_bytes, read_json, write_json
-from ditcache_rl.policy.policy import Manifest, Policy, read_fields, read_manifest
+from ditcache_rl.files import parse_tensors, read_bytes, read_json
+from ditcache_rl.policy.manifest import Manifest, read_fields, read_manifest
+from ditcache_rl.policy.policy import Policy
+from ditcache_rl.policy.save import MANIFEST, METRICS, PACER, SCHEMA_VERSION, TENSORS, TYPES
 from ditcache_rl.schedules import ScheduleTable
 from ditcache_rl.schedules.patterns import pattern_numbers
 from ditcache_rl.types import MOST_STEPS
 from ditcache_rl.world import Pacer, Pacing
 
-SCHEMA_VERSION = 6
-MANIFEST, TENSORS, PACER, METRICS, CARD = (
-    "manifest.json",
-    "controller.safetensors",
-    "pacer.safetensors",
-    "metrics.json",
-    "README.md",
-)
 _MOST_TENSOR_BYTES = 1 << 24
-#: Types of the arrays of a table; those that hold nan where nothing is known.
-_TYPES = {
-    "sigmas": torch.float64,
-    "modes": torch.int8,
-    "coefficients": torch.float32,
-    "quality": torch.float32,
-    "floors": torch.float32,
-    "tiers": torch.int8,
-    "reached": torch.float32,
-    "expected": torch.float32,
-    "slopes": torch.float32,
-}
 _MAY_LACK = ("coefficients", "quality", "floors", "reached", "expected", "slopes")
 #: Arrays that are there only where a schedule has them.
 _OPTIONAL = ("tiers", "reached", "expected", "slopes")
 
 
-def save_policy(policy: Policy, folder: Path, *, card: str) -> None:
-    """Write a policy folder that does not exist yet."""
-    folder.mkdir(parents=True)
-    tensors = {}
-    if policy.network is not None:
-        state = policy.network.state_dict()
-        tensors = {f"network.{name}": v.detach().contiguous() for name, v in state.items()}
-    for kind, tables in (("table", policy.tables), ("safe", policy.safe)):
-        for steps, table in tables.items():
-            for name, values in table.to_arrays().items():
-                # Copies: tables may share their noise levels, the tensors of a file may not.
-                copied = torch.tensor(values, dtype=_TYPES[name])
-                tensors[f"{kind}.{steps}.{name}"] = copied.contiguous()
-    data = save_tensors(tensors)
-    facts: dict[str, Any] = {
-        "steps": policy.steps,
-        "safe_steps": list(policy.safe),
-        "tensors_sha256": hashlib.sha256(data).hexdigest(),
-        "schema_version": SCHEMA_VERSION,
-    }
-    (folder / TENSORS).write_bytes(data)
-    facts["pacer"] = None
-    if policy.pacer is not None:
-        data = save_arrays(
-            {name: np.ascontiguousarray(one) for name, one in policy.pacer.to_arrays().items()}
-        )
-        (folder / PACER).write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        facts["pacer"] = policy.pacer.to_dict() | {"tensors_sha256": digest}
-    write_json(folder / METRICS, policy.metrics)
-    (folder / CARD).write_text(card, encoding="utf-8")
-    write_json(folder / MANIFEST, asdict(policy.manifest) | facts)
+def load_policy(source: str | Path, *, revision: str | None = None) -> Policy:
+    """Open a policy: a folder, a shipped one by its name, or one of the Hugging Face Hub.
 
-
-def load_policy(folder: Path) -> Policy:
-    """Open a policy folder.
+    Args:
+        source: A folder that is there; or a name without a slash, of a shipped policy; or
+            "org/name", which is downloaded from the Hub, or taken from its cache where the Hub is
+            out of reach. A `Path` is a folder always.
+        revision: Branch, tag or commit of the Hub; with it `source` is a Hub id.
 
     Raises:
         ArtifactError: If a file is missing, altered, too large, of another version, or holds what
             it should not; the message names file and field.
+        ConfigError: If there is no such policy; the message has the nearest name.
     """
+    folder = find_policy(source, revision=revision)
     path, where = folder / MANIFEST, folder / TENSORS
     raw = read_json(path)
     version = raw.pop("schema_version", None)
@@ -166,7 +119,7 @@ def _table(tensors: dict[str, Tensor], name: str, manifest: Manifest, path: Path
     """Take a table's tensors out of a file's."""
     arrays = {
         part: _take(tensors, f"{name}.{part}", kind, path, may_lack=part in _MAY_LACK).numpy()
-        for part, kind in _TYPES.items()
+        for part, kind in TYPES.items()
         if part not in _OPTIONAL or f"{name}.{part}" in tensors
     }
     try:

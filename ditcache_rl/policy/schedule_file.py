@@ -18,7 +18,8 @@ import numpy as np
 
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import read_json, write_json
-from ditcache_rl.policy.policy import Manifest, Policy, read_fields, read_manifest
+from ditcache_rl.policy.manifest import Manifest, read_fields, read_manifest
+from ditcache_rl.policy.policy import Policy
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
 from ditcache_rl.schedules.schedule import tiers_from_text, tiers_text
 from ditcache_rl.schedules.table import check_levels

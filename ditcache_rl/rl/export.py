@@ -18,7 +18,7 @@ from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, scheduler_identity
 from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
-from ditcache_rl.rl.card import write_card
+from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of, used_at
 from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place

@@ -22,8 +22,8 @@ from ditcache_rl.files import replacing_folder
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import save_policy
+from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.agents import check_agent
-from ditcache_rl.rl.card import write_card
 from ditcache_rl.rl.compare import compare
 from ditcache_rl.rl.export import policy_of
 from ditcache_rl.rl.gaps import check_gaps

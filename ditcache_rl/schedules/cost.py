@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ditcache_rl.errors import BudgetError, ConfigError, ShapeError, as_written, closest
+from ditcache_rl.files import fits
 from ditcache_rl.types import Floats, Mode, Modes
 
 #: Slack of sums and products of floats: no time that a clock could see, no share of a site.
@@ -164,7 +165,7 @@ class CostModel:
         """Invert `to_dict`.
 
         Raises:
-            ConfigError: If a field is unknown, missing, or out of range.
+            ConfigError: If a field is unknown, missing, no number, or out of range.
         """
         known = [field.name for field in fields(cls)]
         values = {"resume_s": 0.0} | dict(values)
@@ -177,6 +178,8 @@ class CostModel:
                 f"cost model: expected {', '.join(known)}; {', '.join(missing)} missing; "
                 "profile the pipeline again"
             )
+        if not fits(values, dict[str, float]):
+            raise ConfigError(f"cost model: expected numbers, received {values!r:.200}")
         return cls(
             fixed_s=float(values["fixed_s"]),
             step_s=float(values["step_s"]),

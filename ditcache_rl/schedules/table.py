@@ -168,6 +168,7 @@ class ScheduleTable(Mapping[int, Scored]):
         }
 
     @classmethod
+    @np.errstate(invalid="ignore")  # a nan of a stranger may be one that signals
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> ScheduleTable:
         """Read what `to_arrays` writes.
 

@@ -66,6 +66,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ("--schedules", "--onnx", "--to", "--out", "--speedup", "(default: shapes-ppo)"),
         ),
         (["list"], ("envs", "policies", "pipelines")),
+        (["doctor"], ("--dir", "--json")),
     ],
 )
 def test_help_names_every_option_and_default(

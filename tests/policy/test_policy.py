@@ -6,7 +6,7 @@ import pytest
 
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.policy import Manifest, NetworkUse, Policy
-from ditcache_rl.policy.policy import read_manifest
+from ditcache_rl.policy.manifest import read_manifest
 from ditcache_rl.schedules import Objective, nominal_cost
 from ditcache_rl.types import Tier
 from tests.kit.policies import FOUND, MANIFEST, same_table, table_of

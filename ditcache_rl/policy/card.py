@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ditcache_rl.policy import Policy
+from ditcache_rl.policy.manifest import PolicyParts
 from ditcache_rl.schedules import Scored
 
 
-def write_card(policy: Policy) -> str:
-    """Describe a policy in Markdown: what it is for, how it was made, what it gains."""
+def write_card(policy: PolicyParts, *, source: str = "PATH/OF/THIS/FOLDER") -> str:
+    """Describe a policy in Markdown: what it is for, how it was made, what it gains.
+
+    Args:
+        policy: A policy.
+        source: What `cached` is given to use it.
+    """
     manifest = policy.manifest
     first = policy.steps[0]
     cost = policy.cost
@@ -33,7 +38,7 @@ Static schedules for every budget at {counts} steps{online}. For
 ```python
 import ditcache_rl as dc
 
-with dc.cached(pipe, "PATH/OF/THIS/FOLDER", speedup=2.0) as run:
+with dc.cached(pipe, "{source}", speedup=2.0) as run:
     image = pipe("...", num_inference_steps={first}).images[0]
 ```
 
@@ -61,12 +66,12 @@ def _told(one: Scored) -> str:
     return "unknown" if one.expectation is None else f"± {one.expectation.error_db:.1f} dB"
 
 
-def _network(policy: Policy) -> str:
+def _network(policy: PolicyParts) -> str:
     """Say what the network gains over the schedules, if there is one."""
     if policy.network is None:
         return ""
-    lines = []
-    for line in policy.metrics["select"]:
+    lines, select = [], policy.metrics.get("select", [])
+    for line in select:
         low, high = line["ci95"]
         static, network = line["static_psnr_db"], line["network_psnr_db"]
         lines.append(
@@ -78,7 +83,7 @@ def _network(policy: Policy) -> str:
     table = "\n".join(lines)
     priced = policy.manifest.network is not None and policy.manifest.network.memory
     unit = "return" if priced else "dB under a budget, return under a tradeoff"
-    n = policy.metrics["select"][0]["n"] if policy.metrics["select"] else 0
+    n = select[0]["n"] if select else 0
     first = policy.steps[0]
     return f"""## Network against static schedule
 
@@ -93,7 +98,7 @@ The network is used where the interval lies above zero, otherwise the schedule.
 """
 
 
-def _tiers(policy: Policy) -> str:
+def _tiers(policy: PolicyParts) -> str:
     """Say who places entries and what that earns, where memory is priced."""
     standings = policy.metrics.get("tiers", [])
     if not standings:
@@ -124,7 +129,7 @@ significantly better. The last column is over the best tier, paired, with its 95
 """
 
 
-def _deadlines(policy: Policy) -> str:
+def _deadlines(policy: PolicyParts) -> str:
     """Say who keeps deadlines, and how all contenders fared."""
     pacer, facts = policy.pacer, policy.metrics.get("deadlines")
     if pacer is None or facts is None:

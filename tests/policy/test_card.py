@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from ditcache_rl.config import find_policy
 from ditcache_rl.policy import load_policy
-from ditcache_rl.rl.card import write_card
+from ditcache_rl.policy.card import write_card
 from ditcache_rl.schedules import Expectation
 
 

@@ -1,0 +1,1 @@
+"""Files of strangers: hostile ones, and good ones changed at random, read under watch."""

@@ -1,0 +1,79 @@
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ditcache_rl.cli import doctor, main
+from ditcache_rl.config import shipped as layout
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_sound_installation_has_no_fault(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status = main(["doctor", "--dir", str(tmp_path), "--json", str(tmp_path / "found.json")])
+
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())["findings"]
+    assert status == 0, out
+    assert "everything that is needed is there" in out
+    assert {one["part"] for one in found} == {"machine", "software", "extras", "policies"}
+    assert {one["state"] for one in found} <= {"ok", "note"}
+    named = {one["name"]: one for one in found}
+    assert named["torch"]["found"].startswith(metadata.version("torch"))
+    assert "network + deadlines" in named["shapes-ppo"]["found"]
+    assert "MB/s" in named[f"disk of {tmp_path}"]["found"]
+    assert all(one["name"] in out for one in found if len(one["name"]) < 30)
+
+
+def test_what_is_needed_and_missing_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "safetensors":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+
+    found = {one.name: one for one in doctor.examine(tmp_path)}
+
+    assert found["safetensors"].state == "fault"
+    assert found["safetensors"].advice.startswith("pip install 'safetensors")
+    assert not {"GPU", "shapes-ppo"} & found.keys(), "what follows would import it"
+
+
+def test_other_versions_missing_extras_and_damaged_policies_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "torchao":
+            raise metadata.PackageNotFoundError(name)
+        return "0.0.1" if name == "diffusers" else real(name)
+
+    (tmp_path / "_shipped" / "policies" / "broken").mkdir(parents=True)
+    (tmp_path / "_shipped" / "policies" / "broken" / "manifest.json").write_text("{")
+    (tmp_path / "_shipped" / "constraints.txt").write_text("# of tests\ndiffusers==0.42.1\n")
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(layout, "_PACKAGE", tmp_path)
+
+    found = {one.name: one for one in doctor.examine(tmp_path / "nowhere")}
+
+    assert found["diffusers"].found == "0.0.1, tested with 0.42.1"
+    assert found["diffusers"].state == "note"
+    assert found["quantize"].advice == "pip install 'ditcache-rl[quantize]'"
+    assert found["broken"].state == "fault"
+    assert found[f"disk of {tmp_path / 'nowhere'}"].state == "note"
+
+
+def test_tested_versions_are_those_of_the_constraints() -> None:
+    known = layout.tested_versions()
+
+    assert f"torch=={known['torch']}" in (ROOT / "constraints.txt").read_text()
+    assert all(version[0].isdigit() for version in known.values())
