@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
     """What one call of a pipeline made, and what it took."""
 
     images: Tensor
-    """(cases, 3, H, W) float32 in [0, 1], on the CPU."""
+    """(cases, 3, H, W) float32 in [0, 1], on the CPU; frames of a video lie below each other."""
     log: RequestLog | None
     """What was done at every step; None without a controller."""
     seconds: float
@@ -78,13 +78,13 @@ def draw(
         synchronize()
         started = time.perf_counter()
         try:
-            images: Tensor = pipe(
+            images = called(
+                pipe,
                 [case.prompt for case in cases],
                 generator=generators,
                 num_inference_steps=steps,
-                output_type="pt",
-                **call,
-            ).images
+                call=call,
+            )
         except (TypeError, ValueError, OverflowError) as error:
             if controller is None or logs:  # it denoised, so the arguments are not to blame
                 raise
@@ -95,3 +95,23 @@ def draw(
         synchronize()
         seconds = time.perf_counter() - started
     return Drawn(images.float().cpu(), logs[0] if logs else None, seconds)
+
+
+def called(pipe: Any, prompt: str | list[str], *, call: Mapping[str, Any], **own: Any) -> Tensor:
+    """Call a pipeline, and return its images: (B, 3, H, W), or (B, 3, frames * H, W) of a video.
+
+    Args:
+        pipe: Used as it is.
+        prompt: One, or one per image.
+        call: Arguments of the environment; a prompt that all images shall avoid is said to each.
+        own: Arguments of whoever draws.
+    """
+    avoided = call.get("negative_prompt")
+    if isinstance(prompt, list) and isinstance(avoided, str):
+        call = {**call, "negative_prompt": [avoided] * len(prompt)}
+    output = pipe(prompt, output_type="pt", **own, **call)
+    if hasattr(output, "images"):
+        images: Tensor = output.images
+        return images
+    frames: Tensor = output.frames
+    return frames.transpose(1, 2).flatten(2, 3)
