@@ -278,7 +278,8 @@ class _Stages:
         """Begin a stage; the one before counts as done."""
         self._done += _STAGES.get(self._stage, 0.0)
         self._stage = stage
-        self.tick(0.0, "")
+        self._bar.reach(self._done)
+        self._bar.stage(stage)
 
     def tick(self, share: float, note: str) -> None:
         """Move within the stage."""

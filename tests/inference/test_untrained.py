@@ -56,13 +56,13 @@ def test_the_rule_keeps_a_budget_of_sites_exactly(tiny_pipe: Any) -> None:
     ],
 )
 def test_what_only_a_policy_knows_is_refused_with_the_way_to_one(
-    target: dict[str, float], received: str, tiny_pipe: Any
+    target: dict[str, Any], received: str, tiny_pipe: Any
 ) -> None:
     with pytest.raises(ConfigError, match=f"received {received}; train a policy .* init PIPELINE"):
         dc.attach(tiny_pipe, "newton", **target)
 
 
 @pytest.mark.parametrize("target", [{"speedup": 0.5}, {"budget": 0.0}, {"budget": 1.5}])
-def test_a_target_that_is_none_is_refused(target: dict[str, float], tiny_pipe: Any) -> None:
+def test_a_target_that_is_none_is_refused(target: dict[str, Any], tiny_pipe: Any) -> None:
     with pytest.raises(ConfigError, match="must"):
         dc.attach(tiny_pipe, "newton", **target)
