@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.errors import ConfigError, as_written
+from ditcache_rl.errors import ConfigError, UnsupportedModelError, as_written
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.machine import synchronize
 
@@ -105,6 +105,9 @@ def called(pipe: Any, prompt: str | list[str], *, call: Mapping[str, Any], **own
         prompt: One, or one per image.
         call: Arguments of the environment; a prompt that all images shall avoid is said to each.
         own: Arguments of whoever draws.
+
+    Raises:
+        UnsupportedModelError: If what it makes is neither.
     """
     avoided = call.get("negative_prompt")
     if isinstance(prompt, list) and isinstance(avoided, str):
@@ -113,5 +116,10 @@ def called(pipe: Any, prompt: str | list[str], *, call: Mapping[str, Any], **own
     if hasattr(output, "images"):
         images: Tensor = output.images
         return images
+    if not hasattr(output, "frames"):
+        raise UnsupportedModelError(
+            f"expected a pipeline that draws images or videos, received {type(pipe).__name__}, "
+            f"which returns {', '.join(output)}"
+        )
     frames: Tensor = output.frames
     return frames.transpose(1, 2).flatten(2, 3)

@@ -1,14 +1,19 @@
 """A pipeline that nobody has seen becomes an environment, without its weights."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.zoo.pipelines import PIPELINES, build
 from ditcache_rl.cli import main
 from ditcache_rl.config import general_prompts, load_env
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.pipelines import open_configured
 from ditcache_rl.pipelines.look import look_at
+from tests.benchmarks.test_zoo import third
 from tests.kit.unet import CALL, save_unet_pipe
 
 
@@ -71,6 +76,28 @@ def test_the_embedded_pipeline_is_seen_like_any_other() -> None:
         "transformer.transformer_blocks": 3,
         "transformer.single_transformer_blocks": 6,
     }
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers deprecates arguments of its own pipelines
+@pytest.mark.parametrize("name", third(name for name in PIPELINES if "(" not in name))
+def test_a_pipeline_is_seen_without_any_weights(name: str, tmp_path: Path) -> None:
+    pipe = build(name)
+    for part, component in pipe.components.items():
+        if hasattr(component, "save_config"):
+            component.save_config(tmp_path / part)
+    pipe.save_config(tmp_path)
+
+    if "prompt" not in inspect.signature(type(pipe).__call__).parameters:
+        with pytest.raises(ConfigError, match="called with a prompt and a number of steps"):
+            look_at(str(tmp_path))
+        return
+    seen = look_at(str(tmp_path))
+
+    denoisers = denoisers_of(pipe)
+    assert dict(seen.denoisers) == {part: type(one).__name__ for part, one in denoisers.items()}
+    assert seen.parameters == sum(p.numel() for one in denoisers.values() for p in one.parameters())
+    assert seen.pipeline == type(pipe).__name__
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
