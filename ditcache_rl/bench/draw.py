@@ -109,10 +109,14 @@ def called(pipe: Any, prompt: str | list[str], *, call: Mapping[str, Any], **own
     Raises:
         UnsupportedModelError: If what it makes is neither.
     """
-    avoided = call.get("negative_prompt")
-    if isinstance(prompt, list) and isinstance(avoided, str):
-        call = {**call, "negative_prompt": [avoided] * len(prompt)}
-    output = pipe(prompt, output_type="pt", **own, **call)
+    avoided = {
+        name: [value] * len(prompt)
+        for name, value in call.items()
+        if name.startswith("negative_prompt")
+        and isinstance(value, str)
+        and isinstance(prompt, list)
+    }
+    output = pipe(prompt, output_type="pt", **own, **{**call, **avoided})
     if hasattr(output, "images"):
         images: Tensor = output.images
         return images
