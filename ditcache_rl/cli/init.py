@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from argparse import ArgumentParser, Namespace
@@ -99,7 +100,7 @@ def _lines(seen: PipelineFacts, steps: int | None) -> list[str]:
         False: "pipelines of this class fail some check; see `ditcache-rl list pipelines`",
         None: "no pipeline of this class was examined; it is looked at when it runs",
     }
-    drawn = ", ".join(f"{name} = {value!r}" for name, value in seen.call.items())
+    drawn = ", ".join(f"{name} = {json.dumps(value)}" for name, value in seen.call.items())
     return [
         f"{seen.pipeline}: {', '.join(seen.denoisers.values())} of {_millions(seen.parameters)} "
         f"parameters, sampler {seen.scheduler}",
