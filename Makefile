@@ -9,7 +9,7 @@ READY := .venv/.ready
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check format bench
+.PHONY: help setup train eval test check format bench docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ check: setup ## Check format, lint, types, layers and spelling
 format: setup ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+docs: setup ## Build the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/start.html"
 
 bench: setup ## Run every benchmark into runs/bench/; QUICK=0 for the full runs
 	@mkdir -p runs/bench

@@ -160,6 +160,10 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         return None
 
+    def stage(self, name: str) -> None:
+        """Tell that a part of the work begins."""
+        self.say(name)
+
     def say(self, text: str) -> None:
         """Tell what is being done."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller
-from ditcache_rl.errors import ConfigError, as_written
+from ditcache_rl.errors import ConfigError, UnsupportedModelError, as_written
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.machine import synchronize
 
@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
     """What one call of a pipeline made, and what it took."""
 
     images: Tensor
-    """(cases, 3, H, W) float32 in [0, 1], on the CPU."""
+    """(cases, 3, H, W) float32 in [0, 1], on the CPU; frames of a video lie below each other."""
     log: RequestLog | None
     """What was done at every step; None without a controller."""
     seconds: float
@@ -74,23 +74,17 @@ def draw(
             blocks=blocks,
             on_finish=logs.append,
         )
-    # What is said once is said of every row: some pipelines take as many of these as prompts.
-    negative = {
-        name: [value] * len(cases)
-        for name, value in call.items()
-        if name.startswith("negative_prompt") and isinstance(value, str)
-    }
     with attached:
         synchronize()
         started = time.perf_counter()
         try:
-            images: Tensor = pipe(
+            images = called(
+                pipe,
                 [case.prompt for case in cases],
                 generator=generators,
                 num_inference_steps=steps,
-                output_type="pt",
-                **{**call, **negative},
-            ).images
+                call=call,
+            )
         except (TypeError, ValueError, OverflowError) as error:
             if controller is None or logs:  # it denoised, so the arguments are not to blame
                 raise
@@ -101,3 +95,35 @@ def draw(
         synchronize()
         seconds = time.perf_counter() - started
     return Drawn(images.float().cpu(), logs[0] if logs else None, seconds)
+
+
+def called(pipe: Any, prompt: str | list[str], *, call: Mapping[str, Any], **own: Any) -> Tensor:
+    """Call a pipeline, and return its images: (B, 3, H, W), or (B, 3, frames * H, W) of a video.
+
+    Args:
+        pipe: Used as it is.
+        prompt: One, or one per image.
+        call: Arguments of the environment; a prompt that all images shall avoid is said to each.
+        own: Arguments of whoever draws.
+
+    Raises:
+        UnsupportedModelError: If what it makes is neither.
+    """
+    avoided = {
+        name: [value] * len(prompt)
+        for name, value in call.items()
+        if name.startswith("negative_prompt")
+        and isinstance(value, str)
+        and isinstance(prompt, list)
+    }
+    output = pipe(prompt, output_type="pt", **own, **{**call, **avoided})
+    if hasattr(output, "images"):
+        images: Tensor = output.images
+        return images
+    if not hasattr(output, "frames"):
+        raise UnsupportedModelError(
+            f"expected a pipeline that draws images or videos, received {type(pipe).__name__}, "
+            f"which returns {', '.join(output)}"
+        )
+    frames: Tensor = output.frames
+    return frames.transpose(1, 2).flatten(2, 3)

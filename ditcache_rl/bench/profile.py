@@ -17,6 +17,10 @@ from ditcache_rl.files import read_json, write_json
 from ditcache_rl.schedules import CostModel, Schedule, fit_cost
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
+#: Rounds through all schedules, and those with the one that warms up.
+_REPEATS = 12
+PROFILE_ROUNDS = _REPEATS + 1
+
 
 def measure_profile(
     pipe: Any,
@@ -26,7 +30,7 @@ def measure_profile(
     prompt: str,
     call: Mapping[str, Any],
     blocks: str | None = None,
-    repeats: int = 12,
+    repeats: int = _REPEATS,
     on_run: Callable[[float], None] | None = None,
 ) -> CostModel:
     """Fit the cost model to calls of the pipeline under a few very different schedules.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ditcache_rl.cli.options import RUNS, add_env, add_out, add_steps, run_folder
+from ditcache_rl.cli.options import RUNS, add_display, add_env, add_out, add_steps, run_folder
 from ditcache_rl.config import load_env
 
 HELP = "measure and grade the sensitivity of every site"
@@ -30,6 +30,7 @@ def add_options(parser: ArgumentParser) -> None:
         help="train prompts for the ground truth, an image per site and step each",
     )
     add_out(parser, "folder of map and picture", "runs/analyze/ENV/TIME")
+    add_display(parser)
 
 
 def run(options: Namespace) -> int:
@@ -39,7 +40,7 @@ def run(options: Namespace) -> int:
 
     from rich.console import Console
 
-    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.progress import shown_progress
     from ditcache_rl.cli.tables import agreement, render_map
     from ditcache_rl.evaluate import plot_sensitivity
     from ditcache_rl.files import check_writable
@@ -58,7 +59,7 @@ def run(options: Namespace) -> int:
         images=options.images,
         probes=options.probes,
     )
-    found = analyze(config, settings, progress=Bar("analyze"))
+    found = analyze(config, settings, progress=shown_progress("analyze", options))
     table, picture = out / "sensitivity.json", out / "sensitivity.png"
     save_map(found, table)
     plot_sensitivity(found, picture)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ditcache_rl.cli.options import RUNS, add_out, add_steps, command_line, run_folder
+from ditcache_rl.cli.options import (
+    RUNS,
+    add_display,
+    add_out,
+    add_steps,
+    command_line,
+    run_folder,
+)
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.files import is_there
 
@@ -35,6 +42,7 @@ def add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, help="write all results to this file")
     add_out(parser, "folder of report, plot and picture grid", "runs/eval/TIME")
+    add_display(parser)
 
 
 def run(options: Namespace) -> int:
@@ -46,7 +54,7 @@ def run(options: Namespace) -> int:
 
     from rich.console import Console
 
-    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.progress import shown_progress
     from ditcache_rl.evaluate import (
         build_report,
         plot_frontier,
@@ -68,7 +76,7 @@ def run(options: Namespace) -> int:
         prompts=options.prompts,
         steps=options.steps,
         deadlines=options.deadline_s or (),
-        progress=Bar("eval"),
+        progress=shown_progress("eval", options),
     )
     command = command_line("eval", *options.typed)
     report = build_report(results, env=config.id, command=command)

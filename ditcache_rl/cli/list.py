@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from ditcache_rl.config import load_env, shipped_envs, shipped_policies
+from ditcache_rl.config import load_env, shipped_envs, shipped_policies, shipped_starters
 
 HELP = "name what is shipped"
 
@@ -19,7 +19,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Print names, or the table of the pipelines that were examined."""
     if options.what == "envs":
-        for name in shipped_envs():
+        for name in [*shipped_envs(), *shipped_starters()]:
             print(f"{name:<20} {load_env(name).id}")
     elif options.what == "policies":
         for name in shipped_policies():

@@ -59,6 +59,15 @@ def add_resume(parser: ArgumentParser) -> None:
     )
 
 
+def add_display(parser: ArgumentParser) -> None:
+    """Declare how the command shows that it works."""
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--quiet", action="store_true", help="show results and errors alone")
+    shown.add_argument(
+        "--log-json", action="store_true", help="write progress to stderr as a JSON object a line"
+    )
+
+
 def command_line(command: str, *typed: str) -> str:
     """Write a command as it can be typed here: as a script where one runs, else by its name."""
     script = Path(sys.argv[0]).with_name(f"{command}.py")

@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ditcache_rl.cli.options import add_display
 from ditcache_rl.config import check_within
 
 HELP = "record how busy this machine is"
@@ -24,6 +25,7 @@ def add_options(parser: ArgumentParser) -> None:
         help="file that a [world] may name among its loads; *.safetensors",
     )
     parser.add_argument("--duty", type=float, default=0.1, help="share of the time that is worked")
+    add_display(parser)
 
 
 def run(options: Namespace) -> int:
@@ -33,14 +35,14 @@ def run(options: Namespace) -> int:
 
     import numpy as np
 
-    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.progress import shown_progress
     from ditcache_rl.files import check_writable
     from ditcache_rl.world.recorder import record_load
     from ditcache_rl.world.recording import Recording
 
     check_writable(options.out)
     seconds, found, status = 60 * options.minutes, Recording.of(np.ones(0), 1.0), 0
-    with Bar("record-load") as bar:
+    with shown_progress("record-load", options) as bar:
         bar.expect(seconds)
 
         def hear(passed: float, recording: Recording) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ditcache_rl.cli.options import (
     RUNS,
+    add_display,
     add_env,
     add_out,
     add_resume,
@@ -48,6 +49,7 @@ def add_options(parser: ArgumentParser) -> None:
     add_seed(parser, "the search")
     add_out(parser, "schedule file", "runs/search/ENV/TIME/schedules.json")
     add_resume(parser)
+    add_display(parser)
 
 
 def run(options: Namespace) -> int:
@@ -60,7 +62,7 @@ def run(options: Namespace) -> int:
 
     from rich.console import Console
 
-    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.progress import shown_progress
     from ditcache_rl.cli.tables import render_schedules
     from ditcache_rl.files import check_writable
     from ditcache_rl.machine import require
@@ -85,7 +87,7 @@ def run(options: Namespace) -> int:
     if "nsga2" in settings.methods:
         require("train", "pymoo")
     try:
-        out = search_schedules(config, settings, progress=Bar("search"))
+        out = search_schedules(config, settings, progress=shown_progress("search", options))
     except KeyboardInterrupt:
         resume = [] if options.resume == str(folder) else ["--resume", str(folder)]
         again = command_line("search", *options.typed, *resume)

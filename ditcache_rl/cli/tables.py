@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
@@ -11,6 +12,9 @@ from ditcache_rl.pipelines.supported import supported_pipelines
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import Scored
 from ditcache_rl.sensitivity import Grade, SensitivityMap, rank_correlation
+
+if TYPE_CHECKING:  # what learns need not be installed
+    from ditcache_rl.rl.estimate import TrainEstimate
 
 
 def render_schedules(found: Mapping[str, Policy]) -> Table:
@@ -57,6 +61,40 @@ def agreement(found: SensitivityMap) -> str:
         f"{a} with {b} {rank_correlation(found.measures[a], found.measures[b]):.2f}"
         for a, b in pairs
     )
+
+
+def render_policy(policy: Policy) -> Table:
+    """Lay a trained policy out for the terminal: a line per budget, with what it promises."""
+    steps, cost = policy.steps[0], policy.cost
+    used = policy.manifest.network.adaptive.get(str(steps), []) if policy.manifest.network else []
+    table = Table(title=f"{policy.manifest.env_id}: what was learned, at {steps} steps")
+    for title in ("computed", "speed-up here", "PSNR, searched", "95 % reach", "decides"):
+        table.add_column(title, justify="right")
+    safe: Mapping[int, Scored] = policy.safe.get(steps, {})
+    for computes, one in safe.items():
+        if np.isfinite(one.floor_psnr_db) and computes < cost.site_steps:
+            table.add_row(
+                f"{computes / cost.site_steps:.0%}",
+                f"{cost.reference_s / cost.with_computes(computes):.2f}x",
+                f"{one.psnr_db:.1f} dB",
+                f"{one.floor_psnr_db:.1f} dB",
+                "network" if computes in used else "schedule",
+            )
+    return table
+
+
+def render_estimate(found: TrainEstimate) -> Table:
+    """Lay out what a training would take: a line per stage."""
+    table = Table()
+    hours = "GPU-hours" if found.on_gpu else "hours"
+    for title in ("stage", "images", "minutes", hours):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    for stage in (*found.stages, found.total):
+        minutes, spent = stage.seconds / 60, stage.seconds / 3600
+        end = stage is found.stages[-1]
+        line = (stage.name, f"{stage.images}", f"{minutes:.1f}", f"{spent:.2f}")
+        table.add_row(*line, end_section=end)
+    return table
 
 
 def render_pipelines() -> Table:

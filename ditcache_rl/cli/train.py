@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
 
 from ditcache_rl.cli.options import (
     RUNS,
+    add_display,
     add_env,
     add_out,
     add_resume,
@@ -32,6 +34,12 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing policy")
     add_resume(parser)
     parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="time a few calls, print what training would take here, and train nothing",
+    )
+    add_display(parser)
+    parser.add_argument(
         "--retarget",
         metavar="POLICY",
         help="keep the schedules of a policy and recalibrate it for this environment's weights",
@@ -49,11 +57,21 @@ def run(options: Namespace) -> int:
 
     from rich.console import Console
 
-    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.cli.progress import shown_progress
+    from ditcache_rl.cli.tables import render_estimate, render_policy
     from ditcache_rl.files import check_writable
+    from ditcache_rl.policy import load_policy
+    from ditcache_rl.rl.estimate import estimate
     from ditcache_rl.rl.retarget import retarget_folder
     from ditcache_rl.rl.train import TrainOptions, train
 
+    bar = shown_progress("train", options)
+    if options.estimate:
+        found = estimate(config, progress=bar)
+        print(found.headline)
+        Console().print(render_estimate(found))
+        print(*found.advice(), sep="\n")
+        return 0
     out = options.out or folder / "policy"
     command = command_line("train", *options.typed)
     settings = TrainOptions(folder, out, options.force, options.seed, command)
@@ -63,23 +81,20 @@ def run(options: Namespace) -> int:
         retarget_folder(old, out, config, force=options.force)
         print(f"policy: {out}\n{_measuring(out, options)}")
         return 0
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        # Neither wrapped nor styled: the commands in it are there to be copied.
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-    say(f"run folder {folder}; curves: tensorboard --logdir {folder}")
+    bar.note(f"run folder {folder}; curves: tensorboard --logdir {folder}")
     try:
-        train(config, settings, bar=Bar("train", console))
+        train(config, settings, bar=bar)
     except KeyboardInterrupt:
         # What is typed last counts.
         resume = [] if options.resume == str(folder) else ["--resume", str(folder)]
         again = command_line("train", *options.typed, *resume)
-        say(f"\ninterrupted; what is finished is kept in {folder}. Go on with: {again}")
+        print(
+            f"\ninterrupted; what is finished is kept in {folder}. Go on with: {again}",
+            file=sys.stderr,
+        )
         return 130
-    print((out / "README.md").read_text())
-    print(f"policy: {out}\n{_measuring(out, options)}")
+    Console().print(render_policy(load_policy(out)))
+    print(f"policy: {out}; its card: {out / 'README.md'}\n{_measuring(out, options)}")
     return 0
 
 

@@ -18,7 +18,14 @@ from ditcache_rl.config.settings import (
     SeedConfig,
     TargetConfig,
 )
-from ditcache_rl.config.shipped import find_policy, shipped_envs, shipped_ids, shipped_policies
+from ditcache_rl.config.shipped import (
+    find_policy,
+    general_prompts,
+    shipped_envs,
+    shipped_ids,
+    shipped_policies,
+    shipped_starters,
+)
 from ditcache_rl.config.sizes import memory_bytes, parse_bytes
 from ditcache_rl.config.world import MACHINES, WorldConfig
 
@@ -37,10 +44,12 @@ __all__ = [
     "WorldConfig",
     "check_within",
     "find_policy",
+    "general_prompts",
     "load_env",
     "memory_bytes",
     "parse_bytes",
     "shipped_envs",
     "shipped_ids",
     "shipped_policies",
+    "shipped_starters",
 ]

@@ -31,6 +31,17 @@ def shipped_ids() -> dict[str, str]:
     return found
 
 
+def shipped_starters() -> list[str]:
+    """Name the environments of known pipelines, whose weights are loaded when one is asked for."""
+    return sorted(f"starters/{path.stem}" for path in _shipped("envs").glob("starters/*.toml"))
+
+
+def general_prompts() -> dict[str, Path]:
+    """Return the files of prompts for any pipeline, by part."""
+    folder = _shipped("envs") / "prompts"
+    return {part: folder / f"general-{part}.txt" for part in ("train", "select", "test")}
+
+
 def shipped_policies() -> list[str]:
     """Name the policies that come with the package."""
     return sorted(path.parent.name for path in _shipped("policies").glob("*/manifest.json"))
@@ -90,6 +101,7 @@ def find_shipped(source: str | Path, kind: str, suffix: str) -> Path:
         p.name.removesuffix(suffix) for p in _shipped(kind).iterdir() if p.name.endswith(suffix)
     ]
     names = [name for name in names if name not in {"README.md", "prompts"}]
+    names += shipped_starters() if kind == "envs" else []
     if source != "" and is_there(path, folder=not suffix):  # "" would be the present folder
         return path
     if source in names:

@@ -8,7 +8,7 @@ from ditcache_rl.control.base import (
     start_over,
     uniform_decision,
 )
-from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, TeaCache
+from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, Newton, TeaCache
 from ditcache_rl.control.network import NetworkController, PolicyNetwork
 from ditcache_rl.control.static import StaticSchedule, followed
 
@@ -22,6 +22,7 @@ __all__ = [
     "EveryK",
     "FBCache",
     "NetworkController",
+    "Newton",
     "PolicyNetwork",
     "StaticSchedule",
     "TeaCache",

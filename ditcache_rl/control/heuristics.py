@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.config import check_within
-from ditcache_rl.control.base import uniform_decision
+from ditcache_rl.control.base import Delegating, uniform_decision
+from ditcache_rl.control.static import StaticSchedule
+from ditcache_rl.schedules import computes_of
+from ditcache_rl.schedules.spacing import spaced
 from ditcache_rl.types import MOST_COUNT, Decision, Floats, Mode, Modes, RunInfo, StepInfo, Tier
 
 #: Polynomial of TeaCache for FLUX, highest power first (github.com/ali-vilab/TeaCache,
@@ -70,6 +73,27 @@ class EveryK:
         """Count steps."""
         between = Mode(Mode.REUSE + self.order)
         return uniform_decision(info.run, between if info.step % self.k else Mode.COMPUTE)
+
+
+class Newton(Delegating):
+    """Space the computed steps of any request evenly, and forecast between by Newton's line.
+
+    Nothing is learned, so any pipeline can be run with it at once.
+
+    Args:
+        budget: Share of full compute that may be spent, in (0, 1]; less is faster and worse.
+    """
+
+    def __init__(self, budget: float) -> None:
+        check_within("budget", budget, 0, 1, above=True)
+        self.budget = budget
+
+    def reset(self, run: RunInfo) -> None:
+        """Make the schedule of the request's steps; the first step always computes."""
+        computes = max(run.sites, computes_of(self.budget, run.site_steps))
+        schedule = spaced(run.num_inference_steps, run.sites, computes)
+        self._delegate = StaticSchedule(schedule)
+        self._delegate.reset(run)
 
 
 class ThresholdRule:

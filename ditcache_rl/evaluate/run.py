@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ditcache_rl.bench.draw import called
 from ditcache_rl.cache import Caps, TieredCache
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate.methods import REFERENCE, Method
@@ -66,13 +67,13 @@ class Stopwatch:
         # Attaching is outside of the clock: a server does it once.
         with self._attached(method, logs):
             started = _clock()
-            images: Tensor = self._pipe(
+            images = called(
+                self._pipe,
                 prompt,
                 num_inference_steps=steps,
                 generator=generator,
-                output_type="pt",
-                **self._call,
-            ).images
+                call=self._call,
+            )
             seconds = _clock() - started
         share = self._share(method, logs[0]) if logs else 1.0
         return Shot(images.detach().float().cpu(), seconds, share * steps / self._steps)

@@ -16,6 +16,7 @@ from ditcache_rl.inference.cache import open_cache
 from ditcache_rl.inference.run import Adapter, Listener, Run, Runner
 from ditcache_rl.inference.solver import fixed_schedule
 from ditcache_rl.inference.targets import Over, PolicyController, Target
+from ditcache_rl.inference.untrained import UNTRAINED, untrained_controller
 from ditcache_rl.instrument import BlockRunner, Ranks, own_scope
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.install import refuse_caches
@@ -58,7 +59,8 @@ def attach(
     Args:
         pipe: A diffusers pipeline; used as it is, and left as it was.
         policy: A policy folder, the name of a shipped one, the "org/name" of one on the Hugging
-            Face Hub, a schedule file, a `Policy`, or a controller.
+            Face Hub, a schedule file, a `Policy`, a controller, or "newton": a rule for any
+            pipeline and `speedup` or `budget`, untrained.
         speedup: Target; 2.0 if no target is given. By the cost model that is stored in the policy.
         latency_s: Target: seconds per call at batch 1, by the cost model; nothing looks at a clock.
         deadline_s: Target: seconds per call, kept by the clock while the machine's speed changes:
@@ -116,7 +118,10 @@ def attach(
         "min_ssim": min_ssim,
     }
     asked = {name: value for name, value in given.items() if value is not None}
-    if isinstance(policy, str | Path):
+    if isinstance(policy, str) and policy in UNTRAINED:
+        policy, asked = untrained_controller(policy, asked), {}
+        blocks = ",".join(denoisers_of(pipe)) if blocks is None and not sites else blocks
+    elif isinstance(policy, str | Path):
         policy = open_policy(policy)
     controller: Controller
     make = _runner(collapse)

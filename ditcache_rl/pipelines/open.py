@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,6 @@ def open_pipeline(
     """
     from diffusers import DiffusionPipeline
 
-    from ditcache_rl.shapes import PIPELINE_DIR
-
     kind = getattr(torch, dtype, None)
     if kind not in _DTYPES:
         raise ConfigError(
@@ -93,9 +92,10 @@ def open_pipeline(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     _check_device(device)
     check_quantization(quantize)
-    folder = str(PIPELINE_DIR) if source == BUILTIN else source
+    folder = folder_of(source)
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, dtype=kind)
+        with _without_bars():
+            pipe = DiffusionPipeline.from_pretrained(folder, dtype=kind)
     except Exception as error:  # whatever the libraries make of a damaged folder
         near = "" if is_there(Path(folder), folder=True) else " (no such folder here)"
         raise ConfigError(
@@ -110,6 +110,29 @@ def open_pipeline(
     return pipe
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the bars away that show how files of this machine are read; downloads keep theirs."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [one for one in (of_diffusers, of_transformers) if one.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def folder_of(source: str) -> str:
+    """Return what diffusers takes for a source: the folder of `builtin:shapes`, else the same."""
+    from ditcache_rl.shapes import PIPELINE_DIR
+
+    return str(PIPELINE_DIR) if source == BUILTIN else source
+
+
 def open_scheduler(source: str) -> Any:
     """Open the scheduler of a pipeline alone.
 
@@ -121,9 +144,7 @@ def open_scheduler(source: str) -> Any:
     """
     import diffusers
 
-    from ditcache_rl.shapes import PIPELINE_DIR
-
-    folder = str(PIPELINE_DIR) if source == BUILTIN else source
+    folder = folder_of(source)
     try:
         _, name = diffusers.DiffusionPipeline.load_config(folder)["scheduler"]
         return getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")

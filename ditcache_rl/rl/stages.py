@@ -36,7 +36,7 @@ from ditcache_rl.search import (
 from ditcache_rl.types import Tick
 
 #: Cases of searches that begin near what they look for.
-_FEW = 8
+FEW_CASES = 8
 #: Of what a stage leaves: a table of a thousand steps and schedules has 30 MB.
 _MOST_BYTES = 1 << 28
 
@@ -69,13 +69,7 @@ def search_stage(
     if file.exists():
         return read_table(file, board)
     site_steps = board.steps * board.sites
-    whole = [count * board.sites for count in range(2, board.steps + 1)]
-    named = named_computes(config, board.steps)
-    below = sorted({*named, *(n for n in whole if n <= named[-1])})
-    beyond = [n for n in whole if named[-1] < n <= config.search.most_share * site_steps]
-    # Thinned out from the top: full compute must be there.
-    thinned = {*whole[:: -max(1, board.steps // 7)], *(n for n in whole if n <= site_steps // 2)}
-    above = sorted(count for count in thinned if count > max(below + beyond))
+    below, beyond, above = searched_computes(config, board.steps)
     evaluations = config.search.evaluations
     work = {n: n * (evaluations + 7) for n in below} | {n: n for n in beyond + above}
     spent = 0
@@ -89,15 +83,28 @@ def search_stage(
     rng = np.random.default_rng(seed)
     problem = _problem(config, board, sample.mixed, sample.typical, rng=rng)
     table = _search(replace(problem, computes=below, on_found=done))
-    few = _problem(config, board, sample.mixed[:_FEW], sample.typical, rng=rng)
+    few = _problem(config, board, sample.mixed[:FEW_CASES], sample.typical, rng=rng)
     even = spaced_table(board.sigmas(), board.sites)
     few = replace(few, evaluations=0, propose=None, fit_together=False, start=even, on_found=done)
     # Latents would take what grew from below further up too, where images tell that it is worse.
-    for counts, before in ((beyond, table[named[-1]].schedule), (above, None)):
+    for counts, before in ((beyond, table[below[-1]].schedule), (above, None)):
         if counts:
             table = table.with_lines(_search(replace(few, computes=counts, before=before)))
     write_table(file, table)
     return table
+
+
+def searched_computes(config: EnvConfig, steps: int) -> tuple[list[int], list[int], list[int]]:
+    """List the site computes that get a schedule: searched, grown from these, and spaced evenly."""
+    sites, site_steps = config.cache.sites, steps * config.cache.sites
+    whole = [count * sites for count in range(2, steps + 1)]
+    named = named_computes(config, steps)
+    below = sorted({*named, *(n for n in whole if n <= named[-1])})
+    beyond = [n for n in whole if named[-1] < n <= config.search.most_share * site_steps]
+    # Thinned out from the top: full compute must be there.
+    thinned = {*whole[:: -max(1, steps // 7)], *(n for n in whole if n <= site_steps // 2)}
+    above = sorted(count for count in thinned if count > max(below + beyond))
+    return below, beyond, above
 
 
 def rescale_stage(
@@ -135,8 +142,8 @@ def rescale_stage(
     problem = _problem(
         config,
         board,
-        sample.mixed[:_FEW],
-        sample.typical[:_FEW],
+        sample.mixed[:FEW_CASES],
+        sample.typical[:FEW_CASES],
         rng=np.random.default_rng(seed),
         settle_on=sample.mixed,
     )

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -34,6 +33,7 @@ from ditcache_rl.rl.placing import memory_stage, standings, tiers_stage
 from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
+from ditcache_rl.rl.staged import StagedBar
 from ditcache_rl.rl.stages import (
     floors_stage,
     rescale_stage,
@@ -43,20 +43,6 @@ from ditcache_rl.rl.stages import (
 )
 from ditcache_rl.types import MOST_SEED, UNSEEN, Progress
 from ditcache_rl.world.recording import known_loads
-
-#: Share of the whole time that each stage takes on the default environment, for the bar alone.
-_STAGES = {
-    "profile": 0.03,
-    "references": 0.06,
-    "search": 0.3,
-    "floors": 0.03,
-    "safe": 0.08,
-    "rescale": 0.11,
-    "place": 0.0,
-    "pace": 0.3,
-    "learn": 0.05,
-    "compare": 0.04,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +115,7 @@ def train(
     torch.manual_seed(options.seed)
     with alone_in(options.run), bar:
         check_run(options.run, facts)
-        progress = _Stages(bar)
+        progress = StagedBar(bar, config)
         source = config.pipeline
         pipe = open_configured(source)
         identity = {
@@ -265,26 +251,3 @@ def train(
     with replacing_folder(options.out) as partial:
         save_policy(policy, partial, card=write_card(policy))
     return options.out
-
-
-class _Stages:
-    """Counts shares of stages as shares of the whole."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar, self._done, self._stage = bar, 0.0, ""
-        bar.expect(sum(_STAGES.values()))
-
-    def enter(self, stage: str) -> None:
-        """Begin a stage; the one before counts as done."""
-        self._done += _STAGES.get(self._stage, 0.0)
-        self._stage = stage
-        self.tick(0.0, "")
-
-    def tick(self, share: float, note: str) -> None:
-        """Move within the stage."""
-        self._bar.reach(self._done + _STAGES[self._stage] * min(1.0, share))
-        self._bar.say(f"{self._stage} {note}".rstrip())
-
-    def part(self, index: int, parts: int) -> Any:
-        """Return a `tick` for one of several equal parts of the stage."""
-        return lambda share, note: self.tick((index + share) / parts, note)

@@ -135,11 +135,11 @@ def test_no_policy_at_all_is_an_empty_list(
         (["train", "--seed", "9" * 400], "--seed must lie in [0, 4294967295], received 999"),
         (
             ["train", ""],
-            "expected a path or one of the shipped envs (shapes, shapes-tiers), received ''",
+            "shapes-tiers, starters/flux-dev, starters/qwen-image, starters/sd35-large",
         ),
         (
             ["train", "x" * 300],
-            "expected a path or one of the shipped envs (shapes, shapes-tiers), received 'xxx",
+            "starters/sdxl, starters/wan21-1b), received 'xxx",
         ),
         (["eval", "x" * 300], "shapes-ppo, tiny), received 'xxx"),
         (["train", "--resume", "x" * 300], "--resume must name a run folder, received 'xxx"),

@@ -279,3 +279,20 @@ def test_an_interrupted_command_goes_on_with_all_that_was_typed(
     assert Path(again[-1]).is_dir()
     assert main(again[1:]) == 130
     assert shlex.split(capsys.readouterr().err.partition("o on with: ")[2]) == again
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_estimate_is_a_table_and_trains_nothing(
+    tiny_env: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["train", str(tiny_env), "--estimate", "--quiet"]) == 0
+
+    shown = capsys.readouterr()
+    assert "references" in shown.out
+    assert shown.err == ""
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from ditcache_rl.control import AllCompute, Controller, EasyCache, EveryK, FBCache, TeaCache
+from ditcache_rl.control import (
+    AllCompute,
+    Controller,
+    EasyCache,
+    EveryK,
+    FBCache,
+    Newton,
+    TeaCache,
+)
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import Mode, Tier
 from tests.kit.laws import Walk, check_controller, check_rows_decide_alone, random_signals
@@ -16,6 +24,7 @@ MAKERS: dict[str, Callable[[], Controller]] = {
     "all": AllCompute,
     "every third": lambda: EveryK(3),
     "every second, forecast": lambda: EveryK(2, order=2),
+    "newton": lambda: Newton(0.4),
     "first block": lambda: FBCache(0.3),
     "tea": lambda: TeaCache(0.3),
     "easy": lambda: EasyCache(0.3),

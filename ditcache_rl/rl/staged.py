@@ -1,0 +1,63 @@
+"""How far a training is, by its stages."""
+
+from __future__ import annotations
+
+from ditcache_rl.config import EnvConfig
+from ditcache_rl.types import Progress, Tick
+
+#: Share of the whole time that each stage takes on the default environment, for the bar alone.
+_STAGES = {
+    "profile": 0.03,
+    "references": 0.06,
+    "search": 0.3,
+    "floors": 0.03,
+    "safe": 0.08,
+    "rescale": 0.11,
+    "place": 0.0,
+    "pace": 0.3,
+    "learn": 0.05,
+    "compare": 0.04,
+}
+
+
+def _idle(config: EnvConfig) -> set[str]:
+    """Name the stages that an environment leaves without work."""
+    working = {
+        "rescale": len(config.steps) > 1,
+        "place": config.world.prices_memory,
+        "pace": bool(config.world.loads),
+    }
+    return {stage for stage, works in working.items() if not works}
+
+
+class StagedBar:
+    """Counts shares of stages as shares of the whole, without those that have no work.
+
+    Args:
+        bar: Hears how far it is.
+        config: Leaves stages without work.
+    """
+
+    def __init__(self, bar: Progress, config: EnvConfig) -> None:
+        self._bar, self._done, self._stage = bar, 0.0, ""
+        self._idle = _idle(config)
+        shares = _STAGES.items()
+        self._shares = {name: 0.0 if name in self._idle else share for name, share in shares}
+        bar.expect(sum(self._shares.values()))
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage; the one before counts as done."""
+        self._done += self._shares.get(self._stage, 0.0)
+        self._stage = stage
+        self._bar.reach(self._done)
+        if stage not in self._idle:
+            self._bar.stage(stage)
+
+    def tick(self, share: float, note: str) -> None:
+        """Move within the stage."""
+        self._bar.reach(self._done + self._shares[self._stage] * min(1.0, share))
+        self._bar.say(f"{self._stage} {note}".rstrip())
+
+    def part(self, index: int, parts: int) -> Tick:
+        """Return a `tick` for one of several equal parts of the stage."""
+        return lambda share, note: self.tick((index + share) / parts, note)
