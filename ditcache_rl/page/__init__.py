@@ -1,0 +1,22 @@
+"""Pieces of pages that work without a network: a frame, pictures, a slider, decisions, tables.
+
+A piece is HTML as text. Nothing here measures anything or knows what the numbers mean.
+"""
+
+from ditcache_rl.page.frame import STYLE, document
+from ditcache_rl.page.pieces import Html, compare, escaped, legend, picture_uri, strip, table
+from ditcache_rl.page.plots import plot, plot_scripts
+
+__all__ = [
+    "STYLE",
+    "Html",
+    "compare",
+    "document",
+    "escaped",
+    "legend",
+    "picture_uri",
+    "plot",
+    "plot_scripts",
+    "strip",
+    "table",
+]
