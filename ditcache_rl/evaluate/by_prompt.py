@@ -12,7 +12,7 @@ from ditcache_rl.evaluate.results import Picture
 from ditcache_rl.page import Html, compare, escaped
 
 #: Settings whose prompts are shown one by one; more would make the page heavy.
-_MOST_SETTINGS = 8
+MOST_SETTINGS = 8
 #: What a gain is over, the first that there is.
 _OPPONENTS = ("static", "heuristic", "fewer-steps", "peer")
 
@@ -27,7 +27,7 @@ def settings_of(report: Report) -> list[Pair]:
         known = chosen.get(key)
         if known is None or _rank(pair) < _rank(known):
             chosen[key] = pair
-    return list(chosen.values())[:_MOST_SETTINGS]
+    return list(chosen.values())[:MOST_SETTINGS]
 
 
 def _name(pair: Pair) -> str:

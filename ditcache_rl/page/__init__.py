@@ -4,10 +4,20 @@ A piece is HTML as text. Nothing here measures anything or knows what the number
 """
 
 from ditcache_rl.page.frame import STYLE, document
-from ditcache_rl.page.pieces import Html, compare, escaped, legend, picture_uri, strip, table
+from ditcache_rl.page.pieces import (
+    MOST_PICTURE_BYTES,
+    Html,
+    compare,
+    escaped,
+    legend,
+    picture_uri,
+    strip,
+    table,
+)
 from ditcache_rl.page.plots import plot, plot_scripts
 
 __all__ = [
+    "MOST_PICTURE_BYTES",
     "STYLE",
     "Html",
     "compare",

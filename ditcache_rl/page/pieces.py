@@ -16,6 +16,8 @@ Html = str
 #: What `modes_text` writes, in words.
 _WORDS = {"C": "compute", "R": "reuse", "1": "forecast 1", "2": "forecast 2", ".": "no call"}
 _SITES = " | "
+#: Of a picture, so that a page of fifty is sent by mail.
+MOST_PICTURE_BYTES = 150_000
 #: Sides that a picture is made smaller to, one after the other, until it is small enough.
 _SIDES_PX = (1024, 768, 512, 384, 256, 128)
 _QUALITY = 90
@@ -28,7 +30,7 @@ def escaped(text: object) -> Html:
     return html.escape(str(text))
 
 
-def picture_uri(picture: NDArray[np.uint8], most_bytes: int = 200_000) -> str:
+def picture_uri(picture: NDArray[np.uint8], most_bytes: int = MOST_PICTURE_BYTES) -> str:
     """Write a picture into its own address, in no more bytes than it may have.
 
     Args:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from ditcache_rl.evaluate import Method, Report, Results, build_report, write_page
+from ditcache_rl.evaluate.by_prompt import MOST_SETTINGS
 from ditcache_rl.evaluate.drawings import computed_share
 from ditcache_rl.evaluate.methods import REFERENCE
 from ditcache_rl.evaluate.results import Trace
+from ditcache_rl.page import MOST_PICTURE_BYTES
 from tests.kit.browser import Visit, chromium
 
 PROMPTS = tuple(f"a scene, number {i}" for i in range(5))
@@ -100,6 +102,13 @@ def test_the_page_is_one_small_file_with_all_parts(written: Path, report: Report
     for fact in (report["command"], str(report["versions"]["torch"]), "3.00", PROMPTS[4]):
         assert fact in text
     assert "1 of 3 settings decided" in text
+
+
+def test_pages_of_the_largest_pictures_stay_small() -> None:
+    pictures = 3 * 2 * MOST_SETTINGS  # best, median and worst, with a reference each
+
+    # In base64, which takes a third more; plotly is 4.6 MB.
+    assert pictures * MOST_PICTURE_BYTES * 4 / 3 + 5_000_000 < 15_000_000
 
 
 def test_best_median_and_worst_are_those_of_the_gains(written: Path) -> None:

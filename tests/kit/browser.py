@@ -65,7 +65,8 @@ class Visit:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """Open a browser, or skip the test where there is none."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    known = map(shutil.which, ("chromium", "google-chrome"))
+    path = os.environ.get("CHROMIUM") or next(filter(None, known), None)
     if path is None:
         pytest.skip("no chromium on this machine; apt-get install chromium, or name one: CHROMIUM=")
     playwright = pytest.importorskip("playwright.sync_api")

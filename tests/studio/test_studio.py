@@ -70,6 +70,7 @@ def test_what_is_foreseen_is_what_is_decided(studio: Studio) -> None:
 
     assert found.modes == studio.foresee(asked())
     assert found.modes != studio.foresee(asked(target={"speedup": 5.0}))
+    assert studio.foresee(asked(target={"deadline_s": 0.3})) == "", "only the clock knows"
     assert found.quality["psnr_db"] > 30
     assert found.speedup > 1
     assert {what for _, _, what in heard} >= {"reference", "cached"}
@@ -126,9 +127,18 @@ def test_a_policy_that_is_not_there_is_refused_before_anything_is_served(
 
 
 @pytest.fixture
-def served() -> Iterator[Any]:
-    """Serve pages until the test ends."""
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Serve pages until the test ends, and fail if the server asks another machine."""
     pytest.importorskip("gradio")
+    strangers: list[Any] = []
+    connect = socket.socket.connect
+
+    def heard(own: socket.socket, address: Any) -> None:
+        if own.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            strangers.append(address)
+        connect(own, address)
+
+    monkeypatch.setattr(socket.socket, "connect", heard)
     pages: list[Any] = []
 
     def begin(page: Any) -> str:
@@ -138,6 +148,7 @@ def served() -> Iterator[Any]:
     yield begin
     for page in pages:
         page.close()
+    assert not strangers, strangers
 
 
 @pytest.mark.browser
@@ -146,9 +157,15 @@ def test_an_image_is_drawn_compared_and_decided_anew(studio: Studio, served: Any
     with chromium() as browser:
         visit = Visit(browser.new_page())
         page = visit.page
-        page.goto(served(studio_page(studio)))
-        page.get_by_role("button", name="Generate").click()
-        page.wait_for_selector("#shown .dc-strip")
+        other = Visit(browser.new_page())
+        address = served(studio_page(studio))
+        for one in (page, other.page):
+            one.goto(address)
+        for one in (page, other.page):  # the second while the first is drawn
+            one.get_by_role("button", name="Generate").click()
+        for one in (other.page, page):
+            one.wait_for_selector("#shown .dc-strip")
+        other.page.close()
         page.locator("#shown .dc-stage input").focus()
         page.keyboard.press("Home")
         cut = "document.querySelector('#shown .dc-stage').style.getPropertyValue('--cut')"
