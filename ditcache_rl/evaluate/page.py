@@ -145,8 +145,8 @@ def _frontier(report: Report) -> Iterator[Html]:
         )
         for pair in report["paired"]
     ]
-    titles = ("ours", "against", "gain dB", "95 % interval", "images")
-    yield table(titles, paired, label="Gains at equal time") + "</details></section>"
+    heads = ("ours", "against", "gain dB", "95 % interval", "images")
+    yield table(heads, paired, label="Gains at equal time") + "</details></section>"
 
 
 def _decisions(report: Report) -> Iterator[Html]:

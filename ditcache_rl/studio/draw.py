@@ -56,7 +56,7 @@ class Asked:
 
     env: str
     policy: str
-    target: Mapping[str, float]
+    target: Mapping[str, Any]
     prompt: str = ""
     seed: int = 0
     memory_mib: float | None = None

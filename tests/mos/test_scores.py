@@ -55,7 +55,8 @@ def test_a_report_is_that_of_a_worked_example() -> None:
     hidden, m, n = report["scores"]
     # Rater means of m are 4, 3 and 2.5: mean 19 / 6, standard deviation sqrt(7 / 12).
     half = 4.302653 * math.sqrt(7 / 12) / math.sqrt(3)
-    assert (m["mos"], m["images"], m["raters"]) == (pytest.approx(19 / 6), 2, 3)
+    assert (m["images"], m["raters"]) == (2, 3)
+    assert m["mos"] == pytest.approx(19 / 6)
     assert m["ci95"] == pytest.approx([19 / 6 - half, 19 / 6 + half], abs=1e-5)
     assert n["mos"] == pytest.approx(8 / 3)
     assert (hidden["method"], hidden["mos"], hidden["ci95"]) == (HIDDEN, 5.0, [5.0, 5.0])
