@@ -35,29 +35,43 @@
       hoverlabel: { bgcolor: paper, bordercolor: soft, font: { color: ink } },
     };
   };
-  const draw = () => {
-    for (const source of document.querySelectorAll("script[data-plot]")) {
-      const place = document.getElementById(source.dataset.plot);
-      if (place.offsetParent === null) continue; // in a panel that is not shown
-      const figure = JSON.parse(source.textContent);
-      Plotly.react(place, figure.data, themed(figure.layout), config);
-    }
+  const places = [...document.querySelectorAll(".dc-plot")];
+  const drawn = new Set();
+  const draw = (place) => {
+    const source = document.querySelector(`script[data-plot="${place.id}"]`);
+    const figure = JSON.parse(source.textContent);
+    Plotly.react(place, figure.data, themed(figure.layout), config);
+    drawn.add(place);
   };
+  // What is hidden has no width; it is drawn when it is seen.
+  const drawAgain = () => [...drawn].filter((place) => place.offsetParent).forEach(draw);
+  // A plot is drawn when somebody comes near, so that the page is there at once.
+  const observer = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        observer.unobserve(entry.target);
+        draw(entry.target);
+      }
+    },
+    { rootMargin: "600px" }
+  );
   // A list chooses which panel of a set is shown.
   for (const list of document.querySelectorAll("select[data-panels]")) {
     const choose = () => {
       for (const panel of document.querySelectorAll(`[data-of="${list.dataset.panels}"]`)) {
         panel.hidden = panel.dataset.panel !== list.value;
       }
-      draw();
+      drawAgain();
     };
     list.addEventListener("change", choose);
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAgain);
   let waiting;
   addEventListener("resize", () => {
     clearTimeout(waiting);
-    waiting = setTimeout(draw, 150);
+    waiting = setTimeout(drawAgain, 150);
   });
-  requestAnimationFrame(() => setTimeout(draw));
+  addEventListener("beforeprint", () => places.filter((place) => place.offsetParent).forEach(draw));
+  requestAnimationFrame(() => places.forEach((place) => observer.observe(place)));
 })();

@@ -144,8 +144,9 @@ def test_the_page_is_used_by_keys_on_any_width_in_light_and_dark(written: Path) 
         for scheme in ("light", "dark"):
             visit = Visit(browser.new_page(color_scheme=scheme))
             visit.page.goto(written.as_uri())
-            visit.page.wait_for_selector("#decisions-plot .main-svg")
-            assert visit.page.locator(".dc-plot .main-svg:visible").count() >= 3
+            for name in ("frontier-plot", "decisions-plot", "gains-0"):
+                visit.page.locator(f"#{name}").scroll_into_view_if_needed()
+                visit.page.wait_for_selector(f"#{name} .main-svg")
             visit.check()
         page = visit.page
         ticks = "getComputedStyle(document.querySelector('.xtick text')).fill"
