@@ -26,7 +26,17 @@ run(sys.argv[0], run_name="__main__")
 #: Import names of everything that the extras bring and the package, without them, does not need.
 EXTRAS = [
     *("gymnasium", "matplotlib", "pymoo", "sb3_contrib", "stable_baselines3", "tensorboard"),
-    *("onnx", "onnxscript", "torchao", "cache_dit", "plotly", "lpips", "accelerate", "peft"),
+    *(
+        "gradio",
+        "onnx",
+        "onnxscript",
+        "torchao",
+        "cache_dit",
+        "plotly",
+        "lpips",
+        "accelerate",
+        "peft",
+    ),
 ]
 BASE_INSTALL = f"""
 import sys

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.race.frontiers import OURS, FrontierLine, curves
-from benchmarks.race.sheet import COLORS, cells_of
-from ditcache_rl.errors import ConfigError
+from benchmarks.race.sheet import cells_of
+from ditcache_rl.evaluate.drawings import COLORS, DASHES, MARKERS
+from ditcache_rl.files import replacing
+from ditcache_rl.page import document, escaped, picture_uri, plot, plot_scripts, table
 
 #: Speed-ups at which images are shown, as near as there are entrants.
 SHOWN_SPEEDUPS = (2.0, 3.0)
 #: How much stronger differences are drawn than they are.
 AMPLIFIED = 8
-#: Sides of the images on the page.
-_MOST_PX = 192
+#: Of an image on the page.
+_MOST_BYTES = 40_000
 _KINDS = {
     "fewer-steps": "fewer steps, other solvers",
     "peer": "packages",
@@ -29,22 +27,6 @@ _KINDS = {
     "static": "ours, static",
     "learned": "ours, learned",
 }
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "pentagon")
-_DASHES = ("solid", "dash", "dot", "dashdot")
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1180px; padding: 1.5rem;
-  color: #1d1d1f; background: #fff; }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-p.facts { color: #555; margin: 0 0 1rem; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; width: 100%; }
-th, td { padding: 3px 9px; text-align: right; border-bottom: 1px solid #e6e6e6; }
-th { position: sticky; top: 0; background: #fff; border-bottom: 2px solid #999; }
-th:first-child, td:first-child, td.left, th.left { text-align: left; }
-tr.ours td { font-weight: 600; color: #a50d26; } td.error { color: #777; text-align: left; }
-table.strips td { border: 0; padding: 2px 6px; text-align: center; font-size: 12px; }
-table.strips img { image-rendering: pixelated; width: 96px; height: auto; display: block; }
-"""
 
 
 def write_page(
@@ -67,14 +49,11 @@ def write_page(
         "intervals."
     )
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>Frontier: {html.escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>Quality against measured speed-up</h1><p class='facts'>{html.escape(title)}. {facts}",
+        f"<h1>Quality against measured speed-up</h1><p class='dc-soft'>{escaped(title)}. {facts}"
         "</p>",
         _plot(lines),
         "<h2>Figures</h2>",
-        _figures(figures),
+        table(("figure", "value"), [(n, f"{v:.3f}") for n, v in figures.items()], label="Figures"),
         "<h2>All settings</h2>",
         _table(lines),
         f"<h2>Images: nearest to 2x and 3x, differences x {AMPLIFIED}</h2>",
@@ -82,112 +61,81 @@ def write_page(
             _strips(lines, kept, prompt)
             for kept, prompt in zip(pictures, details["prompts"], strict=False)
         ),
-        "</body></html>",
+        plot_scripts(),
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts), encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(document(f"Frontier: {title}", parts), encoding="utf-8")
 
 
 def _plot(lines: Sequence[FrontierLine]) -> str:
-    try:
-        import plotly.graph_objects as go
-    except ImportError as error:
-        raise ConfigError(
-            "expected plotly for the page, but it is not installed: pip install "
-            "'ditcache-rl[peers]'"
-        ) from error
-    figure = go.Figure()
     seen: set[str] = set()
+    data = []
     for place, (name, curve) in enumerate(curves(lines).items()):
         family = curve[0]["family"]
         own = family in OURS
         means = [(line["psnr_db"] or {})["mean"] for line in curve]
         ends = [(line["psnr_db"] or {})["ci95"] for line in curve]
-        figure.add_trace(
-            go.Scatter(
-                x=[line["speedup"] for line in curve],
-                y=means,
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [high - mean for (_, high), mean in zip(ends, means, strict=True)],
-                    "arrayminus": [mean - low for (low, _), mean in zip(ends, means, strict=True)],
-                    "thickness": 0.7,
-                    "width": 2,
-                },
-                mode="lines+markers",
-                name=name,
-                legendgroup=family,
-                legendgrouptitle_text=None if family in seen else _KINDS[family],
-                line={
-                    "color": COLORS[family],
-                    "width": 3.5 if own else 1.3,
-                    "dash": _DASHES[place // len(_MARKERS) % 4],
-                },
-                marker={"symbol": _MARKERS[place % len(_MARKERS)], "size": 9 if own else 6},
-                customdata=[cells_of(line) for line in curve],
-                hovertemplate="<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{x:.2f}x, %{y:.2f} dB"
-                "<br>p5 %{customdata[6]} dB, SSIM %{customdata[7]}<br>executed %{customdata[3]}, "
-                "cache %{customdata[8]} MiB, n = %{customdata[2]}<extra></extra>",
-            )
-        )
+        drawn: dict[str, Any] = {
+            "type": "scatter",
+            "x": [line["speedup"] for line in curve],
+            "y": means,
+            "error_y": {
+                "type": "data",
+                "symmetric": False,
+                "array": [high - mean for (_, high), mean in zip(ends, means, strict=True)],
+                "arrayminus": [mean - low for (low, _), mean in zip(ends, means, strict=True)],
+                "thickness": 0.7,
+                "width": 2,
+            },
+            "mode": "lines+markers",
+            "name": name,
+            "legendgroup": family,
+            "line": {
+                "color": COLORS[family],
+                "width": 3.5 if own else 1.3,
+                "dash": DASHES[place // len(MARKERS) % len(DASHES)],
+            },
+            "marker": {"symbol": MARKERS[place % len(MARKERS)], "size": 9 if own else 6},
+            "customdata": [cells_of(line) for line in curve],
+            "hovertemplate": "<b>%{customdata[0]}</b>, %{customdata[1]}<br>%{x:.2f}x, %{y:.2f} dB"
+            "<br>p5 %{customdata[6]} dB, SSIM %{customdata[7]}<br>executed %{customdata[3]}, "
+            "cache %{customdata[8]} MiB, n = %{customdata[2]}<extra></extra>",
+        }
+        if family not in seen:
+            drawn["legendgrouptitle"] = {"text": _KINDS[family]}
         seen.add(family)
-    figure.update_layout(
-        template="plotly_white",
-        height=960,
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        xaxis={
-            "title": "measured speed-up of the pipeline call",
+        data.append(drawn)
+    layout = {
+        "xaxis": {
+            "title": {"text": "measured speed-up of the pipeline call"},
             "type": "log",
             "tickvals": [1, 1.5, 2, 3, 4.5, 6, 8],
             "ticksuffix": "x",
         },
-        yaxis={"title": "mean PSNR against the reference (dB)"},
+        "yaxis": {"title": {"text": "mean PSNR against the reference (dB)"}},
         # Below, in as many columns as there is room for, and never more than half of the height.
-        legend={
+        "legend": {
             "orientation": "h",
             "yref": "container",
             "yanchor": "bottom",
             "y": 0,
-            "font": {"size": 11},
             "groupclick": "toggleitem",
         },
-    )
-    plot: str = figure.to_html(
-        full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True}
-    )
-    return plot
-
-
-def _figures(figures: Mapping[str, float]) -> str:
-    cells = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{value:.3f}</td></tr>"
-        for name, value in figures.items()
-    )
-    return f"<div class='scroll'><table style='width:auto'>{cells}</table></div>"
+    }
+    label = "Mean PSNR against measured speed-up of all contenders; numbers are in the table below"
+    figure = {"data": data, "layout": layout}
+    return plot(figure, name="frontier", label=label, height_px=960)
 
 
 def _table(lines: Sequence[FrontierLine]) -> str:
     titles = ("contender", "setting", "n", "executed", "speed-up", "PSNR dB", "p5", "SSIM", "MiB")
-    markup = [
-        "".join(f"<th class='{'left' if n < 2 else ''}'>{t}</th>" for n, t in enumerate(titles))
+    cells = [
+        cells_of(line)
+        if line["error"] is None
+        else [line["contender"], str(line["value"]), line["error"], *[""] * (len(titles) - 3)]
+        for line in lines
     ]
-    for line in lines:
-        if line["error"] is not None:
-            markup.append(
-                f"<td>{html.escape(line['contender'])}</td><td class='left'>{line['value']}</td>"
-                f"<td class='error' colspan='7'>{html.escape(line['error'])}</td>"
-            )
-            continue
-        cells = [html.escape(cell) for cell in cells_of(line)]
-        left = f"<td>{cells[0]}</td><td class='left'>{cells[1]}</td>"
-        markup.append(left + "".join(f"<td>{cell}</td>" for cell in cells[2:]))
-    kinds = [False, *(line["family"] in OURS for line in lines)]
-    body = "".join(
-        f"<tr class='{'ours' if own else ''}'>{piece}</tr>"
-        for own, piece in zip(kinds, markup, strict=True)
-    )
-    return f"<div class='scroll'><table>{body}</table></div>"
+    return table(titles, cells, label="All settings")
 
 
 def _strips(lines: Sequence[FrontierLine], pictures: Mapping[str, Any], prompt: str) -> str:
@@ -197,7 +145,7 @@ def _strips(lines: Sequence[FrontierLine], pictures: Mapping[str, Any], prompt: 
         reference = pictures.get(f"reference, {curve[0]['process']}")
         if reference is None:
             continue
-        cells = [f"<td class='left'>{html.escape(name)}</td>", _cell(reference, "reference")]
+        cells = [f"<td>{escaped(name)}</td>", _cell(reference, "reference")]
         for wanted in SHOWN_SPEEDUPS:
             line = min(curve, key=lambda one: abs((one["speedup"] or 0) - wanted))
             image = pictures.get(label_of(line))
@@ -208,8 +156,8 @@ def _strips(lines: Sequence[FrontierLine], pictures: Mapping[str, Any], prompt: 
             cells.append(_cell(distance.clip(0, 255).astype(np.uint8), "difference"))
         markup.append("<tr>" + "".join(cells) + "</tr>")
     return (
-        f"<p>{html.escape(prompt)}</p><div class='scroll'><table class='strips' "
-        f"style='width:auto'>{''.join(markup)}</table></div>"
+        f"<p>{escaped(prompt)}</p><div class='dc-scroll' tabindex='0' role='region' "
+        f"aria-label='Images of {escaped(prompt)}'><table>{''.join(markup)}</table></div>"
     )
 
 
@@ -219,10 +167,5 @@ def label_of(line: FrontierLine) -> str:
 
 
 def _cell(image: Any, caption: str) -> str:
-    picture = Image.fromarray(image)
-    picture.thumbnail((_MOST_PX, _MOST_PX))
-    data = io.BytesIO()
-    picture.save(data, "png")
-    text = base64.b64encode(data.getvalue()).decode()
-    alt = html.escape(caption)
-    return f"<td><img alt='{alt}' src='data:image/png;base64,{text}'>{alt}</td>"
+    alt = escaped(caption)
+    return f"<td><img width='96' alt='{alt}' src='{picture_uri(image, _MOST_BYTES)}'><br>{alt}</td>"

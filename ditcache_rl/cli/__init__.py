@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ditcache_rl._version import __version__
-from ditcache_rl.cli import analyze, doctor, export, init, record, search, train
+from ditcache_rl.cli import analyze, doctor, export, init, mos, record, search, studio, train
 from ditcache_rl.cli import eval as evaluate
 from ditcache_rl.cli import list as listing
 from ditcache_rl.cli.options import HelpFormatter
@@ -45,6 +45,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "eval": evaluate,
         "export": export,
         "record-load": record,
+        "studio": studio,
+        "mos": mos,
         "list": listing,
         "doctor": doctor,
     }

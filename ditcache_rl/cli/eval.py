@@ -41,6 +41,12 @@ def add_options(parser: ArgumentParser) -> None:
         help="deadlines of a call to measure besides, kept by the clock",
     )
     parser.add_argument("--json", type=Path, help="write all results to this file")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write a page besides, report.html in this folder, that works offline",
+    )
     add_out(parser, "folder of report, plot and picture grid", "runs/eval/TIME")
     add_display(parser)
 
@@ -61,13 +67,20 @@ def run(options: Namespace) -> int:
         plot_grid,
         render_deadlines,
         render_table,
+        write_page,
     )
     from ditcache_rl.evaluate.policy import evaluate_policy
+    from ditcache_rl.evaluate.run import KEPT_PROMPTS
     from ditcache_rl.files import check_writable, write_json
     from ditcache_rl.machine import require
 
     files = {out / "report.json", options.json or out / "report.json"}
     require("train", "matplotlib")
+    kept = KEPT_PROMPTS
+    if options.report is not None:
+        require("report", "plotly")
+        check_writable(options.report, folders=True)
+        kept = max(kept, options.prompts)  # the best and the worst may be any of them
     check_writable(out, folders=True)
     check_writable(*files)
     results = evaluate_policy(
@@ -77,6 +90,7 @@ def run(options: Namespace) -> int:
         steps=options.steps,
         deadlines=options.deadline_s or (),
         progress=shown_progress("eval", options),
+        kept=kept,
     )
     command = command_line("eval", *options.typed)
     report = build_report(results, env=config.id, command=command)
@@ -91,4 +105,8 @@ def run(options: Namespace) -> int:
     plot_frontier(results, out / "frontier.png")
     plot_grid(results, out / "grid.png")
     console.print(f"report, plot and pictures: {out}", soft_wrap=True)
+    if options.report is not None:
+        page = options.report / "report.html"
+        write_page(page, report, results.albums)
+        console.print(f"page: {page}", soft_wrap=True)
     return 0

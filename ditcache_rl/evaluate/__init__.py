@@ -2,7 +2,8 @@
 
 from ditcache_rl.evaluate.figures import plot_frontier, plot_grid, plot_sensitivity
 from ditcache_rl.evaluate.methods import FAMILIES, Family, Method, default_baselines
-from ditcache_rl.evaluate.report import Report, build_report, render_deadlines, render_table
+from ditcache_rl.evaluate.page import write_page
+from ditcache_rl.evaluate.report import Report, build_report
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.run import Shot, Stopwatch, evaluate, silent
 from ditcache_rl.evaluate.stats import (
@@ -12,6 +13,7 @@ from ditcache_rl.evaluate.stats import (
     frontier_mix,
     interpolate_frontier,
 )
+from ditcache_rl.evaluate.tables import render_deadlines, render_table
 
 __all__ = [
     "FAMILIES",
@@ -35,4 +37,5 @@ __all__ = [
     "render_deadlines",
     "render_table",
     "silent",
+    "write_page",
 ]

@@ -13,6 +13,8 @@ from ditcache_rl.errors import ConfigError, closest
 
 Family = Literal["reference", "fewer-steps", "heuristic", "peer", "static", "learned", "deadline"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+#: What is shown in pictures, and drawn so that it is seen first.
+OURS: tuple[Family, ...] = ("static", "learned")
 
 #: Shares of the steps that the fewer-steps baseline takes: about 2x to 8x.
 FEWER_STEPS_SHARES = (0.5, 0.33, 0.25, 0.18, 0.11)

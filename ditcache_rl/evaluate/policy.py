@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ditcache_rl.bench import Board, caps_of
 from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.evaluate.methods import Family, Method, default_baselines
+from ditcache_rl.evaluate.methods import OURS, Family, Method, default_baselines
 from ditcache_rl.evaluate.results import Results
-from ditcache_rl.evaluate.run import evaluate
+from ditcache_rl.evaluate.run import KEPT_PROMPTS, evaluate
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.pipelines import check_identity, open_configured
 from ditcache_rl.policy import Policy, load_policy, load_schedules
@@ -28,6 +29,8 @@ def evaluate_policy(
     steps: int | None,
     deadlines: Sequence[float] = (),
     progress: Progress = UNSEEN,
+    kept: int = KEPT_PROMPTS,
+    pictured: Collection[Family] | None = OURS,
 ) -> Results:
     """Measure a policy at every budget of the environment.
 
@@ -38,6 +41,8 @@ def evaluate_policy(
         steps: Denoising steps; None for those that the policy was trained at.
         deadlines: Seconds that a call may take, by the clock; each is measured besides.
         progress: Hears how far it is.
+        kept: Prompts whose images are in the results, the first ones.
+        pictured: Families whose images are in the results, as of `evaluate`.
 
     Raises:
         ConfigError: If there are fewer test prompts, or the file has no schedule for the steps.
@@ -64,7 +69,7 @@ def evaluate_policy(
         ours = policy_methods(policy, config, sigmas)
     timed = deadline_methods(policy, deadlines, sigmas)
     methods = [*ours, *timed, *default_baselines(chosen, manifest.blocks)]
-    return evaluate(
+    results = evaluate(
         pipe,
         methods,
         texts[:prompts],
@@ -73,7 +78,10 @@ def evaluate_policy(
         call=config.pipeline.call,
         progress=progress,
         caps=caps_of(config, pipe),
+        kept=kept,
+        pictured=pictured,
     )
+    return replace(results, profile=manifest.profile)
 
 
 def policy_methods(policy: Policy, config: EnvConfig, sigmas: Floats) -> list[Method]:

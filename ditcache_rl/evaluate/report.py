@@ -1,4 +1,4 @@
-"""Turn measurements into the report that `eval.py` writes, and into a table for the terminal."""
+"""Turn measurements into the report that `eval.py` writes; tables and pages are made of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from typing import TypedDict, cast
 
 import numpy as np
-from rich.table import Table
 
-from ditcache_rl.evaluate.methods import FAMILIES, Family
+from ditcache_rl.evaluate.methods import Family
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.stats import Spread, bootstrap_mean, frontier_mix
 from ditcache_rl.machine import machine_facts, version_facts
+from ditcache_rl.schedules import modes_text
 from ditcache_rl.types import Floats
 
 #: What each family is compared with at equal time. A policy also has to beat static schedules.
@@ -19,7 +19,6 @@ _OPPONENTS: dict[Family, tuple[Family, ...]] = {
     "static": ("fewer-steps", "heuristic", "peer"),
     "learned": ("fewer-steps", "heuristic", "peer", "static"),
 }
-_STYLES: dict[str, str] = {"learned": "bold green", "static": "cyan", "reference": "bold"}
 
 #: JSON has no nan: what could not be measured is null.
 Number = float | None
@@ -58,7 +57,7 @@ class Pair(TypedDict):
     """A method against the best that a family offers in the same mean time.
 
     `budget` is the share of full compute that the method spent. `gain_db` is null, with n = 0,
-    where nothing of the family is as fast as the method.
+    where nothing of the family is as fast as the method; `gains_db` are those of the prompts.
     """
 
     method: str
@@ -68,6 +67,7 @@ class Pair(TypedDict):
     gain_db: Number
     ci95: list[Number] | None
     n: int
+    gains_db: list[Number]
 
 
 class DeadlineLine(TypedDict):
@@ -80,6 +80,20 @@ class DeadlineLine(TypedDict):
     late_as_zero_db: Number
     seconds_per_image: Number
     n: int
+
+
+class TraceLine(TypedDict):
+    """What a controller did, by prompt, and what its cache held and served, per image.
+
+    `modes` are letters as in schedule files: one text where every image is made alike, else one for
+    each. `memory` is in bytes and reads.
+    """
+
+    method: str
+    family: str
+    target: str
+    modes: list[str]
+    memory: dict[str, float]
 
 
 class Report(TypedDict):
@@ -96,6 +110,8 @@ class Report(TypedDict):
     rows: list[ReportLine]
     paired: list[Pair]
     deadlines: list[DeadlineLine]
+    traces: list[TraceLine]
+    profile: dict[str, float] | None
     notes: list[str]
 
 
@@ -138,64 +154,10 @@ def build_report(
         "rows": cast("list[ReportLine]", lines),
         "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
         "deadlines": _deadlines(results),
+        "traces": _traces(results),
+        "profile": None if results.profile is None else dict(results.profile),
         "notes": list(results.notes),
     }
-
-
-def render_table(report: Report) -> Table:
-    """Lay a report out for the terminal, one line per method and setting."""
-    images = report["rows"][0]["n"]
-    table = Table(title=f"{report['env']}: {images} images, PSNR and SSIM against the reference")
-    table.add_column("method")
-    table.add_column("setting")
-    with_lpips = report["rows"][0]["lpips"] is not None
-    numeric = ["computed", "s / image", "speed-up", "PSNR dB", "p5", "SSIM"]
-    for title in [*numeric, "LPIPS"] if with_lpips else numeric:
-        table.add_column(title, justify="right")
-    previous = ""
-    for line in sorted(report["rows"], key=_place):
-        if previous and line["family"] != previous:
-            table.add_section()
-        previous = line["family"]
-        lpips = [_shown(line["lpips"]["mean"], ".3f")] if line["lpips"] is not None else []
-        table.add_row(
-            line["method"],
-            line["target"],
-            _shown(line["compute_share"], ".0%"),
-            _shown(line["seconds_per_image"], ".3f"),
-            _shown(line["speedup"], ".2f"),
-            _shown(line["psnr_db"]["mean"], ".2f"),
-            _shown(line["psnr_db"]["p5"], ".2f"),
-            _shown(line["ssim"]["mean"], ".4f"),
-            *lpips,
-            style=_STYLES.get(line["family"]),
-        )
-    if report["notes"]:
-        table.caption = "\n".join(report["notes"])
-    return table
-
-
-def render_deadlines(report: Report) -> Table:
-    """Lay what was measured under deadlines out for the terminal, one line per method and deadline.
-
-    PSNR is of the images in time.
-    """
-    table = Table(title="by the clock: PSNR of the images in time")
-    table.add_column("method")
-    for title in ("deadline", "in time", "PSNR dB", "p5", "late as 0", "median s"):
-        table.add_column(title, justify="right")
-    for line in report["deadlines"]:
-        psnr = line["psnr_db"]
-        table.add_row(
-            line["method"],
-            f"{line['deadline_s']:g} s",
-            f"{line['kept_share']:.0%}",
-            _shown(psnr and psnr["mean"], ".2f"),
-            _shown(psnr and psnr["p5"], ".2f"),
-            _shown(line["late_as_zero_db"], ".2f"),
-            _shown(line["seconds_per_image"], ".3f"),
-        )
-    return table
 
 
 def _deadlines(results: Results) -> list[DeadlineLine]:
@@ -214,6 +176,25 @@ def _deadlines(results: Results) -> list[DeadlineLine]:
                 "late_as_zero_db": _number(np.where(kept, psnr_db, 0.0).mean()),
                 "seconds_per_image": _number(np.median(seconds)),
                 "n": len(seconds),
+            }
+        )
+    return lines
+
+
+def _traces(results: Results) -> list[TraceLine]:
+    lines: list[TraceLine] = []
+    for index, traces in results.traces.items():
+        method, modes = results.methods[index], [modes_text(one.modes) for one in traces]
+        memory = {
+            name: float(np.mean([one.memory[name] for one in traces])) for name in traces[0].memory
+        }
+        lines.append(
+            {
+                "method": method.name,
+                "family": method.family,
+                "target": method.target,
+                "modes": modes[:1] if len(set(modes)) == 1 else modes,
+                "memory": memory,
             }
         )
     return lines
@@ -240,20 +221,18 @@ def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:
                 "gain_db": None,
                 "ci95": None,
                 "n": 0,
+                "gains_db": [],
             }
             if not np.isnan(mix).any():
                 baseline = mix[used] @ results.psnr_db[np.array(rivals)[used]]
-                gain = bootstrap_mean(results.psnr_db[index] - baseline, generator)
+                gains = results.psnr_db[index] - baseline
+                gain = bootstrap_mean(gains, generator)
                 pair["gain_db"] = _number(gain.mean)
                 pair["ci95"] = [_number(gain.low), _number(gain.high)]
                 pair["n"] = gain.n
+                pair["gains_db"] = [_number(one) for one in gains]
             pairs.append(pair)
     return pairs
-
-
-def _place(line: ReportLine) -> tuple[int, str, float]:
-    family = [str(name) for name in FAMILIES].index(line["family"])
-    return family, line["method"], line["speedup"] or 0.0
 
 
 def _spread(values: Floats) -> SpreadEntry:
@@ -263,7 +242,3 @@ def _spread(values: Floats) -> SpreadEntry:
 
 def _number(value: float) -> Number:
     return float(value) if math.isfinite(value) else None
-
-
-def _shown(value: Number, form: str) -> str:
-    return "-" if value is None else format(value, form)

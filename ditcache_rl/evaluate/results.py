@@ -10,10 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.evaluate.methods import Method
-from ditcache_rl.types import Floats
+from ditcache_rl.types import Floats, Modes
 
 #: An image as (H, W, 3) 8-bit values.
 Picture = NDArray[np.uint8]
+
+
+class Trace(NamedTuple):
+    """What a controller did for one image, and what its cache held and served."""
+
+    modes: Modes
+    """(steps, sites) effective."""
+    memory: Mapping[str, float]
+    """Bytes and counts by name, as in `CacheStats`; `peak_bytes` is of this image."""
 
 
 class Round(NamedTuple):
@@ -24,7 +33,9 @@ class Round(NamedTuple):
     """By metric, against the reference."""
     compute_share: Floats
     pictures: Mapping[int, Picture]
-    """By index of a method; empty where the round is not kept for the picture grid."""
+    """By index of a method; empty where the round's images are not kept."""
+    traces: Mapping[int, Trace] = {}
+    """By index of a method; of those that a controller runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,9 @@ class Results:
         pictures: By index of a method, the images of the first prompts; of the
             reference and of static and learned methods only, or of all methods where there are none
             of these.
+        traces: By index of a method, what was done for every prompt; of those that a controller
+            runs.
+        profile: What the policy took calls, steps and sites to cost; None without a policy.
         notes: What a reader should know: methods left out, an interruption.
     """
 
@@ -53,12 +67,19 @@ class Results:
     quality: Mapping[str, Floats]
     compute_share: Floats
     pictures: Mapping[int, Sequence[Picture]] = field(default_factory=dict)
+    traces: Mapping[int, Sequence[Trace]] = field(default_factory=dict)
+    profile: Mapping[str, float] | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def psnr_db(self) -> Floats:
         """(methods, prompts) what comparisons at equal time go by."""
         return self.quality["psnr_db"]
+
+    @property
+    def albums(self) -> dict[str, Sequence[Picture]]:
+        """The pictures, by the label of their method."""
+        return {self.methods[index].label: kept for index, kept in self.pictures.items()}
 
     @property
     def speedup(self) -> Floats:
@@ -100,5 +121,6 @@ def gather(
         },
         compute_share=np.stack([one.compute_share for one in rounds], axis=1),
         pictures={index: [p[index] for p in pictured] for index in (pictured or [{}])[0]},
+        traces={index: [one.traces[index] for one in rounds] for index in rounds[0].traces},
         notes=tuple(notes),
     )

@@ -6,8 +6,9 @@ Times are wall-clock of the whole pipeline call on this machine; nothing here pr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,8 @@ from torch import Tensor
 from ditcache_rl.bench.draw import called
 from ditcache_rl.cache import Caps, TieredCache
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
-from ditcache_rl.evaluate.methods import REFERENCE, Method
-from ditcache_rl.evaluate.results import Picture, Results, Round, gather
+from ditcache_rl.evaluate.methods import OURS, REFERENCE, Family, Method
+from ditcache_rl.evaluate.results import Picture, Results, Round, Trace, gather
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
@@ -28,6 +29,8 @@ from ditcache_rl.types import UNSEEN, Progress
 
 #: Prompts whose images are kept for the picture grid.
 KEPT_PROMPTS = 6
+#: Counters of a cache that say which tier served an image, and what was moved for it.
+_COUNTERS = ("device_hits", "host_hits", "disk_hits", "misses", "bytes_written", "bytes_read")
 #: Arguments of the pipeline call that an evaluation sets itself.
 _OWN_ARGUMENTS = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
 
@@ -42,6 +45,8 @@ class Shot(NamedTuple):
     """(1, 3, H, W) float32 on the CPU."""
     seconds: float
     compute_share: float
+    trace: Trace | None = None
+    """None where no controller ran."""
 
 
 class Stopwatch:
@@ -63,6 +68,7 @@ class Stopwatch:
         """Draw one image under a method, and time the pipeline call alone."""
         steps = method.num_inference_steps or self._steps
         logs: list[RequestLog] = []
+        before = asdict(self._cache.stats)
         generator = torch.Generator("cpu").manual_seed(seed)
         # Attaching is outside of the clock: a server does it once.
         with self._attached(method, logs):
@@ -76,7 +82,18 @@ class Stopwatch:
             )
             seconds = _clock() - started
         share = self._share(method, logs[0]) if logs else 1.0
-        return Shot(images.detach().float().cpu(), seconds, share * steps / self._steps)
+        return Shot(
+            images.detach().float().cpu(),
+            seconds,
+            share * steps / self._steps,
+            self._trace(logs[0], before) if logs else None,
+        )
+
+    def _trace(self, log: RequestLog, before: Mapping[str, float]) -> Trace:
+        """Tell what was done for the only row, and what the cache did since."""
+        after = asdict(self._cache.stats)
+        memory = {name: float(after[name] - before[name]) for name in _COUNTERS}
+        return Trace(log.modes[:, 0], {"peak_bytes": float(log.peak_bytes)} | memory)
 
     def _attached(self, method: Method, logs: list[RequestLog]) -> AbstractContextManager[object]:
         if method.applied is not None:
@@ -111,6 +128,8 @@ def evaluate(
     call: Mapping[str, object] | None = None,
     progress: Progress = UNSEEN,
     caps: Caps = _NO_CAPS,
+    kept: int = KEPT_PROMPTS,
+    pictured: Collection[Family] | None = OURS,
 ) -> Results:
     """Measure methods against the reference, one image at a time.
 
@@ -129,6 +148,9 @@ def evaluate(
         call: Further arguments of the pipeline call.
         progress: Hears how many images are drawn.
         caps: Bytes per tier under every controller.
+        kept: Prompts whose images are in the results, the first ones.
+        pictured: Families whose images are in the results, beside the reference's; all of them
+            where there are none of these, or for None.
 
     Returns:
         All measurements; after Ctrl-C those of the prompts that are complete, with a note.
@@ -166,8 +188,8 @@ def evaluate(
                     bar.say(runnable[index].label)
                     shots[index] = watch.shoot(runnable[index], prompt, seed=seed)
                     bar.advance(1)
-                kept = number < KEPT_PROMPTS
-                rounds.append(_compare(runnable, shots, metrics=metrics, kept=kept))
+                chosen = _pictured(runnable, pictured) if number < kept else []
+                rounds.append(_compare(runnable, shots, metrics=metrics, pictured=chosen))
         except KeyboardInterrupt:
             if not rounds:
                 raise
@@ -221,7 +243,7 @@ def _compare(
     shots: Mapping[int, Shot],
     *,
     metrics: Mapping[str, Metric],
-    kept: bool,
+    pictured: Sequence[int],
 ) -> Round:
     ordered = [shots[index] for index in range(len(methods))]
     reference = ordered[0].image
@@ -232,14 +254,15 @@ def _compare(
             for name, metric in metrics.items()
         },
         compute_share=np.array([shot.compute_share for shot in ordered]),
-        pictures={i: _picture(ordered[i].image) for i in _pictured(methods)} if kept else {},
+        pictures={i: _picture(ordered[i].image) for i in pictured},
+        traces={i: shot.trace for i, shot in enumerate(ordered) if shot.trace is not None},
     )
 
 
-def _pictured(methods: Sequence[Method]) -> list[int]:
-    """Choose the methods whose images are kept: what is ours, else everything."""
-    ours = [i for i, method in enumerate(methods) if method.family in ("static", "learned")]
-    return [0, *ours] if ours else list(range(len(methods)))
+def _pictured(methods: Sequence[Method], families: Collection[Family] | None) -> list[int]:
+    """Choose the methods whose images are kept."""
+    chosen = [i for i, method in enumerate(methods) if method.family in (families or ())]
+    return [0, *chosen] if chosen else list(range(len(methods)))
 
 
 def _picture(image: Tensor) -> Picture:

@@ -67,6 +67,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ),
         (["list"], ("envs", "policies", "pipelines")),
         (["doctor"], ("--dir", "--json")),
+        (["studio"], ("--policy", "--mos", "--port", "(default: 127.0.0.1)")),
+        (["mos", "prepare"], ("--speedups", "--methods", "(default: shapes-ppo)")),
+        (["mos", "report"], ("--json",)),
     ],
 )
 def test_help_names_every_option_and_default(

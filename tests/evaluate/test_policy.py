@@ -10,6 +10,7 @@ from ditcache_rl.config import load_env
 from ditcache_rl.evaluate import Method
 from ditcache_rl.evaluate import policy as evaluation
 from ditcache_rl.evaluate.policy import policy_methods
+from ditcache_rl.mos import HIDDEN, RatingSet
 from ditcache_rl.policy import save_policy
 from tests.kit.environment import PROMPTS, levels_of, untrained_policy
 from tests.kit.pacers import tiny_pacer
@@ -72,6 +73,51 @@ def test_an_evaluation_writes_table_report_and_pictures(
     assert "ditcache/tiny-v0: 2 images" in printed
     assert "its schedule" in printed
     assert f"report, plot and pictures: {out}\n" in printed
+
+
+@pytest.mark.usefixtures("few_rivals")
+def test_a_page_is_written_besides_with_all_that_was_measured(
+    policy: Path, tiny_env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    asked = ["--env", str(tiny_env), "--prompts", "2", "--out", str(out)]
+
+    assert main(["eval", str(policy), *asked, "--report", str(tmp_path / "page")]) == 0
+
+    report = json.loads((out / "report.json").read_text())
+    # The network has learned nothing, so that what is online does what is static.
+    assert {
+        tuple(line["modes"]) for line in report["traces"] if line["target"] == "budget 0.5"
+    } == {("CRC1",)}
+    assert all(line["memory"]["peak_bytes"] > 0 for line in report["traces"])
+    assert report["profile"]["num_inference_steps"] == 4
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert report["command"] in page
+    assert page.count("data:image/png") >= 2
+    assert f"page: {tmp_path}/page/report.html\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_rivals")
+def test_a_set_for_raters_shows_every_method_at_its_nearest_setting(
+    policy: Path, tiny_env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--env", str(tiny_env), "--prompts", "2", "--out", str(tmp_path / "set")]
+
+    assert main(["mos", "prepare", str(policy), *asked, "--speedups", "2"]) == 0
+
+    rated = RatingSet.read(tmp_path / "set")
+    assert {page.method for page in rated.pages} == {
+        "policy",
+        "its schedule",
+        "fewer steps",
+        HIDDEN,
+    }
+    assert len(rated.pages) == 8
+    assert all(page.quality["psnr_db"] > 0 for page in rated.pages if page.method != HIDDEN)
+    assert rated.facts["command"].startswith("ditcache-rl mos prepare")
+    assert f"serve them: ditcache-rl studio --mos {tmp_path}/set\n" in capsys.readouterr().out
+    assert main(["mos", "prepare", str(policy), *asked]) == 2
+    assert "expected a folder that does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_rivals")
