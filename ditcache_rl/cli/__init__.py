@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ditcache_rl._version import __version__
-from ditcache_rl.cli import analyze, export, record, search, train
+from ditcache_rl.cli import analyze, export, record, search, serve, train
 from ditcache_rl.cli import eval as evaluate
 from ditcache_rl.cli import list as listing
 from ditcache_rl.cli.options import HelpFormatter
@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "eval": evaluate,
         "export": export,
         "record-load": record,
+        "serve": serve,
         "list": listing,
     }
 )

@@ -81,11 +81,12 @@ class GuardedController(Delegating):
         self._lost = np.zeros(run.rows, dtype=np.bool_)
         self._idle = np.zeros((run.rows, run.sites), dtype=np.int64)
         self._modes: Modes = np.zeros((run.rows, run.sites), dtype=np.int8)
-        self._forget()
+        self._before, self._step = self._modes, -1
+        self._output: Tensor | None = None
 
     def forget(self, run: RunInfo) -> None:
         """Compare nothing with what had other shapes."""
-        self._forget()
+        self._output, self._step = None, -1
         super().forget(run)
 
     def planned(self) -> Modes | None:
@@ -143,10 +144,6 @@ class GuardedController(Delegating):
             self.reasons[-1] = self.reasons[-1] or (
                 f"an estimate was off by {error[off].max():.3g} of what step {self._step} computed"
             )
-
-    def _forget(self) -> None:
-        self._output: Tensor | None = None
-        self._before, self._step = self._modes, -1
 
 
 def relative_error(output: Tensor, estimate: Tensor) -> NDArray[np.float64]:
