@@ -10,18 +10,20 @@ from ditcache_rl._version import __version__
 
 if TYPE_CHECKING:
     from ditcache_rl.cache import Memory
-    from ditcache_rl.inference import Run, attach, cached
-    from ditcache_rl.pipelines import session
+    from ditcache_rl.control import Guard
+    from ditcache_rl.inference import Run, attach, cached, session, target
     from ditcache_rl.serve import Bandit, Recorder
 else:
     _HOME = {
         "Bandit": "serve",
+        "Guard": "control",
         "Memory": "cache",
         "Recorder": "serve",
         "Run": "inference",
         "attach": "inference",
         "cached": "inference",
-        "session": "pipelines",
+        "session": "inference",
+        "target": "inference",
     }
 
     def __getattr__(name: str) -> object:
@@ -32,6 +34,7 @@ else:
 
 __all__ = [
     "Bandit",
+    "Guard",
     "Memory",
     "Recorder",
     "Run",
@@ -39,6 +42,7 @@ __all__ = [
     "attach",
     "cached",
     "session",
+    "target",
 ]
 
 announce()

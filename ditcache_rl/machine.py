@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # whoever asks what is installed must not wait for torch
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scikit-image", "scipy", "lpips")
 #: What learning needs, of the `train` extra.
 LEARNING = ("gymnasium", "stable_baselines3", "sb3_contrib", "tensorboard")
+#: What a server needs, of the `serve` extra.
+SERVING = ("fastapi", "prometheus_client", "uvicorn")
 
 
 def synchronize(device: torch.device | None = None) -> None:

@@ -26,17 +26,8 @@ run(sys.argv[0], run_name="__main__")
 #: Import names of everything that the extras bring and the package, without them, does not need.
 EXTRAS = [
     *("gymnasium", "matplotlib", "pymoo", "sb3_contrib", "stable_baselines3", "tensorboard"),
-    *(
-        "gradio",
-        "onnx",
-        "onnxscript",
-        "torchao",
-        "cache_dit",
-        "plotly",
-        "lpips",
-        "accelerate",
-        "peft",
-    ),
+    *("onnx", "onnxscript", "torchao", "cache_dit", "plotly", "lpips", "accelerate", "peft"),
+    *("fastapi", "gradio", "prometheus_client", "uvicorn"),
 ]
 BASE_INSTALL = f"""
 import sys
@@ -134,18 +125,33 @@ for found in pkgutil.walk_packages(ditcache_rl.__path__, "ditcache_rl.", onerror
     assert base_install(code) == (
         "ditcache_rl.rl ConfigError expected gymnasium, stable_baselines3, sb3_contrib, "
         "tensorboard to be installed, found none; pip install 'ditcache-rl[train]'\n"
+        "ditcache_rl.serve.server ConfigError expected fastapi, prometheus_client, uvicorn "
+        "to be installed, found none; pip install 'ditcache-rl[serve]'\n"
     )
 
 
-@pytest.mark.parametrize("asked", [["train"], ["train", "--retarget", "shapes-ppo"]])
-def test_a_base_install_says_in_one_line_that_it_cannot_train(asked: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("asked", "missing", "extra"),
+    [
+        (["train"], "gymnasium, stable_baselines3, sb3_contrib, tensorboard", "train"),
+        (
+            ["train", "--retarget", "shapes-ppo"],
+            "gymnasium, stable_baselines3, sb3_contrib, tensorboard",
+            "train",
+        ),
+        (["serve"], "fastapi, prometheus_client, uvicorn", "serve"),
+    ],
+)
+def test_a_base_install_says_in_one_line_what_it_cannot_do(
+    asked: list[str], missing: str, extra: str
+) -> None:
     code = "sys.stderr = sys.stdout; from ditcache_rl.cli import main; print(main(sys.argv[1:]))"
 
     said, status = base_install(code, *asked).splitlines()
 
     assert status == "2"
-    assert said.startswith("error: expected gymnasium, stable_baselines3, sb3_contrib, tensorboard")
-    assert said.endswith("pip install 'ditcache-rl[train]'")
+    assert said.startswith(f"error: expected {missing}")
+    assert said.endswith(f"pip install 'ditcache-rl[{extra}]'")
 
 
 def test_a_base_install_exports_schedules(tmp_path: Path) -> None:

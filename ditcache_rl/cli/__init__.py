@@ -15,7 +15,18 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ditcache_rl._version import __version__
-from ditcache_rl.cli import analyze, doctor, export, init, mos, record, search, studio, train
+from ditcache_rl.cli import (
+    analyze,
+    doctor,
+    export,
+    init,
+    mos,
+    record,
+    search,
+    serve,
+    studio,
+    train,
+)
 from ditcache_rl.cli import eval as evaluate
 from ditcache_rl.cli import list as listing
 from ditcache_rl.cli.options import HelpFormatter
@@ -45,6 +56,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "eval": evaluate,
         "export": export,
         "record-load": record,
+        "serve": serve,
         "studio": studio,
         "mos": mos,
         "list": listing,

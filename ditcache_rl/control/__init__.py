@@ -2,12 +2,15 @@
 
 from ditcache_rl.control.actions import ActionSpace, ActionState, best_actions
 from ditcache_rl.control.base import (
+    Asked,
     Controller,
     Delegating,
     planned_modes,
     start_over,
+    target_of,
     uniform_decision,
 )
+from ditcache_rl.control.guard import Guard, GuardedController
 from ditcache_rl.control.heuristics import AllCompute, EasyCache, EveryK, FBCache, Newton, TeaCache
 from ditcache_rl.control.network import NetworkController, PolicyNetwork
 from ditcache_rl.control.static import StaticSchedule, followed
@@ -16,11 +19,14 @@ __all__ = [
     "ActionSpace",
     "ActionState",
     "AllCompute",
+    "Asked",
     "Controller",
     "Delegating",
     "EasyCache",
     "EveryK",
     "FBCache",
+    "Guard",
+    "GuardedController",
     "NetworkController",
     "Newton",
     "PolicyNetwork",
@@ -30,5 +36,6 @@ __all__ = [
     "followed",
     "planned_modes",
     "start_over",
+    "target_of",
     "uniform_decision",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,6 +50,23 @@ class Counting(Protocol):
     def forget(self, run: RunInfo) -> None:
         """Forget what was remembered of tensors, and nothing else."""
         ...
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """A controller that follows a target, and another one in a request that is asked for it."""
+
+    target: Any
+    """What is asked for; `str` writes it as a user did."""
+
+    def ask(self, target: Any) -> None:
+        """Follow another target in the request that this copy is for; called before `reset`."""
+        ...
+
+
+def target_of(controller: Controller) -> Any:
+    """Return what a controller is asked for, None where it decides by itself."""
+    return getattr(controller, "target", None)
 
 
 def start_over(controller: Controller, run: RunInfo) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Never, ParamSpec, TypeVar
 
 from ditcache_rl.cache import Memory
-from ditcache_rl.control import Controller
-from ditcache_rl.errors import ConfigError, as_written, closest
+from ditcache_rl.control import Controller, Guard
+from ditcache_rl.errors import ConfigError, as_written
 from ditcache_rl.files import is_there
+from ditcache_rl.inference.asked import Over, Target
 from ditcache_rl.inference.cache import open_cache
+from ditcache_rl.inference.checks import check_kinds, check_together
 from ditcache_rl.inference.run import Adapter, Listener, Run, Runner
 from ditcache_rl.inference.solver import fixed_schedule
-from ditcache_rl.inference.targets import Over, PolicyController, Target
+from ditcache_rl.inference.targets import PolicyController
 from ditcache_rl.inference.untrained import UNTRAINED, untrained_controller
 from ditcache_rl.instrument import BlockRunner, Ranks, own_scope
 from ditcache_rl.instrument.blocks import denoisers_of
@@ -25,9 +27,7 @@ from ditcache_rl.policy import Policy, load_policy, load_schedules
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-_UNLIMITED = Memory()
-#: What every controller has.
-_CONTROLLER = ("probe_blocks", "reset", "decide")
+_UNLIMITED, _WATCHED = Memory(), Guard()
 
 
 def attach(
@@ -49,6 +49,7 @@ def attach(
     adapt: Adapter | None = None,
     record: Listener | None = None,
     collapse: bool = False,
+    guard: Guard | None = _WATCHED,
     **unknown: Never,
 ) -> Run:
     """Run every call of a pipeline under a policy, until `Run.detach`.
@@ -83,6 +84,8 @@ def attach(
         collapse: Run computed steps alone, as one update each: no hook, no cache, no call of the
             scheduler for what is left out, and callbacks at computed steps. For schedules of the
             whole denoiser and samplers whose steps are linear; runs that begin inside are errors.
+        guard: What requests are watched for; what goes wrong is computed, and `Run.summary` says
+            so. By default nothing else is changed. None for nothing.
         unknown: Refused, with the nearest name that there is.
 
     Raises:
@@ -94,8 +97,9 @@ def attach(
         StateError: If the pipeline recomputes its blocks for gradients, or another cache is on it.
         UnsupportedModelError: If it is no pipeline, or its blocks can't be told.
     """
-    _check_kinds(
+    check_kinds(
         unknown,
+        list(attach.__kwdefaults__ or ()),
         policy,
         memory=memory,
         record=record,
@@ -104,6 +108,7 @@ def attach(
         sites=sites,
         blocks=blocks,
         collapse=collapse,
+        guard=guard,
     )
     for name, denoiser in denoisers_of(pipe).items():
         refuse_caches(name, denoiser)  # before they make it look like another model
@@ -131,10 +136,11 @@ def attach(
                 "a policy knows its sites and blocks: expected none, received "
                 f"{as_written({'sites': sites, 'blocks': blocks})}"
             )
-        _check_together(ranks=ranks, adapt=adapt, deadline_s=deadline_s, over=over)
+        check_together(ranks=ranks, adapt=adapt, deadline_s=deadline_s, over=over)
         manifest = policy.manifest
         check_identity(manifest.model, manifest.scheduler, pipe)
-        chosen = PolicyController(policy, Target(**(asked or {"speedup": 2.0}), over=over))
+        target = Target(**(asked or {"speedup": 2.0}), over=over)
+        chosen = PolicyController(policy, target, ranked=ranks is not None)
         sigmas = next(iter(policy.tables.values())).sigmas
         chosen.choose(sigmas)
         if collapse:
@@ -164,53 +170,8 @@ def attach(
         blocks=blocks,
         request_bytes=request_bytes,
         ranks=ranks,
+        guard=guard,
     )
-
-
-def _check_together(
-    *, ranks: Ranks | None, adapt: Adapter | None, deadline_s: float | None, over: Over
-) -> None:
-    """Refuse what two would decide in different ways."""
-    if deadline_s is not None and ranks is not None:
-        raise ConfigError(
-            "expected ranks or deadline_s, received both: ranks that read clocks of their own "
-            "would compute different steps; use latency_s"
-        )
-    if over == "requests" and (adapt is not None or ranks is not None):
-        other = "adapt" if adapt is not None else "ranks"
-        raise ConfigError(
-            f"expected {other} or over='requests', received both: which request takes which "
-            "schedule is decided by turns here, and nowhere else"
-        )
-    if adapt is not None and ranks is not None:
-        raise ConfigError(
-            "expected ranks or adapt, received both: ranks that measure times of their own "
-            "would choose different schedules"
-        )
-
-
-def _check_kinds(unknown: Iterable[str], policy: object, **options: object) -> None:
-    """Refuse what a type checker would have refused, had there been one."""
-    for name in unknown:
-        known = list(attach.__kwdefaults__ or ())
-        raise ConfigError(
-            f"expected arguments among {', '.join(known)}, received {name!r}.{closest(name, known)}"
-        )
-    if not isinstance(policy, str | Path | Policy) and not _has(policy, *_CONTROLLER):
-        received = (
-            f"the class {policy.__name__}" if isinstance(policy, type) else type(policy).__name__
-        )
-        if isinstance(policy, Mapping):  # what `load_schedules` returns
-            received += f"; take one of its policies, {', '.join(map(repr, policy)) or 'none'}"
-        raise ConfigError(
-            "policy must be a policy folder, the name of a shipped one, the Hub's 'org/name', a "
-            f"schedule file, a Policy or a controller as EveryK(2), received {received}"
-        )
-    for name, (fits, shape) in _OPTIONS.items():
-        if not fits(options[name]):
-            raise ConfigError(f"{name} must be {shape}, received {options[name]!r}")
-    if options["collapse"]:
-        _check_collapse(**{name: options[name] for name in ("memory", "adapt", "ranks")})
 
 
 def _runner(collapse: bool) -> Callable[..., Runner]:
@@ -220,33 +181,6 @@ def _runner(collapse: bool) -> Callable[..., Runner]:
     from ditcache_rl.solver import SolverRunner  # loads diffusers, which nothing else here does
 
     return SolverRunner
-
-
-def _check_collapse(**options: object) -> None:
-    """Refuse options that have no meaning where nothing is cached and nothing decided."""
-    given = {n: value for n, value in options.items() if value not in (None, _UNLIMITED)}
-    if given:
-        raise ConfigError(
-            "a collapsed schedule keeps no cache and decides nothing: expected no memory, adapt or "
-            f"ranks beside collapse=True, received {as_written(given)}"
-        )
-
-
-def _has(thing: object, *members: str) -> bool:
-    """Tell whether something made, and not its class, has members."""
-    return not isinstance(thing, type) and all(hasattr(thing, name) for name in members)
-
-
-#: What the options of `attach` must be, as code and in words.
-_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "memory": (lambda it: isinstance(it, Memory), "as Memory(device='70%')"),
-    "record": (lambda it: it is None or callable(it), "as Recorder('requests.jsonl')"),
-    "adapt": (lambda it: it is None or _has(it, "runner", "summary"), "as Bandit(min_psnr=35)"),
-    "ranks": (lambda it: it is None or _has(it, "share", "least"), "as Ranks()"),
-    "sites": (lambda it: it is None or (type(it) is int and it >= 1), "a whole number >= 1"),
-    "blocks": (lambda it: isinstance(it, str | None), "a path as 'transformer.my_blocks'"),
-    "collapse": (lambda it: isinstance(it, bool), "True or False"),
-}
 
 
 def open_policy(source: str | Path) -> Policy:

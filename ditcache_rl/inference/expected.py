@@ -7,8 +7,11 @@ import numpy as np
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
-from ditcache_rl.schedules import Expectation
+from ditcache_rl.schedules import Scored
 from ditcache_rl.types import Floats, Mode
+
+#: Errors of an expectation that an image may lie below all that the policy was trained on.
+_ERRORS = 3.0
 
 
 def expected_psnr_db(policy: Policy, log: RequestLog) -> Floats | None:
@@ -21,15 +24,29 @@ def expected_psnr_db(policy: Policy, log: RequestLog) -> Floats | None:
     Returns:
         (rows,), or None where what was done is no schedule of the policy that this is known of.
     """
-    expectation = _expectation(policy, log)
-    if expectation is None:
+    one = _followed(policy, log)
+    if one is None or one.expectation is None:
         return None
-    found = expectation.psnr_db(log.jumps())
+    found = one.expectation.psnr_db(log.jumps())
     return np.clip(found, 0.0, PSNR_CAP_DB) if np.isfinite(found).all() else None
 
 
-def _expectation(policy: Policy, log: RequestLog) -> Expectation | None:
-    """Find the expectation of the schedule that all rows have followed to the end."""
+def is_drifted(policy: Policy, log: RequestLog) -> bool:
+    """Tell whether all images of a request are expected below what any of training reached.
+
+    Args:
+        policy: What was followed.
+        log: Of a finished request, whose expectation was noted.
+    """
+    one = _followed(policy, log)
+    if log.expected_psnr_db is None or one is None or one.expectation is None:
+        return False
+    worst = one.floor_psnr_db if one.reached is None else one.reached.psnr_db[0]
+    return bool((log.expected_psnr_db < worst - _ERRORS * one.expectation.error_db).all())
+
+
+def _followed(policy: Policy, log: RequestLog) -> Scored | None:
+    """Find the schedule that all rows have followed to the end, where it tells what to expect."""
     modes = log.modes[:, :1]
     if (log.modes != modes).any():
         return None
@@ -42,5 +59,5 @@ def _expectation(policy: Policy, log: RequestLog) -> Expectation | None:
             # An estimate needs as many residuals as its mode says.
             possible = np.minimum(wished, np.cumsum(wished == Mode.COMPUTE, axis=0))
             if one.expectation is not None and (possible == modes[:, 0]).all():
-                return one.expectation
+                return one
     return None

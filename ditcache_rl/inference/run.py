@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
@@ -10,10 +11,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller
+from ditcache_rl.control import Controller, Guard
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.inference.cache import CacheHandle
-from ditcache_rl.inference.expected import expected_psnr_db
+from ditcache_rl.inference.expected import expected_psnr_db, is_drifted
 from ditcache_rl.inference.targets import PolicyController
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.policy import Policy
@@ -21,6 +22,7 @@ from ditcache_rl.schedules import modes_text
 from ditcache_rl.types import Mode, Tier
 
 _REMEMBERED_REQUESTS = 1000
+_LOG = logging.getLogger(__name__)
 #: What hears of every finished request, as a `Recorder` does.
 Listener: TypeAlias = Callable[[RequestLog], None]
 
@@ -68,15 +70,19 @@ class Run:
         make: Callable[..., Runner] = BlockRunner,
         adapt: Adapter | None = None,
         record: Listener | None = None,
+        guard: Guard | None = None,
         **options: Any,
     ) -> None:
         self.logs: deque[RequestLog] = deque(maxlen=_REMEMBERED_REQUESTS)
         self.cache = opened.cache
         self._opened = opened
-        self._adapt, self._record = adapt, record
+        self._adapt, self._record, self._guard = adapt, record, guard
+        self._drifted = 0
         self._followed = controller if isinstance(controller, PolicyController) else None
         try:
-            self._runner = make(pipe, controller, opened.cache, on_finish=self._finished, **options)
+            self._runner = make(
+                pipe, controller, opened.cache, on_finish=self._finished, guard=guard, **options
+            )
             self._runner.__enter__()
         except BaseException:
             opened.cache.close()
@@ -87,10 +93,25 @@ class Run:
         self._runner.__exit__(None, None, None)
         self.cache.close()
 
+    @property
+    def distrusted(self) -> bool:
+        """Whether the policy is followed no more."""
+        return self._followed is not None and bool(self._followed.distrust)
+
+    def distrust(self, why: str) -> None:
+        """Follow the policy no more: from the next request on everything is computed.
+
+        Args:
+            why: What `summary` says.
+        """
+        if self._followed is not None:
+            self._followed.distrust = why
+
     def _finished(self, log: RequestLog) -> None:
         # Whoever keeps a deadline weighs otherwise than the schedule that computes the same.
-        if self._followed is not None and self._followed.deadline_s is None:
+        if self._followed is not None and _limit(log) is None:
             log.expected_psnr_db = expected_psnr_db(self._followed.policy, log)
+            self._watch(self._followed, log)
         self.logs.append(log)
         if self._followed is not None:
             self._followed.hear(log)
@@ -105,13 +126,42 @@ class Run:
                 "dtype, or export the policy again"
             )
 
+    def _watch(self, followed: PolicyController, log: RequestLog) -> None:
+        """Stop following a policy whose estimates are further off than any of its training."""
+        patience = self._guard.patience if self._guard else None
+        if patience is None or log.expected_psnr_db is None:
+            return
+        self._drifted = self._drifted + 1 if is_drifted(followed.policy, log) else 0
+        if self._drifted >= patience and not followed.distrust:
+            followed.distrust = (
+                f"estimates of {self._drifted} requests in a row were further off than those of "
+                "any image that the policy was trained on; train it again, or attach it anew"
+            )
+            _LOG.warning("%s", followed.distrust)
+
+    def _guarded(self) -> list[str]:
+        """Say how many requests were computed to the end, and why the last one was."""
+        reasons = [log.guarded for log in self.logs if log.guarded]
+        if not reasons:
+            return []
+        return [f"guard         {len(reasons)} computed to the end, the last as {reasons[-1]}"]
+
     def _deadlines(self) -> list[str]:
         """Say how many requests were in time, where there is a deadline."""
-        limit = self._followed.deadline_s if self._followed else None
-        if limit is None:
+        limited = [(log.seconds, limit) for log in self.logs if (limit := _limit(log)) is not None]
+        if not limited:
             return []
-        late = sum(log.seconds > limit for log in self.logs)
-        return [f"deadline      {len(self.logs) - late} of {len(self.logs)} within {limit:g} s"]
+        in_time = sum(seconds <= limit for seconds, limit in limited)
+        limits = {limit for _, limit in limited}
+        of_what = f"within {limits.pop():g} s" if len(limits) == 1 else "in time"
+        return [f"deadline      {in_time} of {len(limited)} {of_what}"]
+
+    def _targets(self) -> list[str]:
+        """Say what requests were asked for, where that is not the same for all."""
+        counts = Counter(str(log.target) for log in self.logs)
+        if len(counts) < 2:
+            return []
+        return ["targets       " + ", ".join(f"{n} of {asked}" for asked, n in counts.items())]
 
     def _expected(self) -> list[str]:
         """Say what images probably reach, of the requests that it is known of."""
@@ -142,7 +192,9 @@ class Run:
         return "\n".join(
             [
                 f"requests      {len(self.logs)}, median {seconds:.3f} s",
+                *self._targets(),
                 *self._deadlines(),
+                *self._guarded(),
                 *self._expected(),
                 f"site steps    {total}: {shares}",
                 f"device tier   {stats.device_hits} hits, {stats.misses} misses, "
@@ -153,6 +205,12 @@ class Run:
                 f"last modes    {modes_text(self.logs[-1].modes[:, 0])}",
             ]
         )
+
+
+def _limit(log: RequestLog) -> float | None:
+    """Return the seconds that a request might take by the clock, None without a deadline."""
+    limit: float | None = getattr(log.target, "deadline_s", None)
+    return limit
 
 
 def tier_lines(cache: TieredCache) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.inference.targets import PolicyController, Target
+from ditcache_rl.inference.asked import Target
+from ditcache_rl.inference.targets import PolicyController
 from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.pipelines.identity import scheduler_identity
 from ditcache_rl.policy import Policy
@@ -82,7 +83,7 @@ def fixed_schedule(chosen: PolicyController, sigmas: Floats) -> Schedule:
         BudgetError: If the target is out of reach.
         ConfigError: If it decides as it goes.
     """
-    controller = None if chosen.target.over == "requests" else chosen.choose(sigmas)
+    controller = None if getattr(chosen.target, "over", "") == "requests" else chosen.choose(sigmas)
     if not isinstance(controller, StaticSchedule):
         raise ConfigError(
             f"expected a target that is met by a schedule to collapse, received {chosen.target}, "

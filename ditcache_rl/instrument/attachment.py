@@ -16,9 +16,14 @@ from functools import wraps
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ditcache_rl.control import Asked, Controller
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument.context import asked
+
 _LOCK = threading.Lock()
-#: Attribute of a pipeline with its attachments, and of its class with the plain class.
-_HELD, _PLAIN = "_ditcache_rl_attachments", "_ditcache_rl_plain"
+#: Attributes of a pipeline with its attachments and with what a session is asked for, and of its
+#: class with the plain class.
+_HELD, _ASKED, _PLAIN = "_ditcache_rl_attachments", "_ditcache_rl_asked", "_ditcache_rl_plain"
 _NUMBERS = itertools.count()
 #: Numbers of what this task or thread, or one that it was begun by, has attached.
 _MINE: ContextVar[frozenset[int]] = ContextVar("ditcache_rl_mine", default=frozenset())
@@ -100,14 +105,50 @@ class Attachment:
             pipe.__dict__[_HELD] = left
             return
         pipe.__dict__.pop(_HELD, None)
+        pipe.__dict__.pop(_ASKED, None)
         pipe.__class__ = vars(type(pipe)).get(_PLAIN, type(pipe))
 
 
-def share(pipe: Any, session: Any) -> None:
-    """Put a session under what serves its original here; `end` of that takes it away again."""
+def share(pipe: Any, session: Any, target: Any = None) -> None:
+    """Put a session under what serves its original here; `end` of that takes it away again.
+
+    Args:
+        pipe: The original.
+        session: Has what a call changes of its own.
+        target: What the calls of the session are asked for; by default what those of the original
+            are.
+    """
     with _LOCK:
         for attachment in _serving(pipe):
             attachment._join(session)
+            session.__dict__[_ASKED] = pipe.__dict__.get(_ASKED) if target is None else target
+
+
+def asked_of(pipe: Any) -> Any:
+    """Return what a call of a pipeline from here is asked for, None for what it is attached for.
+
+    A block around the call says it, or else whoever made a session.
+    """
+    around = asked()
+    return getattr(pipe, "__dict__", {}).get(_ASKED) if around is None else around
+
+
+def controller_of(pipe: Any, controller: Controller) -> Controller:
+    """Return a controller for a call of a pipeline from here: a copy, asked for what the call is.
+
+    Raises:
+        ConfigError: If the call is asked for something, and the controller decides by itself.
+    """
+    own, target = copy.copy(controller), asked_of(pipe)
+    if target is None:
+        return own
+    if not isinstance(own, Asked):
+        raise ConfigError(
+            f"a controller decides by itself: expected no target, received {target} for "
+            f"{type(own).__name__}; attach a policy, or ask for nothing"
+        )
+    own.ask(target)
+    return own
 
 
 def is_attached(pipe: Any) -> bool:
@@ -171,4 +212,5 @@ def _bare(pipe: Any) -> Any:
     bare = object.__new__(getattr(type(pipe), _PLAIN))
     bare.__dict__.update(pipe.__dict__)
     bare.__dict__.pop(_HELD, None)
+    bare.__dict__.pop(_ASKED, None)
     return bare

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 _CURRENT: ContextVar[Any] = ContextVar("ditcache_rl_request", default=None)
+_ASKED: ContextVar[Any] = ContextVar("ditcache_rl_asked", default=None)
 
 
 def current_request() -> Any:
@@ -39,6 +40,21 @@ def visit() -> Iterator[None]:
         request.visited = True
     with running(None):
         yield
+
+
+def asked() -> Any:
+    """Return what the requests of this thread or task are asked for, None for nothing special."""
+    return _ASKED.get()
+
+
+@contextmanager
+def asking(target: Any) -> Iterator[None]:
+    """Ask the requests of this thread or task for something in the place of what holds outside."""
+    token = _ASKED.set(target)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
 
 
 class Visitor:

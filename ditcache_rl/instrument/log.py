@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +27,14 @@ class RequestLog:
         branches: Most guidance branches that a step had.
         seconds: Wall-clock time of the pipeline call so far.
         peak_bytes: Most bytes that the cache held, entries of other requests included.
+        target: What the request was asked for, as `str` writes it; None where a controller decided
+            by itself.
+        guarded: Why a guard had rows computed to the end; "" where it had not.
         expected_psnr_db: (rows,) what images probably reach against full compute, where the policy
             can tell; None elsewhere.
     """
 
-    def __init__(self, run: RunInfo) -> None:
+    def __init__(self, run: RunInfo, target: Any = None) -> None:
         self.run = run
         self.modes: Modes = np.full(
             (run.num_inference_steps, run.rows, run.sites), -1, dtype=np.int8
@@ -39,6 +43,8 @@ class RequestLog:
         self.branches = 0
         self.seconds = 0.0
         self.peak_bytes = 0
+        self.target = target
+        self.guarded = ""
         self.expected_psnr_db: Floats | None = None
         self._ends: list[Tensor] = []
         self._estimated: tuple[int, Tensor] | None = None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller, planned_modes, start_over
+from ditcache_rl.control import Controller, planned_modes, start_over, target_of
 from ditcache_rl.instrument.blocks import Span
 from ditcache_rl.instrument.branches import Branches, CallFacts
 from ditcache_rl.instrument.clock import Clock
@@ -272,7 +272,7 @@ class Request:
         run = RunInfo(self._clock.steps, self._clock.sigmas(), rows, self._sites, self._began)
         self._run, self._step, self._decision, self._last_output = run, -1, None, None
         self._freshness.begin()
-        self.logs.append(RequestLog(run))
+        self.logs.append(RequestLog(run, target_of(self.controller)))
         self.controller.reset(run)
         self._memory.begin(rows, planned_modes(self.controller))
 

@@ -7,7 +7,6 @@ order.
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from typing import Any, Self
 from torch import nn
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller
-from ditcache_rl.instrument.attachment import Attachment, plain_call
+from ditcache_rl.control import Controller, Guard, GuardedController
+from ditcache_rl.instrument.attachment import Attachment, controller_of, plain_call
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.context import visiting
@@ -48,6 +47,7 @@ class BlockRunner:
         request_bytes: Most bytes that a request may keep. Where the device tier has a cap, only as
             many requests at a time as fit are cached; the others compute everything.
         ranks: Processes that must decide the same.
+        guard: What requests are watched for, whoever decides.
         on_finish: Called with the log of every run of a request, also of one that failed.
 
     Attributes:
@@ -68,6 +68,7 @@ class BlockRunner:
         blocks: str | None = None,
         request_bytes: int | None = None,
         ranks: Ranks | None = None,
+        guard: Guard | None = None,
         on_finish: Callable[[RequestLog], None] | None = None,
     ) -> None:
         self._pipe = pipe
@@ -75,7 +76,7 @@ class BlockRunner:
         self._cache = cache
         self._sites = sites
         self._request_bytes = request_bytes
-        self._ranks = ranks
+        self._ranks, self._guard = ranks, guard
         self._on_finish = on_finish
         self.notes: list[str] = []
         self._active = 0
@@ -134,9 +135,11 @@ class BlockRunner:
         try:
             self._check_model("before")
             rows = rows_of_call(plain, args, kwargs)
+            own = controller_of(pipe, controller or self._controller)
+            watched = None if self._guard is None else GuardedController(own, self._guard)
             admitted = self._admit()
             request = Request(
-                copy.copy(controller or self._controller),
+                watched or own,
                 self._cache,
                 pipe.scheduler,
                 self._sites,
@@ -157,6 +160,10 @@ class BlockRunner:
                     self._active -= admitted
                 for note in request.notes:
                     self._note(note)
+                for log, reason in zip(
+                    request.logs, watched.reasons if watched else (), strict=False
+                ):
+                    log.guarded = reason
                 if self._on_finish is not None:
                     for log in request.logs:
                         self._on_finish(log)

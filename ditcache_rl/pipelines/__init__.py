@@ -1,6 +1,6 @@
 """Open, compress, copy and identify diffusers pipelines."""
 
-from ditcache_rl.pipelines.copies import session, twin
+from ditcache_rl.pipelines.copies import apart, twin
 from ditcache_rl.pipelines.identity import check_identity, model_identity, scheduler_identity
 from ditcache_rl.pipelines.open import (
     open_configured,
@@ -10,6 +10,7 @@ from ditcache_rl.pipelines.open import (
 )
 
 __all__ = [
+    "apart",
     "check_identity",
     "model_identity",
     "open_configured",
@@ -17,6 +18,5 @@ __all__ = [
     "open_scheduler",
     "open_shared",
     "scheduler_identity",
-    "session",
     "twin",
 ]

@@ -3,6 +3,7 @@
 from ditcache_rl.queueing.fronts import Fronts, Worth
 from ditcache_rl.queueing.machines import Answered, Machines, serve
 from ditcache_rl.queueing.rules import (
+    PRICES_DB,
     ChosenAtAdmission,
     FairShare,
     FittingPrice,
@@ -16,6 +17,7 @@ from ditcache_rl.queueing.state import QueueState, TickCosts
 from ditcache_rl.queueing.traffic import Traffic
 
 __all__ = [
+    "PRICES_DB",
     "Answered",
     "ChosenAtAdmission",
     "FairShare",

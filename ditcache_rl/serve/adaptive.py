@@ -17,7 +17,7 @@ from torch import Tensor
 from ditcache_rl.control import AllCompute, Controller, Delegating, StaticSchedule
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.instrument import BlockRunner
-from ditcache_rl.instrument.attachment import plain_call
+from ditcache_rl.instrument.attachment import asked_of, plain_call
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.policy import Policy
@@ -75,8 +75,11 @@ class AdaptiveRunner(BlockRunner):
         *,
         controller: Controller | None = None,
     ) -> Any:
-        """Run one call of the pipeline; an audited one returns the reference."""
-        if controller is not None or not self._chooser.active:
+        """Run one call of the pipeline; an audited one returns the reference.
+
+        One that is asked for a target of its own gets that, and nothing is learned of it.
+        """
+        if controller is not None or not self._chooser.active or asked_of(pipe) is not None:
             return super().request(pipe, args, kwargs, controller=controller)
         facts = _arguments(plain_call(pipe), args, kwargs)
         again = _repeated(facts)

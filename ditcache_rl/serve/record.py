@@ -76,6 +76,7 @@ class Recorder:
         line = {
             "modes": {str(branch): modes.tolist() for branch, modes in log.by_branch.items()},
             "sigmas": [float(sigma) for sigma in log.run.sigmas],
+            "target": None if log.target is None else str(log.target),
             "seconds": log.seconds,
             "peak_bytes": log.peak_bytes,
         }

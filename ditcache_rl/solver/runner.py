@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller, Delegating, StaticSchedule, followed
+from ditcache_rl.control import Controller, Delegating, StaticSchedule, followed, target_of
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument import RequestLog
-from ditcache_rl.instrument.attachment import Attachment, plain_call
+from ditcache_rl.instrument.attachment import Attachment, controller_of, plain_call
 from ditcache_rl.instrument.blocks import denoisers_of, is_whole
 from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.clock import distinct, noise_levels
@@ -128,7 +128,8 @@ class SolverRunner:
         own = copy.deepcopy(scheduler)
         kind: Any = type(scheduler)
         own.__class__ = _in_place(kind)
-        own.request = request = _SolverRequest(self, scheduler, rows)
+        controller = controller_of(pipe, self._controller)
+        own.request = request = _SolverRequest(self, controller, scheduler, rows)
         # Not by assignment, which diffusers notes in the pipeline's config.
         place["scheduler"] = own
         try:
@@ -141,14 +142,17 @@ class SolverRunner:
                 if self._on_finish is not None:
                     self._on_finish(log)
 
-    def collapsed(self, scheduler: Any, run: RunInfo) -> tuple[Schedule, Collapsed]:
+    def collapsed(
+        self, controller: Controller, scheduler: Any, run: RunInfo
+    ) -> tuple[Schedule, Collapsed]:
         """Choose the schedule of a run, and make its updates.
 
         Args:
+            controller: That of the call.
             scheduler: The plain one, with its timesteps set.
             run: What is known of it.
         """
-        schedule = _schedule_of(copy.copy(self._controller), run)
+        schedule = _schedule_of(controller, run)
         parts = (scheduler.timesteps, getattr(scheduler, "sigmas", None))
         times = [None if part is None else torch.as_tensor(part).tolist() for part in parts]
         key = (schedule, type(scheduler), str((dict(scheduler.config), times)))
@@ -195,15 +199,18 @@ class _SolverRequest:
 
     Args:
         runner: Whose call it is.
+        controller: Its own copy.
         scheduler: The plain one.
         rows: Samples of the call, None where it does not tell.
     """
 
-    def __init__(self, runner: SolverRunner, scheduler: Any, rows: int | None) -> None:
+    def __init__(
+        self, runner: SolverRunner, controller: Controller, scheduler: Any, rows: int | None
+    ) -> None:
         self.scheduler = scheduler
         self.logs: list[RequestLog] = []
         self.began = time.perf_counter()
-        self._runner, self._rows = runner, rows
+        self._runner, self._controller, self._rows = runner, controller, rows
         self._run = RunInfo(0, np.zeros(1), 0, 1)
         self._modes = np.zeros(0, dtype=np.int8)
         self._path: ComputePath = ()
@@ -219,7 +226,7 @@ class _SolverRequest:
         """
         sigmas = distinct(noise_levels(scheduler))
         self._run = RunInfo(len(sigmas) - 1, sigmas, self._rows or 1, 1, self.began)
-        schedule, collapsed = self._runner.collapsed(scheduler, self._run)
+        schedule, collapsed = self._runner.collapsed(self._controller, scheduler, self._run)
         # A forecast is of no higher order than computed outputs allow.
         self._modes = np.minimum(schedule.modes, schedule.costs.cumsum()[:, None]).astype(np.int8)
         self._path = schedule.path
@@ -228,7 +235,8 @@ class _SolverRequest:
     def note(self, place: int, sample: Tensor, model_output: Tensor) -> None:
         """Note a computed step, and those that it stands for."""
         if place == 0:
-            self.logs.append(RequestLog(self._run._replace(rows=self._rows or len(sample))))
+            run = self._run._replace(rows=self._rows or len(sample))
+            self.logs.append(RequestLog(run, target_of(self._controller)))
         log, steps = self.logs[-1], len(self._modes)
         done = slice(self._path[place], (*self._path, steps)[place + 1])
         log.modes[done] = self._modes[done, None]

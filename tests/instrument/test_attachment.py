@@ -15,9 +15,9 @@ from diffusers import FluxPipeline
 import ditcache_rl as dc
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, EveryK
+from ditcache_rl.inference import session
 from ditcache_rl.instrument import BlockRunner, is_attached
 from ditcache_rl.instrument.taps import taps_of
-from ditcache_rl.pipelines import session
 from tests.kit.pipelines import build_tiny_pipe, draw, draw_under
 
 

@@ -10,9 +10,9 @@ from torch.testing._internal.two_tensor import TwoTensor
 from benchmarks.zoo.loop import DenoiserLoop
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
+from ditcache_rl.inference import session
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.instrument.fingerprint import ModelWatch, changed_parts
-from ditcache_rl.pipelines import session
 from tests.kit.pipelines import build_tiny_pipe, draw, draw_under
 
 

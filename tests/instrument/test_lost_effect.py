@@ -14,9 +14,9 @@ from benchmarks.zoo.loop import DenoiserLoop
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache
 from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.inference import session
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.taps import taps_of
-from ditcache_rl.pipelines import session
 from tests.kit.environment import untrained_policy
 from tests.kit.pipelines import BLOCKS, CALL, build_tiny_pipe, draw, draw_under
 

@@ -14,8 +14,8 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute, Controller, EveryK, FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.extras.gan import LatentWalk
+from ditcache_rl.inference import session
 from ditcache_rl.instrument import BlockRunner, RequestLog
-from ditcache_rl.pipelines import session
 from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo
 from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, build_tiny_pipe, draw, draw_under
 

@@ -8,8 +8,9 @@ import ditcache_rl as dc
 from ditcache_rl.config import PipelineConfig
 from ditcache_rl.control import EveryK
 from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.inference import session
 from ditcache_rl.instrument import is_attached
-from ditcache_rl.pipelines import open_shared, session, twin
+from ditcache_rl.pipelines import open_shared, twin
 
 
 def pointers(pipe: Any) -> list[int]:

@@ -308,7 +308,7 @@ def test_a_policy_that_decides_as_it_goes_is_refused(
 
     with pytest.raises(ConfigError, match=r"budget=0\.5, under which this policy decides as it"):
         dc.attach(pipe, online, budget=0.5, collapse=True)
-    with pytest.raises(ConfigError, match=r"no memory, adapt or ranks beside collapse"):
+    with pytest.raises(ConfigError, match=r"no memory, adapt, ranks or guard beside collapse"):
         dc.attach(pipe, policy, collapse=True, adapt=dc.Bandit(min_psnr=30))
 
 

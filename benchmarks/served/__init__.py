@@ -1,0 +1,1 @@
+"""A server under load: clients over HTTP, and deadlines in bursts."""

@@ -1,0 +1,125 @@
+"""Requests that come in bursts, each with a deadline: in time, and how good?"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ditcache_rl.metrics import psnr_db
+from ditcache_rl.queueing import Traffic
+from ditcache_rl.serve.adaptive import images_of
+from ditcache_rl.serve.server import Engine, ImageTicket, Refused
+from ditcache_rl.types import Floats
+
+#: Mean arrivals over what a server without a policy could draw.
+LOAD = 1.3
+
+
+class Burst(NamedTuple):
+    """What became of the requests of a trace."""
+
+    kept_share: float
+    """Of all requests, those whose image was there in time."""
+    psnr_db: float
+    """Mean of the images that were."""
+    psnr_all_db: float
+    """Mean of all requests, 0 where there was no image in time."""
+    refused: int
+    compute_share: float
+
+
+def traffic_of(requests: int, image_s: float, *, seed: int) -> Traffic:
+    """Draw arrivals at 1.3 times what full compute could serve, and deadlines."""
+    rng = np.random.default_rng(seed)
+    return Traffic.drawn(rng, 1, requests, rate=LOAD / image_s, image_s=image_s)
+
+
+def play(
+    engine: Engine,
+    traffic: Traffic,
+    prompts: Sequence[str],
+    references: Mapping[int, Image.Image],
+    *,
+    computes: int | None = None,
+) -> Burst:
+    """Send a trace to an engine, and judge what comes of it.
+
+    Args:
+        engine: Draws; it is ready.
+        traffic: One trace.
+        prompts: Taken by turns.
+        references: By seed, which is the place in the trace.
+        computes: Of every request, as a fixed schedule; None to leave that to the engine.
+    """
+    policy = engine.painter.policy
+    steps, table = policy.steps[0], policy.tables[policy.steps[0]]
+    least, most = (table.least, table.site_steps) if computes is None else (computes, computes)
+    tickets: list[ImageTicket | None] = []
+    refused, began = 0, time.perf_counter()
+    for place, (comes_s, deadline_s) in enumerate(zip(*(part[0] for part in traffic), strict=True)):
+        time.sleep(max(0.0, began + comes_s - time.perf_counter()))
+        ticket = ImageTicket(
+            prompt=prompts[place % len(prompts)],
+            seed=place,
+            steps=steps,
+            size=None,
+            least=least,
+            most=most,
+            floor=None,
+            deadline=began + deadline_s,
+            asks_time=computes is None,
+        )
+        try:
+            engine.submit([ticket])
+        except Refused:
+            refused += 1
+            tickets.append(None)
+        else:
+            tickets.append(ticket)
+    wait([ticket.answer for ticket in tickets if ticket is not None])
+    return _judged(tickets, references, refused)
+
+
+def _judged(
+    tickets: Sequence[ImageTicket | None], references: Mapping[int, Image.Image], refused: int
+) -> Burst:
+    found, shares = [], []
+    for place, ticket in enumerate(tickets):
+        if ticket is None or ticket.answer.cancelled() or ticket.answer.exception() is not None:
+            continue
+        drawn = ticket.answer.result()
+        if ticket.came + drawn.queue_s + drawn.seconds > ticket.deadline:
+            continue
+        found.append(psnr_of(Image.open(io.BytesIO(drawn.png)), references[place]))
+        shares.append(drawn.compute_share)
+    return Burst(
+        kept_share=len(found) / len(tickets),
+        psnr_db=float(np.mean(found)) if found else 0.0,
+        psnr_all_db=float(np.sum(found)) / len(tickets),
+        refused=refused,
+        compute_share=float(np.mean(shares)) if shares else 0.0,
+    )
+
+
+def psnr_of(image: Image.Image, reference: Image.Image) -> float:
+    """Compare two images in dB."""
+    ours, theirs = images_of(([image],)), images_of(([reference],))
+    assert ours is not None
+    assert theirs is not None
+    decibels: Floats = psnr_db(ours, theirs)
+    return float(decibels[0])
+
+
+def drawn_alone(
+    draw: Callable[..., Image.Image], prompts: Sequence[str], count: int
+) -> dict[int, Image.Image]:
+    """Draw the references of a trace, by seed."""
+    with torch.no_grad():
+        return {seed: draw(prompts[seed % len(prompts)], seed) for seed in range(count)}

@@ -1,0 +1,153 @@
+"""Watch over whoever decides: where estimates go wrong, the rest of a request is computed.
+
+Who decides is asked as ever, and only ever overruled towards computing, which needs no entry. So
+what a schedule says beforehand of the entries that it reads still holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ditcache_rl.config import check_within
+from ditcache_rl.control.base import Controller, Delegating, planned_modes, target_of
+from ditcache_rl.types import MOST_COUNT, MOST_STEPS, Decision, Mode, Modes, RunInfo, StepInfo, Tier
+
+#: Two outputs of a size that have nothing to do with each other are 1.41 of it apart.
+_UNLIKE = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What requests are watched for.
+
+    The first step is computed in any case, and an image that is not finite is an error.
+
+    ::
+
+        dc.attach(pipe, policy, guard=dc.Guard(longest=4, last=True))
+
+    Attributes:
+        most_error: Most that a computed output may lie off the estimate of the step before, over
+            its norm. In a row where it lies further, the rest of the request is computed.
+        longest: Most steps that a site is estimated in a row; None for no limit.
+        last: Whether the last step is computed.
+        patience: So many requests in a row whose estimates were further off than those of any image
+            that the policy was trained on, and everything is computed from then on; where the
+            policy knows what that means for an image. None for never.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    most_error: float = _UNLIKE
+    longest: int | None = None
+    last: bool = False
+    patience: int | None = 3
+
+    def __post_init__(self) -> None:
+        check_within("most_error", self.most_error, 0, above=True)
+        if self.longest is not None:
+            check_within("longest", self.longest, 1, MOST_STEPS, whole=True)
+        if self.patience is not None:
+            check_within("patience", self.patience, 1, MOST_COUNT, whole=True)
+
+
+class GuardedController(Delegating):
+    """Has another controller decide, and computes what a guard wants computed.
+
+    Args:
+        controller: Decides; a copy of this request.
+        guard: What to watch for.
+
+    Attributes:
+        target: What the other controller is asked for; None where it decides by itself.
+        reasons: For each run, why rows were computed to the end; "" where none were.
+    """
+
+    def __init__(self, controller: Controller, guard: Guard) -> None:
+        self.probe_blocks, self.target = controller.probe_blocks, target_of(controller)
+        self.reasons: list[str] = []
+        self._delegate, self._guard = controller, guard
+
+    def reset(self, run: RunInfo) -> None:
+        """Start a request."""
+        self._delegate.reset(run)
+        self.reasons.append("")
+        self._lost = np.zeros(run.rows, dtype=np.bool_)
+        self._idle = np.zeros((run.rows, run.sites), dtype=np.int64)
+        self._modes: Modes = np.zeros((run.rows, run.sites), dtype=np.int8)
+        self._before, self._step = self._modes, -1
+        self._output: Tensor | None = None
+
+    def forget(self, run: RunInfo) -> None:
+        """Compare nothing with what had other shapes."""
+        self._output, self._step = None, -1
+        super().forget(run)
+
+    def planned(self) -> Modes | None:
+        """Return the schedule, with what is computed in any case."""
+        wished = planned_modes(self._delegate)
+        if wished is None or (self._guard.longest is None and not self._guard.last):
+            return wished
+        idle, modes = np.zeros(wished.shape[1:], dtype=np.int64), wished.copy()
+        for step in range(len(modes)):
+            modes[step] = self._bounded(modes[step], idle, step=step, steps=len(modes))
+            idle = np.where(modes[step] > Mode.COMPUTE, idle + 1, 0)
+        return modes
+
+    def decide(self, info: StepInfo) -> Decision:
+        """Ask, and compute more where that is needed."""
+        self._look(info)
+        decision = self._delegate.decide(info)
+        modes = self._bounded(
+            decision.modes, self._idle, step=info.step, steps=info.run.num_inference_steps
+        )
+        if self._lost.any():
+            modes = np.where(self._lost[:, None], np.int8(Mode.COMPUTE), modes)
+        self._idle = np.where(modes > Mode.COMPUTE, self._idle + 1, 0)
+        self._before, self._modes, self._step = self._modes, modes, info.step
+        if modes is decision.modes:
+            return decision
+        # What was not meant to be computed has no place of its own.
+        fresh = (modes == Mode.COMPUTE) & (decision.modes != Mode.COMPUTE)
+        tiers = np.where(fresh, np.int8(Tier.DEVICE), decision.tiers)
+        return decision._replace(modes=modes, tiers=tiers)
+
+    def _bounded(self, modes: Modes, idle: NDArray[np.int64], *, step: int, steps: int) -> Modes:
+        """Compute what is computed in any case: (rows, sites)."""
+        if self._guard.last and step == steps - 1:
+            return np.full_like(modes, Mode.COMPUTE)
+        if self._guard.longest is not None and (idle >= self._guard.longest).any():
+            return np.where(idle >= self._guard.longest, np.int8(Mode.COMPUTE), modes)
+        return modes
+
+    def _look(self, info: StepInfo) -> None:
+        """Compare what the step before has computed with what the one before that estimated."""
+        output, last = info.last_output, self._output
+        follows = self._step == info.step - 1 and not info.anew
+        self._output = output if follows else None
+        if not follows or output is None or last is None or output is last:
+            return
+        computed = (self._modes == Mode.COMPUTE).all(axis=1)
+        told = computed & (self._before != Mode.COMPUTE).all(axis=1) & ~self._lost
+        if not told.any() or output.shape != last.shape or len(output) != len(told):
+            return
+        error = relative_error(output, last)  # the one sync of a step
+        off = told & ~(error <= self._guard.most_error)  # nan is off
+        if off.any():
+            self._lost |= off
+            self.reasons[-1] = self.reasons[-1] or (
+                f"an estimate was off by {error[off].max():.3g} of what step {self._step} computed"
+            )
+
+
+def relative_error(output: Tensor, estimate: Tensor) -> NDArray[np.float64]:
+    """Return how far each row is off an estimate of it, over its norm: (rows,); waits for it."""
+    whole, other = output.detach().float().flatten(1), estimate.detach().float().flatten(1)
+    off = torch.linalg.vector_norm(whole - other, dim=1) / torch.linalg.vector_norm(whole, dim=1)
+    return np.asarray(off.double().cpu(), dtype=np.float64)

@@ -1,0 +1,39 @@
+"""Serve a pipeline under a policy over HTTP; needs the `serve` extra.
+
+A request becomes tickets (`ticket`) in the queue of an `engine`, whose one thread runs the pipeline
+(`painter`) for several of them at a time. How much each computes follows from the time that all who
+are there may take (`shares`) and from what calls cost here (`costs`). `app` alone knows HTTP.
+
+Raises:
+    ConfigError: On import, if what the extra brings is not installed.
+"""
+
+from ditcache_rl.machine import SERVING, require
+
+require("serve", *SERVING)
+
+from ditcache_rl.serve.server.app import make_app, open_app
+from ditcache_rl.serve.server.audits import Audits
+from ditcache_rl.serve.server.costs import CallCosts
+from ditcache_rl.serve.server.engine import Engine
+from ditcache_rl.serve.server.measures import ServerMeasures
+from ditcache_rl.serve.server.painter import Painter
+from ditcache_rl.serve.server.process import serve_forever
+from ditcache_rl.serve.server.settings import ServerSettings, check_host
+from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage
+
+__all__ = [
+    "Audits",
+    "CallCosts",
+    "Engine",
+    "ImageTicket",
+    "Painter",
+    "Refused",
+    "ServedImage",
+    "ServerMeasures",
+    "ServerSettings",
+    "check_host",
+    "make_app",
+    "open_app",
+    "serve_forever",
+]

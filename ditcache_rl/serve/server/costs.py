@@ -1,0 +1,97 @@
+"""What a call of the pipeline takes here, by its rows and by what each of them computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ditcache_rl.queueing import TickCosts
+
+#: Of the logarithm of what a call took over what was foretold, which is believed; ten calls count.
+_BELIEVED = 0.1
+#: Rows that are measured: of more, each adds as much.
+_MEASURED_ROWS = 4
+_TINY_S = 1e-6
+
+
+class CallCosts:
+    """Foretells seconds of calls, and learns from those that were made.
+
+    Args:
+        fixed_s: Of a call.
+        row_s: Of each row, whatever it computes.
+        compute_s: Of a step at which any row computes.
+        compute_row_s: Of each row that does.
+
+    Attributes:
+        slowness: Of the machine now, over that when it was measured.
+    """
+
+    def __init__(
+        self, *, fixed_s: float, row_s: float, compute_s: float, compute_row_s: float
+    ) -> None:
+        self._fixed_s, self._row_s = fixed_s, row_s
+        self._compute_s, self._compute_row_s = compute_s, max(compute_row_s, _TINY_S)
+        self.slowness = 1.0
+
+    @classmethod
+    def measured(
+        cls, seconds: Callable[[int, int], float], *, rows: int, least: int, most: int
+    ) -> Self:
+        """Measure four calls.
+
+        Args:
+            seconds: Draws so many rows with so many site computes each, and says what that took.
+            rows: Most of a call.
+            least: Fewest site computes.
+            most: All of them.
+        """
+        many = min(rows, _MEASURED_ROWS)
+        at = {count: (seconds(count, least), seconds(count, most)) for count in {1, many}}
+        slopes = {n: max(full - few, 0.0) / max(1, most - least) for n, (few, full) in at.items()}
+        fixed = {n: max(few - least * slopes[n], 0.0) for n, (few, _) in at.items()}
+        apart = max(1, many - 1)
+        row_s = max(0.0, (fixed[many] - fixed[1]) / apart) if many > 1 else fixed[1]
+        compute_row_s = max(0.0, (slopes[many] - slopes[1]) / apart) if many > 1 else slopes[1]
+        return cls(
+            fixed_s=max(0.0, fixed[1] - row_s),
+            row_s=row_s,
+            compute_s=max(0.0, slopes[1] - compute_row_s),
+            compute_row_s=compute_row_s,
+        )
+
+    def around_s(self, rows: int) -> float:
+        """Return the seconds of a call beside its computes."""
+        return self.slowness * (self._fixed_s + self._row_s * rows)
+
+    def seconds(self, computing: NDArray[np.int64], rows: int) -> float:
+        """Return the seconds of a call.
+
+        Args:
+            computing: (steps × sites,) rows that compute at each.
+            rows: Of the call.
+        """
+        steps = int((computing > 0).sum())
+        compute_s = self._compute_s * steps + self._compute_row_s * float(computing.sum())
+        return self.around_s(rows) + self.slowness * compute_s
+
+    def batch_s(self, computes: float, rows: int) -> float:
+        """Return the seconds of a call of rows that compute the same."""
+        one_s = self._compute_s + self._compute_row_s * rows
+        return self.around_s(rows) + self.slowness * computes * one_s
+
+    def ticks(self, rows: int, sites: int) -> TickCosts:
+        """Return what a step takes by the rows that compute at it."""
+        return TickCosts.affine(
+            rows,
+            call_s=self.slowness * sites * self._compute_s,
+            row_s=self.slowness * sites * self._compute_row_s,
+        )
+
+    def note(self, foretold_s: float, taken_s: float) -> None:
+        """Learn from a call."""
+        if foretold_s > 0 and taken_s > 0:
+            self.slowness *= (taken_s / foretold_s) ** _BELIEVED

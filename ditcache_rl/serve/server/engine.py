@@ -1,0 +1,300 @@
+"""Who waits, who is drawn next, and who is told at once that there is no time."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ditcache_rl.errors import ArtifactError
+from ditcache_rl.inference import Target
+from ditcache_rl.schedules import modes_text
+from ditcache_rl.serve.server.audits import Audits
+from ditcache_rl.serve.server.costs import CallCosts
+from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
+from ditcache_rl.serve.server.settings import ServerSettings
+from ditcache_rl.serve.server.shares import Shares
+from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, failed, stopping
+from ditcache_rl.types import Mode
+
+_LOG = logging.getLogger(__name__)
+#: Prompt and seed that calls are measured with.
+_PROMPT, _SEED = "a photo", 0
+#: Longest that a client is told to stay away.
+_LONGEST_RETRY_S = 60.0
+
+
+class Engine:
+    """Draws what is asked for, in one thread of its own.
+
+    Args:
+        painter: Draws.
+        settings: Limits.
+        audits: Compares some images with their references; None for none.
+        watch: Hears of calls.
+
+    Attributes:
+        ready: Set once calls have been measured.
+    """
+
+    def __init__(
+        self,
+        painter: Painter,
+        settings: ServerSettings,
+        *,
+        audits: Audits | None = None,
+        watch: Callable[[Painted], None] = lambda painted: None,
+    ) -> None:
+        self.painter, self.settings, self.audits = painter, settings, audits
+        self.ready = threading.Event()
+        self._watch = watch
+        self._waiting: list[ImageTicket] = []
+        self._news = threading.Condition()
+        self._stopping = False
+        self._ends = 0.0  # when the present call will probably end
+        self._thread = threading.Thread(target=self._work, name="ditcache-rl engine", daemon=True)
+        self._costs: CallCosts | None = None
+
+    def start(self) -> None:
+        """Measure calls, and begin to draw; `ready` says when."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take nothing more, finish what is there within the grace, and end the thread."""
+        with self._news:
+            self._stopping = True
+            self._news.notify_all()
+        self._thread.join(self.settings.grace_s)
+        with self._news:
+            for ticket in self._waiting:
+                ticket.gone = True
+                ticket.refuse(stopping())
+            self._waiting.clear()
+            self._news.notify_all()
+        self._thread.join()
+        self.painter.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether images are drawn."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait."""
+        return len(self._waiting)
+
+    def submit(self, tickets: Sequence[ImageTicket]) -> None:
+        """Take tickets, all of them or none.
+
+        Raises:
+            Refused: If there is no place, or even the cheapest schedules would be too late.
+        """
+        with self._news:
+            if self._stopping:
+                raise stopping()
+            if self._costs is None:
+                raise Refused(
+                    "expected a server that is ready, which /ready tells; it measures its calls",
+                    status=503,
+                    code="not_ready",
+                    retry_after_s=1.0,
+                )
+            self._drop_gone()
+            now = time.perf_counter()
+            if len(self._waiting) + len(tickets) > self.settings.places:
+                raise self._refused(
+                    f"{len(self._waiting)} images wait already, of at most {self.settings.places}",
+                    "queue_full",
+                    now,
+                )
+            late = self._late([*self._waiting, *tickets], now) - self._late(self._waiting, now)
+            if late:
+                raise self._refused(
+                    "not even the cheapest schedules would be in time for everybody",
+                    "deadline_out_of_reach",
+                    now,
+                )
+            self._waiting += tickets
+            self._waiting.sort(key=lambda one: one.deadline)
+            self._news.notify_all()
+
+    def forget(self, tickets: Sequence[ImageTicket]) -> None:
+        """Free the places of tickets that nobody waits for any more."""
+        with self._news:
+            for ticket in tickets:
+                ticket.gone = True
+            self._drop_gone()
+
+    def _drop_gone(self) -> None:
+        for ticket in self._waiting:
+            if ticket.gone:
+                ticket.answer.cancel()
+        self._waiting = [ticket for ticket in self._waiting if not ticket.gone]
+
+    def _refused(self, why: str, code: str, now: float) -> Refused:
+        """Say when to come again: when the images that are here are probably done."""
+        assert self._costs is not None
+        calls = -(-len(self._waiting) // self.settings.rows)
+        least = max((one.least for one in self._waiting), default=1)
+        seconds = max(0.0, self._ends - now) + calls * self._costs.batch_s(
+            least, self.settings.rows
+        )
+        after_s = min(max(1.0, seconds), _LONGEST_RETRY_S)
+        return Refused(
+            f"{why}: come again in {after_s:.0f} s, or allow more time",
+            status=429,
+            code=code,
+            retry_after_s=after_s,
+        )
+
+    def _late(self, tickets: Sequence[ImageTicket], now: float) -> set[int]:
+        """Return who would be late if everybody computed as little as may be."""
+        assert self._costs is not None
+        late, at = set(), max(now, self._ends)
+        left = sorted(tickets, key=lambda one: one.deadline)
+        while left:
+            batch, left = self._batch_of(left)
+            at += self._costs.batch_s(max(one.least for one in batch), len(batch))
+            late |= {one.number for one in batch if one.deadline < at}
+        return late
+
+    def _batch_of(
+        self, tickets: Sequence[ImageTicket]
+    ) -> tuple[list[ImageTicket], list[ImageTicket]]:
+        """Part those that the next call draws from the others; all in the order of deadlines."""
+        batch = [one for one in tickets if one.goes_with(tickets[0])][: self.settings.rows]
+        drawn = {one.number for one in batch}
+        return batch, [one for one in tickets if one.number not in drawn]
+
+    def _work(self) -> None:
+        try:
+            costs = self._measure()
+            shares = Shares(self.painter.policy, costs, rows=self.settings.rows)
+        except Exception:
+            _LOG.exception("no call of the pipeline can be measured")
+            return
+        self._costs = costs
+        self.ready.set()
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._waiting or self._stopping)
+                batch = self._take(costs)
+                waiting = list(self._waiting)
+                if not batch and self._stopping and not waiting:
+                    return
+            if batch:
+                self._draw(batch, waiting, shares, costs)
+
+    def _take(self, costs: CallCosts) -> list[ImageTicket]:
+        """Take the next images off the queue, and tell those that cannot be in time any more."""
+        self._drop_gone()
+        now = time.perf_counter()
+        lost = {one for one in self._waiting if now + costs.batch_s(one.least, 1) > one.deadline}
+        for ticket in lost:
+            ticket.refuse(
+                Refused(
+                    f"the deadline passed after {now - ticket.came:.2f} s in the queue",
+                    status=504,
+                    code="deadline_missed",
+                )
+            )
+        self._waiting = [one for one in self._waiting if one not in lost]
+        if not self._waiting:
+            return []
+        batch, self._waiting = self._batch_of(self._waiting)
+        self._ends = now + costs.batch_s(max(one.most for one in batch), len(batch))
+        return batch
+
+    def _draw(
+        self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
+    ) -> None:
+        began = time.perf_counter()
+        computes = shares.computes(batch, waiting, began)
+        targets = [shares.target_of(*one) for one in zip(batch, computes, strict=True)]
+        self._ends = began + costs.batch_s(max(computes), len(batch))
+        try:
+            painted = self._paint(batch, targets)
+        except AbandonedError:
+            for ticket in batch:
+                ticket.answer.cancel()
+            return
+        except Exception as error:
+            if len(batch) > 1:  # whoever is to blame fails alone
+                for ticket in batch:
+                    self._draw([ticket], waiting, shares, costs)
+                return
+            _LOG.exception("an image was not drawn")
+            batch[0].refuse(failed(error))
+            return
+        self._answer(batch, targets, painted, began)
+        if painted.log is not None:
+            computing = (painted.log.modes == Mode.COMPUTE).sum(axis=1).ravel()
+            costs.note(costs.seconds(computing, len(batch)), painted.seconds)
+        self._watch(painted)
+        if self.audits is not None and self._has_time(costs, batch):
+            self.audits.consider(self.painter, batch, targets, painted)
+
+    def _paint(self, batch: Sequence[ImageTicket], targets: Sequence[Target]) -> Painted:
+        if self.settings.shadow:
+            return self.painter.reference(batch)
+        try:
+            return self.painter.draw(batch, targets)
+        except ArtifactError as error:  # nothing finite came of the estimates
+            _LOG.warning("a call is drawn once more without the policy: %s", error)
+            return self.painter.reference(batch)
+
+    def _has_time(self, costs: CallCosts, batch: Sequence[ImageTicket]) -> bool:
+        """Tell whether a call with every step computed would make nobody late who waits."""
+        steps = self.painter.policy.tables[batch[0].steps].site_steps
+        with self._news:
+            self._ends = time.perf_counter() + costs.batch_s(steps, len(batch))
+            return not (self._stopping or self._late(self._waiting, time.perf_counter()))
+
+    def _answer(
+        self,
+        batch: Sequence[ImageTicket],
+        targets: Sequence[Target],
+        painted: Painted,
+        began: float,
+    ) -> None:
+        for row, (ticket, target) in enumerate(zip(batch, targets, strict=True)):
+            if ticket.gone or ticket.answer.done():
+                continue
+            log = painted.log
+            file = io.BytesIO()
+            painted.images[row].save(file, "PNG")
+            ticket.answer.set_result(
+                ServedImage(
+                    png=file.getvalue(),
+                    target="" if log is None else str(target),
+                    modes="" if log is None else modes_text(log.modes[:, row]),
+                    compute_share=1.0 if log is None else float(log.compute_share[row]),
+                    queue_s=began - ticket.came,
+                    seconds=painted.seconds,
+                    rows=len(batch),
+                )
+            )
+
+    def _measure(self) -> CallCosts:
+        """Time a few calls, after one that nobody times."""
+        policy = self.painter.policy
+        steps = policy.steps[0]
+        table = policy.tables[steps]
+
+        def seconds(rows: int, computes: int) -> float:
+            tickets = [
+                ImageTicket(_PROMPT, _SEED, steps, None, 1, 1, None, np.inf, False)
+                for _ in range(rows)
+            ]
+            target = Target(budget=computes / table.site_steps)
+            return self._paint(tickets, [target] * rows).seconds
+
+        seconds(1, table.least)
+        return CallCosts.measured(
+            seconds, rows=self.settings.rows, least=table.least, most=max(table)
+        )

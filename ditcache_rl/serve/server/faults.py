@@ -1,0 +1,59 @@
+"""Answer errors in the words of OpenAI's API."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ditcache_rl.serve.server.ticket import Refused
+
+_LOG = logging.getLogger(__name__)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Answer errors as OpenAI does."""
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return _answer(error.status, str(error), error.code, error.retry_after_s)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        faults = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+            + (f", received {one['input']!r:.80}" if "input" in one else "")
+            for one in error.errors()
+        ]
+        return _answer(400, "; ".join(faults), "invalid_value")
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        return _answer(error.status_code, str(error.detail), None, headers=error.headers)
+
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    _LOG.error("a request failed", exc_info=error)
+    return _answer(500, "the server failed; its log says more", "failed")
+
+
+def _answer(
+    status: int,
+    message: str,
+    code: str | None,
+    retry_after_s: float | None = None,
+    *,
+    headers: Any = None,
+) -> JSONResponse:
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    facts = {"message": message, "type": kind, "param": None, "code": code}
+    headers = dict(headers or {})
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(retry_after_s)))
+    return JSONResponse({"error": facts}, status, headers=headers)

@@ -1,0 +1,95 @@
+"""How much each image computes: what it asks for, or less where all would not be in time.
+
+The rule is `FittingPrice`: the lowest price of a compute, common to all, at which everybody who is
+here is in time. Rows of a call end together, so it is asked once, when a call begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ditcache_rl.inference import Target
+from ditcache_rl.policy import Policy
+from ditcache_rl.queueing import PRICES_DB, FittingPrice, Fronts, QueueState, at_price
+from ditcache_rl.serve.server.costs import CallCosts
+from ditcache_rl.serve.server.ticket import ImageTicket
+
+#: Schedules of a table that must be measured, for what they are worth to be fitted.
+_KNOWN = 3
+#: PSNR of an image without gaps, as reports have it.
+_UNTOUCHED_DB = 60.0
+#: Who is past the deadline is taken to have so much time left.
+_TINY_S = 1e-3
+
+
+class Shares:
+    """Decides by a policy and what calls cost.
+
+    Args:
+        policy: Whose schedules are followed.
+        costs: Of calls.
+        rows: Most of a call.
+    """
+
+    def __init__(self, policy: Policy, costs: CallCosts, *, rows: int) -> None:
+        self._policy, self._costs, self._rows = policy, costs, rows
+        self._sites = policy.manifest.sites
+        self._fronts = {steps: _fronts(policy, steps) for steps in policy.tables}
+
+    def computes(
+        self, batch: Sequence[ImageTicket], waiting: Sequence[ImageTicket], now: float
+    ) -> list[int]:
+        """Return the site computes of each image of a call that begins now.
+
+        Args:
+            batch: Of the same steps.
+            waiting: Whoever comes later, in the order of their deadlines.
+            now: Reading of `time.perf_counter`.
+        """
+        fronts = self._fronts[batch[0].steps]
+        queue = QueueState.empty(1, self._rows, max(1, len(waiting)))
+        around_s = self._costs.around_s(len(batch))
+        queue.active[0, : len(batch)] = True
+        queue.deadline_s[0, : len(batch)] = [self._left_s(one, now, around_s) for one in batch]
+        # Every batch before somebody has what a call costs beside its computes.
+        queue.waiting_s[0, : len(waiting)] = [
+            self._left_s(one, now, around_s * (2 + place // self._rows))
+            for place, one in enumerate(waiting)
+        ]
+        queue.waiting_s.sort(axis=1)
+        ticks = self._costs.ticks(self._rows, self._sites)
+        rule = FittingPrice(fronts, ticks, together=True)
+        level = int(rule.levels(queue, queue.psnr_db(fronts))[0])
+        worth = int(at_price(fronts.fresh_db, PRICES_DB[[level]])[0]) * self._sites
+        free = level == int(np.searchsorted(PRICES_DB, rule.least_db))  # nobody would be late
+        return [
+            one.most if free and not one.asks_time else min(one.most, max(one.least, worth))
+            for one in batch
+        ]
+
+    def target_of(self, ticket: ImageTicket, computes: int) -> Target:
+        """Return what the row of an image is asked for."""
+        if ticket.floor is not None:
+            return ticket.floor
+        return Target(budget=computes / (ticket.steps * self._sites))
+
+    @staticmethod
+    def _left_s(ticket: ImageTicket, now: float, around_s: float) -> float:
+        return max(ticket.deadline - now - around_s, _TINY_S)
+
+
+def _fronts(policy: Policy, steps: int) -> Fronts:
+    """Return what computes are worth: as the policy has measured, or as images of shapes lose."""
+    pacer, table = policy.pacer, policy.tables[steps]
+    if pacer is None or not table.is_at(pacer.sigmas) or policy.manifest.sites != 1:
+        return Fronts.nominal(steps)
+    known: dict[int, float] = {
+        computes: one.psnr_db
+        for computes, one in table.items()
+        if np.isfinite(one.psnr_db) and computes < steps
+    }
+    if len(known) < _KNOWN:
+        return Fronts.nominal(steps)
+    return Fronts.fitted(pacer.costs, {**known, steps: max(_UNTOUCHED_DB, *known.values())})

@@ -1,0 +1,107 @@
+"""One image that somebody has asked for, and what became of it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ditcache_rl.errors import DitcacheError
+from ditcache_rl.inference import Target
+
+_NUMBERS = itertools.count(1)
+
+
+class Refused(DitcacheError):
+    """A request gets no image.
+
+    Attributes:
+        status: Of HTTP.
+        code: A word for programs.
+        retry_after_s: When to try again; None where that changes nothing.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, code: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after_s = status, code, retry_after_s
+
+
+class ServedImage(NamedTuple):
+    """An image, and what was done for it."""
+
+    png: bytes
+    target: str
+    """What its row was asked for in the end."""
+    modes: str
+    """Of every step, by site; see `modes_text`."""
+    compute_share: float
+    queue_s: float
+    seconds: float
+    """Of the call that drew it."""
+    rows: int
+    """Images of that call."""
+
+
+@dataclass(slots=True, eq=False)
+class ImageTicket:
+    """An image to be drawn.
+
+    Attributes:
+        prompt: Of the image.
+        seed: Of its noise.
+        steps: Denoising steps.
+        size: Width and height in pixels; None for those of the policy.
+        least: Site computes that it needs in any case.
+        most: Site computes that it wants.
+        floor: Of quality, which fixes its computes; None for none.
+        deadline: Reading of `time.perf_counter` at which it must be done.
+        asks_time: Whether the deadline was asked for: then it gets what is worth its price, up to
+            `most`, and not `most` wherever there is time.
+        number: Of the ticket.
+        came: When it was made.
+        answer: Gets the image, or `Refused`.
+        gone: Nobody waits for it any more.
+    """
+
+    prompt: str
+    seed: int
+    steps: int
+    size: tuple[int, int] | None
+    least: int
+    most: int
+    floor: Target | None
+    deadline: float
+    asks_time: bool
+    number: int = field(default_factory=lambda: next(_NUMBERS))
+    came: float = field(default_factory=time.perf_counter)
+    answer: Future[ServedImage] = field(default_factory=Future)
+    gone: bool = False
+
+    def goes_with(self, other: ImageTicket) -> bool:
+        """Tell whether one call can draw both."""
+        return (self.steps, self.size) == (other.steps, other.size)
+
+    def refuse(self, refused: Exception) -> None:
+        """Answer that there will be no image."""
+        if not self.answer.done():
+            self.answer.set_exception(refused)
+
+
+def stopping() -> Refused:
+    """Say that the server goes away."""
+    return Refused(
+        "the server is being stopped; ask another one", status=503, code="stopping", retry_after_s=5
+    )
+
+
+def failed(error: Exception) -> Refused:
+    """Say that an image could not be drawn, and no more of the server than that."""
+    return Refused(
+        f"the pipeline failed: {type(error).__name__}; the server's log says more",
+        status=500,
+        code="failed",
+    )

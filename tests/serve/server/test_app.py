@@ -1,0 +1,262 @@
+"""What a server answers, in one process."""
+
+import base64
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from httpx import Response
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.testclient import TestClient
+
+import ditcache_rl as dc
+from ditcache_rl.errors import ConfigError
+from ditcache_rl.policy import Policy
+from ditcache_rl.schedules import Schedule, Scored
+from ditcache_rl.serve.server import ServerSettings, check_host, open_app
+from ditcache_rl.types import HISTORY
+from tests.kit.environment import PROMPTS, untrained_policy
+from tests.kit.pipelines import build_tiny_pipe
+
+PROMPT = PROMPTS["test"][0]
+KEY = "a key"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return build_tiny_pipe()
+
+
+@pytest.fixture(scope="module")
+def policy(pipe: Any, tiny_call: dict[str, Any]) -> Policy:
+    policy = untrained_policy(pipe, tiny_call)
+    table = policy.tables[4]
+    floors = {1: 10.0, 2: 20.0, 4: 60.0}
+    table = table.with_lines(
+        {n: table[n]._replace(floor_psnr_db=floor, floor_ssim=0.5) for n, floor in floors.items()}
+    )
+    return replace(policy, tables={**policy.tables, 4: table}, safe={4: table})
+
+
+@contextmanager
+def serving(pipe: Any, policy: Policy, *, key: str | None = None, **given: Any) -> Iterator[Any]:
+    app = open_app(pipe, policy, ServerSettings(**given), model="tiny", api_key=key)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        while client.get("/ready").status_code == 503:
+            assert client.get("/health").status_code == 200
+            time.sleep(0.01)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(pipe: Any, policy: Policy) -> Iterator[Any]:
+    with serving(pipe, policy, rows=4, places=6, most_px=128) as client:
+        yield client
+
+
+def ask(client: Any, **body: Any) -> Response:
+    answer: Response = client.post("/v1/images/generations", json={"prompt": PROMPT, **body})
+    return answer
+
+
+def pixels(data: dict[str, Any]) -> NDArray[np.int16]:
+    image = Image.open(io.BytesIO(base64.b64decode(data["b64_json"])))
+    return np.asarray(image, dtype=np.int16)
+
+
+def drawn(pipe: Any, call: dict[str, Any], seed: int) -> NDArray[np.int16]:
+    generator = torch.Generator().manual_seed(seed)
+    images = pipe(PROMPT, num_inference_steps=4, generator=generator, **call).images
+    return np.asarray(images[0], dtype=np.int16)
+
+
+def test_an_image_is_the_one_that_is_drawn_alone(
+    client: Any, pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    answer = ask(client, seed=3, budget=0.5)
+    (data,) = answer.json()["data"]
+
+    with dc.target(budget=0.5):
+        expected = drawn(pipe, tiny_call, 3)
+    assert answer.status_code == 200
+    assert (data["target"], data["compute_share"], data["seed"]) == ("budget=0.5", 0.5, 3)
+    assert np.array_equal(pixels(data), expected)
+
+
+def test_images_of_a_batch_have_seeds_in_a_row_and_are_those_drawn_alone(
+    client: Any, pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    found = ask(client, seed=3, budget=0.25, n=3).json()["data"]
+
+    assert [data["seed"] for data in found] == [3, 4, 5]
+    with dc.target(budget=0.25):
+        for data in found:  # batches are summed in another order, which rounding may show
+            assert np.abs(pixels(data) - drawn(pipe, tiny_call, data["seed"])).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("body", "share"),
+    [({}, 0.5), ({"speedup": 1.0}, 1.0), ({"min_psnr": 9.0}, 0.25), ({"min_psnr": 11.0}, 0.5)],
+)
+def test_every_request_has_a_target_of_its_own(
+    client: Any, body: dict[str, Any], share: float
+) -> None:
+    (data,) = ask(client, **body).json()["data"]
+
+    assert data["compute_share"] == share
+    assert len(data["modes"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"prompt": "  "}, 400, "body.prompt: Value error, expected some text, got none"),
+        ({"prompt": 3}, 400, "body.prompt: Input should be a valid string, received 3"),
+        ({"prompt": "x" * 5000}, 400, "at most 4000 characters"),
+        ({"prompt": "x" * 70_000}, 413, "a body of at most 65536 bytes, received more"),
+        ({"n": 0}, 400, "body.n: Input should be greater than or equal to 1, received 0"),
+        ({"n": 99}, 400, "less than or equal to 16"),
+        ({"size": "big"}, 400, "expected width x height in pixels as '64x64', or 'auto', got"),
+        ({"size": "63x64"}, 400, "size must be of multiples of 16 up to 128, received '63x64'"),
+        ({"size": "256x256"}, 400, "up to 128"),
+        ({"steps": 7}, 400, "steps must be one of [4, 6], received 7"),
+        ({"speedup": -1}, 400, "body.speedup: Input should be greater than 0, received -1"),
+        ({"speedup": 9.0}, 400, "within reach, received speedup=9.0: the fastest schedule"),
+        ({"speedup": 2, "min_psnr": 30}, 400, "one target at most, got speedup=2.0, min_psnr"),
+        ({"deadline_s": 1, "max_latency_s": 1}, 400, "which are the same, got both"),
+        ({"spedup": 2}, 400, "body.spedup: Extra inputs are not permitted"),
+        ({"response_format": "url"}, 400, "Input should be 'b64_json', received 'url'"),
+        ({"model": "tony"}, 404, "expected model 'tiny', received 'tony'. Did you mean 'tiny'?"),
+        ({"deadline_s": 1e-6}, 429, "not even the cheapest schedules would be in time"),
+        ({"n": 7}, 429, "0 images wait already, of at most 6: come again in 1 s"),
+    ],
+)
+def test_what_cannot_be_served_has_a_status_and_says_why(
+    client: Any, body: dict[str, Any], status: int, message: str
+) -> None:
+    answer = ask(client, **body)
+
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+    assert ("Retry-After" in answer.headers) is (status == 429)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"prompt": NaN}', b"\xff"])
+def test_a_body_that_is_no_request_is_a_mistake_of_the_client(client: Any, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = client.post("/v1/images/generations", content=body, headers=headers)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_what_is_not_there_is_said_as_openai_does(client: Any) -> None:
+    assert client.get("/v1/nothing").json()["error"]["message"] == "Not Found"
+    assert client.get("/v1/images/generations").status_code == 405
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["tiny"]
+
+
+def test_prometheus_reads_what_was_done(client: Any) -> None:
+    ask(client, budget=0.5)
+    text = client.get("/metrics").text
+
+    for name in (
+        'ditcache_requests_total{outcome="drawn"}',
+        "ditcache_request_seconds_count",
+        "ditcache_queue_seconds_count",
+        'ditcache_site_steps_total{mode="compute"}',
+        "ditcache_waiting 0.0",
+        "ditcache_ready 1.0",
+        'ditcache_tier_hits_total{tier="device"}',
+        'ditcache_tier_bytes_total{direction="written"}',
+        "ditcache_policy_trusted 1.0",
+    ):
+        assert name in text
+    assert client.get("/health").json() == {"status": "alive"}
+
+
+def test_only_who_has_the_key_is_served(pipe: Any, policy: Policy) -> None:
+    with serving(pipe, policy, key=KEY, rows=1) as client:
+        refused = [ask(client), client.get("/v1/models")]
+        wrong = client.get("/v1/models", headers={"Authorization": "Bearer another"})
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        served = ask(client)
+
+    assert [answer.status_code for answer in (*refused, wrong, served)] == [401, 401, 401, 200]
+    assert "received none" in refused[0].json()["error"]["message"]
+    assert "received another one" in wrong.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.4", "example.org", "::"])
+def test_other_machines_are_served_with_a_key_alone(host: str) -> None:
+    with pytest.raises(ConfigError, match="set DITCACHE_RL_API_KEY, or serve 127"):
+        check_host(host, None)
+    check_host(host, KEY)
+    for own in ("127.0.0.1", "localhost", "::1"):
+        check_host(own, None)
+
+
+def test_in_the_shadow_answers_are_the_plain_ones_and_savings_are_told(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    with serving(pipe, policy, rows=1, shadow=True) as client:
+        with dc.target(budget=1.0):
+            expected = drawn(pipe, tiny_call, 3)
+        (data,) = ask(client, seed=3, budget=0.25).json()["data"]
+        until = time.monotonic() + 10
+        while "ditcache_audits_total 1.0" not in client.get("/metrics").text:
+            assert time.monotonic() < until
+
+    assert np.array_equal(pixels(data), expected)
+    assert data["compute_share"] == 1.0
+
+
+def test_a_policy_that_breaks_its_floor_is_followed_no_more(pipe: Any, policy: Policy) -> None:
+    table = policy.tables[4]
+    # Nothing that is estimated of random weights reaches what is promised here.
+    proud = table.with_lines({1: table[1]._replace(floor_psnr_db=59.0, floor_ssim=0.99)})
+    policy = replace(policy, tables={**policy.tables, 4: proud})
+    with serving(pipe, policy, rows=1, audit=1.0) as client:
+        shares, until = [], time.monotonic() + 30
+        while "ditcache_policy_trusted 1.0" in client.get("/metrics").text:
+            shares.append(ask(client, budget=0.25).json()["data"][0]["compute_share"])
+            assert time.monotonic() < until
+        after = ask(client, budget=0.25).json()["data"][0]["compute_share"]
+
+    assert len(shares) in (4, 5)  # the last one may be drawn while the fourth is judged
+    assert (shares[0], after) == (0.25, 1.0)
+
+
+def test_what_estimates_leave_not_finite_is_drawn_without_them(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    table = policy.tables[4]
+    huge = np.full((4, HISTORY), 3e38)
+    broken = table.with_lines({1: Scored(Schedule(table[1].schedule.modes, huge))})
+    with serving(pipe, replace(policy, tables={4: broken}), rows=1) as client:
+        (data,) = ask(client, seed=3, budget=0.25).json()["data"]
+        with dc.target(budget=1.0):
+            expected = drawn(pipe, tiny_call, 3)
+
+    assert data["compute_share"] == 1.0
+    assert np.array_equal(pixels(data), expected)
+
+
+def test_a_server_that_is_stopped_takes_nothing_more(pipe: Any, policy: Policy) -> None:
+    app = open_app(pipe, policy, ServerSettings(rows=1), model="tiny")
+    with TestClient(app) as client:
+        while client.get("/ready").status_code == 503:
+            time.sleep(0.01)
+        assert ask(client).status_code == 200
+
+    answer = ask(TestClient(app))
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
+    assert "forward" not in vars(pipe.transformer)

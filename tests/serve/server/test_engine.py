@@ -1,0 +1,178 @@
+"""Who is drawn, who waits, and how much each computes."""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ditcache_rl.inference import Target, open_policy
+from ditcache_rl.policy import Policy
+from ditcache_rl.serve.server import (
+    Audits,
+    CallCosts,
+    Engine,
+    ImageTicket,
+    Painter,
+    Refused,
+    ServerSettings,
+)
+from ditcache_rl.serve.server.shares import Shares
+from tests.kit.environment import untrained_policy
+from tests.kit.pipelines import build_tiny_pipe
+
+#: 28 steps of the embedded pipeline on a machine where rows come one after the other.
+COSTS = {"fixed_s": 0.02, "row_s": 0.01, "compute_s": 0.0, "compute_row_s": 0.02}
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Policy:
+    return open_policy("shapes-ppo")
+
+
+def ticket(within_s: float, **given: Any) -> ImageTicket:
+    known: dict[str, Any] = {
+        "prompt": "a star",
+        "seed": 0,
+        "steps": 28,
+        "size": None,
+        "least": 2,
+        "most": 14,
+        "floor": None,
+        "asks_time": False,
+        **given,
+    }
+    return ImageTicket(deadline=time.perf_counter() + within_s, **known)
+
+
+def test_costs_of_calls_are_found_and_followed() -> None:
+    true = {"fixed_s": 0.05, "row_s": 0.01, "compute_s": 0.02, "compute_row_s": 0.005}
+
+    def seconds(rows: int, computes: int) -> float:
+        return 0.05 + 0.01 * rows + computes * (0.02 + 0.005 * rows)
+
+    costs = CallCosts.measured(seconds, rows=8, least=2, most=28)
+    same = CallCosts(**true)
+
+    for rows, computes in ((1, 28), (5, 9), (8, 2)):
+        counts = np.full(computes, rows)
+        assert costs.batch_s(computes, rows) == pytest.approx(seconds(rows, computes))
+        assert costs.seconds(counts, rows) == pytest.approx(same.seconds(counts, rows))
+    for _ in range(60):
+        costs.note(costs.batch_s(9, 4), 3 * seconds(4, 9))
+    assert costs.batch_s(20, 1) == pytest.approx(3 * seconds(1, 20), rel=0.01)
+
+
+def test_where_there_is_time_everybody_gets_what_was_asked_for(shapes: Policy) -> None:
+    shares = Shares(shapes, CallCosts(**COSTS), rows=4)
+
+    found = shares.computes([ticket(60, most=14), ticket(60, most=5)], [], time.perf_counter())
+
+    assert found == [14, 5]
+
+
+def test_under_load_everybody_computes_less_and_floors_are_kept(shapes: Policy) -> None:
+    shares, floor = Shares(shapes, CallCosts(**COSTS), rows=4), Target(min_psnr=40.0)
+    batch = [ticket(3.0, most=28, asks_time=True), ticket(3.0, least=9, most=9, floor=floor)]
+    counts = []
+    for waiting in (0, 8, 16, 24):
+        others = [ticket(3.0) for _ in range(waiting)]
+        found = shares.computes(batch, others, time.perf_counter())
+        counts.append(found[0])
+        assert found[1] == 9
+        assert shares.target_of(batch[1], found[1]) is floor
+
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1] >= 2
+    assert shares.target_of(batch[0], 7) == Target(budget=0.25)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_call: dict[str, Any]) -> Engine:
+    """An engine whose calls are known, and which does not draw by itself."""
+    pipe = build_tiny_pipe()
+    engine = Engine(
+        Painter(pipe, untrained_policy(pipe, tiny_call)), ServerSettings(rows=2, places=5)
+    )
+    engine._costs = CallCosts(fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=1.0)
+    return engine
+
+
+def four(within_s: float, **given: Any) -> ImageTicket:
+    return ticket(within_s, **{"steps": 4, "least": 1, "most": 4, **given})
+
+
+def test_a_full_queue_and_a_deadline_out_of_reach_are_refused_at_once(engine: Engine) -> None:
+    engine.submit([four(60), four(60), four(60)])
+
+    # An image takes a second, and somebody is drawn beside it.
+    with pytest.raises(Refused, match="not even the cheapest") as late:
+        engine.submit([four(59, steps=6), four(1.5)])
+    began = time.perf_counter()
+    with pytest.raises(Refused, match="3 images wait already, of at most 5") as full:
+        engine.submit([four(60)] * 3)
+    taken = time.perf_counter() - began
+
+    assert (late.value.status, full.value.status) == (429, 429)
+    assert full.value.retry_after_s == pytest.approx(4.0)
+    assert engine.waiting == 3
+    assert taken < 0.05
+    engine.forget(list(engine._waiting))
+
+
+def test_who_would_make_another_one_late_is_refused(engine: Engine) -> None:
+    patient = [four(2.5), four(2.5)]
+    engine.submit(patient)
+
+    with pytest.raises(Refused, match="in time for everybody"):
+        engine.submit([four(2.4, steps=6)])
+    engine.submit([four(60, steps=6)])
+
+    engine.forget(list(engine._waiting))
+    assert engine.waiting == 0
+
+
+def test_who_goes_away_frees_the_place(engine: Engine) -> None:
+    tickets = [four(60) for _ in range(5)]
+    engine.submit(tickets)
+    engine.forget(tickets[:2])
+
+    engine.submit([four(60), four(60)])
+
+    assert tickets[0].answer.cancelled()
+    assert engine.waiting == 5
+    engine.forget(list(engine._waiting))
+
+
+def test_a_call_that_nobody_waits_for_ends_early(engine: Engine) -> None:
+    from ditcache_rl.serve.server.painter import AbandonedError
+
+    gone = four(60)
+    gone.gone = True
+    with pytest.raises(AbandonedError):
+        engine.painter.draw([gone], [Target(budget=1.0)])
+    assert engine.painter.run.cache.used_bytes == 0
+    assert (engine.painter.run.logs[-1].modes[1:] < 0).all()
+
+
+def test_rows_of_a_call_follow_targets_of_their_own(engine: Engine) -> None:
+    wanted = [Target(budget=0.25), Target(budget=1.0), Target(speedup=99.0)]
+    painted = engine.painter.draw([four(60)] * 3, wanted)
+
+    assert painted.log is not None
+    assert painted.log.compute_share.tolist() == [0.25, 1.0, 1.0]
+    assert str(painted.log.target) == "budget=0.25; budget=1.0; speedup=99.0"
+
+
+def test_audits_judge_when_too_many_images_are_below_their_floor() -> None:
+    audits = Audits(1.0)
+    for _ in range(40):
+        audits.note([36.0], [35.0])
+    audits.note([30.0] * 3, [35.0] * 3)
+    audits.note([20.0], [math.nan])
+    assert not audits.verdict
+
+    audits.note([30.0], [35.0])
+
+    assert audits.verdict.startswith("4 of the last 20 audited images were below the floor")
