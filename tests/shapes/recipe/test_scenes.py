@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditcache_rl.shapes.recipe.components import build_autoencoder, build_tokenizer
+from ditcache_rl.shapes.recipe.components import build_autoencoder
+from ditcache_rl.shapes.recipe.denoisers import DENOISERS
 from ditcache_rl.shapes.recipe.scenes import (
     ATTRIBUTES,
     COLORS,
@@ -169,10 +170,12 @@ def test_what_is_behind_does_not_change_whether_a_caption_is_held_out() -> None:
     assert torch.equal(is_held_out(drawn), is_held_out(drawn[:, :6]))
 
 
-def test_the_training_set_holds_no_held_out_caption(tmp_path: Path) -> None:
-    data = encode(build_autoencoder(), 64, 1, tmp_path / "scenes.safetensors")
+@pytest.mark.parametrize("name", DENOISERS)
+def test_the_training_set_holds_no_held_out_caption(name: str, tmp_path: Path) -> None:
+    model = DENOISERS[name]()
+    data = encode(build_autoencoder(), model, 64, 1, tmp_path / "scenes.safetensors")
 
-    captions = build_tokenizer().batch_decode(data.tokens, skip_special_tokens=True)
+    captions = model.tokenizer.batch_decode(data.tokens, skip_special_tokens=True)
     seen = torch.tensor([parse_caption(text)[:6] for text in captions])
     assert len(seen) == 64
     assert not is_held_out(seen).any()
