@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from ditcache_rl.shapes.recipe.components import build_autoencoder
 from ditcache_rl.shapes.recipe.denoisers import DENOISERS
+from ditcache_rl.shapes.recipe.outlines import SHAPES
 from ditcache_rl.shapes.recipe.scenes import (
     ATTRIBUTES,
     COLORS,
     MOST_BEHIND,
     NOTHING,
-    SHAPES,
     caption,
     is_held_out,
     parse_caption,
