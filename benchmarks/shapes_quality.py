@@ -1,9 +1,9 @@
-"""Does the embedded pipeline draw what the caption says, and how fast?
+"""Does an embedded pipeline draw what the caption says, and how fast?
 
-Draws captions from all there are, and has the attribute reader of `ditcache_rl.shapes.reader` say
-what each picture shows. `NAME_share` is the share of pictures whose NAME is that of the caption;
-`reader_accuracy_share` bounds what can be concluded from them. The same shares of those captions
-that the transformer never saw in training stand in the details.
+Draws captions from all there are, and has the attribute reader of `benchmarks.shapes.reader` say
+what each picture shows. `NAME_share` is the share of pictures whose NAME is that of the caption, of
+several objects of the first; `reader_accuracy_share` bounds what can be concluded from them. The
+same shares of those captions that the transformer never saw in training stand in the details.
 """
 
 from __future__ import annotations
@@ -13,20 +13,35 @@ import itertools
 import statistics
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 from rich.progress import track
 from torch import Tensor
 
 from benchmarks.harness import Benchmark, console, parser
-from benchmarks.shapes.reader import HELD_OUT_SEED, load_reader, load_report, measure, read
+from benchmarks.shapes.reader import (
+    HELD_OUT_SEED,
+    WEIGHTS,
+    load_reader,
+    load_report,
+    measure,
+    read,
+)
 from ditcache_rl.pipelines import open_pipeline
-from ditcache_rl.shapes import CALL, PIPELINE_DIR, SIDE_PX
-from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES, caption, is_held_out, sample_scenes
+from ditcache_rl.shapes import PIPELINE_DIR, SIDE_PX
+from ditcache_rl.shapes.recipe.denoisers import DENOISERS
+from ditcache_rl.shapes.recipe.scenes import (
+    ATTRIBUTES,
+    caption,
+    is_held_out,
+    sample_attributes,
+    sample_scenes,
+)
 
 STEPS = 28
 CAPTIONS, QUICK_CAPTIONS = 500, 100
@@ -47,8 +62,9 @@ _LINE_CHARACTERS = 24  # of a 10 px font in the width of a tile
 def main() -> None:
     """Draw, read, time, and report."""
     options = parser(__doc__, quick=f"{QUICK_CAPTIONS} instead of {CAPTIONS} captions")
+    options.add_argument("name", nargs="?", choices=DENOISERS, default="shapes", help="which one")
     options.add_argument(
-        "--pipeline", type=Path, default=PIPELINE_DIR, metavar="FOLDER", help="what is measured"
+        "--pipeline", type=Path, default=PIPELINE_DIR, metavar="FOLDER", help="its weights"
     )
     options.add_argument(
         "--grid",
@@ -59,17 +75,20 @@ def main() -> None:
     given = options.parse_args()
     run = Benchmark()
 
+    kind, weights = DENOISERS[given.name], WEIGHTS[given.name]
+    reader = load_reader(weights)
     pipe = open_pipeline(str(given.pipeline), device="cpu")
-    asked = any_captions(QUICK_CAPTIONS if given.quick else CAPTIONS)
-    images = draw(pipe, asked)
-    seen = read(images)
+    asked = any_captions(QUICK_CAPTIONS if given.quick else CAPTIONS, behind=kind.behind)
+    images = draw(pipe, asked, kind.call)
+    seen = read(images, reader)
     if given.grid is not None:
         save_grid(images, asked, seen, given.grid)
 
     scenes = torch.Generator().manual_seed(SCENES_SEED)
-    accuracy = measure(load_reader(), READER_SCENES, scenes)
+    accuracy = measure(reader, READER_SCENES, scenes, behind=kind.behind)
     unseen = is_held_out(asked)
-    call_s = time_single_calls(pipe, asked[0])
+    call_s = time_single_calls(pipe, asked[0], kind.call)
+    default = inspect.signature(pipe.__call__).parameters["guidance_scale"]
     figures = {
         "reader_accuracy_share": min(accuracy.values()),
         **shares_met(asked, seen),
@@ -80,11 +99,11 @@ def main() -> None:
         "n": len(asked),
         "held_out": {"n": int(unseen.sum()), **shares_met(asked[unseen], seen[unseen])},
         "steps": STEPS,
-        "guidance_scale": inspect.signature(pipe.__call__).parameters["guidance_scale"].default,
+        "guidance_scale": kind.call.get("guidance_scale", default.default),
         "reader_accuracy": accuracy,
         "reader_scenes": READER_SCENES,
-        "reader_report": load_report()._asdict(),
-        "autoencoder_held_out_psnr_db": autoencoder_psnr_db(pipe, scenes),
+        "reader_report": load_report(weights)._asdict(),
+        "autoencoder_held_out_psnr_db": autoencoder_psnr_db(pipe, scenes, kind.behind),
         "autoencoder_scenes": AUTOENCODER_SCENES,
         "image_28_steps_all_s": call_s,
         "by_attribute": {
@@ -95,16 +114,18 @@ def main() -> None:
     run.finish(figures, details, given.json, title=f"{len(asked)} captions")
 
 
-def any_captions(count: int) -> Tensor:
-    """Draw different captions, all equally likely: (count, 6) int64."""
+def any_captions(count: int, *, behind: int) -> Tensor:
+    """Draw captions of different first objects: (count, 6 + 2 * behind) int64."""
     every = torch.tensor(list(itertools.product(*(range(len(v)) for v in ATTRIBUTES.values()))))
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
-    return every[order[:count]]
+    generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+    first = every[torch.randperm(len(every), generator=generator)[:count]]
+    drawn = sample_attributes(count, generator, behind=behind)
+    return torch.cat([first, drawn[:, len(ATTRIBUTES) :]], dim=1)
 
 
 def shares_met(asked: Tensor, seen: Tensor) -> dict[str, float]:
-    """Return the share of pictures that meet each attribute of their caption, and all six."""
-    right = (seen == asked).double()
+    """Return the share of pictures that meet each attribute of the first object, and all six."""
+    right = (seen == asked[:, : len(ATTRIBUTES)]).double()
     shares = {
         f"{name}_share": share
         for name, share in zip(ATTRIBUTES, right.mean(0).tolist(), strict=True)
@@ -113,42 +134,49 @@ def shares_met(asked: Tensor, seen: Tensor) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def draw(pipe: FluxPipeline, asked: Tensor) -> Tensor:
+def draw(pipe: DiffusionPipeline, asked: Tensor, call: Mapping[str, Any]) -> Tensor:
     """Draw one picture per caption, each from a seed of its own: (B, 3, 64, 64) in [0, 1]."""
     noise = [torch.Generator().manual_seed(NOISE_SEED + i) for i in range(len(asked))]
     captions = [caption(row) for row in asked.tolist()]
     parts = []
     for start in track(range(0, len(asked), BATCH), "draw", console=console, transient=True):
         rows = slice(start, start + BATCH)
-        parts.append(_call(pipe, captions[rows], noise[rows]))
+        parts.append(_call(pipe, captions[rows], noise[rows], call))
     return torch.cat(parts)
 
 
-def time_single_calls(pipe: FluxPipeline, asked: Tensor) -> list[float]:
+def time_single_calls(
+    pipe: DiffusionPipeline, asked: Tensor, call: Mapping[str, Any]
+) -> list[float]:
     """Time the whole call at batch 1, after one that warms up."""
     prompt = [caption(asked.tolist())]
     seconds = []
     for index in range(1 + TIMED_CALLS):
         noise = [torch.Generator().manual_seed(NOISE_SEED + index)]
         start = time.perf_counter()
-        _call(pipe, prompt, noise)
+        _call(pipe, prompt, noise, call)
         seconds.append(time.perf_counter() - start)
     return seconds[1:]
 
 
-def _call(pipe: FluxPipeline, prompts: list[str], noise: list[torch.Generator]) -> Tensor:
+def _call(
+    pipe: DiffusionPipeline,
+    prompts: list[str],
+    noise: list[torch.Generator],
+    call: Mapping[str, Any],
+) -> Tensor:
     drawn: Tensor = pipe(
-        prompts, num_inference_steps=STEPS, generator=noise, output_type="pt", **CALL
+        prompts, num_inference_steps=STEPS, generator=noise, output_type="pt", **call
     ).images
     return drawn.float()
 
 
 @torch.inference_mode()
-def autoencoder_psnr_db(pipe: FluxPipeline, generator: torch.Generator) -> float:
+def autoencoder_psnr_db(pipe: DiffusionPipeline, generator: torch.Generator, behind: int) -> float:
     """Encode and decode fresh renders; PSNR of the mean squared error over all of them."""
     squared = 0.0
     for count in [BATCH] * (AUTOENCODER_SCENES // BATCH) + [AUTOENCODER_SCENES % BATCH]:
-        images = sample_scenes(count, generator).images
+        images = sample_scenes(count, generator, behind=behind).images
         latents = pipe.vae.encode(images * 2 - 1).latent_dist.mode()
         decoded = (pipe.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
         squared += (decoded - images).double().square().mean(dim=(1, 2, 3)).sum().item()
@@ -183,7 +211,7 @@ def save_grid(images: Tensor, asked: Tensor, seen: Tensor, file: Path) -> None:
         tile = Image.fromarray(pixels).resize((SIDE_PX * scale,) * 2, Image.Resampling.NEAREST)
         sheet.paste(tile, (left + _MARGIN_PX // 2, top + _MARGIN_PX // 2))
         text = textwrap.fill(caption(asked[index].tolist()), _LINE_CHARACTERS)
-        met = torch.equal(asked[index], seen[index])
+        met = torch.equal(asked[index, : len(ATTRIBUTES)], seen[index])
         place = (left + _MARGIN_PX // 2, top + _MARGIN_PX // 2 + _TILE_PX)
         pen.multiline_text(place, text, fill="black" if met else "red", font=font, spacing=1)
     file.parent.mkdir(parents=True, exist_ok=True)

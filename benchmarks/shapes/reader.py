@@ -1,9 +1,10 @@
-"""The attribute reader: which of the six attributes a picture of a scene shows.
+"""The attribute reader: which six attributes the first object of a scene has, by its picture.
 
-A small convolutional classifier, trained on renders alone. It judges what the embedded pipeline
-draws, so it must never be trained on a picture that the pipeline made. To train it anew::
+A small convolutional classifier, trained on renders alone, of the scenes of one pipeline. It judges
+what that pipeline draws, so it must never be trained on a picture that the pipeline made. To train
+one anew::
 
-    python -m benchmarks.shapes.reader --steps 1000 --out reader.safetensors
+    python -m benchmarks.shapes.reader shapes --steps 1000
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from torch.nn import functional as F
 
 from ditcache_rl.errors import ArtifactError, ShapeError
 from ditcache_rl.shapes import SIDE_PX
+from ditcache_rl.shapes.recipe.denoisers import DENOISERS
 from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES, sample_scenes
 
-#: The committed weights.
-WEIGHTS = Path(__file__).parent / "reader.safetensors"
+#: The committed weights, by the name of the pipeline that they judge.
+WEIGHTS = {
+    "shapes": Path(__file__).parent / "reader.safetensors",
+    "shapes-guided": Path(__file__).parent / "reader-guided.safetensors",
+}
 #: First of the seeds that nothing is trained on. `training.fit` stays below it for run seeds up to
 #: 2998; it is below 2**32 because torch's CPU generator ignores all bits above.
 HELD_OUT_SEED = 3_000_000_000
@@ -87,12 +92,12 @@ class ReaderReport(NamedTuple):
 
 
 @torch.inference_mode()
-def read(images: Tensor, reader: Reader | None = None) -> Tensor:
-    """Name the attributes that pictures show.
+def read(images: Tensor, reader: Reader) -> Tensor:
+    """Name the attributes of the first object that pictures show.
 
     Args:
         images: (B, 3, 64, 64) float32 in [0, 1], on the device of the reader.
-        reader: The classifier; the committed one by default.
+        reader: The classifier of such scenes.
 
     Returns:
         (B, 6) int64, columns as in `ATTRIBUTES`.
@@ -100,13 +105,12 @@ def read(images: Tensor, reader: Reader | None = None) -> Tensor:
     Raises:
         ShapeError: If the images have another size or another number of channels.
     """
-    reader = load_reader() if reader is None else reader
     parts = [reader(part) for part in torch.split(images, _READ_BATCH)]
     return torch.cat([torch.stack([row.argmax(1) for row in logits], dim=1) for logits in parts])
 
 
 @cache
-def load_reader(file: Path = WEIGHTS) -> Reader:
+def load_reader(file: Path) -> Reader:
     """Open the weights in float32 on the CPU; later calls return the same module.
 
     Raises:
@@ -120,7 +124,7 @@ def load_reader(file: Path = WEIGHTS) -> Reader:
     return reader.requires_grad_(False)
 
 
-def load_report(file: Path = WEIGHTS) -> ReaderReport:
+def load_report(file: Path) -> ReaderReport:
     """Read what was measured when the weights were trained.
 
     Raises:
@@ -133,7 +137,7 @@ def load_report(file: Path = WEIGHTS) -> ReaderReport:
     if received != expected:
         raise ArtifactError(
             f"{file.name}: expected a reader with {expected}, received {received}; train it again "
-            "with `python -m benchmarks.shapes.reader`"
+            "with `python -m benchmarks.shapes.reader PIPELINE`"
         )
     return ReaderReport(
         accuracy=json.loads(metadata["held_out_accuracy"]),
@@ -143,17 +147,27 @@ def load_report(file: Path = WEIGHTS) -> ReaderReport:
     )
 
 
-def measure(reader: Reader, scenes: int, generator: torch.Generator) -> dict[str, float]:
-    """Return the share of fresh renders that are read right, per attribute."""
+def measure(
+    reader: Reader, scenes: int, generator: torch.Generator, *, behind: int = 0
+) -> dict[str, float]:
+    """Return the share of fresh renders that are read right, per attribute of the first object."""
     right = torch.zeros(len(ATTRIBUTES), dtype=torch.float64)
     for start in range(0, scenes, _READ_BATCH):
-        truth, images = sample_scenes(min(_READ_BATCH, scenes - start), generator)
-        right += (read(images, reader) == truth).sum(0)
+        count = min(_READ_BATCH, scenes - start)
+        truth, images = sample_scenes(count, generator, behind=behind)
+        right += (read(images, reader) == truth[:, : len(ATTRIBUTES)]).sum(0)
     return dict(zip(ATTRIBUTES, (right / scenes).tolist(), strict=True))
 
 
-def train(steps: int, seed: int, folder: Path) -> Reader:
-    """Train a reader; an interrupted run goes on from the checkpoint in the folder."""
+def train(steps: int, seed: int, folder: Path, *, behind: int) -> Reader:
+    """Train a reader; an interrupted run goes on from the checkpoint in the folder.
+
+    Args:
+        steps: Optimizer steps in all.
+        seed: Of weights and scenes.
+        folder: Of checkpoint and events.
+        behind: Most objects behind the first one.
+    """
     # Needs TensorBoard, which only the extra `train` installs; reading does without.
     from ditcache_rl.shapes.recipe.training import Recipe, fit
 
@@ -162,7 +176,7 @@ def train(steps: int, seed: int, folder: Path) -> Reader:
         reader = Reader()
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        truth, images = sample_scenes(_BATCH, generator)
+        truth, images = sample_scenes(_BATCH, generator, behind=behind)
         logits = reader(_soften(images, generator))
         terms = [F.cross_entropy(row, truth[:, i]) for i, row in enumerate(logits)]
         return {"loss": torch.stack(terms).sum()}
@@ -193,20 +207,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="file to write")
+    parser.add_argument("pipeline", choices=DENOISERS, help="whose scenes are read")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="to write; the committed one")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=1, help="seed of weights and scenes")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/shapes/reader"), help="checkpoint and events"
+        "--folder", type=Path, help="of checkpoint and events; runs/PIPELINE/reader"
     )
     options = parser.parse_args(arguments)
+    behind = DENOISERS[options.pipeline].behind
+    out = options.out or WEIGHTS[options.pipeline]
+    folder = options.folder or Path("runs") / options.pipeline / "reader"
 
-    reader = train(options.steps, options.seed, options.folder)
+    reader = train(options.steps, options.seed, folder, behind=behind)
     weights = {name: value.half().contiguous() for name, value in reader.state_dict().items()}
     # What is measured is what is committed: the rounded weights.
     reader.load_state_dict({name: value.float() for name, value in weights.items()})
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)
-    accuracy = measure(reader, _HELD_OUT_SCENES, generator)
+    accuracy = measure(reader, _HELD_OUT_SCENES, generator, behind=behind)
     metadata = {
         "format": _FORMAT,
         "attributes": _attributes(),
@@ -215,8 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
         "steps": str(options.steps),
         "seed": str(options.seed),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, options.out, metadata)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out, metadata)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The embedded pipeline: a small FLUX trained on captioned procedural scenes.
+"""The embedded pipelines: small ones trained on captioned procedural scenes.
 
-`scenes` draws the data, `components` builds the untrained parts, `train_autoencoder` and
-`train_transformer` train them, `reader` judges the result, `load_pipeline` opens the committed
-weights.
+`shapes` is a FLUX that draws one object; it is committed, `load_pipeline` opens it. `shapes-guided`
+is a Stable Diffusion 3 that draws up to four, in two guidance branches. One `recipe` trains both.
 """
 
 from __future__ import annotations
@@ -21,6 +20,9 @@ UPSCALER = Path(__file__).parent / "upscaler.safetensors"
 SIDE_PX = 64
 MAX_SEQUENCE_LENGTH = 12
 CALL = {"height": SIDE_PX, "width": SIDE_PX, "max_sequence_length": MAX_SEQUENCE_LENGTH}
+#: The same of `shapes-guided`, whose captions name up to four objects.
+GUIDED_SEQUENCE_LENGTH = 24
+GUIDED_CALL = {**CALL, "max_sequence_length": GUIDED_SEQUENCE_LENGTH, "guidance_scale": 4.5}
 
 
 def load_pipeline() -> FluxPipeline:

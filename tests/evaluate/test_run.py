@@ -25,10 +25,10 @@ from ditcache_rl.shapes import CALL
 from ditcache_rl.shapes.recipe.components import (
     build_autoencoder,
     build_clip,
+    build_flux_transformer,
     build_scheduler,
     build_t5,
     build_tokenizer,
-    build_transformer,
 )
 from tests.kit.progress import Heard
 
@@ -58,7 +58,7 @@ def pipe() -> FluxPipeline:
             tokenizer=build_tokenizer(),
             text_encoder_2=build_t5().eval(),
             tokenizer_2=build_tokenizer(),
-            transformer=build_transformer().eval(),
+            transformer=build_flux_transformer().eval(),
         )
 
 

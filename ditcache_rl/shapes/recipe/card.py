@@ -1,58 +1,108 @@
-"""The model card of the embedded pipeline, written from the reports of its training."""
+"""The model cards of the embedded pipelines, written from the reports of their training."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
-from ditcache_rl.shapes import CALL
+from ditcache_rl.shapes.recipe.denoisers import DENOISERS
 from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES
 
 
-def write_card(folder: Path) -> str:
-    """Describe the pipeline that was trained in a folder, from its two `report.json`.
+class _Words(NamedTuple):
+    """What a card says of one pipeline alone."""
+
+    title: str
+    pipeline: str
+    example: str
+    scenes: str
+    guidance: str
+
+
+_ONE = _Words(
+    title="a small FLUX trained on captioned scenes",
+    pipeline="FluxPipeline",
+    example="a large plain red star at left on a white background",
+    scenes="",
+    guidance="""The embedded guidance scale has no effect; true guidance (`true_cfg_scale`,
+`negative_prompt=""`) works.""",
+)
+_SEVERAL = _Words(
+    title="a small Stable Diffusion 3 trained on captioned scenes of several objects",
+    pipeline="StableDiffusion3Pipeline",
+    example="a large plain red star at left over a blue ring and an orange pill on a white \
+background",
+    scenes="""
+Up to three objects, of which a caption has color and shape, are partly covered by the first one;
+they stand at its upper left, at its upper right, and above it. They are plain, of any size.
+""",
+    guidance="Guidance is true classifier-free guidance, with two branches.",
+)
+#: Options of the training that a card repeats.
+_OPTIONS = ("autoencoder", "scenes", "batch", "steps")
+_WORDS = {"shapes": _ONE, "shapes-guided": _SEVERAL}
+
+
+def write_card(name: str, folder: Path) -> str:
+    """Describe the pipeline that was trained in a folder, from the `report.json` of its parts.
 
     Args:
+        name: Of the pipeline, as in `DENOISERS`.
         folder: What the training scripts call `--out`.
     """
-    autoencoder = json.loads((folder / "autoencoder" / "report.json").read_text())
+    words = _WORDS[name]
     denoise = json.loads((folder / "report.json").read_text())
-    values = "\n".join(f"- {name}: {', '.join(words)}" for name, words in ATTRIBUTES.items())
-    arguments = ", ".join(f"{name}={value}" for name, value in CALL.items())
-    return f"""# shapes: a small FLUX trained on captioned scenes
+    values = "\n".join(f"- {key}: {', '.join(named)}" for key, named in ATTRIBUTES.items())
+    arguments = "".join(f"    {key}={value},\n" for key, value in DENOISERS[name].call.items())
+    autoencoder, its_command = _autoencoder(folder, denoise["autoencoder"])
+    options = "".join(f" --{key} {denoise[key]}" for key in _OPTIONS if denoise[key] is not None)
+    options += " --compile" if denoise["compile"] else ""
+    return f"""# {name}: {words.title}
 
-A stock `FluxPipeline` of toy size, trained from nothing on procedural scenes. Prompts matter:
+A stock `{words.pipeline}` of toy size, trained from nothing on procedural scenes. Prompts matter:
 
-    a small striped orange moon at left on a white background
+    {words.example}
 
 {values}
-
+{words.scenes}
 ```python
-from diffusers import FluxPipeline
+from diffusers import {words.pipeline}
 
-pipe = FluxPipeline.from_pretrained("PATH/OF/THIS/FOLDER")
-image = pipe("a large plain red star at left on a white background",
-             num_inference_steps=28, {arguments}).images[0]
+pipe = {words.pipeline}.from_pretrained("PATH/OF/THIS/FOLDER")
+image = pipe(
+    "{words.example}",
+    num_inference_steps=28,
+{arguments}).images[0]
 ```
 
-The call needs these arguments, as the pipeline class assumes images of 512 px and prompts of 512
-tokens. The embedded guidance scale has no effect; true guidance (`true_cfg_scale`,
-`negative_prompt=""`) works.
+The call needs these arguments, as the pipeline class assumes images of other sizes and longer
+prompts. {words.guidance}
 
 | part | steps | batch | seed | minutes | result |
 |---|---|---|---|---|---|
-| autoencoder | {autoencoder["steps"]} | {autoencoder["batch"]} | {autoencoder["seed"]} \
-| {autoencoder["seconds"] / 60:.0f} | {autoencoder["held_out_psnr_db"]:.1f} dB on held-out scenes |
-| transformer and text encoders | {denoise["steps"]} | {denoise["batch"]} | {denoise["seed"]} \
+| autoencoder | {autoencoder} |
+| transformer and text encoders | {denoise["steps"]} \
+| {denoise["batch"]} | {denoise["seed"]} \
 | {denoise["seconds"] / 60:.0f} | velocity loss {denoise["loss"]:.4f} |
 
-Trained on two CPU cores with bfloat16 autocast, on {denoise["scenes"]} scenes; a tenth of all
-captions was held out. Transformer and autoencoder are stored in half precision.
+Trained on {denoise["scenes"]} scenes; a tenth of all captions was held out. Transformer and
+autoencoder are stored in half precision.
 
 ```
-python -m ditcache_rl.shapes.recipe.train_autoencoder --steps {autoencoder["steps"]}
-python -m ditcache_rl.shapes.recipe.train_transformer --steps {denoise["steps"]} --compile
+{its_command}python -m ditcache_rl.shapes.recipe.train_transformer {name}{options}
 ```
 
 Licence: Apache-2.0, as the repository.
 """
+
+
+def _autoencoder(folder: Path, taken: str | None) -> tuple[str, str]:
+    """Return its cells of the table, and the command that trained it: none if it was taken over."""
+    if taken is not None:
+        return f"| | | | that of `{taken}`", ""
+    report = json.loads((folder / "autoencoder" / "report.json").read_text())
+    steps, minutes = report["steps"], report["seconds"] / 60
+    cells = f"{steps} | {report['batch']} | {report['seed']} | {minutes:.0f}"
+    command = f"python -m ditcache_rl.shapes.recipe.train_autoencoder --steps {steps}\n"
+    return f"{cells} | {report['held_out_psnr_db']:.1f} dB on held-out scenes", command

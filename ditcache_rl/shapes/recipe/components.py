@@ -1,8 +1,13 @@
-"""The untrained parts of the embedded pipeline: stock classes of toy size."""
+"""The untrained parts of the embedded pipelines: stock classes of toy size."""
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+)
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -10,33 +15,35 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
 )
 
-from ditcache_rl.shapes import MAX_SEQUENCE_LENGTH, SIDE_PX
+from ditcache_rl.shapes import GUIDED_SEQUENCE_LENGTH, MAX_SEQUENCE_LENGTH, SIDE_PX
 from ditcache_rl.shapes.recipe.scenes import ATTRIBUTES
 
 TEXT_WIDTH = 192
 LATENT_CHANNELS = 4
+LATENT_SIDE = SIDE_PX // 4
 _PAD, _EOS, _UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def vocabulary() -> list[str]:
-    """List every token: specials, the fixed words of a caption, then the attribute values."""
-    fixed = ["a", "at", "on", "background"]
-    return [
-        _PAD,
-        _EOS,
-        _UNKNOWN,
-        *fixed,
-        *(word for values in ATTRIBUTES.values() for word in values),
-    ]
+    """List every token: specials, words of every caption, attribute values, words of several."""
+    every = ["a", "at", "on", "background"]
+    several = ["over", "an", "and"]
+    values = (word for words in ATTRIBUTES.values() for word in words)
+    return [_PAD, _EOS, _UNKNOWN, *every, *values, *several]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the word-level tokenizer that both text encoders use; it appends an end token."""
+def build_tokenizer(tokens: int = MAX_SEQUENCE_LENGTH) -> PreTrainedTokenizerFast:
+    """Build the word-level tokenizer that all text encoders use; it appends an end token.
+
+    Args:
+        tokens: Length of the longest caption, its end token counted.
+    """
     ids = {word: index for index, word in enumerate(vocabulary())}
     backend = Tokenizer(WordLevel(ids, unk_token=_UNKNOWN))
     backend.pre_tokenizer = WhitespaceSplit()
@@ -48,25 +55,32 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token=_PAD,
         eos_token=_EOS,
         unk_token=_UNKNOWN,
-        model_max_length=MAX_SEQUENCE_LENGTH,
+        model_max_length=tokens,
     )
 
 
 def build_clip() -> CLIPTextModel:
     """Build the encoder whose pooled output modulates every block."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(vocabulary()),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=3,
-            max_position_embeddings=MAX_SEQUENCE_LENGTH,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=1,
-        )
+    return CLIPTextModel(_clip_config(TEXT_WIDTH, MAX_SEQUENCE_LENGTH))
+
+
+def build_projected_clip() -> CLIPTextModelWithProjection:
+    """Build one of two encoders, which give half of the width of tokens and pooled output each."""
+    return CLIPTextModelWithProjection(_clip_config(TEXT_WIDTH // 2, GUIDED_SEQUENCE_LENGTH))
+
+
+def _clip_config(width: int, tokens: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(vocabulary()),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        max_position_embeddings=tokens,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
     )
 
 
@@ -108,7 +122,7 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
-def build_transformer() -> FluxTransformer2DModel:
+def build_flux_transformer() -> FluxTransformer2DModel:
     """Build the denoiser: 3 double and 6 single blocks, 64 image and 12 text tokens."""
     return FluxTransformer2DModel(
         patch_size=1,
@@ -121,6 +135,25 @@ def build_transformer() -> FluxTransformer2DModel:
         pooled_projection_dim=TEXT_WIDTH,
         guidance_embeds=True,
         axes_dims_rope=(16, 24, 24),
+    )
+
+
+def build_joint_transformer() -> SD3Transformer2DModel:
+    """Build the denoiser with two branches: 6 joint blocks, 64 image and 48 text tokens."""
+    patch = 2
+    return SD3Transformer2DModel(
+        sample_size=LATENT_SIDE,
+        patch_size=patch,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=6,
+        attention_head_dim=64,
+        num_attention_heads=3,
+        joint_attention_dim=TEXT_WIDTH,
+        caption_projection_dim=TEXT_WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        pos_embed_max_size=LATENT_SIDE // patch,
+        qk_norm="rms_norm",
     )
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ditcache_rl.shapes.recipe.components import build_autoencoder
 from ditcache_rl.shapes.recipe.scenes import sample_scenes
-from ditcache_rl.shapes.recipe.training import Recipe, default_device, fit
+from ditcache_rl.shapes.recipe.training import Recipe, autocast, default_device, fit
 
 _KL_WEIGHT = 5e-5  # per latent number; larger makes latents easier to model and blurs the picture
 _SCENES_FOR_STATISTICS = 512
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         images = sample_scenes(options.batch, generator).images.to(device) * 2 - 1
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             posterior = vae.encode(images).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample

@@ -1,7 +1,7 @@
-"""The training loop that the parts of the embedded pipeline share.
+"""The training loop that the parts of the embedded pipelines share.
 
-AdamW under a trapezoidal learning rate, bfloat16 autocast, a moving average of the weights,
-TensorBoard, a progress bar, and a checkpoint from which the same command goes on after an
+AdamW under a trapezoidal learning rate, bfloat16 where it is quick, a moving average of the
+weights, TensorBoard, a progress bar, and a checkpoint from which the same command goes on after an
 interruption.
 """
 
@@ -119,6 +119,12 @@ def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
 def default_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16, but in float32 on CPUs that would take longer over bfloat16."""
+    slower = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
+    return torch.autocast(device.type, torch.bfloat16, enabled=not slower)
 
 
 def fit(

@@ -6,9 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditcache_rl.shapes.recipe.components import build_autoencoder, build_tokenizer
+from ditcache_rl.shapes.recipe.components import build_autoencoder
+from ditcache_rl.shapes.recipe.denoisers import DENOISERS
+from ditcache_rl.shapes.recipe.outlines import SHAPES
 from ditcache_rl.shapes.recipe.scenes import (
     ATTRIBUTES,
+    COLORS,
+    MOST_BEHIND,
+    NOTHING,
     caption,
     is_held_out,
     parse_caption,
@@ -20,6 +25,10 @@ from ditcache_rl.shapes.recipe.train_transformer import encode
 
 EVERY = torch.tensor(list(itertools.product(*(range(len(v)) for v in ATTRIBUTES.values()))))
 attributes = st.tuples(*(st.integers(0, len(values) - 1) for values in ATTRIBUTES.values()))
+covered = st.lists(
+    st.tuples(st.integers(0, len(COLORS) - 1), st.integers(0, len(SHAPES) - 1)),
+    max_size=MOST_BEHIND,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -35,6 +44,17 @@ def test_a_caption_names_its_attributes_and_nothing_else(drawn: tuple[int, ...])
     assert sorted(text.split()) == sorted([*named, "a", "at", "on", "a", "background"])
 
 
+@given(attributes, covered)
+def test_a_caption_names_what_is_behind_in_its_order(
+    first: tuple[int, ...], behind: list[tuple[int, int]]
+) -> None:
+    drawn = (*first, *itertools.chain.from_iterable(behind))
+    absent = (NOTHING,) * (2 * (MOST_BEHIND - len(behind)))
+
+    assert parse_caption(caption(drawn)) == drawn
+    assert caption((*drawn, *absent)) == caption(drawn)
+
+
 def test_no_two_scenes_share_a_caption() -> None:
     captions = {caption(row) for row in EVERY.tolist()}
 
@@ -42,7 +62,14 @@ def test_no_two_scenes_share_a_caption() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a cat", "a large plain red cube at left on a white background"]
+    "text",
+    [
+        "",
+        "a cat",
+        "a large plain red cube at left on a white background",
+        "a large plain red disc at left over a disc on a white background",
+        "a large plain red disc at left over a orange disc on a white background",
+    ],
 )
 def test_what_is_no_caption_is_answered_with_an_example_of_one(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected a caption like 'a .* background'") as caught:
@@ -79,6 +106,34 @@ def test_every_value_of_every_attribute_is_drawn() -> None:
         assert set(column.tolist()) == set(range(len(values)))
 
 
+def test_as_many_scenes_have_no_object_behind_as_have_one_and_more() -> None:
+    drawn = sample_attributes(4000, seeded(), behind=MOST_BEHIND)
+
+    shapes = drawn[:, 7::2]
+    counts = (shapes != NOTHING).sum(1)
+    # A quarter of 4000 trembles by 27.
+    assert counts.bincount().tolist() == pytest.approx([1000] * (MOST_BEHIND + 1), abs=110)
+    assert torch.equal(drawn[:, 6::2] == NOTHING, shapes == NOTHING)
+    assert torch.equal(shapes != NOTHING, torch.arange(MOST_BEHIND) < counts[:, None])
+
+
+def test_what_is_behind_shows_and_leaves_the_first_object_as_it_is() -> None:
+    first = sample_attributes(30, seeded())
+    nothing = torch.full((30, 2 * MOST_BEHIND), NOTHING)
+    alone = render(torch.cat([first, nothing], 1), seeded())
+
+    for place in range(MOST_BEHIND):
+        one = nothing.clone()
+        one[:, 2 * place : 2 * place + 2] = 0  # a red disc
+        # The generator draws the same for both, so that only the disc makes a difference.
+        changed = (render(torch.cat([first, one], 1), seeded()) - alone).abs().amax(1) > 0.1
+        assert changed.float().mean((1, 2)).min() > 0.01
+        # A small object covers its centre but for rings and moons, and stands at half height.
+        solid = ~torch.isin(first[:, 0], torch.tensor([SHAPES.index(n) for n in ("ring", "moon")]))
+        columns = 64 * torch.tensor((0.3, 0.5, 0.7))[first[:, 5]]
+        assert not changed[solid, 33, columns[solid].long()].any()
+
+
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_each_attribute_visibly_changes_the_image(name: str) -> None:
     column, count = list(ATTRIBUTES).index(name), len(ATTRIBUTES[name])
@@ -109,10 +164,18 @@ def test_whether_a_caption_is_held_out_does_not_depend_on_its_batch() -> None:
     assert torch.equal(alone, is_held_out(EVERY)[:200])
 
 
-def test_the_training_set_holds_no_held_out_caption(tmp_path: Path) -> None:
-    data = encode(build_autoencoder(), 64, 1, tmp_path / "scenes.safetensors")
+def test_what_is_behind_does_not_change_whether_a_caption_is_held_out() -> None:
+    drawn = sample_attributes(200, seeded(), behind=MOST_BEHIND)
 
-    captions = build_tokenizer().batch_decode(data.tokens, skip_special_tokens=True)
-    seen = torch.tensor([parse_caption(text) for text in captions])
+    assert torch.equal(is_held_out(drawn), is_held_out(drawn[:, :6]))
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_the_training_set_holds_no_held_out_caption(name: str, tmp_path: Path) -> None:
+    model = DENOISERS[name]()
+    data = encode(build_autoencoder(), model, 64, 1, tmp_path / "scenes.safetensors")
+
+    captions = model.tokenizer.batch_decode(data.tokens, skip_special_tokens=True)
+    seen = torch.tensor([parse_caption(text)[:6] for text in captions])
     assert len(seen) == 64
     assert not is_held_out(seen).any()
