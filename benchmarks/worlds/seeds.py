@@ -48,7 +48,7 @@ class Partial(Senses):
 
 def _without(senses: Senses, *begins: str) -> Senses:
     hidden = tuple(name for name in AGENT_NAMES if name.startswith(begins))
-    return Partial(senses.forecast, senses.placement, senses.prior, hidden)
+    return Partial(senses.forecast, senses.prior, hidden)
 
 
 #: What is left out of the agent, by name.
@@ -79,7 +79,7 @@ def seeds(pacer: Pacer, sizes: Trainings) -> tuple[dict[str, float], Lines]:
     tried += [(name, 0) for name in _ABLATIONS if name != "whole"]
     for name, seed in track(tried, "agents"):
         network = foreseen(world, _EVERY, pacer.placement, pacer.prior, seed=seed)
-        own = Senses(Forecast(network.on_host()), pacer.placement, pacer.prior)
+        own = Senses(Forecast(network.on_host()), pacer.prior)
         senses = _ABLATIONS[name](own)
         actor = learn_agent(world, _EVERY, senses, promised=promised, images=sizes.learn, seed=seed)
         fared = standing(name, "mixed", test(), Agent(actor.on_host(), senses))

@@ -135,7 +135,7 @@ def make_pacer(
         tick(0.4 + 0.5 * share, f"deadlines: {kept:.1%} in time, {psnr_db:.1f} dB")
 
     forecast = foreseen(world, loads, rule.placement, start, seed=seed)
-    senses = Senses(Forecast(forecast.on_host()), rule.placement, start)
+    senses = Senses(Forecast(forecast.on_host()), start)
     network = learn_agent(
         world,
         loads,
