@@ -12,14 +12,10 @@ from rich.progress import track
 
 from benchmarks.harness import Lines
 from benchmarks.worlds.deadlines import LOADS, world_of
-from ditcache_rl.control import PolicyNetwork
-from ditcache_rl.rl.deadlines import PRIVILEGED, DeadlineVecEnv, learn_deadlines
-from ditcache_rl.rl.pace import BATCH, foreseen, interval, standing
+from ditcache_rl.rl.pace import foreseen, interval, learn_agent, standing
 from ditcache_rl.types import Floats
-from ditcache_rl.world import Agent, Forecast, Moment, Pacer, Requests, Senses
+from ditcache_rl.world import Agent, Forecast, Moment, Pacer, Senses
 from ditcache_rl.world.agent import AGENT_NAMES
-from ditcache_rl.world.tuning import SPARE
-from ditcache_rl.world.world import World
 
 _EVERY = LOADS["mixed"]
 _TEST_SEED = 73_000
@@ -50,18 +46,9 @@ class Partial(Senses):
         return seen
 
 
-class Unprivileged(DeadlineVecEnv):
-    """Shows the critic no more than the actor."""
-
-    def _look(self) -> NDArray[np.float32]:
-        seen = super()._look()
-        seen[:, -PRIVILEGED:] = 0.0
-        return seen
-
-
 def _without(senses: Senses, *begins: str) -> Senses:
     hidden = tuple(name for name in AGENT_NAMES if name.startswith(begins))
-    return Partial(senses.forecast, senses.placement, senses.prior, hidden)
+    return Partial(senses.forecast, senses.prior, hidden)
 
 
 #: What is left out of the agent, by name.
@@ -71,29 +58,7 @@ _ABLATIONS: dict[str, Callable[[Senses], Senses]] = {
     "no gains of computing": lambda senses: _without(senses, "gain"),
     "no mean jump": lambda senses: _without(senses, "mean_jump"),
     "no quality so far": lambda senses: _without(senses, "psnr"),
-    "critic sees no more than the actor": lambda senses: senses,
 }
-_UNPRIVILEGED = "critic sees no more than the actor"
-
-
-def learned(
-    world: World,
-    senses: Senses,
-    *,
-    promised: float,
-    images: int,
-    seed: int,
-    kind: type[DeadlineVecEnv] = DeadlineVecEnv,
-) -> PolicyNetwork:
-    """Train an agent under all loads."""
-    rng = np.random.default_rng(seed)
-
-    def draw() -> Requests:
-        return world.draw(_EVERY, BATCH, rng)
-
-    env = kind(draw, senses, loads=len(_EVERY), promised=promised + SPARE)
-    steps = len(world.quality.sigmas) - 1
-    return learn_deadlines(env, steps=steps, images=images, seed=seed)
 
 
 def seeds(pacer: Pacer, sizes: Trainings) -> tuple[dict[str, float], Lines]:
@@ -114,10 +79,9 @@ def seeds(pacer: Pacer, sizes: Trainings) -> tuple[dict[str, float], Lines]:
     tried += [(name, 0) for name in _ABLATIONS if name != "whole"]
     for name, seed in track(tried, "agents"):
         network = foreseen(world, _EVERY, pacer.placement, pacer.prior, seed=seed)
-        own = Senses(Forecast(network.on_host()), pacer.placement, pacer.prior)
+        own = Senses(Forecast(network.on_host()), pacer.prior)
         senses = _ABLATIONS[name](own)
-        kind = Unprivileged if name == _UNPRIVILEGED else DeadlineVecEnv
-        actor = learned(world, senses, promised=promised, images=sizes.learn, seed=seed, kind=kind)
+        actor = learn_agent(world, _EVERY, senses, promised=promised, images=sizes.learn, seed=seed)
         fared = standing(name, "mixed", test(), Agent(actor.on_host(), senses))
         over = {key: fared.score_db - score_db for key, score_db in opponents.items()}
         if name == "whole":

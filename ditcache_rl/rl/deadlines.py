@@ -26,10 +26,6 @@ from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, allowed
 _ASCENT = 4.0
 #: Prices of lateness, beyond the quality that a late image loses.
 _PRICES = (0.0, 20.0)
-#: What the critic alone reads: the price of lateness, and how many computes would really fit. Both
-#: come from outside, so that returns are compared with what they could be under this very load
-#: (Mao et al., Variance reduction for reinforcement learning in input-driven environments, 2019).
-PRIVILEGED = 2
 
 
 class DeadlineVecEnv(SharedVecEnv):
@@ -55,8 +51,7 @@ class DeadlineVecEnv(SharedVecEnv):
         self._actions: NDArray[np.int64] | None = None
         #: Share in time by load, and PSNR in dB, of the newest batch.
         self.kept, self.psnr_db = np.full(loads, np.nan), np.nan
-        width = len(AGENT_NAMES) + ACTIONS + PRIVILEGED
-        box = spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        box = spaces.Box(-np.inf, np.inf, (len(AGENT_NAMES) + ACTIONS,), np.float32)
         super().__init__(self._requests.rows, box, spaces.MultiDiscrete([ACTIONS]))
 
     def reset(self) -> VecEnvObs:
@@ -105,11 +100,7 @@ class DeadlineVecEnv(SharedVecEnv):
 
     def _look(self) -> NDArray[np.float32]:
         moment = self._requests.moment()
-        room = self._requests.room() / (moment.steps - moment.step)
-        privileged = np.stack([self._price() / 5, np.clip(room, -1.0, 1.5)], axis=1)
-        read = self._senses.read(moment)
-        self._seen = np.concatenate([read, privileged.astype(np.float32)], axis=1)
-        self._masks = allowed(moment)
+        self._seen, self._masks = self._senses.read(moment), allowed(moment)
         #: (rows,) what the image is worth if everything from here on is computed.
         self._so_far = self._requests.so_far() / 10
         return self._seen
@@ -175,7 +166,6 @@ def learn_deadlines(
         ent_coef=0.002,
         seed=seed,
         device="cpu",
-        policy_kwargs={"privileged": PRIVILEGED},
     )
     if folder is not None:
         model.set_logger(open_curves(folder, 0))

@@ -38,7 +38,7 @@ from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents, 
 from ditcache_rl.world.world import World
 
 #: Simulated images that contenders are compared on, and of a batch that the agent learns on.
-_COMPARE, BATCH = 6144, 1020
+_COMPARE, _BATCH = 6144, 1020
 #: Of what the stage leaves: costs of a hundred steps have 8 MB.
 _MOST_BYTES = 1 << 26
 
@@ -73,7 +73,7 @@ def foreseen(
 ) -> PolicyNetwork:
     """Train the forecast that an agent reads."""
     rng = np.random.default_rng(seed)
-    return learn_forecast(lambda: world.draw(loads, BATCH, rng), placement, prior, seed=seed)
+    return learn_forecast(lambda: world.draw(loads, _BATCH, rng), placement, prior, seed=seed)
 
 
 def learn_agent(
@@ -90,7 +90,7 @@ def learn_agent(
     """Train an agent from the prior of its senses."""
     rng = np.random.default_rng(seed)
     env = DeadlineVecEnv(
-        lambda: world.draw(loads, BATCH, rng),
+        lambda: world.draw(loads, _BATCH, rng),
         senses,
         loads=len(loads),
         promised=promised + SPARE,
@@ -135,7 +135,7 @@ def make_pacer(
         tick(0.4 + 0.5 * share, f"deadlines: {kept:.1%} in time, {psnr_db:.1f} dB")
 
     forecast = foreseen(world, loads, rule.placement, start, seed=seed)
-    senses = Senses(Forecast(forecast.on_host()), rule.placement, start)
+    senses = Senses(Forecast(forecast.on_host()), start)
     network = learn_agent(
         world,
         loads,

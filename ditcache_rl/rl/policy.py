@@ -24,12 +24,7 @@ _TEMPERATURE = 0.05
 
 
 class _Extractor(nn.Module):
-    """Hand what the actor reads through, and a hidden layer to the critic.
-
-    Args:
-        actor: Numbers that the actor reads, the first ones.
-        critic: Numbers that there are.
-    """
+    """Hand what the actor reads through, and a hidden layer to the critic."""
 
     def __init__(self, actor: int, critic: int) -> None:
         super().__init__()
@@ -40,11 +35,11 @@ class _Extractor(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return what actor and critic read."""
-        return self.forward_actor(features), self.critic(features)
+        return features, self.critic(features)
 
     def forward_actor(self, features: Tensor) -> Tensor:
         """Return what the actor reads."""
-        return features[..., : self.latent_dim_pi]
+        return features
 
     def forward_critic(self, features: Tensor) -> Tensor:
         """Return what the critic reads."""
@@ -53,11 +48,7 @@ class _Extractor(nn.Module):
 
 
 class PriorPolicy:
-    """Makes the actor of an actor-critic a `PolicyNetwork`, which is what is exported.
-
-    Args:
-        privileged: Numbers at the end of the observation that the critic alone reads.
-    """
+    """Makes the actor of an actor-critic a `PolicyNetwork`, which is what is exported."""
 
     action_space: Any
     action_net: Any
@@ -68,19 +59,13 @@ class PriorPolicy:
     optimizer_kwargs: dict[str, Any]
     parameters: Any
 
-    def __init__(self, *args: Any, privileged: int = 0, **kwargs: Any) -> None:
-        self._privileged = privileged
-        super().__init__(*args, **kwargs)
-
     def _build_mlp_extractor(self) -> None:
-        read = self.features_dim - self._privileged
-        self.mlp_extractor = _Extractor(read, self.features_dim)
+        self.mlp_extractor = _Extractor(self.features_dim, self.features_dim)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]  # that of the actor-critic
         logits = int(self.action_space.nvec.sum())
-        read = self.features_dim - self._privileged
-        self.action_net = PolicyNetwork(read - logits, logits)
+        self.action_net = PolicyNetwork(self.features_dim - logits, logits)
         self.optimizer = self.optimizer_class(
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )

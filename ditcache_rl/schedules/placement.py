@@ -145,14 +145,16 @@ class Placement:
         Returns:
             (rows, counts) each; the first is infinite where no computes are left.
         """
-        few = np.clip(left, 1, len(self.ahead) - 1) - 1
-        stops = np.arange(step, self.steps)
-        gaps = self.costs[older[:, None], newest[:, None], stops]
-        gaps[stops <= newest[:, None]] = np.inf
-        through = gaps[:, None] + self.ahead[few[:, :, None], newest[:, None, None], stops]
-        through[left <= 0] = np.inf
-        later = through[:, :, 1:].min(axis=2, initial=np.inf)
-        return through[:, :, 0], np.minimum(later, self.ahead[0, older, newest][:, None])
+        few = np.minimum(np.maximum(left, 1), len(self.ahead) - 1) - 1
+        gaps = self.costs[older, newest, step : self.steps]
+        if step == 0:
+            gaps[:, 0] = np.inf  # the newest one
+        through = gaps[:, None] + self.ahead[few, newest[:, None], step : self.steps]
+        never = self.ahead[0, older, newest][:, None]
+        later = np.minimum.reduce(through[:, :, 1:], axis=2, initial=np.inf)
+        some = left > 0
+        now = np.where(some, through[:, :, 0], np.inf)
+        return now, np.where(some, np.minimum(later, never), never)
 
     def path(self, computes: int) -> ComputePath:
         """Return the best path of at most so many computed steps, step 0 among them."""

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ditcache_rl.control.network import HostNetwork
-from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.world.forecast import QUANTILES, Forecast
 from ditcache_rl.world.moment import NAMES, Moment, familiar, observation
-from ditcache_rl.world.simulator import Decide, psnr_of
+from ditcache_rl.world.rules import Planner
+from ditcache_rl.world.simulator import psnr_of
 
 #: Leaving a step out, and computing it.
 ACTIONS = 2
@@ -20,7 +20,7 @@ _PRIOR = 2.0
 #: Of a compute at the present speed, what must be left to begin it: slow moments pass.
 _LEAST = 0.4
 #: Computes more than the lower forecast, at which an agent is told what computing now gains.
-_AROUND = (-1, 0, 1, 2)
+_AROUND = np.array([-1, 0, 1, 2])
 #: Gains of computing now, in dB, are divided by this and clipped there.
 _GAIN_DB, _MOST = 3.0, 2.0
 
@@ -41,13 +41,11 @@ class Senses:
 
     Attributes:
         forecast: Of how many computes fit.
-        placement: Where computes are best.
-        prior: Does what the agent would do untrained.
+        prior: Does what the agent would do untrained, and knows where computes are best.
     """
 
     forecast: Forecast
-    placement: Placement
-    prior: Decide
+    prior: Planner
 
     def read(self, moment: Moment) -> NDArray[np.float32]:
         """Return what a network reads: (rows, AGENT_NAMES + ACTIONS).
@@ -57,15 +55,21 @@ class Senses:
         seen, ahead = observation(moment), moment.steps - moment.step
         low, middle = self.forecast.of(seen, ahead).T
         whole = np.floor(low)
-        left = np.maximum(whole[:, None] + _AROUND, 0).astype(np.int64)
-        ways = self.placement.ways(left, moment.older, moment.newest, moment.step)
-        now_db, later_db = psnr_of(moment.lost[:, None] + np.stack(ways))
-        gains = np.clip((now_db - later_db) / _GAIN_DB, -_MOST, _MOST)
-        wanted = self.prior(moment)
-        columns = [low / ahead, middle / ahead, low - whole, (middle - low) / 2, low / 8]
-        columns += [*gains.T, np.where(wanted, 0.0, _PRIOR), np.where(wanted, _PRIOR, 0.0)]
-        own = np.stack(columns, axis=1).astype(np.float32)
-        return np.concatenate([seen, own], axis=1)
+        # One look tells what the prior does, and what computing gains at the counts around.
+        left = np.empty((len(low), 1 + len(_AROUND)), dtype=np.int64)
+        left[:, 0], left[:, 1:] = self.prior.left(moment), whole[:, None] + _AROUND
+        now, later = self.prior.placement.ways(left, moment.older, moment.newest, moment.step)
+        wanted = now[:, 0] < later[:, 0] if moment.step else np.ones(len(low), dtype=bool)
+        lost = moment.lost[:, None]
+        gains = (psnr_of(lost + now[:, 1:]) - psnr_of(lost + later[:, 1:])) / _GAIN_DB
+        own = (low / ahead, middle / ahead, low - whole, (middle - low) / 2, low / 8)
+        read = np.empty((len(low), len(AGENT_NAMES) + ACTIONS), dtype=np.float32)
+        read[:, : len(NAMES)] = seen
+        for place, column in enumerate(own, len(NAMES)):
+            read[:, place] = column
+        read[:, -ACTIONS - len(_AROUND) : -ACTIONS] = np.minimum(np.maximum(gains, -_MOST), _MOST)
+        read[:, -2], read[:, -1] = _PRIOR * ~wanted, _PRIOR * wanted
+        return read
 
 
 def allowed(moment: Moment) -> NDArray[np.bool_]:
@@ -73,10 +77,9 @@ def allowed(moment: Moment) -> NDArray[np.bool_]:
 
     The first step is computed; one that can't be in time any more is not.
     """
-    late = moment.left < moment.slowdown[:, 0] * _LEAST
-    masks = np.stack([np.ones_like(late), ~late], axis=1)
-    if moment.step == 0:
-        masks[:] = [False, True]
+    masks = np.empty((len(moment.left), ACTIONS), dtype=bool)
+    masks[:, 0] = moment.step > 0
+    masks[:, 1] = (moment.left >= moment.slowdown[:, 0] * _LEAST) | (moment.step == 0)
     return masks
 
 
@@ -101,5 +104,6 @@ class Agent:
     def __call__(self, moment: Moment) -> NDArray[np.bool_]:
         """Tell which rows compute: (rows,)."""
         moment = familiar(moment, longest=self.longest, slowest=self.slowest)
-        logits = np.where(allowed(moment), self.network(self.senses.read(moment)), -np.inf)
-        return np.asarray(logits[:, 1] - self.caution > logits[:, 0])
+        skip, compute = allowed(moment).T
+        logits = self.network(self.senses.read(moment))
+        return np.asarray(compute & (~skip | (logits[:, 1] - self.caution > logits[:, 0])))

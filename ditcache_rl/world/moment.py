@@ -77,22 +77,22 @@ def observation(moment: Moment) -> NDArray[np.float32]:
     steps, ahead = moment.steps, moment.steps - moment.step
     present = moment.left / moment.slowdown[:, 0]
     known = moment.newest
-    columns = np.stack(
-        [
-            present / ahead,
-            np.log(np.maximum(present, 0.05)) / 3,
-            moment.given / steps,
-            np.full_like(present, moment.step / steps),
-            np.full_like(present, moment.sigmas[moment.step]),
-            (moment.step - known) / 8,
-            (known - moment.older) / 8,
-            moment.computed / steps,
-            -np.log10(np.maximum(moment.lost, _TINY)) / 6,
-        ],
-        axis=1,
+    columns = (
+        present / ahead,
+        np.log(np.maximum(present, 0.05)) / 3,
+        moment.given / steps,
+        moment.step / steps,
+        moment.sigmas[moment.step],
+        (moment.step - known) / 8,
+        (known - moment.older) / 8,
+        moment.computed / steps,
+        -np.log10(np.maximum(moment.lost, _TINY)) / 6,
     )
-    every = np.concatenate([columns, moment.gauge], axis=1)
-    return np.asarray(np.clip(every, -_CLIP, _CLIP), dtype=np.float32)
+    every = np.empty((len(present), len(NAMES)))
+    for place, column in enumerate(columns):
+        every[:, place] = column
+    every[:, len(columns) :] = moment.gauge
+    return np.minimum(np.maximum(every, -_CLIP), _CLIP).astype(np.float32)
 
 
 def familiar(moment: Moment, *, longest: float, slowest: float) -> Moment:
@@ -110,6 +110,8 @@ def familiar(moment: Moment, *, longest: float, slowest: float) -> Moment:
     slowdown = moment.slowdown[:, -1]  # the one that changes least
     longer = np.minimum(moment.given / longest, slowdown)
     factor = np.maximum(1.0, np.maximum(slowdown / slowest, longer))
+    if factor.max() == 1.0:
+        return moment
     facts = moment.gauge.copy()
     facts[:, ABSOLUTE] -= np.log(factor)[:, None]
     return moment._replace(left=moment.left / factor, given=moment.given / factor, gauge=facts)

@@ -135,7 +135,7 @@ class Pacer:
         assert self.forecast is not None, "comes with the network"
         return Agent(
             self.network.on_host(),
-            Senses(Forecast(self.forecast.on_host()), self.placement, self.prior),
+            Senses(Forecast(self.forecast.on_host()), self.prior),
             caution=self.pacing.caution,
             longest=self.pacing.longest_s / self.pacing.compute_s,
             slowest=self.prior.slowest,

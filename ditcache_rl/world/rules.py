@@ -6,6 +6,7 @@ against them, and they are what a deadline is kept with where it learns nothing 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,44 +19,55 @@ from ditcache_rl.world.moment import Moment, Prices
 
 
 @dataclass(frozen=True)
-class ByDeadline:
+class Planner(ABC):
+    """Place the rest anew at every step: as many computes as are left, each where it is best.
+
+    Attributes:
+        placement: Where computes are best.
+    """
+
+    placement: Placement
+
+    @abstractmethod
+    def left(self, moment: Moment) -> NDArray[np.int64]:
+        """Return how many of the steps from here on are to be computed: (rows,)."""
+
+    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
+        """Tell which rows compute: (rows,)."""
+        return planned(self.placement, moment, self.left(moment))
+
+
+@dataclass(frozen=True)
+class ByDeadline(Planner):
     """Follow the best static schedule for the time that is given, whatever happens.
 
     Attributes:
-        placement: Makes the schedules.
         computes: (deadlines, speeds) computes of the schedule that is followed.
         deadlines: Upper edges of all but the last class of times, ascending.
         speeds: Upper edges of all but the last class of slowdowns at the start; none for one class.
     """
 
-    placement: Placement
     computes: NDArray[np.int64]
     deadlines: Floats
     speeds: Floats
-
-    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
-        """Tell which rows compute: (rows,)."""
-        return planned(self.placement, moment, self.chosen(moment) - moment.computed)
 
     @property
     def slowest(self) -> float:
         """Slowdown at the start from which on all are alike; infinite for one class."""
         return float(np.exp(self.speeds[-1])) if self.speeds.size else np.inf
 
-    def chosen(self, moment: Moment) -> NDArray[np.int64]:
-        """Return the computes of the schedule of every row: (rows,)."""
-        start = moment.gauge[:, _START]
-        return self.computes[
-            np.searchsorted(self.deadlines, moment.given), np.searchsorted(self.speeds, start)
-        ]
+    def left(self, moment: Moment) -> NDArray[np.int64]:
+        """Return the computes of the schedule that are still to come: (rows,)."""
+        deadlines = np.searchsorted(self.deadlines, moment.given)
+        speeds = np.searchsorted(self.speeds, moment.gauge[:, _START])
+        return np.asarray(self.computes[deadlines, speeds] - moment.computed)
 
 
 @dataclass(frozen=True)
-class Replanning:
-    """Place the rest anew at every step: as many computes as fit, each where it is best.
+class Replanning(Planner):
+    """Compute as much as fits at the present speed.
 
     Attributes:
-        placement: Where computes are best.
         prices: Of steps.
         rate: Which of the gauge's averages is the present speed, between its places.
         margin: Share of the time left that is kept back.
@@ -64,18 +76,13 @@ class Replanning:
             infinite if it stays.
     """
 
-    placement: Placement
     prices: Prices
     rate: float = 0.0
     margin: float = 0.0
     jump: float = 0.0
     reverts: float = np.inf
 
-    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
-        """Tell which rows compute: (rows,)."""
-        return planned(self.placement, moment, self.fitting(moment))
-
-    def fitting(self, moment: Moment) -> NDArray[np.int64]:
+    def left(self, moment: Moment) -> NDArray[np.int64]:
         """Return how many computes fit into the time that is left: (rows,)."""
         averages = moment.gauge[:, :3]
         low = int(self.rate)
@@ -90,23 +97,21 @@ class Replanning:
 
 
 @dataclass(frozen=True)
-class Foreseeing:
-    """Place the rest anew at every step: as many computes as a learned forecast says will fit.
+class Foreseeing(Planner):
+    """Compute as much as a learned forecast says will fit.
 
     Attributes:
-        placement: Where computes are best.
         forecast: Of how many will fit.
         margin: Computes that are kept back.
     """
 
-    placement: Placement
     forecast: Forecast
     margin: float = 0.0
 
-    def __call__(self, moment: Moment) -> NDArray[np.bool_]:
-        """Tell which rows compute: (rows,)."""
+    def left(self, moment: Moment) -> NDArray[np.int64]:
+        """Return how many computes are forecast to fit: (rows,)."""
         fit = self.forecast(moment)[:, 0] - self.margin
-        return planned(self.placement, moment, np.maximum(np.floor(fit), 0).astype(np.int64))
+        return np.maximum(np.floor(fit), 0).astype(np.int64)
 
 
 def fitting(

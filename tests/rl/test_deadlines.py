@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from ditcache_rl.rl.deadlines import DeadlineVecEnv
 from ditcache_rl.rl.forecast import _played, learn_forecast
 from ditcache_rl.rl.pace import learn_agent, standing
-from ditcache_rl.rl.policy import MaskablePriorPolicy
 from ditcache_rl.world import Agent, Forecast, GapCosts, Pacer, played
 from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES
 from ditcache_rl.world.forecast import QUANTILES
@@ -58,7 +55,7 @@ def test_rewards_of_an_image_add_up_to_its_worth_less_that_of_the_prior(
     np.testing.assert_allclose(total, worth - baseline - 6.0, atol=1e-4)
     assert dones.all()
     assert infos[0]["terminal_observation"].shape == env.observation_space.shape
-    assert env.observation_space.shape == (len(AGENT_NAMES) + ACTIONS + 2,)
+    assert env.observation_space.shape == (len(AGENT_NAMES) + ACTIONS,)
 
 
 def test_the_first_step_computes_and_what_can_not_be_in_time_does_not(
@@ -149,19 +146,3 @@ def test_a_forecast_is_as_often_too_high_as_it_says(world: World, pacer: Pacer) 
 
     np.testing.assert_allclose(fewer, QUANTILES, atol=0.1)
     assert (Forecast(network.on_host())(images().moment())[:, 0] > 0).any()
-
-
-def test_the_critic_alone_reads_what_is_to_come(world: World, pacer: Pacer) -> None:
-    env = made(world, pacer)
-    policy = MaskablePriorPolicy(
-        env.observation_space, env.action_space, lambda _: 1e-3, privileged=2
-    )
-    nn.init.normal_(policy.action_net.head.weight)
-    seen = torch.as_tensor(np.asarray(env.reset()))
-    other = torch.cat([seen[:, :-2], seen[:, -2:] + 1.0], dim=1)
-
-    torch.testing.assert_close(
-        policy.get_distribution(seen).distributions[0].logits,
-        policy.get_distribution(other).distributions[0].logits,
-    )
-    assert (policy.predict_values(seen) != policy.predict_values(other)).all()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -73,3 +75,18 @@ def test_what_is_measured_in_other_computes_keeps_how_many_fit() -> None:
     np.testing.assert_allclose(seen.left / seen.slowdown[:, 0], moment.left / moment.slowdown[:, 0])
     np.testing.assert_array_equal(seen.gauge[:, 3:7], moment.gauge[:, 3:7])
     np.testing.assert_array_equal(seen.gauge[:, -2:], moment.gauge[:, -2:])
+
+
+def test_an_agent_reads_of_its_prior_what_the_prior_does() -> None:
+    pacer = tiny_pacer(np.linspace(1.0, 0.0, STEPS + 1), agent=True)
+    requests, senses, rng = images(pacer, 1.5), pacer.agent.senses, np.random.default_rng(1)
+    wanted = []
+    while requests.step < STEPS:
+        moment = requests.moment()
+        for prior in (pacer.prior, pacer.rule):
+            skip, compute = replace(senses, prior=prior).read(moment)[:, -2:].T
+            wanted.append(compute > skip)
+            np.testing.assert_array_equal(wanted[-1], prior(moment))
+        requests.play(rng.random(ROWS) < 0.5)
+
+    assert 0 < np.mean(wanted) < 1
