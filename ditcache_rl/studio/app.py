@@ -17,7 +17,7 @@ from ditcache_rl.studio.draw import (
     Compared,
     Studio,
 )
-from ditcache_rl.studio.serve import gradio
+from ditcache_rl.studio.serve import DRAWING, QUIET, gradio
 
 #: What can be asked for: its argument of `cached`, and where the number stands first.
 _TARGETS: dict[str, tuple[str, float]] = {
@@ -61,7 +61,7 @@ def studio_page(studio: Studio) -> Any:
                 with gr.Tab("Compare policies"):
                     _policies(gr, studio, [env, kind, number, cap, seed])
         page.load(**foresee)
-        kind.change(lambda name: _TARGETS[name][1], kind, number, show_progress="hidden")
+        kind.change(lambda name: _TARGETS[name][1], kind, number, **QUIET)
     return page
 
 
@@ -104,11 +104,15 @@ def _one_image(gr: Any, studio: Studio, common: Sequence[Any]) -> dict[str, Any]
             return _refused(error)
 
     inputs = [*common, policy]
-    event = {"fn": foresee, "inputs": inputs, "outputs": foreseen, "show_progress": "hidden"}
+    event = {"fn": foresee, "inputs": inputs, "outputs": foreseen, **QUIET}
     for one in inputs:
         one.change(**event, trigger_mode="always_last")
     gr.on(
-        [button.click, prompt.submit], generate, [*inputs, prompt], shown, concurrency_id="drawing"
+        [button.click, prompt.submit],
+        generate,
+        [*inputs, prompt],
+        shown,
+        **DRAWING,
     )
     return event
 
@@ -160,7 +164,7 @@ def _policies(gr: Any, studio: Studio, common: Sequence[Any]) -> None:
                 refused[asked.policy] = error
             yield _look(_standings(found, refused))
 
-    button.click(run, [*common, chosen, prompts], shown, concurrency_id="drawing")
+    button.click(run, [*common, chosen, prompts], shown, **DRAWING)
 
 
 def _prompts(text: str, chosen: Sequence[str]) -> list[str]:
