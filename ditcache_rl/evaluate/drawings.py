@@ -117,7 +117,7 @@ def decisions_plot(report: Report) -> Html:
         "layout": {
             "xaxis": {"title": {"text": "step"}, "showgrid": False},
             "yaxis": {"autorange": "reversed", "showgrid": False, "tickfont": {"size": 11}},
-            "margin": {"l": 230},
+            "margin": {"l": 240},
         },
     }
     return plot(

@@ -155,10 +155,10 @@ def _decisions(report: Report) -> Iterator[Html]:
     yield "<section><h2 id='decisions'>Decisions</h2>"
     online = [line for line in report["traces"] if is_online(line)]
     yield (
-        "<p>Which steps were computed: the share of all images and sites, dark where it is all. "
-        "What is static decides beforehand and treats every image alike; what is online looks at "
-        f"the image or at the clock. {len(online)} of {len(report['traces'])} settings decided "
-        "differently for different images.</p>"
+        "<p>Which steps were computed: the share of all images and sites, in full colour where it "
+        "is all. What is static decides beforehand and treats every image alike; what is online "
+        f"looks at the image or at the clock. {len(online)} of {len(report['traces'])} settings "
+        "decided differently for different images.</p>"
     )
     yield decisions_plot(report)
     ours = [one for one in report["traces"] if one["family"] in (*OURS, "deadline")]

@@ -19,8 +19,9 @@
     const axis = (given) => ({
       gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, ...given,
     });
-    const margin = { l: 56, r: 16, t: 16, b: 48, ...layout.margin };
-    if (narrow && margin.l > 120) margin.l = 120;
+    const margin = { l: 56, r: 16, t: 16, b: 60, ...layout.margin };
+    const names = narrow && margin.l > 160; // of lines: long, and as much as the plot itself
+    if (names) margin.l = 160;
     // A legend below the axis has room of its own.
     if (layout.legend?.orientation === "h") margin.b = narrow ? 250 : 160;
     return {
@@ -30,7 +31,7 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       margin,
       xaxis: axis(layout.xaxis),
-      yaxis: axis(layout.yaxis),
+      yaxis: axis(names ? { ...layout.yaxis, tickfont: { size: 9 } } : layout.yaxis),
       legend: { font: { size: narrow ? 11 : 12, color: ink }, ...layout.legend },
       hoverlabel: { bgcolor: paper, bordercolor: soft, font: { color: ink } },
     };

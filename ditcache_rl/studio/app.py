@@ -17,7 +17,7 @@ from ditcache_rl.studio.draw import (
     Compared,
     Studio,
 )
-from ditcache_rl.studio.serve import gradio
+from ditcache_rl.studio.serve import DRAWING, QUIET, gradio
 
 #: What can be asked for: its argument of `cached`, and where the number stands first.
 _TARGETS: dict[str, tuple[str, float]] = {
@@ -28,6 +28,7 @@ _TARGETS: dict[str, tuple[str, float]] = {
     "budget (share)": ("budget", 0.25),
 }
 _FIRST = "speed-up"
+_SIDES = ("reference", "cached")
 _EXAMPLE = "a large plain red star at left on a white background"
 _NOTHING = "<p class='dc-soft'>Nothing is drawn yet.</p>"
 
@@ -60,7 +61,7 @@ def studio_page(studio: Studio) -> Any:
                 with gr.Tab("Compare policies"):
                     _policies(gr, studio, [env, kind, number, cap, seed])
         page.load(**foresee)
-        kind.change(lambda name: _TARGETS[name][1], kind, number, show_progress="hidden")
+        kind.change(lambda name: _TARGETS[name][1], kind, number, **QUIET)
     return page
 
 
@@ -103,11 +104,15 @@ def _one_image(gr: Any, studio: Studio, common: Sequence[Any]) -> dict[str, Any]
             return _refused(error)
 
     inputs = [*common, policy]
-    event = {"fn": foresee, "inputs": inputs, "outputs": foreseen, "show_progress": "hidden"}
+    event = {"fn": foresee, "inputs": inputs, "outputs": foreseen, **QUIET}
     for one in inputs:
         one.change(**event, trigger_mode="always_last")
     gr.on(
-        [button.click, prompt.submit], generate, [*inputs, prompt], shown, concurrency_id="drawing"
+        [button.click, prompt.submit],
+        generate,
+        [*inputs, prompt],
+        shown,
+        **DRAWING,
     )
     return event
 
@@ -138,18 +143,28 @@ def _policies(gr: Any, studio: Studio, common: Sequence[Any]) -> None:
         progress: Any = watched,
     ) -> Iterator[Html]:
         found: dict[str, list[Compared]] = {}
+        refused: dict[str, DitcacheError] = {}
         try:
             lines = _prompts(text, chosen)
-            for place, prompt in enumerate(lines):
-                for policy in chosen:
-                    progress((place, len(lines)), desc=f"{policy}: {prompt}")
-                    asked = _asked(env, policy, kind, number, cap, seed, prompt=prompt)
-                    found.setdefault(policy, []).append(studio.compare(asked))
-                    yield _look(_standings(found))
+            every = [
+                _asked(env, policy, kind, number, cap, seed, prompt=prompt)
+                for prompt in lines
+                for policy in chosen
+            ]
         except DitcacheError as error:
-            yield _refused(error, _standings(found))
+            yield _refused(error)
+            return
+        for place, asked in enumerate(every):
+            progress((place, len(every)), desc=f"{asked.policy}: {asked.prompt}")
+            if asked.policy in refused:
+                continue
+            try:
+                found[asked.policy] = [*found.get(asked.policy, ()), studio.compare(asked)]
+            except DitcacheError as error:  # of this policy: the others go on
+                refused[asked.policy] = error
+            yield _look(_standings(found, refused))
 
-    button.click(run, [*common, chosen, prompts], shown, concurrency_id="drawing")
+    button.click(run, [*common, chosen, prompts], shown, **DRAWING)
 
 
 def _prompts(text: str, chosen: Sequence[str]) -> list[str]:
@@ -182,8 +197,12 @@ def _look(markup: Html) -> Html:
     return f"<div class='dc-look'>{markup}</div>"
 
 
-def _refused(error: DitcacheError, markup: Html = "") -> Html:
-    return _look(f"<p class='dc-refused' role='alert'>{escaped(error)}</p>{markup}")
+def _refused(error: DitcacheError) -> Html:
+    return _look(_alert(str(error)))
+
+
+def _alert(text: str) -> Html:
+    return f"<p class='dc-refused' role='alert'>{escaped(text)}</p>"
 
 
 def _compared(one: Compared) -> Html:
@@ -209,9 +228,10 @@ def _compared(one: Compared) -> Html:
     )
 
 
-def _standings(found: dict[str, list[Compared]]) -> Html:
+def _standings(found: dict[str, list[Compared]], refused: dict[str, DitcacheError]) -> Html:
+    alerts = "".join(_alert(f"{policy}: {error}") for policy, error in refused.items())
     if not found:
-        return _NOTHING
+        return alerts
     lines = []
     for policy, own in found.items():
         quality = [[one.quality[name] for one in own] for name in ("psnr_db", "ssim")]
@@ -230,7 +250,5 @@ def _standings(found: dict[str, list[Compared]]) -> Html:
         )
     titles = ("policy", "images", "ref. s", "cached s", "speed-up", "PSNR dB", "worst", "SSIM")
     strips = "".join(f"<p>{escaped(name)}</p>{strip(own[-1].modes)}" for name, own in found.items())
-    return table(titles, lines, label="Policies") + f"<h2>Last decisions</h2>{strips}{legend()}"
-
-
-_SIDES = ("reference", "cached")
+    standings = table(titles, lines, label="Policies")
+    return f"{alerts}{standings}<h2>Last decisions</h2>{strips}{legend()}"

@@ -26,7 +26,7 @@ from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference import PolicyController, Run, Target, cached, open_policy
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.machine import synchronize
-from ditcache_rl.metrics import metrics_at_hand
+from ditcache_rl.metrics import Metric, metrics_at_hand
 from ditcache_rl.pipelines import check_identity, open_shared, session
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import modes_text
@@ -134,6 +134,7 @@ class Studio:
     _drawing: threading.Lock = field(default_factory=threading.Lock)
     _references: OrderedDict[tuple[str, str, int], TimedImage] = field(default_factory=OrderedDict)
     _warm: set[str] = field(default_factory=set)
+    _metrics: Mapping[str, Metric] = field(default_factory=metrics_at_hand)
 
     def compare(self, asked: Asked, on_step: OnStep = lambda *_: None) -> Compared:
         """Draw an image twice, and compare.
@@ -162,7 +163,7 @@ class Studio:
                 drawn,
                 {
                     name: float(metric(drawn.image, reference.image)[0])
-                    for name, metric in metrics_at_hand().items()
+                    for name, metric in self._metrics.items()
                 },
                 modes_text(log.modes[:, 0]),
                 float(log.compute_share[0]),

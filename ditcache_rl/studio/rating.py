@@ -12,7 +12,7 @@ from ditcache_rl.errors import DitcacheError
 from ditcache_rl.mos import LEVELS, RatedPage, Ratings, RatingSet
 from ditcache_rl.mos.ratings import check_rater
 from ditcache_rl.page import Html, escaped, picture_uri
-from ditcache_rl.studio.serve import gradio
+from ditcache_rl.studio.serve import QUIET, gradio
 
 _WHOLE = 1 << 26  # bytes: what is rated is shown to the bit
 _SMALL_PX = 128
@@ -84,9 +84,9 @@ def rating_page(rated: RatingSet, ratings: Ratings) -> Any:
             choice = gr.Radio(list(levels), label="What is different from the reference is")
             following = gr.Button("Next", variant="primary", elem_id="next")
         shown = [head, start, test, page, pair, choice]
-        blocks.load(screen, rater, shown, show_progress="hidden")
-        gr.on([go.click, name.submit], begin, name, [rater, *shown], show_progress="hidden")
-        following.click(rate, [rater, page, choice], shown, show_progress="hidden")
+        blocks.load(screen, rater, shown, **QUIET)
+        gr.on([go.click, name.submit], begin, name, [rater, *shown], **QUIET)
+        following.click(rate, [rater, page, choice], shown, **QUIET)
     return blocks
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ditcache_rl.errors import ConfigError
@@ -16,6 +18,13 @@ LOCAL, PORT = "127.0.0.1", 7860
 MOST_WAITING = 16
 #: Requests that are worked on at the same time; they take turns at the pipeline.
 MOST_AT_ONCE = 4
+#: Events that answer at once, and those that draw; neither is an interface for programs.
+QUIET: Mapping[str, Any] = MappingProxyType(
+    {"show_progress": "hidden", "api_visibility": "private"}
+)
+DRAWING: Mapping[str, Any] = MappingProxyType(
+    {"concurrency_id": "drawing", "api_visibility": "private"}
+)
 _MOST_UPLOAD = "1mb"  # no field takes a file
 #: Of this machine, so that none is loaded.
 _FONTS = ("system-ui", "DejaVu Sans", "sans-serif")

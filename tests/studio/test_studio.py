@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    return Studio(["shapes"], ["shapes-ppo"])
+    return Studio(["shapes"], ["shapes-ppo", "shapes-tiers-ppo"])
 
 
 def asked(**changes: Any) -> Asked:
@@ -189,7 +189,8 @@ def test_an_image_is_drawn_compared_and_decided_anew(studio: Studio, served: Any
         visit.check()
         page.get_by_role("tab", name="Compare policies").click()
         page.get_by_role("button", name="Compare").click()
-        page.wait_for_selector("#compared table")
+        page.wait_for_selector("#compared [role=alert]")  # of one policy: the other is there
+        assert "shapes-tiers-ppo: expected" in page.locator("#compared").inner_text()
         assert "shapes-ppo" in page.locator("#compared table").inner_text()
         assert visit.fits(390)
         visit.check()
