@@ -15,7 +15,7 @@ from PIL import Image
 
 from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.files import read_bytes, read_json, replacing_folder, write_json
-from ditcache_rl.policy.policy import read_fields
+from ditcache_rl.policy.manifest import read_fields
 
 #: The five levels of degradation category rating, ITU-T P.910.
 LEVELS: Mapping[int, str] = {

@@ -23,11 +23,11 @@ from ditcache_rl.cache import Memory
 from ditcache_rl.config import EnvConfig, check_within, load_env
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.inference import PolicyController, Run, Target, cached, open_policy
+from ditcache_rl.inference import PolicyController, Run, Target, cached, open_policy, session
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import Metric, metrics_at_hand
-from ditcache_rl.pipelines import check_identity, open_shared, session
+from ditcache_rl.pipelines import check_identity, open_shared
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import modes_text
 from ditcache_rl.types import MOST_SEED
