@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ditcache_rl.schedules import ScheduleTable, carry
+from ditcache_rl.schedules import ScheduleTable, Scored, carry
 from ditcache_rl.schedules.gaps import LONGEST, schedule_on
 from ditcache_rl.schedules.placement import Placement, costs_at, path_cost
 from ditcache_rl.types import Floats
@@ -62,7 +62,8 @@ class Tables:
         if self._pacer is None or not (np.diff(sigmas) < 0).all():
             return carried
         gaps, costs = self._pacer.gaps, costs_at(self._pacer.costs, self._pacer.sigmas, sigmas)
-        placement, better = Placement(costs, LONGEST - 1), {}
+        placement = Placement(costs, LONGEST - 1)
+        better: dict[int, Scored] = {}
         for count, known in carried.items():
             path = placement.path(count)
             spares = path_cost(costs, known.schedule.path) > _LOSS * path_cost(costs, path)

@@ -117,7 +117,7 @@ def test_gaps_of_full_compute_are_told_without_drawing_them() -> None:
     updates = model.update(known, stops, products.sigmas)
     for gap in range(40):
         inside = range(known[gap, 0], stops[gap])
-        wanted = sum(moves[step] * outputs[step] for step in inside)
+        wanted = np.sum([moves[step] * outputs[step] for step in inside], axis=0)
         there = known[gap] >= 0
         reached = updates[gap][there] @ outputs[known[gap][there]]
         assert errors[gap] == pytest.approx(float(((wanted - reached) ** 2).sum()))
