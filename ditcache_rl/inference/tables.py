@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ditcache_rl.schedules import ScheduleTable, carry
-from ditcache_rl.schedules.gaps import LONGEST
+from ditcache_rl.schedules import ScheduleTable, Scored, carry
+from ditcache_rl.schedules.gaps import LONGEST, schedule_on
+from ditcache_rl.schedules.placement import Placement, costs_at, path_cost
 from ditcache_rl.types import Floats
 from ditcache_rl.world import Pacer
 
 #: Tables that were made for other noise levels are kept for so many of them.
 _KEPT = 32
+#: Times as much as the best place that what is carried over may cost: 1 dB, since coefficients that
+#: were fitted to it are worth about as much.
+_LOSS = 10**0.1
 
 
 class Tables:
@@ -30,8 +34,8 @@ class Tables:
     def at(self, sigmas: Floats) -> ScheduleTable:
         """Return the table for (steps + 1,) noise levels.
 
-        Where it is known what gaps cost, schedules of few computes are placed by that. All count
-        for what those of the sources are worth.
+        Where it is known what gaps cost, few computes are placed by that if what is carried over
+        costs much more. All count for what the schedules of the sources are worth.
         """
         for table in self._sources:
             if table.is_at(sigmas):
@@ -57,11 +61,12 @@ class Tables:
         # Gaps are of latents that lose noise.
         if self._pacer is None or not (np.diff(sigmas) < 0).all():
             return carried
-        few = [count for count in carried if count <= min(LONGEST, carried.steps - 1)]
-        placed = zip(few, self._pacer.schedules_at(few, sigmas), strict=True)
-        better = {
-            count: carried[count]._replace(schedule=schedule)
-            for count, schedule in placed
-            if schedule.computes == count
-        }
+        gaps, costs = self._pacer.gaps, costs_at(self._pacer.costs, self._pacer.sigmas, sigmas)
+        placement = Placement(costs, LONGEST - 1)
+        better: dict[int, Scored] = {}
+        for count, known in carried.items():
+            path = placement.path(count)
+            spares = path_cost(costs, known.schedule.path) > _LOSS * path_cost(costs, path)
+            if spares and len(path) == count:
+                better[count] = known._replace(schedule=schedule_on(path, gaps, sigmas))
         return carried.with_lines(better)

@@ -170,6 +170,12 @@ class Placement:
         return tuple(path)
 
 
+def path_cost(costs: Floats, path: ComputePath) -> float:
+    """Add up the costs of a path's gaps, (T, T, T + 1) as `Placement` takes them."""
+    ends = (path[0], *path, len(costs))
+    return float(sum(costs[i, j, k] for i, j, k in zip(ends, ends[1:], ends[2:], strict=False)))
+
+
 def costs_at(costs: Floats, own: Floats, sigmas: Floats) -> Floats:
     """Carry what gaps cost over to other noise levels, between those that were measured.
 

@@ -33,7 +33,7 @@ from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.search.climb import climb_paths
 
 #: Puts the cache of an engine on a pipeline, so that it computes the steps of a schedule.
-Engine = Callable[[Any, Schedule], AbstractContextManager[None]]
+UnderEngine = Callable[[Any, Schedule], AbstractContextManager[None]]
 
 
 class EngineSearch(NamedTuple):
@@ -50,7 +50,7 @@ class EngineSearch(NamedTuple):
 
 
 def search_under(
-    engine: Engine,
+    engine: UnderEngine,
     board: Board,
     cases: Sequence[Case],
     schedule: Schedule,
@@ -154,7 +154,7 @@ def under_dpcache(pipe: Any, schedule: Schedule) -> Iterator[None]:
 
 
 #: Engines by the form that is exported for them, and the steps that each always computes.
-ENGINES: Mapping[str, tuple[Engine, Sequence[int]]] = {
+ENGINES: Mapping[str, tuple[UnderEngine, Sequence[int]]] = {
     "cache-dit": (under_cache_dit, (0,)),
     "mag-cache": (under_mag_cache, (0,)),
     "dpcache": (under_dpcache, ALWAYS),

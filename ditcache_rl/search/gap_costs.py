@@ -8,9 +8,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ditcache_rl.schedules import ComputePath
-from ditcache_rl.schedules.placement import Placement
+from ditcache_rl.schedules.placement import Placement, path_cost
 from ditcache_rl.search.calibrate import Products, fitted_gap_costs
-from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import Floats
 from ditcache_rl.world.simulator import psnr_of
 

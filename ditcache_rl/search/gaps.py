@@ -3,6 +3,7 @@
 Outputs of full compute tell what any single gap would lack. What it does to the image depends on
 the gaps before and after it, so paths as a controller takes them are drawn, and once more with each
 gap's update moved a little: that tells, to first order, the end of every path under any update.
+Single gaps count beside them in every fit, for those that lie on no path that was drawn.
 """
 
 from __future__ import annotations
@@ -207,14 +208,13 @@ class GapSearch:
 
     def _learn(self, fits: int, *parts: GapProducts) -> None:
         """Move the network towards the least logarithms of errors; all parts count alike."""
-        if self._network is None:
-            known, stops = parts[0].known.reshape(-1, HISTORY), parts[0].stops.ravel()
-            seen = gap_features(known, stops, self.sigmas)
-            self._mean, self._scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self._rng.integers(2**31)))
-            self._network = self._network or _network()
-            losses = [self._loss(self._network, part) for part in parts]
+            if self._network is None:
+                seen = self._seen(parts[0])
+                self._mean, self._scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
+                self._network = _network()
+            losses = [self._loss(self._network, part, _BATCH // len(parts)) for part in parts]
             adam = torch.optim.Adam(self._network.parameters(), lr=_RATE)
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, fits)
             for _ in range(fits):
@@ -224,18 +224,21 @@ class GapSearch:
                 adam.step()
                 falling.step()
 
-    def _loss(self, network: nn.Sequential, told: GapProducts) -> Callable[[], Tensor]:
-        """Return what draws some images, and tells the mean logarithm of their errors."""
+    def _seen(self, told: GapProducts) -> Floats:
+        return gap_features(told.known.reshape(-1, HISTORY), told.stops.ravel(), self.sigmas)
+
+    def _loss(self, network: nn.Sequential, told: GapProducts, batch: int) -> Callable[[], Tensor]:
+        """Return what draws images with so many gaps, and tells the mean logarithm of errors."""
         count, gaps = told.stops.shape
-        seen = gap_features(told.known.reshape(-1, HISTORY), told.stops.ravel(), self.sigmas)
-        inputs = torch.as_tensor((seen - self._mean) / self._scale, dtype=torch.float32)
+        seen = (self._seen(told) - self._mean) / self._scale
+        inputs = torch.as_tensor(seen, dtype=torch.float32)
         inputs = inputs.view(count, gaps, FEATURES)
         gram, moment, square, least = (
             torch.as_tensor(one) for one in (told.gram, told.moment, told.square, told.least)
         )
 
         def drawn() -> Tensor:
-            part = torch.randint(count, (min(count, _BATCH // gaps),))
+            part = torch.randint(count, (min(count, batch // gaps),))
             along = network(inputs[part]).double() + torch.as_tensor(LINE)
             along = along.flatten(1)
             error = (

@@ -51,12 +51,6 @@ def cheapest_path(costs: Floats, length: int, *, last: int | None = None) -> Com
     return tuple(reversed(path))
 
 
-def path_cost(costs: Floats, path: ComputePath) -> float:
-    """Add up the costs of a path's gaps, as `cheapest_path` counts them."""
-    ends = (path[0], *path, len(costs))
-    return float(sum(costs[i, j, k] for i, j, k in zip(ends, ends[1:], ends[2:], strict=False)))
-
-
 def minimax_path(edges: Floats, length: int, *, last: int | None = None) -> ComputePath:
     """Find the path whose worst gap is least; of equals the one whose second worst is, and so on.
 

@@ -3,7 +3,7 @@
 gradio comes with the `studio` extra and is imported only when the studio is opened.
 """
 
-from ditcache_rl.studio.draw import Asked, Studio
+from ditcache_rl.studio.draw import Drawing, Studio
 from ditcache_rl.studio.serve import serve
 
-__all__ = ["Asked", "Studio", "serve"]
+__all__ = ["Drawing", "Studio", "serve"]

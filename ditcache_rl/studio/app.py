@@ -13,8 +13,8 @@ from ditcache_rl.studio.draw import (
     MOST_POLICIES,
     MOST_PROMPT,
     MOST_PROMPTS,
-    Asked,
     Compared,
+    Drawing,
     Studio,
 )
 from ditcache_rl.studio.serve import DRAWING, QUIET, gradio
@@ -185,12 +185,12 @@ def _asked(
     seed: float | None,
     *,
     prompt: str = "",
-) -> Asked:
+) -> Drawing:
     """Take what the fields hold; empty ones are None."""
     if number is None:
         raise ConfigError(f"expected a number as the {kind}, received none")
     target = {_TARGETS[kind][0]: float(number)}
-    return Asked(env, policy, target, prompt or "", int(seed or 0), cap or None)
+    return Drawing(env, policy, target, prompt or "", int(seed or 0), cap or None)
 
 
 def _look(markup: Html) -> Html:

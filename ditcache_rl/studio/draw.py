@@ -42,7 +42,7 @@ OnStep = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Drawing:
     """What a visitor asks for.
 
     Attributes:
@@ -136,7 +136,7 @@ class Studio:
     _warm: set[str] = field(default_factory=set)
     _metrics: Mapping[str, Metric] = field(default_factory=metrics_at_hand)
 
-    def compare(self, asked: Asked, on_step: OnStep = lambda *_: None) -> Compared:
+    def compare(self, asked: Drawing, on_step: OnStep = lambda *_: None) -> Compared:
         """Draw an image twice, and compare.
 
         Raises:
@@ -171,7 +171,7 @@ class Studio:
                 _summary(run, log),
             )
 
-    def foresee(self, asked: Asked) -> str:
+    def foresee(self, asked: Drawing) -> str:
         """Return what will be decided, as far as it is known beforehand; nothing is drawn.
 
         Returns:
@@ -206,7 +206,7 @@ class Studio:
         return policy
 
     def _draw(
-        self, pipe: Any, config: EnvConfig, asked: Asked, on_step: OnStep, what: str
+        self, pipe: Any, config: EnvConfig, asked: Drawing, on_step: OnStep, what: str
     ) -> TimedImage:
         steps = config.steps[0]
 

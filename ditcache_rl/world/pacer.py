@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.errors import ArtifactError
-from ditcache_rl.schedules import Schedule
-from ditcache_rl.schedules.gaps import GapModel, schedule_on
-from ditcache_rl.schedules.placement import Placement, costs_at
+from ditcache_rl.schedules.gaps import GapModel
+from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
 from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, Agent, Senses
 from ditcache_rl.world.forecast import QUANTILES, Forecast
@@ -94,21 +93,6 @@ class Pacer:
     def placement(self) -> Placement:
         """Where computes are best."""
         return Placement(self.costs)
-
-    def schedules_at(self, computes: Iterable[int], sigmas: Floats) -> list[Schedule]:
-        """Choose schedules for a run of other noise levels, by what gaps cost there.
-
-        Args:
-            computes: Steps that schedules compute, at most.
-            sigmas: (steps + 1,) falling noise levels.
-
-        Returns:
-            A schedule for each of `computes`.
-        """
-        counts = list(computes)
-        costs = costs_at(self.costs, self.sigmas, sigmas)
-        placement = Placement(costs, max(counts, default=1) - 1)
-        return [schedule_on(placement.path(count), self.gaps, sigmas) for count in counts]
 
     @property
     def rule(self) -> Replanning:

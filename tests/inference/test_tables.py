@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ditcache_rl.inference import Tables
-from ditcache_rl.schedules import ScheduleTable, Scored, carry, spaced
+from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, carry
 from ditcache_rl.schedules.gaps import LONGEST, schedule_on
 from ditcache_rl.schedules.placement import Placement, costs_at
 from ditcache_rl.types import Floats
@@ -17,13 +17,15 @@ def levels(steps: int, shift: float = 1.5) -> Floats:
 
 
 OWN = levels(STEPS)
+#: Computes at the begin alone, which costs much with gaps as those of the tiny pacer.
 SOURCE = ScheduleTable.of(
-    OWN, [Scored(spaced(STEPS, 1, count), 10.0 * count, 0.5) for count in COUNTS]
+    OWN,
+    [Scored(Schedule.on_path(tuple(range(n)), STEPS), 10.0 * n, 0.5) for n in COUNTS],
 )
 
 
 @pytest.mark.parametrize("sigmas", [levels(12), levels(16, 3.0), levels(40)])
-def test_other_noise_levels_are_planned_by_what_gaps_cost_there(sigmas: Floats) -> None:
+def test_other_noise_levels_are_met_by_what_gaps_cost_there(sigmas: Floats) -> None:
     pacer = tiny_pacer(OWN)
     placement = Placement(costs_at(pacer.costs, OWN, sigmas))
 
@@ -32,6 +34,16 @@ def test_other_noise_levels_are_planned_by_what_gaps_cost_there(sigmas: Floats) 
     for count in COUNTS[:-1]:
         assert made[count].schedule == schedule_on(placement.path(count), pacer.gaps, sigmas)
         assert made[count][1:3] == (10.0 * count, 0.5)
+
+
+def test_what_is_carried_over_stays_where_it_costs_little_more_than_the_best() -> None:
+    pacer, sigmas = tiny_pacer(OWN), levels(20)
+    best = Placement(pacer.costs).path(4)
+    source = ScheduleTable.of(OWN, [Schedule.on_path(best, STEPS)])
+
+    made = Tables([source], pacer).at(sigmas)
+
+    assert made[4].schedule == carry([source], sigmas)[4].schedule
 
 
 def test_what_was_made_for_these_noise_levels_stays() -> None:
@@ -48,7 +60,7 @@ def test_more_computes_than_gaps_were_fitted_on_are_carried_over() -> None:
         assert made[count].schedule == carried[count].schedule
 
 
-def test_noise_levels_that_rise_are_carried_over_and_not_planned() -> None:
+def test_noise_levels_that_rise_are_carried_over() -> None:
     rising = levels(20)[::-1].copy()
 
     made = Tables([SOURCE], tiny_pacer(OWN)).at(rising)

@@ -3,7 +3,7 @@ import pytest
 
 from ditcache_rl.queueing import Fronts, Worth
 from ditcache_rl.queueing.fronts import Ints
-from ditcache_rl.search.paths import path_cost
+from ditcache_rl.schedules.placement import path_cost
 from ditcache_rl.types import Floats
 
 STEPS = 6

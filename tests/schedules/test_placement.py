@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ditcache_rl.errors import ShapeError
-from ditcache_rl.schedules.placement import Placement, costs_at
-from ditcache_rl.search.paths import cheapest_path, path_cost
+from ditcache_rl.schedules.placement import Placement, costs_at, path_cost
+from ditcache_rl.search.paths import cheapest_path
 from ditcache_rl.types import Floats
 
 STEPS = 6

@@ -38,7 +38,7 @@ def test_steps_that_are_found_lose_no_more_than_those_that_were_given(
 
     assert found.schedule.computes == SCHEDULE.computes
     assert set(always) <= set(found.schedule.path)
-    assert found.found_db > found.same_db
+    assert found.found_db >= found.same_db
     assert 1 < len(tried) <= 6
     with run(board.pipe, found.schedule):
         images = board.draw(CASES).images

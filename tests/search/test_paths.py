@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 
 from ditcache_rl.schedules import ComputePath
-from ditcache_rl.search.paths import (
-    cheapest_path,
-    minimax_path,
-    path_cost,
-    threshold_for,
-    threshold_path,
-)
+from ditcache_rl.schedules.placement import path_cost
+from ditcache_rl.search.paths import cheapest_path, minimax_path, threshold_for, threshold_path
 from ditcache_rl.types import Floats
 
 STEPS = 7

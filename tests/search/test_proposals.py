@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from ditcache_rl.bench import Board, Case
+from ditcache_rl.schedules.placement import path_cost
 from ditcache_rl.search import Calibration, Propose, Space, gap_proposals, proposals
-from ditcache_rl.search.paths import path_cost
 from ditcache_rl.search.proposals import (
     dp_proposals,
     minimax_proposals,

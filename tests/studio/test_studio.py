@@ -13,7 +13,7 @@ from ditcache_rl.cli import main
 from ditcache_rl.errors import BudgetError, DitcacheError
 from ditcache_rl.mos import Ratings
 from ditcache_rl.studio.app import studio_page
-from ditcache_rl.studio.draw import MOST_PROMPT, Asked, Studio
+from ditcache_rl.studio.draw import MOST_PROMPT, Drawing, Studio
 from ditcache_rl.studio.rating import rating_page
 from ditcache_rl.studio.serve import serve
 from tests.kit.browser import Visit, chromium
@@ -33,9 +33,9 @@ def studio() -> Studio:
     return Studio(["shapes"], ["shapes-ppo", "shapes-tiers-ppo"])
 
 
-def asked(**changes: Any) -> Asked:
+def asked(**changes: Any) -> Drawing:
     given: dict[str, Any] = {"prompt": PROMPT, "target": {"speedup": 3.0}, **changes}
-    return Asked("shapes", "shapes-ppo", **given)
+    return Drawing("shapes", "shapes-ppo", **given)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_cannot_be_drawn_is_a_sentence(
 
 
 def test_a_policy_of_another_pipeline_is_refused(tiny_env: Path, studio: Studio) -> None:
-    other = Asked(str(tiny_env), "shapes-ppo", {"speedup": 3.0}, PROMPT)
+    other = Drawing(str(tiny_env), "shapes-ppo", {"speedup": 3.0}, PROMPT)
 
     with pytest.raises(DitcacheError, match="policy of another model"):
         studio.compare(other)

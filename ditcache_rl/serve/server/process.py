@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Writes a record as a line of JSON, with whatever its `fields` are."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -31,7 +31,7 @@ class JsonLines(logging.Formatter):
 def serve_forever(app: FastAPI, *, host: str, port: int, grace_s: float) -> None:
     """Serve until the process is told to stop, and then finish what there is."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     config = uvicorn.Config(
         app,
