@@ -123,7 +123,8 @@ def _running(solver: LinearSolver, plain: Any) -> Any:
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
             self.timesteps: Tensor = self.timesteps[path]
-            self.sigmas = torch.cat([self.sigmas[path], self.sigmas[-1:]])
+            own: Any = self
+            own.sigmas = torch.cat([own.sigmas[path], own.sigmas[-1:]])
             self._outputs: list[Tensor] = []
 
         def step(

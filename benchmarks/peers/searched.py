@@ -221,7 +221,7 @@ def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
             int(computes): LinearSolver(tuple(one["path"]), np.array(one["updates"]))
             for computes, one in found.items()
         }
-        for name, found in entry.get("solvers", {}).items()
+        for name, found in entry["solvers"].items()
     }
     return replace(setup, schedules=schedules, order=tuple(entry["order"]), solvers=solvers)
 

@@ -89,6 +89,11 @@ class Replay:
         self._blanks: dict[int, list[list[Any]]] = {}
         self._like: list[Tensor] = []
         self.linear = self.whole and self._is_linear()
+        # Of what the denoiser returned, the form is all that is needed from here on.
+        self._steps = [
+            known._replace(returned=tuple(own))
+            for known, own in zip(self._steps, self._blanks_of(self.rows), strict=True)
+        ]
 
     def _known_blocks(self) -> list[tuple[nn.Module, BlockSignature]]:
         stack = find_stack(self._denoiser)
