@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, Newton, TeaCache
+from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.errors import ConfigError, closest
 
 Family = Literal["reference", "fewer-steps", "heuristic", "peer", "static", "learned", "deadline"]
@@ -18,8 +18,6 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 FEWER_STEPS_SHARES = (0.5, 0.33, 0.25, 0.18, 0.11)
 #: Steps from one computed step to the next, by the order of the forecast between; 0 reuses.
 EVERY_K: Mapping[int, tuple[int, ...]] = MappingProxyType({0: (2, 4, 7), 1: (3, 4, 6, 9)})
-#: Shares of full compute of the rule that needs no policy.
-NEWTON_SHARES = (0.5, 0.33, 0.25, 0.18)
 #: Thresholds from careful to greedy. They reach beyond the published ranges (TeaCache 0.25 to 0.8,
 #: FBCache 0.06 to 0.12, EasyCache 0.2), so that a small model too computes 10 to 50 % of its steps.
 TEACACHE_THRESHOLDS = (0.4, 0.8, 1.2, 2.4)
@@ -101,11 +99,6 @@ def default_baselines(steps: int, blocks: str | None = None) -> list[Method]:
             for k in intervals
             if k <= steps
         ]
-    methods += [
-        Method("newton", "heuristic", f"budget {share:g}", Newton(share), blocks=blocks)
-        for share in NEWTON_SHARES
-        if share * steps >= 1
-    ]
     rules: list[tuple[str, type[TeaCache | FBCache | EasyCache], tuple[float, ...]]] = [
         ("teacache", TeaCache, TEACACHE_THRESHOLDS),
         ("fbcache", FBCache, FBCACHE_THRESHOLDS),
