@@ -78,7 +78,9 @@ class EveryK:
 class Newton(Delegating):
     """Space the computed steps of any request evenly, and forecast between by Newton's line.
 
-    Nothing is learned, so any pipeline can be run with it at once.
+    Nothing is learned, so any pipeline can be run with it at once. It is `EveryK(k, order=1)` for
+    any share, so that one is measured for both. A line goes wrong nowhere: parabolas were 1 to 2 dB
+    better on the embedded pipeline, and up to 10 dB worse on a guided one of random weights.
 
     Args:
         budget: Share of full compute that may be spent, in (0, 1]; less is faster and worse.

@@ -244,7 +244,7 @@ class _Counted:
         return self._drawn(played + compared, mean(self._budgets))
 
     def _compare(self) -> tuple[float, float]:
-        targets = len(self._budgets) + 2 * _TRADEOFFS
+        targets = len(self._budgets) + _TRADEOFFS  # their schedules are known from the floors
         return self._drawn(targets * self._select, mean(self._budgets))
 
 
