@@ -12,6 +12,7 @@ from ditcache_rl.inference import Target
 from ditcache_rl.schedules import modes_text
 from ditcache_rl.serve.server.audits import Audits
 from ditcache_rl.serve.server.costs import CallCosts, measured_costs
+from ditcache_rl.serve.server.order import late_at_best, lost_by, next_batch
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
@@ -154,21 +155,7 @@ class Engine:
     def _late(self, tickets: Sequence[ImageTicket], now: float) -> set[int]:
         """Return who would be late if everybody computed as little as may be."""
         assert self._costs is not None
-        late, at = set(), max(now, self._ends)
-        left = sorted(tickets, key=lambda one: one.deadline)
-        while left:
-            batch, left = self._batch_of(left)
-            at += self._costs.batch_s(max(one.least for one in batch), len(batch))
-            late |= {one.number for one in batch if one.deadline < at}
-        return late
-
-    def _batch_of(
-        self, tickets: Sequence[ImageTicket]
-    ) -> tuple[list[ImageTicket], list[ImageTicket]]:
-        """Part those that the next call draws from the others; all in the order of deadlines."""
-        batch = [one for one in tickets if one.goes_with(tickets[0])][: self._rows]
-        drawn = {one.number for one in batch}
-        return batch, [one for one in tickets if one.number not in drawn]
+        return late_at_best(tickets, max(now, self._ends), self._costs, rows=self._rows)
 
     def _work(self) -> None:
         try:
@@ -194,7 +181,7 @@ class Engine:
         """Take the next images off the queue, and tell those that cannot be in time any more."""
         self._drop_gone()
         now = time.perf_counter()
-        lost = {one for one in self._waiting if now + costs.batch_s(one.least, 1) > one.deadline}
+        lost = lost_by(self._waiting, now, costs)
         for ticket in lost:
             ticket.refuse(
                 Refused(
@@ -206,7 +193,7 @@ class Engine:
         self._waiting = [one for one in self._waiting if one not in lost]
         if not self._waiting:
             return []
-        batch, self._waiting = self._batch_of(self._waiting)
+        batch, self._waiting = next_batch(self._waiting, rows=self._rows)
         self._ends = now + costs.batch_s(max(one.most for one in batch), len(batch))
         return batch
 
