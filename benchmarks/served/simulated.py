@@ -34,7 +34,7 @@ FIXED = (5, 6, 7, 9)
 _ROWS, _UNTOUCHED_DB = 8, 60.0
 
 
-class Kept(NamedTuple):
+class InTime(NamedTuple):
     """What became of the requests of a trace."""
 
     share: float
@@ -58,7 +58,7 @@ class SimulatedServer:
         self._rows = costs.rows_that_pay(_ROWS, self._table.least)
         self._shares = Shares(policy, costs, rows=self._rows)
 
-    def serve(self, traffic: Traffic, computes: int | None = None) -> Kept:
+    def serve(self, traffic: Traffic, computes: int | None = None) -> InTime:
         """Serve the requests of one trace.
 
         Args:
@@ -90,7 +90,7 @@ class SimulatedServer:
                 for one, count in zip(batch, chosen, strict=True)
                 if now <= one.deadline
             ]
-        return Kept(len(found) / len(tickets), float(np.mean(found)) if found else 0.0)
+        return InTime(len(found) / len(tickets), float(np.mean(found)) if found else 0.0)
 
     def _ticket(self, seed: int, deadline: float, computes: int | None) -> ImageTicket:
         table = self._table
@@ -153,7 +153,7 @@ def main() -> None:
         for computes in (None, *FIXED):
             server = SimulatedServer(policy, costs, np.random.default_rng(1))
             kept = [server.serve(trace, computes) for trace in traces]
-            found[computes] = Kept(*np.mean(kept, axis=0).tolist())
+            found[computes] = InTime(*np.mean(kept, axis=0).tolist())
         ours = found.pop(None)
         as_many = [one for one in found.values() if one.share >= ours.share] or [*found.values()]
         key = name.replace(" ", "_")
