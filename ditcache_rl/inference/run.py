@@ -158,7 +158,7 @@ class Run:
 
     def _targets(self) -> list[str]:
         """Say what requests were asked for, where that is not the same for all."""
-        counts = Counter(str(log.target) for log in self.logs)
+        counts = Counter(str(log.target or "no target") for log in self.logs)
         if len(counts) < 2:
             return []
         return ["targets       " + ", ".join(f"{n} of {asked}" for asked, n in counts.items())]

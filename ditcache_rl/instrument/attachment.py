@@ -66,12 +66,16 @@ class Attachment:
         self._scoped: int | None = None  # the pipeline that it serves in its own scope alone
 
     def begin(self, pipe: Any) -> None:
-        """Take a pipeline; inside of `own_scope`, for its scope alone."""
+        """Take a pipeline; inside of `own_scope`, for its scope alone.
+
+        What a session was asked for was asked of whom it was made under.
+        """
         self._number = next(_NUMBERS)
         self._scoped = id(pipe) if _SCOPED.get() else None
         _MINE.set(_MINE.get() | {self._number})
         with _LOCK:
             self._join(pipe)
+            pipe.__dict__.pop(_ASKED, None)
 
     def end(self) -> None:
         """Leave everything that it serves as if it had never been there."""

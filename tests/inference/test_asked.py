@@ -94,6 +94,20 @@ def test_a_session_has_a_target_of_its_own_and_so_have_those_made_of_it(
     assert not [name for name in {**vars(own), **vars(plain)} if name.startswith("_ditcache_rl")]
 
 
+def test_a_session_that_is_attached_is_asked_for_what_it_is_attached_for(
+    tiny_pipe: Any, tiny_call: dict[str, Any], policy: Policy, run: dc.Run
+) -> None:
+    own = dc.session(tiny_pipe, budget=0.25)
+
+    with dc.cached(own, policy, budget=0.75) as other:
+        draw(own, tiny_call)
+    with dc.cached(own, EveryK(2)):
+        draw(own, tiny_call)
+
+    assert done(other) == [("budget=0.75", 0.75)]
+    assert not run.logs
+
+
 def test_what_a_session_is_asked_for_is_not_asked_of_what_its_callbacks_run(
     tiny_pipe: Any, tiny_call: dict[str, Any], run: dc.Run
 ) -> None:

@@ -8,13 +8,20 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ditcache_rl.inference import Target
 from ditcache_rl.queueing import TickCosts
+from ditcache_rl.serve.server.painter import Painter
+from ditcache_rl.serve.server.ticket import ImageTicket
 
 #: Of the logarithm of what a call took over what was foretold, which is believed; ten calls count.
 _BELIEVED = 0.1
 #: Rows that are measured: of more, each adds as much.
 _MEASURED_ROWS = 4
 _TINY_S = 1e-6
+#: An image may take so much more than in the largest batch, if it need not wait for that.
+_PAYS = 1.1
+#: Prompt and seed that calls are measured with.
+_PROMPT, _SEED = "a photo", 0
 
 
 class CallCosts:
@@ -91,7 +98,36 @@ class CallCosts:
             row_s=self.slowness * sites * self._compute_row_s,
         )
 
+    def rows_that_pay(self, most: int, computes: int) -> int:
+        """Return how many images to draw at a time: more wait for each other, and for little.
+
+        Args:
+            most: That may be drawn at a time.
+            computes: Of each, where there is most to do.
+        """
+        each_s = [self.batch_s(computes, rows) / rows for rows in range(1, most + 1)]
+        return 1 + next(place for place, one in enumerate(each_s) if one <= _PAYS * min(each_s))
+
     def note(self, foretold_s: float, taken_s: float) -> None:
         """Learn from a call."""
         if foretold_s > 0 and taken_s > 0:
             self.slowness *= (taken_s / foretold_s) ** _BELIEVED
+
+
+def measured_costs(painter: Painter, *, rows: int) -> CallCosts:
+    """Time a few calls, after one that nobody times.
+
+    Args:
+        painter: Draws them.
+        rows: Most of a call.
+    """
+    steps = painter.policy.steps[0]
+    table = painter.policy.tables[steps]
+
+    def seconds(count: int, computes: int) -> float:
+        ticket = ImageTicket(_PROMPT, _SEED, steps, None, 1, 1, None, np.inf, False)
+        target = Target(budget=computes / table.site_steps)
+        return painter.draw([ticket] * count, [target] * count).seconds
+
+    seconds(1, table.least)
+    return CallCosts.measured(seconds, rows=rows, least=table.least, most=max(table))

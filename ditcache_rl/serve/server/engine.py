@@ -8,13 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from ditcache_rl.errors import ArtifactError
 from ditcache_rl.inference import Target
 from ditcache_rl.schedules import modes_text
 from ditcache_rl.serve.server.audits import Audits
-from ditcache_rl.serve.server.costs import CallCosts
+from ditcache_rl.serve.server.costs import CallCosts, measured_costs
+from ditcache_rl.serve.server.order import late_at_best, lost_by, next_batch
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
@@ -22,8 +20,6 @@ from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, f
 from ditcache_rl.types import Mode
 
 _LOG = logging.getLogger(__name__)
-#: Prompt and seed that calls are measured with.
-_PROMPT, _SEED = "a photo", 0
 #: Longest that a client is told to stay away.
 _LONGEST_RETRY_S = 60.0
 
@@ -58,6 +54,7 @@ class Engine:
         self._ends = 0.0  # when the present call will probably end
         self._thread = threading.Thread(target=self._work, name="ditcache-rl engine", daemon=True)
         self._costs: CallCosts | None = None
+        self._rows = settings.rows
 
     def start(self) -> None:
         """Measure calls, and begin to draw; `ready` says when."""
@@ -77,6 +74,11 @@ class Engine:
             self._news.notify_all()
         self._thread.join()
         self.painter.close()
+
+    @property
+    def _least(self) -> int:
+        """Site computes of the cheapest schedule, at the first step count."""
+        return self.painter.policy.tables[self.painter.policy.steps[0]].least
 
     @property
     def alive(self) -> bool:
@@ -139,11 +141,9 @@ class Engine:
     def _refused(self, why: str, code: str, now: float) -> Refused:
         """Say when to come again: when the images that are here are probably done."""
         assert self._costs is not None
-        calls = -(-len(self._waiting) // self.settings.rows)
+        calls = -(-len(self._waiting) // self._rows)
         least = max((one.least for one in self._waiting), default=1)
-        seconds = max(0.0, self._ends - now) + calls * self._costs.batch_s(
-            least, self.settings.rows
-        )
+        seconds = max(0.0, self._ends - now) + calls * self._costs.batch_s(least, self._rows)
         after_s = min(max(1.0, seconds), _LONGEST_RETRY_S)
         return Refused(
             f"{why}: come again in {after_s:.0f} s, or allow more time",
@@ -155,26 +155,13 @@ class Engine:
     def _late(self, tickets: Sequence[ImageTicket], now: float) -> set[int]:
         """Return who would be late if everybody computed as little as may be."""
         assert self._costs is not None
-        late, at = set(), max(now, self._ends)
-        left = sorted(tickets, key=lambda one: one.deadline)
-        while left:
-            batch, left = self._batch_of(left)
-            at += self._costs.batch_s(max(one.least for one in batch), len(batch))
-            late |= {one.number for one in batch if one.deadline < at}
-        return late
-
-    def _batch_of(
-        self, tickets: Sequence[ImageTicket]
-    ) -> tuple[list[ImageTicket], list[ImageTicket]]:
-        """Part those that the next call draws from the others; all in the order of deadlines."""
-        batch = [one for one in tickets if one.goes_with(tickets[0])][: self.settings.rows]
-        drawn = {one.number for one in batch}
-        return batch, [one for one in tickets if one.number not in drawn]
+        return late_at_best(tickets, max(now, self._ends), self._costs, rows=self._rows)
 
     def _work(self) -> None:
         try:
-            costs = self._measure()
-            shares = Shares(self.painter.policy, costs, rows=self.settings.rows)
+            costs = measured_costs(self.painter, rows=self.settings.rows)
+            self._rows = costs.rows_that_pay(self.settings.rows, self._least)
+            shares = Shares(self.painter.policy, costs, rows=self._rows)
         except Exception:
             _LOG.exception("no call of the pipeline can be measured")
             return
@@ -194,7 +181,7 @@ class Engine:
         """Take the next images off the queue, and tell those that cannot be in time any more."""
         self._drop_gone()
         now = time.perf_counter()
-        lost = {one for one in self._waiting if now + costs.batch_s(one.least, 1) > one.deadline}
+        lost = lost_by(self._waiting, now, costs)
         for ticket in lost:
             ticket.refuse(
                 Refused(
@@ -206,7 +193,7 @@ class Engine:
         self._waiting = [one for one in self._waiting if one not in lost]
         if not self._waiting:
             return []
-        batch, self._waiting = self._batch_of(self._waiting)
+        batch, self._waiting = next_batch(self._waiting, rows=self._rows)
         self._ends = now + costs.batch_s(max(one.most for one in batch), len(batch))
         return batch
 
@@ -242,11 +229,7 @@ class Engine:
     def _paint(self, batch: Sequence[ImageTicket], targets: Sequence[Target]) -> Painted:
         if self.settings.shadow:
             return self.painter.reference(batch)
-        try:
-            return self.painter.draw(batch, targets)
-        except ArtifactError as error:  # nothing finite came of the estimates
-            _LOG.warning("a call is drawn once more without the policy: %s", error)
-            return self.painter.reference(batch)
+        return self.painter.draw(batch, targets)
 
     def _has_time(self, costs: CallCosts, batch: Sequence[ImageTicket]) -> bool:
         """Tell whether a call with every step computed would make nobody late who waits."""
@@ -279,22 +262,3 @@ class Engine:
                     rows=len(batch),
                 )
             )
-
-    def _measure(self) -> CallCosts:
-        """Time a few calls, after one that nobody times."""
-        policy = self.painter.policy
-        steps = policy.steps[0]
-        table = policy.tables[steps]
-
-        def seconds(rows: int, computes: int) -> float:
-            tickets = [
-                ImageTicket(_PROMPT, _SEED, steps, None, 1, 1, None, np.inf, False)
-                for _ in range(rows)
-            ]
-            target = Target(budget=computes / table.site_steps)
-            return self._paint(tickets, [target] * rows).seconds
-
-        seconds(1, table.least)
-        return CallCosts.measured(
-            seconds, rows=self.settings.rows, least=table.least, most=max(table)
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.inference import PolicyController, Run, Target, TargetsByRow, attach
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.instrument.attachment import plain_call
@@ -18,6 +19,8 @@ from ditcache_rl.instrument.context import asking
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server.ticket import ImageTicket
+
+_LOG = logging.getLogger(__name__)
 
 
 class AbandonedError(Exception):
@@ -93,12 +96,17 @@ class Painter:
     def draw(self, tickets: Sequence[ImageTicket], targets: Sequence[Target]) -> Painted:
         """Draw images under the policy; arguments are one for each.
 
+        Where nothing finite comes of estimates, they are drawn once more without.
+
         Raises:
             AbandonedError: If meanwhile nobody waits any more.
-            ArtifactError: If nothing finite came of it.
         """
-        with asking(TargetsByRow(tuple(targets))):
-            images, seconds = self._timed(self._pipe, tickets)
+        try:
+            with asking(TargetsByRow(tuple(targets))):
+                images, seconds = self._timed(self._pipe, tickets)
+        except ArtifactError as error:
+            _LOG.warning("a call is drawn once more without the policy: %s", error)
+            return self.reference(tickets)
         return Painted(images, self.run.logs[-1], seconds)
 
     def reference(self, tickets: Sequence[ImageTicket]) -> Painted:

@@ -15,8 +15,8 @@ class ServerSettings:
     """Limits and habits of a server.
 
     Attributes:
-        rows: Most images that are drawn at a time. More use an accelerator better, and each waits
-            for all of its batch.
+        rows: Most images that are drawn at a time, as far as it pays: more use an accelerator
+            better, and each waits for all of its batch.
         places: Most images that wait; who comes then is refused.
         patience_s: Seconds that a request may take which names no deadline.
         speedup: Target of requests that name none.

@@ -64,6 +64,15 @@ def test_costs_of_calls_are_found_and_followed() -> None:
     assert costs.batch_s(20, 1) == pytest.approx(3 * seconds(1, 20), rel=0.01)
 
 
+def test_a_call_has_as_many_rows_as_make_images_cheaper() -> None:
+    one_by_one = CallCosts(**COSTS)
+    together = CallCosts(fixed_s=0.02, row_s=0.001, compute_s=0.02, compute_row_s=0.001)
+
+    assert one_by_one.rows_that_pay(8, 9) == 1
+    assert one_by_one.rows_that_pay(8, 2) == 3
+    assert together.rows_that_pay(8, 2) == 8
+
+
 def test_where_there_is_time_everybody_gets_what_was_asked_for(shapes: Policy) -> None:
     shares = Shares(shapes, CallCosts(**COSTS), rows=4)
 

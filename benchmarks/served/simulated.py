@@ -1,0 +1,169 @@
+"""The queue of a server on a simulated clock: its own rules, and what a policy says of quality.
+
+`python -m benchmarks.served.simulated` compares them with fixed schedules, in bursts at 1.3 times
+what full compute could serve, on machines whose calls cost a number for themselves and one for
+each row. No image is drawn: a schedule is worth the mean PSNR that the policy has measured.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.harness import Benchmark, console, parser
+from benchmarks.served.bursts import LOAD
+from ditcache_rl.inference import open_policy
+from ditcache_rl.policy import Policy
+from ditcache_rl.queueing import Traffic
+from ditcache_rl.serve.server.costs import CallCosts
+from ditcache_rl.serve.server.order import late_at_best, lost_by, next_batch
+from ditcache_rl.serve.server.shares import Shares
+from ditcache_rl.serve.server.ticket import ImageTicket
+from ditcache_rl.types import Floats, Mode
+
+TRACES, REQUESTS = 4, 200
+#: Standard deviation of the logarithm of what a call takes.
+NOISE = 0.05
+#: A computed step of a row takes 20 ms on both, as that of the embedded pipeline.
+MACHINES = {
+    "one by one": {"fixed_s": 0.02, "row_s": 0.01, "compute_s": 0.0, "compute_row_s": 0.02},
+    "together": {"fixed_s": 0.02, "row_s": 0.01, "compute_s": 0.004, "compute_row_s": 0.016},
+}
+FIXED = (5, 6, 7, 9)
+_ROWS, _UNTOUCHED_DB = 8, 60.0
+
+
+class InTime(NamedTuple):
+    """What became of the requests of a trace."""
+
+    share: float
+    """In time."""
+    psnr_db: float
+    """Mean of these."""
+
+
+class SimulatedServer:
+    """A server on a simulated clock.
+
+    Args:
+        policy: Whose schedules are followed.
+        costs: Of calls.
+        rng: Scatters them.
+    """
+
+    def __init__(self, policy: Policy, costs: CallCosts, rng: np.random.Generator) -> None:
+        self._table = policy.tables[policy.steps[0]]
+        self._costs, self._rng = costs, rng
+        self._rows = costs.rows_that_pay(_ROWS, self._table.least)
+        self._shares = Shares(policy, costs, rows=self._rows)
+
+    def serve(self, traffic: Traffic, computes: int | None = None) -> InTime:
+        """Serve the requests of one trace.
+
+        Args:
+            traffic: One trace.
+            computes: Of a fixed schedule for all; None to leave that to the server.
+        """
+        comes_s = traffic.arrival_s[0]
+        tickets = [
+            self._ticket(seed, deadline, computes)
+            for seed, deadline in enumerate(traffic.deadline_s[0])
+        ]
+        waiting: list[ImageTicket] = []
+        found: list[float] = []
+        place, now = 0, 0.0
+        while place < len(tickets) or waiting:
+            now = max(now, comes_s[place]) if not waiting else now
+            place = self._admit(waiting, tickets, comes_s, place, now, ends=now)
+            lost = lost_by(waiting, now, self._costs)
+            waiting = sorted((one for one in waiting if one not in lost), key=_deadline)
+            if not waiting:
+                continue
+            batch, waiting = next_batch(waiting, rows=self._rows)
+            chosen = self._shares.computes(batch, waiting, now)
+            ends = now + self._seconds(chosen)
+            place = self._admit(waiting, tickets, comes_s, place, ends, ends=ends)
+            now = ends
+            found += [
+                self._psnr_db(count)
+                for one, count in zip(batch, chosen, strict=True)
+                if now <= one.deadline
+            ]
+        return InTime(len(found) / len(tickets), float(np.mean(found)) if found else 0.0)
+
+    def _ticket(self, seed: int, deadline: float, computes: int | None) -> ImageTicket:
+        table = self._table
+        least, most = (table.least, table.site_steps) if computes is None else (computes, computes)
+        asks_time = computes is None
+        return ImageTicket("", seed, table.steps, None, least, most, None, deadline, asks_time)
+
+    def _admit(
+        self,
+        waiting: list[ImageTicket],
+        tickets: list[ImageTicket],
+        comes_s: Floats,
+        place: int,
+        until: float,
+        *,
+        ends: float,
+    ) -> int:
+        """Take or refuse who comes up to a second; returns who comes next."""
+        while place < len(tickets) and comes_s[place] <= until:
+            at = max(ends, comes_s[place])
+            after = late_at_best([*waiting, tickets[place]], at, self._costs, rows=self._rows)
+            if not after - late_at_best(waiting, at, self._costs, rows=self._rows):
+                waiting.append(tickets[place])
+            place += 1
+        return place
+
+    def _seconds(self, chosen: list[int]) -> float:
+        tables = [self._table.within(count).modes == Mode.COMPUTE for count in chosen]
+        computing = np.sum(tables, axis=0).ravel().astype(np.int64)
+        scatter = np.exp(NOISE * self._rng.standard_normal())
+        return self._costs.seconds(computing, len(chosen)) * float(scatter)
+
+    def _psnr_db(self, computes: int) -> float:
+        known = self._table[self._table.within(computes).computes].psnr_db
+        return known if np.isfinite(known) else _UNTOUCHED_DB
+
+
+def _deadline(ticket: ImageTicket) -> float:
+    return ticket.deadline
+
+
+def main() -> None:
+    """Simulate, compare, report."""
+    given = parser(__doc__).parse_args()
+    run = Benchmark()
+    policy = open_policy("shapes-ppo")
+    figures: dict[str, float] = {}
+    details: dict[str, dict[str, list[float]]] = {}
+    for name, prices in MACHINES.items():
+        costs = CallCosts(**prices)
+        image_s = costs.batch_s(policy.steps[0], 1)
+        traces = [
+            Traffic.drawn(
+                np.random.default_rng(seed), 1, REQUESTS, rate=LOAD / image_s, image_s=image_s
+            )
+            for seed in range(TRACES)
+        ]
+        console.print(f"{name}: {image_s:.2f} s an image")
+        found = {}
+        for computes in (None, *FIXED):
+            server = SimulatedServer(policy, costs, np.random.default_rng(1))
+            kept = [server.serve(trace, computes) for trace in traces]
+            found[computes] = InTime(*np.mean(kept, axis=0).tolist())
+        ours = found.pop(None)
+        as_many = [one for one in found.values() if one.share >= ours.share] or [*found.values()]
+        key = name.replace(" ", "_")
+        figures[f"{key}_kept_share"] = ours.share
+        figures[f"{key}_gain_db"] = ours.psnr_db - max(one.psnr_db for one in as_many)
+        details[name] = {str(computes): [*one] for computes, one in found.items()}
+        details[name]["ours"] = [*ours]
+        console.print(details[name])
+    run.finish(figures, details, given.json, title="A simulated queue")
+
+
+if __name__ == "__main__":
+    main()
