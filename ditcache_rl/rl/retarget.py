@@ -19,7 +19,7 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
 from ditcache_rl.policy import Policy, load_policy, save_policy
 from ditcache_rl.policy.card import write_card
-from ditcache_rl.policy.folder import MANIFEST
+from ditcache_rl.policy.save import MANIFEST
 
 
 def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:

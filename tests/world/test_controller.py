@@ -11,7 +11,7 @@ import ditcache_rl as dc
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError
 from ditcache_rl.policy import load_policy, save_policy
-from ditcache_rl.policy.folder import PACER
+from ditcache_rl.policy.save import PACER
 from ditcache_rl.types import Mode, StepInfo
 from ditcache_rl.world import DeadlineController, Gauges, Pacer
 from tests.kit.environment import levels_of, untrained_policy
