@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ _TRIES = 8
 #: Rounds of waiting for who is slow, each twice as long as the one before: after it the slow ones
 #: are replaced, and who comes instead has to open its pipeline.
 _ROUNDS = 4
+#: How long a cluster may take to take a call.
+_REACH_S = 5.0
 
 
 class RemoteScenario(NamedTuple):
@@ -283,11 +286,14 @@ def _connect(address: str | None) -> None:
     import ray
 
     own = {"include_dashboard": False} if address is None else {}
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
+        if host and port.isdigit():  # told in seconds, where Ray tries for minutes
+            socket.create_connection((host, int(port)), timeout=_REACH_S).close()
         ray.init(
             address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **own
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(
             f"expected a Ray cluster at {address or 'this machine'!r}, received: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"

@@ -15,7 +15,7 @@ from ditcache_rl.bench import Case, cases_of
 from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.errors import ConfigError, ShapeError
 from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
-from ditcache_rl.rl.fleet import Fleet, fleet_of, shared
+from ditcache_rl.rl.fleet import Fleet, _connect, fleet_of, shared
 from ditcache_rl.rl.fleet_vec_env import FleetVecEnv
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.shared_vec_env import SharedVecEnv
@@ -186,6 +186,14 @@ def test_workers_score_what_a_board_scores(scenario: Scenario, fleet: Fleet) -> 
 def test_what_a_worker_raises_is_raised_here(scenario: Scenario, fleet: Fleet) -> None:
     with pytest.raises((ShapeError, ConfigError), match="expected"):
         fleet.score(STEPS, [Case("a disc", 1)], [Schedule.from_text("CRCR | CRCR")])
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "ray://127.0.0.1:9", "no-such-host.invalid:6379"]
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a Ray cluster at .*ray start --head"):
+        _connect(address)
 
 
 def test_more_workers_than_cores_are_refused(config: EnvConfig, fleet: Fleet) -> None:
