@@ -7,7 +7,6 @@ a pipe, or allocate by what a file says of itself.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -240,8 +239,9 @@ def parse_tensors(data: bytes, where: str, *, most: float = 1e6) -> dict[str, An
         ) from error
     for name, tensor in tensors.items():
         # In parts: a copy of everything, in a wider type, would be several times the file.
-        parts = tensor.flatten().split(_PART) if tensor.is_floating_point() else ()
-        if any((part.float().abs() > most).any() for part in parts):
+        flat = tensor.flatten() if tensor.is_floating_point() else tensor.new_empty(0)
+        starts = range(0, flat.numel(), _PART)
+        if any((flat[n : n + _PART].float().abs() > most).any() for n in starts):
             raise ArtifactError(
                 f"{where}: {name} must be finite and within {most:g}; export it again"
             )
@@ -262,10 +262,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@functools.cache
 def hints_of(kind: type[Any]) -> dict[str, Any]:
     """Return the types of fields; to resolve them compiles text, which is done once."""
-    return typing.get_type_hints(kind)
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
+
+
+_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -26,7 +26,7 @@ run(sys.argv[0], run_name="__main__")
 #: Import names of everything that the extras bring and the package, without them, does not need.
 EXTRAS = [
     *("gymnasium", "matplotlib", "pymoo", "sb3_contrib", "stable_baselines3", "tensorboard"),
-    *("onnx", "onnxscript", "torchao", "cache_dit", "plotly", "lpips", "accelerate", "peft"),
+    *("onnx", "onnxscript", "torchao", "cache_dit", "plotly", "lpips", "accelerate", "peft", "ray"),
     *("fastapi", "gradio", "prometheus_client", "uvicorn"),
 ]
 BASE_INSTALL = f"""

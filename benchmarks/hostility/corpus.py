@@ -25,7 +25,11 @@ class _Bomb:
 
 def _text(name: str, text: str | bytes) -> Damage:
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return lambda folder: (folder / name).write_bytes(data) and None
+
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return damage
 
 
 def _manifest(**changes: Any) -> Damage:

@@ -25,7 +25,7 @@ from ditcache_rl.world.recording import RecordedLoad, Recording
 _FLOOR_DB = 35.0
 
 
-class Kind(NamedTuple):
+class FileKind(NamedTuple):
     """Files of one kind in a folder."""
 
     make: Callable[[Path], None]
@@ -99,7 +99,7 @@ def _make_requests(folder: Path) -> None:
 
 def _make_load(folder: Path) -> None:
     folder.mkdir()
-    seconds = 0.005 * (1 + np.arange(400) % 7)
+    seconds = 0.005 * (1.0 + np.arange(400, dtype=np.float64) % 7)
     Recording.of(seconds, 0.005).save(folder / "load.safetensors")
 
 
@@ -129,15 +129,15 @@ def _nothing(folder: Path) -> None:
 
 
 KINDS = {
-    "policy": Kind(_make_policy, lambda folder: used(load_policy(folder)), sign_policy),
-    "schedule file": Kind(_make_schedules, _use_schedules, sign_schedules),
-    "bandit": Kind(_make_state, _use_state, _nothing),
-    "requests": Kind(_make_requests, lambda f: read_requests(f / "requests.jsonl"), _nothing),
-    "load": Kind(_make_load, _use_load, _nothing),
-    "profile": Kind(
+    "policy": FileKind(_make_policy, lambda folder: used(load_policy(folder)), sign_policy),
+    "schedule file": FileKind(_make_schedules, _use_schedules, sign_schedules),
+    "bandit": FileKind(_make_state, _use_state, _nothing),
+    "requests": FileKind(_make_requests, lambda f: read_requests(f / "requests.jsonl"), _nothing),
+    "load": FileKind(_make_load, _use_load, _nothing),
+    "profile": FileKind(
         _make_profile,
         lambda folder: CostModel.from_dict(read_json(folder / "profile.json")),
         _nothing,
     ),
-    "environment": Kind(_make_env, lambda folder: load_env(folder / "env.toml"), _nothing),
+    "environment": FileKind(_make_env, lambda folder: load_env(folder / "env.toml"), _nothing),
 }

@@ -80,6 +80,8 @@ class Board:
         self.blocks = blocks
         self.call = call
         self.cache = TieredCache.under(caps, device=torch.device(pipe.device))
+        #: Scores in place of this process, as workers do.
+        self.elsewhere: Callable[[Sequence[Case], Sequence[Schedule]], Quality] | None = None
         self._references: dict[Case, Tensor] = {}
         self._sigmas: Floats | None = None
         self._entry_bytes: int | None = None
@@ -167,6 +169,8 @@ class Board:
             cases: What to draw.
             schedules: One per case.
         """
+        if self.elsewhere is not None:
+            return self.elsewhere(cases, schedules)
         parts = []
         for start in range(0, len(cases), self.rows):
             part = cases[start : start + self.rows]

@@ -32,7 +32,7 @@ _OLDEST_PYTHON = (3, 11)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """A line of the table.
 
     Attributes:
@@ -85,7 +85,7 @@ def run(options: Namespace) -> int:
 _WIDE = 160
 
 
-def examine(folder: Path) -> Iterator[Finding]:
+def examine(folder: Path) -> Iterator[Diagnosis]:
     """Look at everything; a part that cannot be looked at is a fault, and the next one follows."""
     needed = _needed()
     missing = [name for name, _, _ in needed if _version(name) is None]
@@ -98,49 +98,49 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield from _policies()
 
 
-def _software(needed: list[tuple[str, str, str]]) -> Iterator[Finding]:
+def _software(needed: list[tuple[str, str, str]]) -> Iterator[Diagnosis]:
     python = platform.python_version()
     old = sys.version_info < _OLDEST_PYTHON
-    yield Finding("software", "Python", python, "fault" if old else "ok", "3.11 or newer" * old)
-    yield Finding("software", "ditcache-rl", __version__)
+    yield Diagnosis("software", "Python", python, "fault" if old else "ok", "3.11 or newer" * old)
+    yield Diagnosis("software", "ditcache-rl", __version__)
     tested = {name.lower().replace("_", "-"): one for name, one in tested_versions().items()}
     for name, wanted, _ in needed:
         version, known = _version(name), tested.get(name.lower().replace("_", "-"))
         if version is None:
             advice = f"pip install '{name}{wanted}'"
-            yield Finding("software", name, "not installed", "fault", advice)
+            yield Diagnosis("software", name, "not installed", "fault", advice)
         elif known is None or version.partition("+")[0] == known:
-            yield Finding("software", name, version)
+            yield Diagnosis("software", name, version)
         elif name in PACKAGES:
             advice = "times and images may differ" if known else ""
-            yield Finding("software", name, f"{version}, tested with {known}", "note", advice)
+            yield Diagnosis("software", name, f"{version}, tested with {known}", "note", advice)
         else:
-            yield Finding("software", name, f"{version}, tested with {known}")
+            yield Diagnosis("software", name, f"{version}, tested with {known}")
 
 
-def _machine() -> Iterator[Finding]:
+def _machine() -> Iterator[Diagnosis]:
     import torch
 
     from ditcache_rl.cache.caps import available_host_bytes, free_device_bytes
     from ditcache_rl.machine import machine_facts
 
     facts = machine_facts()
-    yield Finding("machine", "processor", f"{facts['cpu']}, {facts['cores']} cores to use")
+    yield Diagnosis("machine", "processor", f"{facts['cpu']}, {facts['cores']} cores to use")
     whole, free = facts["memory_bytes"], available_host_bytes()
     total = f" of {int(whole) / _GIB:.1f} GiB" if whole else ""
-    yield Finding("machine", "memory", f"{free / _GIB:.1f} GiB free under all caps{total}")
+    yield Diagnosis("machine", "memory", f"{free / _GIB:.1f} GiB free under all caps{total}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             room = free_device_bytes(torch.device("cuda", index)) / _GIB
             name = torch.cuda.get_device_name(index)
-            yield Finding("machine", f"GPU {index}", f"{name}, {room:.1f} GiB free")
+            yield Diagnosis("machine", f"GPU {index}", f"{name}, {room:.1f} GiB free")
     else:
         built = torch.version.cuda
         why = "PyTorch sees none" if built else "PyTorch is a build for processors"
-        yield Finding("machine", "GPU", why, "note", "pipelines run on the processor")
+        yield Diagnosis("machine", "GPU", why, "note", "pipelines run on the processor")
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path) -> Diagnosis:
     """Write and read a file, past what the system keeps in memory as far as it lets one."""
     from ditcache_rl.cache.folder import is_memory
 
@@ -154,18 +154,22 @@ def _disk(folder: Path) -> Finding:
             os.fsync(file.fileno())
             written = _PROBE_BYTES / (time.perf_counter() - started)
     except OSError as error:
-        return Finding("machine", name, f"cannot be written: {error}", "note", "name another --dir")
+        return Diagnosis(
+            "machine", name, f"cannot be written: {error}", "note", "name another --dir"
+        )
     free = stats.f_bavail * stats.f_frsize / _GIB
     found = f"{free:.1f} GiB free, writes {written / 1e6:.0f} MB/s"
     if is_memory(folder):
-        return Finding(
+        return Diagnosis(
             "machine", name, f"{found}, in memory", "note", "no disk: name another --dir"
         )
     slow = written < _SLOW_BYTES_PER_S
-    return Finding("machine", name, found, "note" if slow else "ok", "slow for a disk tier" * slow)
+    return Diagnosis(
+        "machine", name, found, "note" if slow else "ok", "slow for a disk tier" * slow
+    )
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[Diagnosis]:
     wanted = dict[str, list[str]]()
     for name, _, extra in _requirements():
         if extra and extra != "dev":
@@ -174,25 +178,25 @@ def _extras() -> Iterator[Finding]:
         missing = [name for name in names if _version(name) is None]
         if missing:
             advice = f"pip install 'ditcache-rl[{extra}]'"
-            yield Finding("extras", extra, f"without {', '.join(missing)}", "note", advice)
+            yield Diagnosis("extras", extra, f"without {', '.join(missing)}", "note", advice)
         else:
-            yield Finding("extras", extra, "installed")
+            yield Diagnosis("extras", extra, "installed")
 
 
-def _policies() -> Iterator[Finding]:
+def _policies() -> Iterator[Diagnosis]:
     from ditcache_rl.policy import load_policy
 
     for name in [*shipped_policies(), *cached_ids()]:
         try:
             policy = load_policy(name)
         except DitcacheError as error:
-            yield Finding("policies", name, str(error), "fault", "remove it, or install again")
+            yield Diagnosis("policies", name, str(error), "fault", "remove it, or install again")
             continue
         manifest = policy.manifest
         steps = ", ".join(map(str, policy.steps))
         parts = ["network"] * (policy.network is not None) + ["deadlines"] * bool(policy.pacer)
         found = f"{manifest.env_id}, {manifest.model['class']}, {steps} steps"
-        yield Finding("policies", name, " + ".join([found, *parts]))
+        yield Diagnosis("policies", name, " + ".join([found, *parts]))
 
 
 def _needed() -> list[tuple[str, str, str]]:
@@ -223,7 +227,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _table(findings: list[Finding]) -> Any:
+def _table(findings: list[Diagnosis]) -> Any:
     from rich.table import Table
 
     table = Table(title=f"ditcache-rl {__version__}")

@@ -40,6 +40,16 @@ def add_options(parser: ArgumentParser) -> None:
     )
     add_display(parser)
     parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that play and score beside this one, each with its own pipeline",
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="Ray cluster that the workers run on, one per GPU"
+    )
+    parser.add_argument(
         "--retarget",
         metavar="POLICY",
         help="keep the schedules of a policy and recalibrate it for this environment's weights",
@@ -74,7 +84,9 @@ def run(options: Namespace) -> int:
         return 0
     out = options.out or folder / "policy"
     command = command_line("train", *options.typed)
-    settings = TrainOptions(folder, out, options.force, options.seed, command)
+    settings = TrainOptions(
+        folder, out, options.force, options.seed, command, options.workers, options.ray
+    )
     check_writable(folder, out, folders=True)
     settings.check()
     if old is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import HParam
 
 from ditcache_rl.files import replacing
 from ditcache_rl.rl.episodes import Outcome
-from ditcache_rl.rl.scenario import Scenario
+from ditcache_rl.rl.scenario import Scenario, Task
 
 _SHOWN_IMAGES = 4
 
@@ -32,24 +32,39 @@ class EpisodeLog:
 
     def hear(self, outcome: Outcome, baseline: NDArray[np.float64]) -> None:
         """Note a batch and the return of its baseline."""
-        gains = outcome.returns - baseline
-        self.episodes += len(gains)
-        site_steps = self._scenario.table.site_steps
-        for row, task in enumerate(outcome.tasks):
-            facts = outcome.info(row)
-            target = f"{task.computes / site_steps:.2f}" if task.computes else "tradeoff"
-            self._values["train/reward"].append(float(outcome.returns[row]))
-            self._values["train/paired_gain"].append(float(gains[row]))
-            self._values[f"paired_gain/{target}"].append(float(gains[row]))
-            self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])
-            self._values[f"quality/ssim_{target}"].append(facts["ssim"])
-            self._values[f"compute_share/{target}"].append(facts["compute_share"])
+        rows = range(len(outcome.tasks))
+        infos = [{**outcome.info(row), "baseline": float(baseline[row])} for row in rows]
+        self.note(outcome.tasks, outcome.returns - baseline, infos)
         shown = [task.case for task in outcome.tasks[:_SHOWN_IMAGES]]
         references = self._scenario.board.references(shown)
         images = outcome.images[:_SHOWN_IMAGES]
         error = (4 * (images - references).abs()).clamp(0, 1)
         strips = [torch.cat(list(part), dim=2) for part in (references, images, error)]
         self.pairs = torch.cat(strips, dim=1)
+
+    def note(
+        self,
+        tasks: Sequence[Task],
+        gains: NDArray[np.floating[Any]],
+        infos: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Note a batch whose images are elsewhere.
+
+        Args:
+            tasks: One per row.
+            gains: (rows,) returns over those of the baseline.
+            infos: What `DenoiseVecEnv` says of each.
+        """
+        self.episodes += len(tasks)
+        site_steps = self._scenario.table.site_steps
+        for task, gain, facts in zip(tasks, gains.tolist(), infos, strict=True):
+            target = f"{task.computes / site_steps:.2f}" if task.computes else "tradeoff"
+            self._values["train/reward"].append(gain + facts["baseline"])
+            self._values["train/paired_gain"].append(gain)
+            self._values[f"paired_gain/{target}"].append(gain)
+            self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])
+            self._values[f"quality/ssim_{target}"].append(facts["ssim"])
+            self._values[f"compute_share/{target}"].append(facts["compute_share"])
 
     def drain(self) -> dict[str, float]:
         """Return the means since the last call."""

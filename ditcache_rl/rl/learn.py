@@ -16,7 +16,10 @@ from ditcache_rl.bench.run import read_kept
 from ditcache_rl.rl.agents import hyperparameters, make_agent
 from ditcache_rl.rl.callbacks import EpisodeLog, TrainingCallback, save_checkpoint
 from ditcache_rl.rl.curves import merge_events, open_curves
+from ditcache_rl.rl.fleet import Fleet
+from ditcache_rl.rl.fleet_vec_env import FleetVecEnv
 from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 from ditcache_rl.rl.vec_env import DenoiseVecEnv
 
 
@@ -28,6 +31,7 @@ def learn(
     seed: int,
     on_episodes: Callable[[int, float], None],
     callbacks: Sequence[BaseCallback] = (),
+    fleet: Fleet | None = None,
 ) -> BaseAlgorithm:
     """Train, resuming from `folder/agent.zip` if it is there.
 
@@ -38,6 +42,7 @@ def learn(
         seed: Of actions, tasks and weights.
         on_episodes: Hears the episodes played so far and the latest mean gain.
         callbacks: Of Stable-Baselines3, called beside ours.
+        fleet: Plays the rows; None to play them here.
 
     Returns:
         The trained model.
@@ -53,7 +58,11 @@ def learn(
     def draw() -> Task:
         return Task.drawn(scenario, cases, rng)
 
-    env = DenoiseVecEnv(scenario, config.rows, draw, on_outcome=log.hear)
+    env: SharedVecEnv
+    if fleet is None:
+        env = DenoiseVecEnv(scenario, config.rows, draw, on_outcome=log.hear)
+    else:
+        env = FleetVecEnv(scenario, config.rows, draw, fleet=fleet, on_rows=log.note)
     checkpoint = folder / "agent.zip"
     total = max(1, config.episodes // config.rows) * config.rows * board.steps
     try:

@@ -25,6 +25,7 @@ from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.agents import check_agent
 from ditcache_rl.rl.compare import compare
 from ditcache_rl.rl.export import policy_of
+from ditcache_rl.rl.fleet import fleet_of, shared
 from ditcache_rl.rl.gaps import check_gaps
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.learn import learn
@@ -41,7 +42,7 @@ from ditcache_rl.rl.stages import (
     sample_stage,
     search_stage,
 )
-from ditcache_rl.types import MOST_SEED, UNSEEN, Progress
+from ditcache_rl.types import MOST_COUNT, MOST_SEED, UNSEEN, Progress
 from ditcache_rl.world.recording import known_loads
 
 
@@ -55,6 +56,8 @@ class TrainOptions:
         replace: Whether a policy that is there gives way, once the new one is complete.
         seed: Of search, actions and weights.
         command: What was typed, for the manifest.
+        workers: Processes that play and score, and `ray`, the address of a Ray cluster that they
+            run on, as `fleet_of` takes them.
     """
 
     run: Path
@@ -62,6 +65,8 @@ class TrainOptions:
     replace: bool
     seed: int
     command: str
+    workers: int = 0
+    ray: str | None = None
 
     def check(self) -> None:
         """Refuse to replace what is not wanted replaced, or is no policy.
@@ -71,6 +76,7 @@ class TrainOptions:
                 the run folder lies in it, or the seed is none.
         """
         check_within("--seed", self.seed, 0, MOST_SEED)
+        check_within("--workers", self.workers, 0, MOST_COUNT)
         if self.run.resolve().is_relative_to(self.out.resolve()):
             raise ConfigError(
                 f"expected a folder of its own for the policy, received {self.out}, in which the "
@@ -113,7 +119,8 @@ def train(
     started = time.perf_counter()
     facts = describe_run(config, "train", seed=options.seed)
     torch.manual_seed(options.seed)
-    with alone_in(options.run), bar:
+    crew = fleet_of(config, workers=options.workers, address=options.ray)
+    with alone_in(options.run), crew as fleet, bar:
         check_run(options.run, facts)
         progress = StagedBar(bar, config)
         source = config.pipeline
@@ -135,7 +142,7 @@ def train(
         )
 
         progress.enter("references")
-        board = Board.of(config, pipe, steps=first)
+        board = shared(Board.of(config, pipe, steps=first), fleet)
         if config.world.loads:
             check_gaps(board, cases[0])
         drawn = 0
@@ -146,13 +153,15 @@ def train(
             drawn += images
             progress.tick(drawn / len(cases + select), f"{drawn} images")
 
-        board.prepare([*cases, *select], on_batch=count)
+        if fleet is None:  # whose workers draw their own when they score
+            board.prepare([*cases, *select], on_batch=count)
 
         progress.enter("search")
         sample = sample_stage(
             board, cases, config.search.prompts, file=options.run / f"sample-{first}.json"
         )
-        boards = {first: board} | {n: Board.of(config, pipe, steps=n) for n in others}
+        rest = {n: shared(Board.of(config, pipe, steps=n), fleet) for n in others}
+        boards = {first: board} | rest
         found = search_stage(
             config,
             board,
@@ -221,6 +230,7 @@ def train(
             seed=options.seed,
             on_episodes=on_episodes,
             callbacks=callbacks,
+            fleet=fleet,
         )
 
         progress.enter("compare")

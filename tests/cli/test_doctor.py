@@ -38,7 +38,7 @@ def test_what_is_needed_and_missing_is_a_fault(
             raise metadata.PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
 
     found = {one.name: one for one in doctor.examine(tmp_path)}
 
@@ -60,7 +60,7 @@ def test_other_versions_missing_extras_and_damaged_policies_are_told(
     (tmp_path / "_shipped" / "policies" / "broken").mkdir(parents=True)
     (tmp_path / "_shipped" / "policies" / "broken" / "manifest.json").write_text("{")
     (tmp_path / "_shipped" / "constraints.txt").write_text("# of tests\ndiffusers==0.42.1\n")
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(layout, "_PACKAGE", tmp_path)
 
     found = {one.name: one for one in doctor.examine(tmp_path / "nowhere")}

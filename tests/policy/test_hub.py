@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -163,7 +164,7 @@ def test_what_the_hub_refuses_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch)
 def test_the_card_has_what_the_hub_reads() -> None:
     shipped = load_policy("shapes-ppo")
 
-    card = ModelCard(hub_card(shipped, REPO, license="mit", base_model="org/base"))
+    card: Any = ModelCard(hub_card(shipped, REPO, license="mit", base_model="org/base"))
 
     facts = card.data.to_dict()
     assert (facts["library_name"], facts["license"]) == ("ditcache-rl", "mit")
@@ -177,7 +178,8 @@ def test_the_card_has_what_the_hub_reads() -> None:
     assert told == pytest.approx([one for one in floors if one == one], abs=1e-4)
     assert f'dc.cached(pipe, "{REPO}", speedup=2.0)' in card.text
     assert shipped.metrics["config"]["pipeline"]["source"] == "builtin:shapes"
-    assert "base_model" not in ModelCard(hub_card(shipped, REPO, license="mit")).data.to_dict()
+    bare: Any = ModelCard(hub_card(shipped, REPO, license="mit"))
+    assert "base_model" not in bare.data.to_dict()
 
 
 def test_the_endpoint_of_the_environment_is_asked(hub: Hub, tmp_path: Path) -> None:
