@@ -12,7 +12,8 @@ from ditcache_rl.search.proposals import (
     threshold_proposals,
 )
 from ditcache_rl.types import Mode
-from tests.kit.pipelines import GUIDANCE, PROMPTS
+from tests.kit.boards import ZooBoard
+from tests.kit.pipelines import PROMPTS
 
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
 
@@ -54,13 +55,11 @@ def test_what_gaps_propose_is_the_schedule_whose_gaps_lack_least(calibration: Ca
 
 
 @pytest.mark.parametrize("propose", [proposals, gap_proposals])
-def test_a_pipeline_that_cannot_be_taken_apart_gets_no_proposals(
-    propose: Propose, tiny_pipe: Any, tiny_call: dict[str, Any]
-) -> None:
-    board = Board(tiny_pipe, 4, sites=1, call=tiny_call | GUIDANCE, rows=1)
+def test_a_pipeline_that_cannot_be_taken_apart_gets_no_proposals(propose: Propose) -> None:
+    board = ZooBoard("WanPipeline (two transformers)", 4)
     said: list[str] = []
 
     found = propose(Calibration(board, CASES[:1], said.append), Space(4, 1), 2)
 
     assert found == []
-    assert "without proposals: expected one call" in said[-1]
+    assert "without proposals: expected a pipeline of one denoiser" in said[-1]

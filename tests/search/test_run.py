@@ -18,8 +18,9 @@ from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy, load_schedules
 from ditcache_rl.search.run import SearchOptions, search_schedules
 from ditcache_rl.types import Mode
-from tests.kit.pipelines import GUIDANCE, PROMPTS, build_tiny_pipe
+from tests.kit.pipelines import PROMPTS, build_tiny_pipe
 from tests.kit.progress import Heard
+from tests.kit.unet import CALL, save_unet_pipe
 
 
 def options(folder: Path, **changes: Any) -> SearchOptions:
@@ -214,12 +215,13 @@ def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
     tiny_env: Path, tmp_path: Path
 ) -> None:
     config = load_env(tiny_env)
-    call = config.pipeline.call | GUIDANCE  # two branches, which no replay takes apart
+    # The deep branch of a U-Net, which no replay takes apart.
+    source, call = str(save_unet_pipe(tmp_path)), dict(CALL)
     config = replace(
         config,
         steps=[4],
-        pipeline=replace(config.pipeline, call=call),
-        agent=replace(config.agent, rows=1),  # a negative prompt is for one row
+        cache=replace(config.cache, sites=1),
+        pipeline=replace(config.pipeline, source=source, call=call),
     )
     heard = Heard()
     settings = options(tmp_path, methods=["uniform", "dp"], budgets=[0.5], prompts=1)
@@ -228,6 +230,8 @@ def test_a_method_that_cannot_measure_the_pipeline_is_left_out(
 
     assert list(load_schedules(settings.out)) == ["uniform"]
     (note,) = heard.notes
-    assert note.startswith("left out dp: expected one call of the transformer per step")
+    assert note.startswith(
+        "left out dp: expected a transformer whose blocks and their arguments are known by name"
+    )
     with pytest.raises(UnsupportedModelError):
         search_schedules(config, replace(settings, methods=["dp"]))
