@@ -189,7 +189,7 @@ class _Counted:
 
     def _search(self) -> tuple[float, float]:
         search, steps = self._config.search, self._config.steps[0]
-        below, beyond, above = searched_computes(self._config, steps)
+        below, beyond, above = searched_computes(self._config, steps, self._config.cache.sites)
         parts = [self._drawn(self._train, 1 / 7), self._drawn(3 * self._prompts, 1.0)]
         for counts, prompts, evaluations in (
             (below, self._prompts, search.evaluations),
@@ -210,7 +210,7 @@ class _Counted:
     def _floors(self) -> tuple[float, float]:
         steps = self._config.steps[0]
         whole = steps * self._config.cache.sites
-        below, _, _ = searched_computes(self._config, steps)
+        below, _, _ = searched_computes(self._config, steps, self._config.cache.sites)
         return _sum([self._drawn(self._select, n / whole) for n in (*below, whole // 2)])
 
     def _safe(self) -> tuple[float, float]:

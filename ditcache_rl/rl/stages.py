@@ -69,7 +69,7 @@ def search_stage(
     if file.exists():
         return read_table(file, board)
     site_steps = board.steps * board.sites
-    below, beyond, above = searched_computes(config, board.steps)
+    below, beyond, above = searched_computes(config, board.steps, board.sites)
     evaluations = config.search.evaluations
     work = {n: n * (evaluations + 7) for n in below} | {n: n for n in beyond + above}
     spent = 0
@@ -94,9 +94,11 @@ def search_stage(
     return table
 
 
-def searched_computes(config: EnvConfig, steps: int) -> tuple[list[int], list[int], list[int]]:
+def searched_computes(
+    config: EnvConfig, steps: int, sites: int
+) -> tuple[list[int], list[int], list[int]]:
     """List the site computes that get a schedule: searched, grown from these, and spaced evenly."""
-    sites, site_steps = config.cache.sites, steps * config.cache.sites
+    site_steps = steps * sites
     whole = [count * sites for count in range(2, steps + 1)]
     named = named_computes(config, steps)
     below = sorted({*named, *(n for n in whole if n <= named[-1])})
