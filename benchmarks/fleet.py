@@ -6,8 +6,8 @@ has its turn in every round, and medians over the rounds count. Then the learner
 what it is told and tells is counted.
 
 `ray_throughput_x`: rows per second of all workers over those of one.
-`worker_rows_per_s`: rows (images) per second of one worker.
-`learner_rows_per_s`: rows per second that the learner could learn from, if they took no time.
+`worker_row_s`: seconds of a row, which is an image, on one worker.
+`learner_row_s`: seconds that the learner learns from a row.
 `workers_per_learner`: workers that make rows as fast as one learner learns from them.
 `row_bytes`: what travels for a row, there and back, over all steps of its episode.
 """
@@ -56,12 +56,12 @@ def main() -> None:
         learner_s = update_seconds(envs[options.workers], scenario)
         bytes_there = traffic(envs[options.workers])
     medians = {n: float(np.median(values)) for n, values in seconds.items()}
-    alone = options.rows / medians[1]
+    alone_s = medians[1] / options.rows
     figures = {
         "ray_throughput_x": medians[1] / medians[options.workers],
-        "worker_rows_per_s": alone,
-        "learner_rows_per_s": 1 / learner_s,
-        "workers_per_learner": 1 / learner_s / alone,
+        "worker_row_s": alone_s,
+        "learner_row_s": learner_s,
+        "workers_per_learner": alone_s / learner_s,
         "row_bytes": bytes_there,
     }
     details = {"rows": options.rows, "workers": options.workers, "seconds": seconds}

@@ -7,10 +7,10 @@ schedulers and compiled blocks, between calls and within them. Every image is co
 with that of a pipeline that nothing else has happened to: under all-compute never attached, under
 a controller attached for that call. In the end everything is detached.
 
-Files of strangers: more than 60 hostile policies, and good files of seven kinds (policies, schedule
-files, bandits, recorded requests, recorded loads, profiles, environments) changed at random, their
-digests made anew, and used as a user would. An audit hook hears what is executed meanwhile. What
-each hostile policy takes of memory is measured in a process of its own.
+Files of strangers: more than 60 hostile policies, and good files of eight kinds (policies, schedule
+files, bandits, recorded requests, recorded loads, profiles, maps, environments) changed at random,
+their digests made anew, and used as a user would. An audit hook hears what is executed meanwhile.
+What each hostile policy takes of memory is measured in a process of its own.
 
 `inputs_count`: changed files that were used; `refused_count` of them were refused in our words.
 `crash_count`: files, hostile policies among them, of which an error came that is not ours.

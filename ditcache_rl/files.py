@@ -125,7 +125,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
             # Of what grows meanwhile, or says that it is empty, no more is read either; memory is
             # taken for what is there, not for what might be.
             left = 0 if size > most_bytes else most_bytes + 1
-            while part := file.read(min(left, _PART_BYTES)):
+            while part := file.read(min(left, max(size + 1, _PART_BYTES))):  # most often one
                 parts.append(part)
                 left -= len(part)
     except FileNotFoundError as error:

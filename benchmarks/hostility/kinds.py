@@ -16,6 +16,7 @@ from ditcache_rl.files import read_json
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.policy import Policy, load_policy, load_schedules, save_policy, save_schedules
 from ditcache_rl.schedules import CostModel, Schedule, nominal_cost
+from ditcache_rl.sensitivity.maps import SensitivityMap, load_map, save_map
 from ditcache_rl.serve.arms import Arm, ArmRecord
 from ditcache_rl.serve.record import read_requests
 from ditcache_rl.serve.state import read_state, write_state
@@ -124,6 +125,24 @@ def _make_env(folder: Path) -> None:
     (folder / "env.toml").write_bytes(shipped.path.read_bytes())
 
 
+def _make_map(folder: Path) -> None:
+    table = np.array([[np.nan, np.nan], [0.5, 0.25], [0.125, 2.0]])
+    named = {"gradient": table, "injection": 2 * table}
+    counts, seconds = dict.fromkeys(named, 2), dict.fromkeys(named, 0.5)
+    found = SensitivityMap(
+        "ditcache/tiny-v0", {"class": "Flux"}, ["0", "1"], named, counts, seconds
+    )
+    save_map(found, folder / "map.json")
+
+
+def _use_map(folder: Path) -> None:
+    found = load_map(folder / "map.json")
+    for name in found.measures:
+        dict(zip(found.names, found.grades(name).tolist(), strict=True))
+    sum(found.prompts.values())
+    sum(found.seconds.values())
+
+
 def _nothing(folder: Path) -> None:
     """Sign what has no digest."""
 
@@ -139,5 +158,6 @@ KINDS = {
         lambda folder: CostModel.from_dict(read_json(folder / "profile.json")),
         _nothing,
     ),
+    "map": FileKind(_make_map, _use_map, _nothing),
     "environment": FileKind(_make_env, lambda folder: load_env(folder / "env.toml"), _nothing),
 }

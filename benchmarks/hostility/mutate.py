@@ -26,11 +26,11 @@ def mutated(data: bytes, suffix: str, rng: random.Random) -> bytes:
         try:
             data = way(data, rng)
         except (
-            ValueError,
-            KeyError,
-            struct.error,
-            IndexError,
+            ArithmeticError,
+            LookupError,
             RecursionError,
+            ValueError,
+            struct.error,
         ):  # no longer what it was
             data = _bytes(data, rng)
     return data

@@ -12,9 +12,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.env import spaces_of
 from ditcache_rl.rl.episodes import checked
-from ditcache_rl.rl.fleet import Fleet, PartStep, RemoteScenario
+from ditcache_rl.rl.fleet import Fleet
 from ditcache_rl.rl.scenario import Named, Scenario, Task
 from ditcache_rl.rl.shared_vec_env import SharedVecEnv
+from ditcache_rl.rl.worker import PartStep, RemoteScenario
 
 #: Hears the tasks of a batch that has ended, the gains of its rows, and their `info`.
 OnRows: TypeAlias = Callable[[Sequence[Task], NDArray[np.float32], Sequence[dict[str, Any]]], None]

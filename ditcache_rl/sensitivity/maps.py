@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.files import read_json, write_json
+from ditcache_rl.files import fits, read_json, write_json
 from ditcache_rl.sensitivity.grades import grade_sites
 from ditcache_rl.types import Floats
 
@@ -23,11 +23,11 @@ MEASURES = ("gradient", "injection", "attention")
 _FIELDS = {
     "schema_version": int,
     "env_id": str,
-    "model": dict,
-    "names": list,
-    "prompts": dict,
-    "seconds": dict,
-    "measures": dict,
+    "model": dict[str, str],
+    "names": list[str],
+    "prompts": dict[str, int],
+    "seconds": dict[str, float],
+    "measures": dict[str, list[list[Any]]],
 }
 
 
@@ -126,9 +126,10 @@ def load_map(path: Path) -> SensitivityMap:
             f"{', '.join(sorted(raw))}; analyze again"
         )
     for name, kind in _FIELDS.items():
-        if not isinstance(raw[name], kind):
+        if not fits(raw[name], kind):
+            expected = kind.__name__ if isinstance(kind, type) else kind
             raise ArtifactError(
-                f"{path}: {name}: expected a {kind.__name__}, received {raw[name]!r:.80}"
+                f"{path}: {name}: expected a {expected}, received {raw[name]!r:.80}"
             )
     tables = {name: _table(table, f"{path}: {name}") for name, table in raw["measures"].items()}
     if not tables or len({table.shape for table in tables.values()}) > 1:

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, constants
 
 from ditcache_rl.config import find_policy
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.inference.api import open_policy
 from ditcache_rl.policy import Policy, load_policy, save_policy
 from ditcache_rl.policy.hub import hub_card
 from tests.kit.hub import Hub, serving
@@ -49,6 +50,7 @@ def test_a_policy_goes_to_the_hub_and_comes_back(hub: Hub) -> None:
 
     assert address.startswith(f"{hub.address}/{REPO}/commit/")
     assert same(load_policy(REPO), policy())
+    assert same(open_policy(REPO), policy()), "what `cached` opens"
     assert hub.asked["PUT"] == 1, "tensors go by LFS"
 
 
