@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from ditcache_rl.schedules import ComputePath
 from ditcache_rl.schedules.gaps import gap_basis
 from ditcache_rl.search.calibrate import Products
-from ditcache_rl.search.gap_costs import random_paths
 from ditcache_rl.types import HISTORY, Floats
 
-#: Random paths whose gaps are told by full compute.
-_OPEN = 5000
+#: Gaps of full compute that are drawn.
+_OPEN = 20_000
 #: Share of what a gap of full compute has to move, below which its squared error counts as this.
-_FLOOR = 1e-3
+_FLOOR = 1e-5
 
 
 class GapProducts(NamedTuple):
@@ -77,17 +76,21 @@ def gaps_of(path: ComputePath, steps: int) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def open_gaps(products: Products, rng: np.random.Generator) -> GapProducts:
-    """Draw gaps of full compute, as random paths have them: none lacks anything where it begins."""
+    """Draw gaps of full compute: none lacks anything where it begins."""
     gram, sigmas = products
     cases, steps = gram.shape[:2]
-    # So few computes that most gaps are long, and yet enough for all that gaps are told from.
-    paths = random_paths(steps, _OPEN, rng, longest=max(HISTORY + 1, steps // 3))
-    pairs = zip(*(gaps_of(path, steps) for path in [(0,), *paths]), strict=True)
-    known, stops = (np.concatenate(parts) for parts in pairs)
-    within = stops - known[:, 0] > 1
-    known, stops = known[within], stops[within]
-    numbers = rng.integers(cases, size=len(stops))
     moves = np.diff(sigmas)
+    numbers = rng.integers(cases, size=_OPEN)
+    first = rng.integers(0, max(1, steps - 3), size=_OPEN)
+    count = rng.integers(1, HISTORY + 1, size=_OPEN)
+    longest = max(2, steps // 2 - 1)
+    apart = rng.integers(1, max(2, steps // 3), size=(_OPEN, HISTORY - 1))
+    known = np.full((_OPEN, HISTORY), -1, dtype=np.int64)
+    ends = np.concatenate([first[:, None], first[:, None] + apart.cumsum(axis=1)], axis=1)
+    for number in range(_OPEN):
+        own = np.unique(np.minimum(ends[number, : count[number]], steps - 2))
+        known[number, : len(own)] = own[::-1]
+    stops = np.minimum(known[:, 0] + rng.integers(2, longest + 1, size=_OPEN), steps)
     there = known >= 0
     inside = (np.arange(steps) >= known[:, :1]) & (np.arange(steps) < stops[:, None])
     moved = inside * moves

@@ -3,7 +3,6 @@
 Outputs of full compute tell what any single gap would lack. What it does to the image depends on
 the gaps before and after it, so paths as a controller takes them are drawn, and once more with each
 gap's update moved a little: that tells, to first order, the end of every path under any update.
-Single gaps count beside them in every fit, for those that lie on no path that was drawn.
 """
 
 from __future__ import annotations
@@ -100,15 +99,14 @@ class GapSearch:
             on_round: Hears the share that is done.
         """
         products = self.products()
-        alone = open_gaps(products, self._rng)
-        self._learn(_OPEN_FITS, alone)
+        self._learn(open_gaps(products, self._rng), _OPEN_FITS)
         costs = fitted_gap_costs(products)
         told: list[GapProducts] = []
         for index in range(rounds):
             model = self.model
             for path in self._paths(costs, paths):
                 told.append(self.tell(path, int(self._rng.integers(self._cases)), model))
-            self._learn(_FITS, GapProducts.joined(told), alone)
+            self._learn(GapProducts.joined(told), _FITS)
             if on_round is not None:
                 on_round((index + 1) / rounds)
         return self.model
@@ -206,49 +204,36 @@ class GapSearch:
                     f"to fit gaps, received {type(self._board.pipe.scheduler).__name__}"
                 )
 
-    def _learn(self, fits: int, *parts: GapProducts) -> None:
-        """Move the network towards the least logarithms of errors; all parts count alike."""
+    def _learn(self, told: GapProducts, fits: int) -> None:
+        """Move the network towards the least errors; each counts by its logarithm."""
+        count, gaps = told.stops.shape
+        seen = gap_features(told.known.reshape(-1, HISTORY), told.stops.ravel(), self.sigmas)
+        gram, moment, square, least = (
+            torch.as_tensor(one) for one in (told.gram, told.moment, told.square, told.least)
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self._rng.integers(2**31)))
             if self._network is None:
-                seen = self._seen(parts[0])
                 self._mean, self._scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
                 self._network = _network()
-            losses = [self._loss(self._network, part, _BATCH // len(parts)) for part in parts]
+            inputs = torch.as_tensor((seen - self._mean) / self._scale, dtype=torch.float32)
+            inputs = inputs.view(count, gaps, FEATURES)
             adam = torch.optim.Adam(self._network.parameters(), lr=_RATE)
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, fits)
             for _ in range(fits):
-                loss = torch.stack([one() for one in losses]).sum()
+                part = torch.randint(count, (min(count, _BATCH // gaps),))
+                along = self._network(inputs[part]).double() + torch.as_tensor(LINE)
+                along = along.flatten(1)
+                error = (
+                    square[part]
+                    - 2 * (along * moment[part]).sum(dim=1)
+                    + torch.einsum("gi,gij,gj->g", along, gram[part], along)
+                )
+                loss = torch.log(error.clamp_min(0) + least[part] + _TINY).mean()
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
                 falling.step()
-
-    def _seen(self, told: GapProducts) -> Floats:
-        return gap_features(told.known.reshape(-1, HISTORY), told.stops.ravel(), self.sigmas)
-
-    def _loss(self, network: nn.Sequential, told: GapProducts, batch: int) -> Callable[[], Tensor]:
-        """Return what draws images with so many gaps, and tells the mean logarithm of errors."""
-        count, gaps = told.stops.shape
-        seen = (self._seen(told) - self._mean) / self._scale
-        inputs = torch.as_tensor(seen, dtype=torch.float32)
-        inputs = inputs.view(count, gaps, FEATURES)
-        gram, moment, square, least = (
-            torch.as_tensor(one) for one in (told.gram, told.moment, told.square, told.least)
-        )
-
-        def drawn() -> Tensor:
-            part = torch.randint(count, (min(count, batch // gaps),))
-            along = network(inputs[part]).double() + torch.as_tensor(LINE)
-            along = along.flatten(1)
-            error = (
-                square[part]
-                - 2 * (along * moment[part]).sum(dim=1)
-                + torch.einsum("gi,gij,gj->g", along, gram[part], along)
-            )
-            return torch.log(error.clamp_min(0) + least[part] + _TINY).mean()
-
-        return drawn
 
 
 def _network() -> nn.Sequential:

@@ -1,4 +1,3 @@
-import itertools
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.schedules.gaps import GapModel, schedule_on
-from ditcache_rl.schedules.placement import path_cost
-from ditcache_rl.search.calibrate import Products, fitted_gap_costs
+from ditcache_rl.search.calibrate import fitted_gap_costs
 from ditcache_rl.search.gap_costs import fit_costs, random_paths, shaken_paths
-from ditcache_rl.search.gap_products import GapProducts, gaps_of, open_gaps
+from ditcache_rl.search.gap_products import GapProducts, gaps_of
 from ditcache_rl.search.gaps import GapSearch
+from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import HISTORY
 from ditcache_rl.world.simulator import psnr_of
 from tests.kit.boards import ZooBoard
@@ -102,48 +101,6 @@ def test_gaps_that_were_added_move_nothing(board: Board) -> None:
     np.testing.assert_allclose(joined[1:], told[1].errors(along[1:]))
 
 
-def drawn_products(seed: int = 0) -> tuple[Products, np.ndarray]:
-    """Outputs of one image at random, and what full compute tells of them."""
-    outputs = np.random.default_rng(seed).standard_normal((1, STEPS, 40))
-    sigmas = np.array([1.0, 0.9, 0.75, 0.6, 0.4, 0.2, 0.0])
-    return Products(outputs @ outputs.transpose(0, 2, 1), sigmas), outputs[0]
-
-
-def test_gaps_of_full_compute_are_told_without_drawing_them() -> None:
-    products, outputs = drawn_products()
-    told = open_gaps(products, np.random.default_rng(1))
-    model, moves = gap_model(3), np.diff(products.sigmas)
-    known, stops = told.known[:, 0], told.stops[:, 0]
-
-    errors = told.errors(model.along(known, stops, products.sigmas)[:, None])
-
-    updates = model.update(known, stops, products.sigmas)
-    for gap in range(40):
-        inside = range(known[gap, 0], stops[gap])
-        wanted = np.sum([moves[step] * outputs[step] for step in inside], axis=0)
-        there = known[gap] >= 0
-        reached = updates[gap][there] @ outputs[known[gap][there]]
-        assert errors[gap] == pytest.approx(float(((wanted - reached) ** 2).sum()))
-
-
-def test_every_gap_is_drawn_however_long_and_however_near_what_it_is_told_from() -> None:
-    told = open_gaps(drawn_products()[0], np.random.default_rng(1))
-    every = {
-        (*path[-2:-5:-1], *[-1] * (4 - len(path)), path[-1])
-        for count in range(1, 4)
-        for rest in itertools.combinations(range(1, STEPS + 1), count)
-        for path in [(0, *rest)]
-        if path[-1] - path[-2] > 1
-    }
-
-    drawn = {
-        (*known, stop)
-        for known, stop in zip(told.known[:, 0].tolist(), told.stops[:, 0].tolist(), strict=True)
-    }
-
-    assert every <= drawn
-
-
 def _latents(pipe: Any, case: Case, call: dict[str, Any]) -> torch.Tensor:
     found: torch.Tensor = pipe(
         case.prompt,
@@ -154,16 +111,9 @@ def _latents(pipe: Any, case: Case, call: dict[str, Any]) -> torch.Tensor:
     return found
 
 
-@pytest.fixture(scope="module")
-def fitted(board: Board) -> tuple[GapSearch, GapModel]:
+def test_fitted_coefficients_leave_less_than_a_line_does(board: Board) -> None:
     made = search(board)
-    return made, made.fit(rounds=2, paths=24)
-
-
-def test_fitted_coefficients_leave_less_than_a_line_does(
-    fitted: tuple[GapSearch, GapModel],
-) -> None:
-    made, model = fitted
+    model = made.fit(rounds=2, paths=24)
     paths = shaken_paths(fitted_gap_costs(made.products()), 40, np.random.default_rng(5))
     paths = [path for path in paths if len(path) < STEPS]
 
@@ -172,23 +122,6 @@ def test_fitted_coefficients_leave_less_than_a_line_does(
         return float(torch.stack(wrong).square().sum(dim=1).log().mean())
 
     assert left(model) < left(gap_model())
-
-
-def test_gaps_that_no_path_had_are_not_forgotten_for_paths(
-    fitted: tuple[GapSearch, GapModel],
-) -> None:
-    made, model = fitted
-    told = open_gaps(made.products(), np.random.default_rng(3))
-
-    def lacking(along: np.ndarray) -> float:
-        """What gaps lack, in the mean of logarithms; a thousandth of what they move is nothing."""
-        return float(np.log10(told.errors(along) / told.square + 1e-3).mean())
-
-    gaps = told.known[:, 0], told.stops[:, 0], made.sigmas
-    pairs = zip(told.gram, told.moment, strict=True)
-    best = np.stack([np.linalg.lstsq(gram, moment)[0] for gram, moment in pairs])
-    # Fitted to paths alone they lack more than a line does, and 0.7 more than the least.
-    assert lacking(model.along(*gaps)[:, None]) < lacking(best) + 0.1
 
 
 def test_costs_are_scaled_to_the_images_that_were_drawn(board: Board) -> None:
