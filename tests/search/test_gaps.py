@@ -11,11 +11,11 @@ from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument import BlockRunner
 from ditcache_rl.schedules.gaps import GapModel, schedule_on
+from ditcache_rl.schedules.placement import path_cost
 from ditcache_rl.search.calibrate import fitted_gap_costs
 from ditcache_rl.search.gap_costs import fit_costs, random_paths, shaken_paths
 from ditcache_rl.search.gap_products import GapProducts, gaps_of
 from ditcache_rl.search.gaps import GapSearch
-from ditcache_rl.search.paths import path_cost
 from ditcache_rl.types import HISTORY
 from ditcache_rl.world.simulator import psnr_of
 from tests.kit.boards import ZooBoard
