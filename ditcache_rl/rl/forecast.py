@@ -10,15 +10,13 @@ import torch
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.world import Decide, Forecast, Foreseeing, Requests
-from ditcache_rl.world.forecast import QUANTILES
+from ditcache_rl.world.forecast import LEAST, MOST, QUANTILES, readings
 from ditcache_rl.world.moment import NAMES, observation
 
-#: Batches of images, and moments of a gradient step.
-_BATCHES, _MOMENTS = 40, 1024
+#: Batches of images, how often each is learned from, and moments of a gradient step.
+_BATCHES, _PASSES, _MOMENTS = 40, 3, 1024
 #: Learning rate at the begin; it falls to a thirtieth.
 _RATE = 3e-3
-#: Shares of steps that would fit are clipped to these: beyond them nothing is decided otherwise.
-_LEAST, _MOST = -0.2, 1.02
 
 
 def learn_forecast(
@@ -43,7 +41,8 @@ def learn_forecast(
         shares, decide = torch.tensor(QUANTILES), prior
         for _ in range(_BATCHES):
             seen, fitted = _played(draw(), decide)
-            for chosen in torch.split(torch.randperm(len(seen)), _MOMENTS):
+            order = torch.cat([torch.randperm(len(seen)) for _ in range(_PASSES)])
+            for chosen in torch.split(order, _MOMENTS):
                 error = fitted[chosen, None] - network(seen[chosen])
                 loss = torch.maximum(shares * error, (shares - 1) * error).mean()
                 learner.zero_grad()
@@ -55,12 +54,12 @@ def learn_forecast(
 
 
 def _played(requests: Requests, decide: Decide) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what was seen, and the share of the steps left that would have fitted."""
+    """Return what a forecast reads, and the share of the steps left that would have fitted."""
     seen, fitted = [], []
     while requests.step < requests.steps:
         moment = requests.moment()
-        seen.append(observation(moment))
+        seen.append(readings(observation(moment)))
         fitted.append(requests.room() / (moment.steps - moment.step))
         requests.play(decide(moment))
-    shares = np.clip(np.concatenate(fitted), _LEAST, _MOST)
+    shares = np.clip(np.concatenate(fitted), LEAST, MOST)
     return torch.as_tensor(np.concatenate(seen)), torch.as_tensor(shares, dtype=torch.float32)

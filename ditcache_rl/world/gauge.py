@@ -11,8 +11,13 @@ from ditcache_rl.types import Floats
 
 #: What a new reading weighs in each moving average, from quick to slow.
 RATES = (0.6, 0.25, 0.08)
-#: What a new reading weighs in the mean of how much readings jump.
-_JUMPS = 0.05
+#: What a new reading weighs in each mean of how much readings jump, the slower one over images.
+JUMPS = (0.05, 0.01)
+#: A jump of the logarithm that is nothing special: even loads are below and fast ones above it.
+#: As much as so many readings of it is what a new gauge knows of jumps.
+_JUMP, _KNOWN = 0.08, 20
+#: The steadiest and the wildest that simulated machines are; those beyond are told as these.
+_STEADY, _WILD = 0.05, 0.25
 #: Readings that are remembered one by one.
 LAST = 4
 
@@ -20,7 +25,7 @@ LAST = 4
 class Gauge:
     """Moving averages of the logarithm of the slowdown, and its course within an image.
 
-    The averages and the mean jump outlive an image, so that the next one starts with what the last
+    The averages and the mean jumps outlive an image, so that the next one starts with what the last
     ones saw; `begin` opens an image.
 
     Attributes:
@@ -29,7 +34,8 @@ class Gauge:
     """
 
     def __init__(self, rows: int) -> None:
-        self.averages, self._jumps = np.zeros((rows, len(RATES))), np.zeros(rows)
+        self.averages = np.zeros((rows, len(RATES)))
+        self._jumps = np.full((rows, len(JUMPS)), _JUMP)
         self._read = np.zeros((rows, 1))
         self.begin()
 
@@ -51,8 +57,10 @@ class Gauge:
         read = np.log(slowdowns)
         if rows is None:
             rows = np.ones(len(read), dtype=bool)
-        jump = np.where(self._read[:, 0] > 0, np.abs(read - self.last[:, 0]), 0.0)
-        self._jumps = np.where(rows, self._jumps + _JUMPS * (jump - self._jumps), self._jumps)
+        again = (rows & (self._read[:, 0] > 0))[:, None]
+        rates = np.maximum(JUMPS, 1 / (self._read + _KNOWN))
+        moved = self._jumps + rates * (np.abs(read - self.last[:, 0])[:, None] - self._jumps)
+        self._jumps = np.where(again, moved, self._jumps)
         # The first ones count alike: what was there before them was no reading.
         self._read += rows[:, None]
         rates = np.maximum(RATES, 1 / np.maximum(self._read, 1))
@@ -72,11 +80,13 @@ class Gauge:
         mean = self._sum / count
         spread = np.sqrt(np.maximum(self._squares / count - mean**2, 0.0))
         quick = self.averages[:, :1]
+        jumps = np.minimum(np.maximum(self._jumps, _STEADY), _WILD)
         return np.concatenate(
             [
                 self.averages,
                 self.last - quick,
-                np.stack([self._start, self._least, self._most, spread, self._jumps], axis=1),
+                np.stack([self._start, self._least, self._most, spread], axis=1),
+                2 * np.log(jumps / _JUMP),
             ],
             axis=1,
         )
@@ -89,7 +99,7 @@ class Gauge:
 
 
 #: Names of `Gauge.facts`; logarithms of the slowdown, those of single steps against the quickest
-#: average.
+#: average, and of how much it jumps between two computes against what is usual, doubled.
 NAMES = (
     *(f"slowdown_at_rate_{rate:g}" for rate in RATES),
     *(f"slowdown_{age}_computes_ago" for age in range(LAST)),
@@ -97,7 +107,7 @@ NAMES = (
     "least_slowdown",
     "most_slowdown",
     "spread_of_slowdown",
-    "mean_jump_of_slowdown",
+    *(f"mean_jump_at_rate_{rate:g}" for rate in JUMPS),
 )
 #: Places of those that tell the slowdown itself, and not how it differs.
 ABSOLUTE = tuple(

@@ -52,8 +52,9 @@ class LoadKind(NamedTuple):
         jumps[:, 0] = True
         drawn = rng.integers(len(self.slowdowns), size=(rows, slots))
         # Every slot has what was drawn at the last jump.
-        last = np.maximum.accumulate(np.where(jumps, np.arange(slots), 0), axis=1)
-        return np.array(self.slowdowns)[np.take_along_axis(drawn, last, axis=1)]
+        begins = np.flatnonzero(jumps)
+        slowdowns = np.array(self.slowdowns)[drawn.ravel()[begins]]
+        return np.repeat(slowdowns, np.diff(begins, append=jumps.size)).reshape(rows, slots)
 
 
 #: Dwell times that are long, comparable with, and short against an image; and what no rule was

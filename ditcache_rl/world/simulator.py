@@ -21,6 +21,8 @@ from ditcache_rl.world.moment import Moment, Prices
 
 #: Relative scatter of the time of a computed step under an even load.
 STEP_NOISE = 0.05
+#: Images that a machine has made before: as many steps as its gauge remembers jumps of its speed.
+BEFORE = 4
 
 
 class GapCosts(NamedTuple):
@@ -40,13 +42,13 @@ def psnr_of(totals: Floats) -> Floats:
 class Requests:
     """A batch of images that are being made, one denoising step at a time.
 
-    Each follows another one on its machine, of which the moving averages of its speed know.
+    Each follows `BEFORE` others on its machine, of which the moving averages of its speed know.
 
     Args:
         quality: Of paths.
         prices: Of steps.
-        traces: (rows, slots) slowdown in each slot of 1 / SLOTS computes; long enough for two
-            images.
+        traces: (rows, slots) slowdown in each slot of 1 / SLOTS computes; long enough for those
+            images and this one.
         given: (rows,) time that each image may take, in unloaded computes.
         rng: Draws the noise of steps.
     """
@@ -68,13 +70,13 @@ class Requests:
         #: One ascending row after the other, so that all are looked up at once.
         self._apart = float(self._work.max()) + 1.0
         self._flat = (self._work + self._apart * np.arange(rows)[:, None]).ravel()
-        #: Of the steps of the image before, and of this one: whoever makes it, with the same noise.
-        self._noise = np.exp(STEP_NOISE * rng.standard_normal((2 * steps, rows)))
+        #: Of the steps of this image, whoever makes it, and of those before.
+        self._noise = np.exp(STEP_NOISE * rng.standard_normal(((1 + BEFORE) * steps, rows)))
         self._gauge = Gauge(rows)
         self._now = np.zeros(rows)
         everyone = np.ones(rows, dtype=bool)
-        for step in range(steps):
-            self._compute(everyone, self._noise[step - steps])
+        for noise in self._noise[steps:]:
+            self._compute(everyone, noise)
         self._start = self._now.copy()
         self._gauge.begin()
         self._now = self._after(prices.before)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ditcache_rl.world.load import KINDS, SLOTS, MachineLoad, find_load
 from ditcache_rl.world.moment import Prices
-from ditcache_rl.world.simulator import GapCosts, Requests
+from ditcache_rl.world.simulator import BEFORE, GapCosts, Requests
 
 #: Time after the deadline that traces go on, in computes.
 _BEYOND = 40
@@ -30,9 +30,9 @@ class World(NamedTuple):
         image = len(self.quality.sigmas) - 1
         parts = np.array_split(np.arange(rows), len(loads))
         found = [find_load(name, self.loads) for name in loads]
-        # The image before this one may run at the slowest time there is.
+        # The images before this one may run at the slowest time there is.
         worst = max(load.slowest(image) for load in found)
-        slots = int(SLOTS * (image * worst * 1.2 + self.deadlines[1] + _BEYOND))
+        slots = int(SLOTS * (BEFORE * image * worst * 1.2 + self.deadlines[1] + _BEYOND))
         traces = [
             load.traces(len(part), slots, image=image, rng=rng)
             for load, part in zip(found, parts, strict=True)

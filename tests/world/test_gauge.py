@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ditcache_rl.world.gauge import NAMES, RATES, Gauge
+from ditcache_rl.world.gauge import JUMPS, NAMES, RATES, Gauge
 
 
 def facts(gauge: Gauge) -> dict[str, float]:
@@ -61,8 +61,18 @@ def test_how_much_readings_jump_outlives_images() -> None:
     steady, jumping = Gauge(1), Gauge(1)
     for reading in range(20):
         steady.note(np.array([3.0]))
-        jumping.note(np.array([3.0 if reading % 2 else 1.0]))
+        jumping.note(np.array([3.0 if reading % 2 else 2.5]))
     for gauge in (steady, jumping):
         gauge.begin()
 
-    assert facts(jumping)["mean_jump_of_slowdown"] > 3 * facts(steady)["mean_jump_of_slowdown"]
+    quick, slow = (f"mean_jump_at_rate_{rate:g}" for rate in JUMPS)
+    assert facts(steady)[quick] == pytest.approx(2 * np.log(0.05 / 0.08))  # as a simulated one
+    # What jumped before counts as twenty readings of 0.08, and the first reading is no jump.
+    jump = np.log(3.0 / 2.5)
+    expected = 0.08 * np.prod([1 - 1 / (20 + read) for read in range(1, 20)])
+    mean = expected + jump * (1 - expected / 0.08)
+    assert facts(jumping)[slow] == pytest.approx(2 * np.log(mean / 0.08))
+    assert facts(jumping)[quick] > facts(jumping)[slow]
+    for reading in range(200):
+        jumping.note(np.array([9.0 if reading % 2 else 1.0]))
+    assert facts(jumping)[quick] == pytest.approx(2 * np.log(0.25 / 0.08))  # as the wildest

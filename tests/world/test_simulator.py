@@ -32,7 +32,7 @@ def even(slowdown: float, rows: int = 4, computes: int = 80) -> Floats:
 
 def loaded(kind: str, rows: int, given: float, seed: int) -> Requests:
     rng = np.random.default_rng(seed)
-    traces = KINDS[kind].traces(rows, SLOTS * 80, image=STEPS, rng=rng)
+    traces = KINDS[kind].traces(rows, SLOTS * 200, image=STEPS, rng=rng)
     return Requests(QUALITY, PRICES, traces, np.full(rows, given), rng=rng)
 
 
