@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +25,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ditcache_rl.files import replacing
 from ditcache_rl.shapes.recipe.card import write_card
 from ditcache_rl.shapes.recipe.denoisers import DENOISERS, Batch, Denoiser
 from ditcache_rl.shapes.recipe.scenes import caption, is_held_out, render, sample_attributes
 from ditcache_rl.shapes.recipe.training import Recipe, autocast, default_device, fit
 
 _CAPTION_DROPOUT = 0.1
+_PIECE = 512  # scenes in a file: some ten seconds of a core
 #: Embedded guidance scales seen in training; the pipeline's default of 3.5 lies within.
 _GUIDANCE_RANGE = (1.0, 5.0)
 
@@ -68,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = default_device()
     vae = AutoencoderKL.from_pretrained(options.autoencoder or out / "vae")
     model = DENOISERS[options.pipeline]()
-    data = encode(vae, model, options.scenes, options.seed, out / "scenes.safetensors")
+    data = encode(vae, model, options.scenes, options.seed, out / "scenes")
     model = model.to(device)
     if options.compile:
         model.run = torch.compile(model.transformer.forward)
@@ -88,26 +91,35 @@ def main(arguments: list[str] | None = None) -> None:
     (out / "pipeline" / "README.md").write_text(write_card(options.pipeline, out))
 
 
+def encode(vae: AutoencoderKL, model: Denoiser, count: int, seed: int, folder: Path) -> Data:
+    """Render and encode the training set, in files of which those that are there are read.
+
+    An interrupted run goes on after the last one, and more scenes begin with the same.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = []
+    for index in track(range(math.ceil(count / _PIECE)), "scenes"):
+        file = folder / f"{index:04}.safetensors"
+        if not file.exists():
+            # No other seed has a piece of this number below 10 000 pieces, five million scenes.
+            generator = torch.Generator().manual_seed(seed * 10_000 + index)
+            with replacing(file) as partial:
+                save_file(_encode_piece(vae, model, generator)._asdict(), partial)
+        pieces.append(Data(**load_file(file)))
+    return Data(*(torch.cat(parts)[:count] for parts in zip(*pieces, strict=True)))
+
+
 @torch.inference_mode()
-def encode(vae: AutoencoderKL, model: Denoiser, count: int, seed: int, file: Path) -> Data:
-    """Render and encode the training set once; later calls read the file."""
-    if file.exists():
-        return Data(**load_file(file))
-    generator = torch.Generator().manual_seed(seed)
-    latents, tokens = [], []
-    for _ in track(range(count // 64), "scenes"):
-        attributes = sample_attributes(96, generator, behind=model.behind)
-        attributes = attributes[~is_held_out(attributes)][:64]
+def _encode_piece(vae: AutoencoderKL, model: Denoiser, generator: torch.Generator) -> Data:
+    drawn = sample_attributes(_PIECE * 3 // 2, generator, behind=model.behind)
+    kept = drawn[~is_held_out(drawn)][:_PIECE]
+    latents = []
+    for attributes in torch.split(kept, 64):
         images = render(attributes, generator) * 2 - 1
         with autocast(torch.device("cpu")):
             mode = vae.encode(images).latent_dist.mode().float()
-        mode = (mode - vae.config.shift_factor) * vae.config.scaling_factor
-        latents.append(mode.half())
-        tokens.append(model.tokens_of([caption(row) for row in attributes.tolist()]))
-    data = Data(torch.cat(latents), torch.cat(tokens))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(data._asdict(), file)
-    return data
+        latents.append(((mode - vae.config.shift_factor) * vae.config.scaling_factor).half())
+    return Data(torch.cat(latents), model.tokens_of([caption(row) for row in kept.tolist()]))
 
 
 def assemble(model: Denoiser, vae: AutoencoderKL) -> DiffusionPipeline:

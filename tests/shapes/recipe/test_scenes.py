@@ -1,13 +1,10 @@
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditcache_rl.shapes.recipe.components import build_autoencoder
-from ditcache_rl.shapes.recipe.denoisers import DENOISERS
 from ditcache_rl.shapes.recipe.outlines import SHAPES
 from ditcache_rl.shapes.recipe.scenes import (
     ATTRIBUTES,
@@ -21,7 +18,6 @@ from ditcache_rl.shapes.recipe.scenes import (
     sample_attributes,
     sample_scenes,
 )
-from ditcache_rl.shapes.recipe.train_transformer import encode
 
 EVERY = torch.tensor(list(itertools.product(*(range(len(v)) for v in ATTRIBUTES.values()))))
 attributes = st.tuples(*(st.integers(0, len(values) - 1) for values in ATTRIBUTES.values()))
@@ -168,14 +164,3 @@ def test_what_is_behind_does_not_change_whether_a_caption_is_held_out() -> None:
     drawn = sample_attributes(200, seeded(), behind=MOST_BEHIND)
 
     assert torch.equal(is_held_out(drawn), is_held_out(drawn[:, :6]))
-
-
-@pytest.mark.parametrize("name", DENOISERS)
-def test_the_training_set_holds_no_held_out_caption(name: str, tmp_path: Path) -> None:
-    model = DENOISERS[name]()
-    data = encode(build_autoencoder(), model, 64, 1, tmp_path / "scenes.safetensors")
-
-    captions = model.tokenizer.batch_decode(data.tokens, skip_special_tokens=True)
-    seen = torch.tensor([parse_caption(text)[:6] for text in captions])
-    assert len(seen) == 64
-    assert not is_held_out(seen).any()
