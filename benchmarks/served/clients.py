@@ -107,14 +107,28 @@ def crowd(
     return found, time.perf_counter() - began
 
 
-def rush(url: str, prompt: str, *, requests: int) -> list[Exchange]:
-    """Ask for so many images at the same moment."""
+def rush(
+    url: str, prompt: str, *, requests: int, after: int
+) -> tuple[list[Exchange], list[Exchange]]:
+    """Ask for so many images at the same moment, and for some more while these wait.
 
-    async def all_of_them() -> list[Exchange]:
-        limits = httpx.Limits(max_connections=requests)
-        async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE_S, limits=limits) as session:
-            await asyncio.gather(*(session.get("/health") for _ in range(requests)))  # connect
+    Args:
+        url: Of the server.
+        prompt: Of all images.
+        requests: At the same moment; more than there are places.
+        after: Asked one after the other, once these have come.
+
+    Returns:
+        What came of both.
+    """
+
+    async def all_of_them() -> tuple[list[Exchange], list[Exchange]]:
+        async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE_S) as session:
             bodies = ({"prompt": prompt, "seed": seed} for seed in range(requests))
-            return list(await asyncio.gather(*(ask(session, body) for body in bodies)))
+            crowd = [asyncio.create_task(ask(session, body)) for body in bodies]
+            while not any(one.done() for one in crowd):  # the first to be answered is refused
+                await asyncio.sleep(0.01)
+            late = [await ask(session, {"prompt": prompt}) for _ in range(after)]
+            return list(await asyncio.gather(*crowd)), late
 
     return asyncio.run(all_of_them())

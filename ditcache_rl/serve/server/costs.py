@@ -13,8 +13,9 @@ from ditcache_rl.queueing import TickCosts
 from ditcache_rl.serve.server.painter import Painter
 from ditcache_rl.serve.server.ticket import ImageTicket
 
-#: Of the logarithm of what a call took over what was foretold, which is believed; ten calls count.
-_BELIEVED = 0.1
+#: Of the logarithm of what a call took over what was foretold, which is believed: about the last
+#: three calls count, as other work comes and goes.
+_BELIEVED = 0.3
 #: Rows that are measured: of more, each adds as much.
 _MEASURED_ROWS = 4
 _TINY_S = 1e-6
