@@ -34,7 +34,7 @@ from ditcache_rl.serve.server.protocol import (
     StateResponse,
 )
 from ditcache_rl.serve.server.settings import ServerSettings
-from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage
+from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, dead
 
 _LOG = logging.getLogger(__name__)
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -167,13 +167,15 @@ def _add_state(app: FastAPI, engine: Engine, measures: ServerMeasures) -> None:
     async def health() -> StateResponse:
         """Tell whether the process can draw at all."""
         if not engine.alive:
-            raise Refused("the engine has ended; see the log", status=503, code="dead")
+            raise dead()
         return StateResponse(status="alive")
 
     @app.get("/ready", responses={503: _ERRORS[503]})
     async def ready() -> StateResponse:
         """Tell whether requests are taken."""
-        if not (engine.alive and engine.ready.is_set()):
+        if not engine.alive:
+            raise dead()
+        if not engine.ready.is_set():
             raise Refused("calls are being measured", status=503, code="not_ready", retry_after_s=1)
         return StateResponse(status="ready")
 

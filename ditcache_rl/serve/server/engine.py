@@ -16,7 +16,14 @@ from ditcache_rl.serve.server.order import late_at_best, lost_by, next_batch
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
-from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, failed, stopping
+from ditcache_rl.serve.server.ticket import (
+    ImageTicket,
+    Refused,
+    ServedImage,
+    dead,
+    failed,
+    stopping,
+)
 from ditcache_rl.types import Mode
 
 _LOG = logging.getLogger(__name__)
@@ -99,6 +106,8 @@ class Engine:
         with self._news:
             if self._stopping:
                 raise stopping()
+            if self._thread.ident is not None and not self.alive:
+                raise dead()
             if self._costs is None:
                 raise Refused(
                     "expected a server that is ready, which /ready tells; it measures its calls",
@@ -200,24 +209,31 @@ class Engine:
     def _draw(
         self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
     ) -> None:
+        """Answer a batch, whatever goes wrong."""
+        left: list[ImageTicket] = []
+        try:
+            self._call(batch, waiting, shares, costs)
+        except AbandonedError:
+            for ticket in batch:
+                ticket.answer.cancel()
+        except Exception as error:
+            left = [one for one in batch if not one.answer.done()]
+            if len(batch) == 1:
+                _LOG.exception("a call failed")
+                batch[0].refuse(failed(error))
+                return
+        # Whoever is to blame fails alone. Out of the handler: its error keeps the call's tensors.
+        for ticket in left:
+            self._draw([ticket], waiting, shares, costs)
+
+    def _call(
+        self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
+    ) -> None:
         began = time.perf_counter()
         computes = shares.computes(batch, waiting, began)
         targets = [shares.target_of(*one) for one in zip(batch, computes, strict=True)]
         self._ends = began + costs.batch_s(max(computes), len(batch))
-        try:
-            painted = self._paint(batch, targets)
-        except AbandonedError:
-            for ticket in batch:
-                ticket.answer.cancel()
-            return
-        except Exception as error:
-            if len(batch) > 1:  # whoever is to blame fails alone
-                for ticket in batch:
-                    self._draw([ticket], waiting, shares, costs)
-                return
-            _LOG.exception("an image was not drawn")
-            batch[0].refuse(failed(error))
-            return
+        painted = self._paint(batch, targets)
         self._answer(batch, targets, painted, began)
         if painted.log is not None:
             computing = (painted.log.modes == Mode.COMPUTE).sum(axis=1).ravel()
@@ -251,7 +267,7 @@ class Engine:
             log = painted.log
             file = io.BytesIO()
             painted.images[row].save(file, "PNG")
-            ticket.answer.set_result(
+            ticket.give(
                 ServedImage(
                     png=file.getvalue(),
                     target="" if log is None else str(target),

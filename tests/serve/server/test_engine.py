@@ -2,6 +2,7 @@
 
 import math
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ditcache_rl.serve.server import (
     ImageTicket,
     Painter,
     Refused,
+    ServedImage,
     ServerSettings,
 )
 from ditcache_rl.serve.server.shares import Shares
@@ -163,6 +165,45 @@ def test_a_call_that_nobody_waits_for_ends_early(engine: Engine) -> None:
         engine.painter.draw([gone], [Target(budget=1.0)])
     assert engine.painter.run.cache.used_bytes == 0
     assert (engine.painter.run.logs[-1].modes[1:] < 0).all()
+
+
+def test_who_goes_away_while_being_answered_harms_nobody() -> None:
+    class LeftMeanwhile(Future[Any]):
+        def done(self) -> bool:
+            known = super().done()
+            self.cancel()
+            return known
+
+    for leave in (Future.done, Future.cancel):
+        given = four(60)
+        given.answer = LeftMeanwhile()
+        leave(given.answer)
+        given.refuse(Refused("no", status=503, code="no"))
+        given.give(ServedImage(b"", "", "", 1.0, 0.0, 0.0, 1))
+
+
+def test_everybody_is_answered_whatever_fails(engine: Engine, shapes: Policy) -> None:
+    class Broken(Shares):
+        def computes(self, batch: Any, waiting: Any, now: float) -> list[int]:
+            raise RuntimeError("of nobody's making")
+
+    batch, costs = [four(60), four(60)], CallCosts(**COSTS)
+    engine._draw(batch, [], Broken(shapes, costs, rows=2), costs)
+
+    assert {type(one.answer.exception(timeout=0)) for one in batch} == {Refused}
+
+
+def test_who_comes_after_the_end_is_told(engine: Engine) -> None:
+    class Unmeasurable:
+        policy = engine.painter.policy
+
+    ended = Engine(Unmeasurable(), ServerSettings())  # type: ignore[arg-type]
+    ended.start()
+    ended._thread.join()
+
+    with pytest.raises(Refused, match="the engine has ended") as refused:
+        ended.submit([four(60)])
+    assert refused.value.code == "dead"
 
 
 def test_rows_of_a_call_follow_targets_of_their_own(engine: Engine) -> None:
