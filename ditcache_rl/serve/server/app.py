@@ -211,9 +211,12 @@ def _tickets(engine: Engine, wanted: ImageRequest, model: str) -> list[ImageTick
         least, most = engine.painter.bounds(wanted.target, steps)
     except BudgetError as error:
         raise _invalid(str(error)) from error
+    whole = policy.tables[steps].site_steps
     asks_time = wanted.within_s is not None
-    if asks_time and wanted.target is None:
-        most = policy.tables[steps].site_steps
+    if settings.shadow:  # answers compute everything, audits what is usual
+        least, asks_time = whole, False
+    elif asks_time and wanted.target is None:
+        most = whole
     floor = wanted.target if wanted.target and wanted.target.names_floor else None
     deadline = time.perf_counter() + (wanted.within_s or settings.patience_s)
     size = None if size == engine.painter.size else size

@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ditcache_rl.inference import Target
 from ditcache_rl.schedules import modes_text
 from ditcache_rl.serve.server.audits import Audits
@@ -235,9 +238,8 @@ class Engine:
         self._ends = began + costs.batch_s(max(computes), len(batch))
         painted = self._paint(batch, targets)
         self._answer(batch, targets, painted, began)
-        if painted.log is not None:
-            computing = (painted.log.modes == Mode.COMPUTE).sum(axis=1).ravel()
-            costs.note(costs.seconds(computing, len(batch)), painted.seconds)
+        if batch[0].size is None:  # calls of other sizes tell nothing of those that were measured
+            costs.note(costs.seconds(self._computing(batch, painted), len(batch)), painted.seconds)
         self._watch(painted)
         if self.audits is not None and self._has_time(costs, batch):
             self.audits.consider(self.painter, batch, targets, painted)
@@ -246,6 +248,12 @@ class Engine:
         if self.settings.shadow:
             return self.painter.reference(batch)
         return self.painter.draw(batch, targets)
+
+    def _computing(self, batch: Sequence[ImageTicket], painted: Painted) -> NDArray[np.int64]:
+        """Return how many rows computed at each step and site: all where there was no policy."""
+        if painted.log is None:
+            return np.full(self.painter.policy.tables[batch[0].steps].site_steps, len(batch))
+        return np.asarray((painted.log.modes == Mode.COMPUTE).sum(axis=1)).ravel()
 
     def _has_time(self, costs: CallCosts, batch: Sequence[ImageTicket]) -> bool:
         """Tell whether a call with every step computed would make nobody late who waits."""

@@ -215,6 +215,26 @@ def test_rows_of_a_call_follow_targets_of_their_own(engine: Engine) -> None:
     assert str(painted.log.target) == "budget=0.25; budget=1.0; speedup=99.0"
 
 
+def test_who_is_followed_no_more_needs_every_compute(engine: Engine) -> None:
+    painter = engine.painter
+    assert painter.bounds(None, 4)[0] == 1
+    painter.run.distrust("for a test")
+    try:
+        assert painter.bounds(None, 4) == (4, 4)
+    finally:
+        painter.run.distrust("")
+
+
+def test_calls_of_other_sizes_do_not_count_for_what_calls_take(engine: Engine) -> None:
+    costs = CallCosts(fixed_s=9.0, row_s=0.0, compute_s=9.0, compute_row_s=0.0)
+    shares = Shares(engine.painter.policy, costs, rows=2)
+
+    engine._draw([four(60, size=(32, 32))], [], shares, costs)
+    assert costs.slowness == 1.0
+    engine._draw([four(60)], [], shares, costs)
+    assert costs.slowness < 1.0
+
+
 def test_audits_judge_when_too_many_images_are_below_their_floor() -> None:
     audits = Audits(1.0)
     for _ in range(40):
