@@ -15,7 +15,7 @@ from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.inference import PolicyController, Run, Target, TargetsByRow, attach
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.instrument.attachment import plain_call
-from ditcache_rl.instrument.context import asking
+from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server.ticket import ImageTicket
@@ -139,6 +139,7 @@ class Painter:
             call |= {"width": first.size[0], "height": first.size[1]}
         if "callback_on_step_end" in self._takes:
 
+            @harmless
             def look(
                 pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]
             ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ditcache_rl.inference import Target, open_policy
+from ditcache_rl.instrument.fingerprint import ModelWatch
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server import (
     Audits,
@@ -204,6 +205,22 @@ def test_who_comes_after_the_end_is_told(engine: Engine) -> None:
     with pytest.raises(Refused, match="the engine has ended") as refused:
         ended.submit([four(60)])
     assert refused.value.code == "dead"
+
+
+def test_nobody_looks_at_weights_between_the_steps_of_a_served_call(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, real = list[bool](), ModelWatch.as_before
+
+    def as_before(watch: ModelWatch, *, closely: bool = False) -> bool:
+        looks.append(closely)
+        return real(watch, closely=closely)
+
+    monkeypatch.setattr(ModelWatch, "as_before", as_before)
+    engine.painter.draw([four(60)], [Target(budget=0.5)])
+
+    assert looks
+    assert not any(looks), "a look at weights waits for the device"
 
 
 def test_rows_of_a_call_follow_targets_of_their_own(engine: Engine) -> None:
