@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ditcache_rl._version import __version__
 from ditcache_rl.config import shipped_policies
-from ditcache_rl.config.hub import cached_ids
+from ditcache_rl.config.hub import cached_policies
 from ditcache_rl.config.shipped import tested_versions
 from ditcache_rl.errors import DitcacheError
 from ditcache_rl.machine import PACKAGES
@@ -141,7 +141,7 @@ def _machine() -> Iterator[Diagnosis]:
 
 
 def _disk(folder: Path) -> Diagnosis:
-    """Write and read a file, past what the system keeps in memory as far as it lets one."""
+    """Write a file, and wait until it is on the disk."""
     from ditcache_rl.cache.folder import is_memory
 
     name = f"disk of {folder}"
@@ -186,9 +186,9 @@ def _extras() -> Iterator[Diagnosis]:
 def _policies() -> Iterator[Diagnosis]:
     from ditcache_rl.policy import load_policy
 
-    for name in [*shipped_policies(), *cached_ids()]:
+    for name, source in {**{n: n for n in shipped_policies()}, **cached_policies()}.items():
         try:
-            policy = load_policy(name)
+            policy = load_policy(source)
         except DitcacheError as error:
             yield Diagnosis("policies", name, str(error), "fault", "remove it, or install again")
             continue
@@ -228,6 +228,7 @@ def _version(name: str) -> str | None:
 
 
 def _table(findings: list[Diagnosis]) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"ditcache-rl {__version__}")
@@ -237,5 +238,5 @@ def _table(findings: list[Diagnosis]) -> Any:
     for index, one in enumerate(findings):
         if index and findings[index - 1].part != one.part:
             table.add_section()
-        table.add_row(marks[one.state], one.name, one.found, one.advice)
+        table.add_row(marks[one.state], *map(escape, (one.name, one.found, one.advice)))
     return table

@@ -104,9 +104,9 @@ def run(options: Namespace) -> int:
         write_json(file, report)
     plot_frontier(results, out / "frontier.png")
     plot_grid(results, out / "grid.png")
-    console.print(f"report, plot and pictures: {out}", soft_wrap=True)
+    console.print(f"report, plot and pictures: {out}", soft_wrap=True, markup=False)
     if options.report is not None:
         page = options.report / "report.html"
         write_page(page, report, results.albums)
-        console.print(f"page: {page}", soft_wrap=True)
+        console.print(f"page: {page}", soft_wrap=True, markup=False)
     return 0

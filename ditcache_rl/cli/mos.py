@@ -98,7 +98,7 @@ def _report(options: Namespace) -> int:
     console.print(render_raters(report))
     for name, found in report["correlations"].items():
         said = ", ".join(f"{kind} {value:+.2f}" for kind, value in found.items())
-        console.print(f"agreement with {name}: {said}", highlight=False)
+        console.print(f"agreement with {name}: {said}", highlight=False, markup=False)
     if options.json is not None:
         write_json(options.json, report)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from ditcache_rl.mos import OpinionReport
@@ -36,5 +37,7 @@ def render_raters(report: OpinionReport) -> Table:
     table.add_column("heard")
     for line in report["raters"]:
         bias = "-" if line["bias"] is None else f"{line['bias']:+.2f}"
-        table.add_row(line["rater"], bias, "yes" if line["heard"] else "; ".join(line["reasons"]))
+        table.add_row(
+            escape(line["rater"]), bias, "yes" if line["heard"] else "; ".join(line["reasons"])
+        )
     return table

@@ -79,9 +79,11 @@ def reason_of(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def cached_ids() -> list[str]:
-    """Name the policies of the Hub that are in the cache."""
+def cached_policies() -> dict[str, Path]:
+    """Return the policies of the Hub that are in the cache by id, of each the last that came."""
     from huggingface_hub import constants
 
     found = Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{POLICY_FILES[1]}")
-    return sorted({path.parts[-4].removeprefix("models--").replace("--", "/") for path in found})
+    folders = sorted({path.parent for path in found}, key=lambda one: one.stat().st_mtime)
+    ids = [one.parts[-3].removeprefix("models--").replace("--", "/") for one in folders]
+    return dict(sorted(zip(ids, folders, strict=True)))

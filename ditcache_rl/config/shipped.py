@@ -6,7 +6,7 @@ import tomllib
 from contextlib import suppress
 from pathlib import Path
 
-from ditcache_rl.config.hub import cached_ids, download_policy, is_hub_id
+from ditcache_rl.config.hub import cached_policies, download_policy, is_hub_id
 from ditcache_rl.errors import ConfigError, closest
 from ditcache_rl.files import is_there
 
@@ -80,7 +80,7 @@ def find_policy(source: str | Path | None = None, *, revision: str | None = None
     except ConfigError as error:
         parent = Path(source).parent
         beside = [str(path.parent) for path in parent.glob("*/manifest.json")]
-        hint = closest(str(source), [*beside, *shipped_policies(), *cached_ids()])
+        hint = closest(str(source), [*beside, *shipped_policies(), *cached_policies()])
         raise ConfigError(f"{error}; there is no folder of that name either.{hint}") from error
 
 

@@ -151,4 +151,4 @@ def relative_error(output: Tensor, estimate: Tensor) -> NDArray[np.float64]:
     """Return how far each row is off an estimate of it, over its norm: (rows,); waits for it."""
     whole, other = output.detach().float().flatten(1), estimate.detach().float().flatten(1)
     off = torch.linalg.vector_norm(whole - other, dim=1) / torch.linalg.vector_norm(whole, dim=1)
-    return np.asarray(off.double().cpu(), dtype=np.float64)
+    return np.asarray(off.cpu(), dtype=np.float64)  # not every device has doubles

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 _CURRENT: ContextVar[Any] = ContextVar("ditcache_rl_request", default=None)
 _ASKED: ContextVar[Any] = ContextVar("ditcache_rl_asked", default=None)
+_HARMLESS = "_ditcache_rl_harmless"
 
 
 def current_request() -> Any:
@@ -84,13 +85,24 @@ class Visitor:
         return type(self.__wrapped__)
 
 
+_Called = TypeVar("_Called", bound=Callable[..., Any])
+
+
+def harmless(called: _Called) -> _Called:
+    """Mark a function that changes no model and calls none: nobody looks at weights after it."""
+    setattr(called, _HARMLESS, True)
+    return called
+
+
 def visiting(value: Any) -> Any:
     """Return an argument of a pipeline's call, a callable as a `Visitor`.
 
-    Models and classes stay what they are, and so does what is more than a callable, as tokenizers.
+    Models and classes stay what they are, and so does what is more than a callable, as tokenizers,
+    or harmless.
     """
     if (
         callable(value)
+        and not hasattr(value, _HARMLESS)
         and not isinstance(value, nn.Module | type)
         and not hasattr(type(value), "__len__")
     ):

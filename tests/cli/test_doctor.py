@@ -1,10 +1,16 @@
+import io
 import json
+import shutil
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from rich.console import Console
 
 from ditcache_rl.cli import doctor, main
+from ditcache_rl.cli.doctor import Diagnosis
 from ditcache_rl.config import shipped as layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +76,29 @@ def test_other_versions_missing_extras_and_damaged_policies_are_told(
     assert found["quantize"].advice == "pip install 'ditcache-rl[quantize]'"
     assert found["broken"].state == "fault"
     assert found[f"disk of {tmp_path / 'nowhere'}"].state == "note"
+
+
+def test_what_is_found_is_shown_as_it_is() -> None:
+    advice, found = "pip install 'ditcache-rl[serve]'", "manifest.json: received [/]"
+    console = Console(width=160, file=io.StringIO())
+    console.print(doctor._table([Diagnosis("extras", "serve", found, "note", advice)]))
+
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert advice in shown
+    assert found in shown
+
+
+def test_policies_of_the_hub_are_looked_at_where_they_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--someone--stars" / "snapshots" / ("0" * 40)
+    shutil.copytree(ROOT / "policies" / "shapes-ppo", snapshot)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("ditcache_rl.config.shipped.download_policy", None)  # would fail
+
+    found = {one.name: one for one in doctor._policies()}
+
+    assert found["someone/stars"] == replace(found["shapes-ppo"], name="someone/stars")
 
 
 def test_tested_versions_are_those_of_the_constraints() -> None:

@@ -121,7 +121,7 @@ def test_a_report_of_a_set_is_printed_and_written(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     made, ratings = write_set(tmp_path / "set"), Ratings.of(tmp_path / "set")
-    for rater in ("x", "y"):
+    for rater in ("x", "[/] y"):
         for one in made.pages:
             score = 5 if one.method == HIDDEN else round(one.quality["psnr_db"] / 10)
             ratings.rate(rater, one.page, score)
@@ -131,6 +131,7 @@ def test_a_report_of_a_set_is_printed_and_written(
 
     out = capsys.readouterr().out
     assert "agreement with psnr_db: pearson +0.9" in out
+    assert "[/] y" in out, "a name is shown as it was given"
     report = json.loads(file.read_text())
     assert [(line["method"], line["target"], line["mos"]) for line in report["scores"]] == [
         (HIDDEN, "", 5.0),

@@ -34,7 +34,7 @@ from ditcache_rl.serve.server.protocol import (
     StateResponse,
 )
 from ditcache_rl.serve.server.settings import ServerSettings
-from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage
+from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, dead
 
 _LOG = logging.getLogger(__name__)
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -167,13 +167,15 @@ def _add_state(app: FastAPI, engine: Engine, measures: ServerMeasures) -> None:
     async def health() -> StateResponse:
         """Tell whether the process can draw at all."""
         if not engine.alive:
-            raise Refused("the engine has ended; see the log", status=503, code="dead")
+            raise dead()
         return StateResponse(status="alive")
 
     @app.get("/ready", responses={503: _ERRORS[503]})
     async def ready() -> StateResponse:
         """Tell whether requests are taken."""
-        if not (engine.alive and engine.ready.is_set()):
+        if not engine.alive:
+            raise dead()
+        if not engine.ready.is_set():
             raise Refused("calls are being measured", status=503, code="not_ready", retry_after_s=1)
         return StateResponse(status="ready")
 
@@ -209,9 +211,12 @@ def _tickets(engine: Engine, wanted: ImageRequest, model: str) -> list[ImageTick
         least, most = engine.painter.bounds(wanted.target, steps)
     except BudgetError as error:
         raise _invalid(str(error)) from error
+    whole = policy.tables[steps].site_steps
     asks_time = wanted.within_s is not None
-    if asks_time and wanted.target is None:
-        most = policy.tables[steps].site_steps
+    if settings.shadow:  # answers compute everything, audits what is usual
+        least, asks_time = whole, False
+    elif asks_time and wanted.target is None:
+        most = whole
     floor = wanted.target if wanted.target and wanted.target.names_floor else None
     deadline = time.perf_counter() + (wanted.within_s or settings.patience_s)
     size = None if size == engine.painter.size else size

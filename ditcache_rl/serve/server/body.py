@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ditcache_rl.serve.server.faults import answer_error
 
 
 class BodyLimit:
@@ -31,7 +31,13 @@ class BodyLimit:
             parts.append(message.get("body", b""))
             length, more = length + len(parts[-1]), message.get("more_body", False)
             if length > self._most_bytes:
-                await self._refuse(send)
+                refused = answer_error(
+                    413,
+                    f"expected a body of at most {self._most_bytes} bytes, received more",
+                    "body_too_large",
+                    headers={"connection": "close"},
+                )
+                await refused(scope, receive, send)
                 return
         whole: list[Message] = [
             {"type": "http.request", "body": b"".join(parts), "more_body": False}
@@ -41,15 +47,3 @@ class BodyLimit:
             return whole.pop() if whole else await receive()
 
         await self._app(scope, again, send)
-
-    async def _refuse(self, send: Send) -> None:
-        facts = {
-            "message": f"expected a body of at most {self._most_bytes} bytes, received more",
-            "type": "invalid_request_error",
-            "param": None,
-            "code": "body_too_large",
-        }
-        body = json.dumps({"error": facts}).encode()
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": body})

@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ditcache_rl.inference import Target
 from ditcache_rl.schedules import modes_text
 from ditcache_rl.serve.server.audits import Audits
@@ -16,7 +19,14 @@ from ditcache_rl.serve.server.order import late_at_best, lost_by, next_batch
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
-from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, failed, stopping
+from ditcache_rl.serve.server.ticket import (
+    ImageTicket,
+    Refused,
+    ServedImage,
+    dead,
+    failed,
+    stopping,
+)
 from ditcache_rl.types import Mode
 
 _LOG = logging.getLogger(__name__)
@@ -99,6 +109,8 @@ class Engine:
         with self._news:
             if self._stopping:
                 raise stopping()
+            if self._thread.ident is not None and not self.alive:
+                raise dead()
             if self._costs is None:
                 raise Refused(
                     "expected a server that is ready, which /ready tells; it measures its calls",
@@ -200,28 +212,34 @@ class Engine:
     def _draw(
         self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
     ) -> None:
+        """Answer a batch, whatever goes wrong."""
+        left: list[ImageTicket] = []
+        try:
+            self._call(batch, waiting, shares, costs)
+        except AbandonedError:
+            for ticket in batch:
+                ticket.answer.cancel()
+        except Exception as error:
+            left = [one for one in batch if not one.answer.done()]
+            if len(batch) == 1:
+                _LOG.exception("a call failed")
+                batch[0].refuse(failed(error))
+                return
+        # Whoever is to blame fails alone. Out of the handler: its error keeps the call's tensors.
+        for ticket in left:
+            self._draw([ticket], waiting, shares, costs)
+
+    def _call(
+        self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
+    ) -> None:
         began = time.perf_counter()
         computes = shares.computes(batch, waiting, began)
         targets = [shares.target_of(*one) for one in zip(batch, computes, strict=True)]
         self._ends = began + costs.batch_s(max(computes), len(batch))
-        try:
-            painted = self._paint(batch, targets)
-        except AbandonedError:
-            for ticket in batch:
-                ticket.answer.cancel()
-            return
-        except Exception as error:
-            if len(batch) > 1:  # whoever is to blame fails alone
-                for ticket in batch:
-                    self._draw([ticket], waiting, shares, costs)
-                return
-            _LOG.exception("an image was not drawn")
-            batch[0].refuse(failed(error))
-            return
+        painted = self._paint(batch, targets)
         self._answer(batch, targets, painted, began)
-        if painted.log is not None:
-            computing = (painted.log.modes == Mode.COMPUTE).sum(axis=1).ravel()
-            costs.note(costs.seconds(computing, len(batch)), painted.seconds)
+        if batch[0].size is None:  # calls of other sizes tell nothing of those that were measured
+            costs.note(costs.seconds(self._computing(batch, painted), len(batch)), painted.seconds)
         self._watch(painted)
         if self.audits is not None and self._has_time(costs, batch):
             self.audits.consider(self.painter, batch, targets, painted)
@@ -230,6 +248,12 @@ class Engine:
         if self.settings.shadow:
             return self.painter.reference(batch)
         return self.painter.draw(batch, targets)
+
+    def _computing(self, batch: Sequence[ImageTicket], painted: Painted) -> NDArray[np.int64]:
+        """Return how many rows computed at each step and site: all where there was no policy."""
+        if painted.log is None:
+            return np.full(self.painter.policy.tables[batch[0].steps].site_steps, len(batch))
+        return np.asarray((painted.log.modes == Mode.COMPUTE).sum(axis=1)).ravel()
 
     def _has_time(self, costs: CallCosts, batch: Sequence[ImageTicket]) -> bool:
         """Tell whether a call with every step computed would make nobody late who waits."""
@@ -251,7 +275,7 @@ class Engine:
             log = painted.log
             file = io.BytesIO()
             painted.images[row].save(file, "PNG")
-            ticket.answer.set_result(
+            ticket.give(
                 ServedImage(
                     png=file.getvalue(),
                     target="" if log is None else str(target),

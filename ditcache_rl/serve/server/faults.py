@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +20,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        return _answer(error.status, str(error), error.code, error.retry_after_s)
+        return answer_error(error.status, str(error), error.code, error.retry_after_s)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -29,28 +29,29 @@ def handle_errors(app: FastAPI) -> None:
             + (f", received {one['input']!r:.80}" if "input" in one else "")
             for one in error.errors()
         ]
-        return _answer(400, "; ".join(faults), "invalid_value")
+        return answer_error(400, "; ".join(faults), "invalid_value")
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:
-        return _answer(error.status_code, str(error.detail), None, headers=error.headers)
+        return answer_error(error.status_code, str(error.detail), None, headers=error.headers)
 
     app.add_exception_handler(Exception, _unexpected)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     _LOG.error("a request failed", exc_info=error)
-    return _answer(500, "the server failed; its log says more", "failed")
+    return answer_error(500, "the server failed; its log says more", "failed")
 
 
-def _answer(
+def answer_error(
     status: int,
     message: str,
     code: str | None,
     retry_after_s: float | None = None,
     *,
-    headers: Any = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    """Make an answer of an error, in the words of OpenAI's API."""
     kind = "invalid_request_error" if status < 429 else "server_error"
     facts = {"message": message, "type": kind, "param": None, "code": code}
     headers = dict(headers or {})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,9 +86,14 @@ class ImageTicket:
         """Tell whether one call can draw both."""
         return (self.steps, self.size) == (other.steps, other.size)
 
+    def give(self, image: ServedImage) -> None:
+        """Answer; whoever waits may go away, and cancel the answer, at any moment."""
+        with suppress(InvalidStateError):
+            self.answer.set_result(image)
+
     def refuse(self, refused: Exception) -> None:
-        """Answer that there will be no image."""
-        if not self.answer.done():
+        """Answer that there will be no image; what was answered already stays."""
+        with suppress(InvalidStateError):
             self.answer.set_exception(refused)
 
 
@@ -96,6 +102,11 @@ def stopping() -> Refused:
     return Refused(
         "the server is being stopped; ask another one", status=503, code="stopping", retry_after_s=5
     )
+
+
+def dead() -> Refused:
+    """Say that nothing will be drawn any more."""
+    return Refused("the engine has ended; see the log", status=503, code="dead")
 
 
 def failed(error: Exception) -> Refused:

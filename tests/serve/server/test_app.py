@@ -20,7 +20,15 @@ import ditcache_rl as dc
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import Schedule, Scored
-from ditcache_rl.serve.server import ServerSettings, check_host, open_app
+from ditcache_rl.serve.server import (
+    Engine,
+    Painter,
+    ServerMeasures,
+    ServerSettings,
+    check_host,
+    make_app,
+    open_app,
+)
 from ditcache_rl.types import HISTORY
 from tests.kit.environment import PROMPTS, untrained_policy
 from tests.kit.pipelines import build_tiny_pipe
@@ -216,6 +224,20 @@ def test_in_the_shadow_answers_are_the_plain_ones_and_savings_are_told(
 
     assert np.array_equal(pixels(data), expected)
     assert data["compute_share"] == 1.0
+
+
+def test_in_the_shadow_time_is_counted_for_whole_answers(pipe: Any, policy: Policy) -> None:
+    engine = Engine(Painter(pipe, policy), ServerSettings(rows=1, shadow=True))
+    with TestClient(make_app(engine, ServerMeasures(), model="tiny")) as client:
+        engine.ready.wait()
+        assert engine._costs is not None
+        engine._costs.slowness = slow = 2 / engine._costs.batch_s(4, 1)
+        refused = ask(client, deadline_s=1.99)  # the cheapest schedule would take less
+        ask(client, deadline_s=30)
+        ask(client, deadline_s=30)  # whose answer comes after the first was noted
+
+    assert refused.json()["error"]["code"] == "deadline_out_of_reach"
+    assert engine._costs.slowness < slow, "answers took less than was foretold"
 
 
 def test_a_policy_that_breaks_its_floor_is_followed_no_more(pipe: Any, policy: Policy) -> None:

@@ -2,12 +2,14 @@
 
 import math
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ditcache_rl.inference import Target, open_policy
+from ditcache_rl.instrument.fingerprint import ModelWatch
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server import (
     Audits,
@@ -16,6 +18,7 @@ from ditcache_rl.serve.server import (
     ImageTicket,
     Painter,
     Refused,
+    ServedImage,
     ServerSettings,
 )
 from ditcache_rl.serve.server.shares import Shares
@@ -165,6 +168,61 @@ def test_a_call_that_nobody_waits_for_ends_early(engine: Engine) -> None:
     assert (engine.painter.run.logs[-1].modes[1:] < 0).all()
 
 
+def test_who_goes_away_while_being_answered_harms_nobody() -> None:
+    class LeftMeanwhile(Future[Any]):
+        def done(self) -> bool:
+            known = super().done()
+            self.cancel()
+            return known
+
+    for leave in (Future.done, Future.cancel):
+        given = four(60)
+        given.answer = LeftMeanwhile()
+        leave(given.answer)
+        given.refuse(Refused("no", status=503, code="no"))
+        given.give(ServedImage(b"", "", "", 1.0, 0.0, 0.0, 1))
+
+
+def test_everybody_is_answered_whatever_fails(engine: Engine, shapes: Policy) -> None:
+    class Broken(Shares):
+        def computes(self, batch: Any, waiting: Any, now: float) -> list[int]:
+            raise RuntimeError("of nobody's making")
+
+    batch, costs = [four(60), four(60)], CallCosts(**COSTS)
+    engine._draw(batch, [], Broken(shapes, costs, rows=2), costs)
+
+    assert {type(one.answer.exception(timeout=0)) for one in batch} == {Refused}
+
+
+def test_who_comes_after_the_end_is_told(engine: Engine) -> None:
+    class Unmeasurable:
+        policy = engine.painter.policy
+
+    ended = Engine(Unmeasurable(), ServerSettings())  # type: ignore[arg-type]
+    ended.start()
+    ended._thread.join()
+
+    with pytest.raises(Refused, match="the engine has ended") as refused:
+        ended.submit([four(60)])
+    assert refused.value.code == "dead"
+
+
+def test_nobody_looks_at_weights_between_the_steps_of_a_served_call(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, real = list[bool](), ModelWatch.as_before
+
+    def as_before(watch: ModelWatch, *, closely: bool = False) -> bool:
+        looks.append(closely)
+        return real(watch, closely=closely)
+
+    monkeypatch.setattr(ModelWatch, "as_before", as_before)
+    engine.painter.draw([four(60)], [Target(budget=0.5)])
+
+    assert looks
+    assert not any(looks), "a look at weights waits for the device"
+
+
 def test_rows_of_a_call_follow_targets_of_their_own(engine: Engine) -> None:
     wanted = [Target(budget=0.25), Target(budget=1.0), Target(speedup=99.0)]
     painted = engine.painter.draw([four(60)] * 3, wanted)
@@ -172,6 +230,26 @@ def test_rows_of_a_call_follow_targets_of_their_own(engine: Engine) -> None:
     assert painted.log is not None
     assert painted.log.compute_share.tolist() == [0.25, 1.0, 1.0]
     assert str(painted.log.target) == "budget=0.25; budget=1.0; speedup=99.0"
+
+
+def test_who_is_followed_no_more_needs_every_compute(engine: Engine) -> None:
+    painter = engine.painter
+    assert painter.bounds(None, 4)[0] == 1
+    painter.run.distrust("for a test")
+    try:
+        assert painter.bounds(None, 4) == (4, 4)
+    finally:
+        painter.run.distrust("")
+
+
+def test_calls_of_other_sizes_do_not_count_for_what_calls_take(engine: Engine) -> None:
+    costs = CallCosts(fixed_s=9.0, row_s=0.0, compute_s=9.0, compute_row_s=0.0)
+    shares = Shares(engine.painter.policy, costs, rows=2)
+
+    engine._draw([four(60, size=(32, 32))], [], shares, costs)
+    assert costs.slowness == 1.0
+    engine._draw([four(60)], [], shares, costs)
+    assert costs.slowness < 1.0
 
 
 def test_audits_judge_when_too_many_images_are_below_their_floor() -> None:
