@@ -13,6 +13,17 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = ("start.md", "targets.md", "extending.md")
 
 
+def test_every_page_has_a_place_in_the_navigation_and_in_the_table() -> None:
+    docs = ROOT / "docs"
+    pages = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
+    navigation, table = (ROOT / "mkdocs.yml").read_text(), (docs / "README.md").read_text()
+
+    assert set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)) == pages
+    assert set(re.findall(r"^\| \[[^]]+\]\((\S+\.md)\)", table, re.MULTILINE)) == {
+        page for page in pages if page != "README.md" and not page.startswith("diary/")
+    }
+
+
 @pytest.mark.slow
 def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -172,10 +172,10 @@ def hand_on(pipe: Any, denoiser: nn.Module, hand: LoopHand) -> Iterator[Any]:
     own, kind = copy.deepcopy(before), cast(Any, type(before))
     own.__class__ = _in_hand(kind)
     own.hand = _Held(hand)
-    # Not by assignment, which diffusers notes in the pipeline's config.
-    place["scheduler"] = own
     tap = install(denoiser, partial(_LoopTap, hand))
     try:
+        # Not by assignment, which diffusers notes in the pipeline's config.
+        place["scheduler"] = own
         yield own
     finally:
         release(tap)

@@ -68,6 +68,7 @@ def run(options: Namespace) -> int:
     if bool(options.to) != bool(options.out):
         raise ConfigError("expected --to FORM and --out PATH together, received one of them")
     paths = [path for path in (options.schedules, options.onnx, options.out) if path]
+    _check_form(options)
     if len(set(paths)) < len(paths):
         raise ConfigError(f"expected different files, received {paths[0]} for two of them")
     folder = find_policy(options.policy)
@@ -91,6 +92,20 @@ def run(options: Namespace) -> int:
     if options.to:
         _export(options, policy)
     return 0
+
+
+def _check_form(options: Namespace) -> None:
+    """Refuse options that the form of --to has no use for."""
+    if options.search is not None:
+        from ditcache_rl.search.engines import ENGINES
+
+        check_within("--search", options.search, 1, MOST_COUNT)
+        if options.to not in ENGINES:
+            raise ConfigError(
+                f"expected --search with --to {', '.join(ENGINES)}, received --to {options.to}"
+            )
+    if options.request is not None and options.to != "dpcache":
+        raise ConfigError(f"expected --request with --to dpcache, received --to {options.to}")
 
 
 def _export(options: Namespace, policy: Policy) -> None:
@@ -148,11 +163,6 @@ def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Sch
     from ditcache_rl.pipelines import open_configured
     from ditcache_rl.search.engines import ENGINES, search_under
 
-    if options.to not in ENGINES:
-        raise ConfigError(
-            f"expected --search with --to {', '.join(ENGINES)}, received --to {options.to}"
-        )
-    check_within("--search", options.search, 1, MOST_COUNT)
     config = load_env(options.env or _env_of(policy.manifest.env_id))
     engine, always = ENGINES[options.to]
     cases = cases_of(config, "select")[:_SEARCHED]

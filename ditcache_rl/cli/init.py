@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from argparse import ArgumentParser, Namespace
@@ -75,9 +76,17 @@ def _argument(text: str) -> tuple[str, Any]:
     if not (given and name.isidentifier()):
         raise ConfigError(f"--call must have NAME=VALUE as height=512, received {text!r}")
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
+    return name, found if _is_plain(found) else value
+
+
+def _is_plain(value: object) -> bool:
+    """Tell what JSON and TOML write alike: neither dates nor tables nor what is not finite."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _copy_prompts(home: Path) -> str:

@@ -54,11 +54,12 @@ def _prepare(options: Namespace) -> int:
 
     from ditcache_rl.cli.progress import Bar
     from ditcache_rl.errors import ConfigError
-    from ditcache_rl.evaluate.panel import panel, panel_facts
+    from ditcache_rl.evaluate.panel import check_speedups, panel, panel_facts
     from ditcache_rl.evaluate.policy import evaluate_policy
     from ditcache_rl.files import check_writable
     from ditcache_rl.mos import RatingSet
 
+    check_speedups(options.speedups)
     check_writable(options.out, folders=True)
     if options.out.exists():
         raise ConfigError(f"expected a folder that does not exist, received {options.out}")

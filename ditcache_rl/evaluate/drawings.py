@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,8 +137,9 @@ def computed_share(line: TraceLine) -> list[float]:
 
 def gains_plot(pair: Pair, prompts: Sequence[str], *, name: str) -> Html:
     """Draw the gains of all prompts, the largest first."""
+    # Plotly reads markup in texts, and of what stands for a quote it knows nothing.
     known = [
-        (gain, text)
+        (gain, html.escape(text, quote=False))
         for gain, text in zip(pair["gains_db"], prompts, strict=False)
         if gain is not None
     ]

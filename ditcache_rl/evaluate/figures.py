@@ -14,6 +14,7 @@ import numpy as np
 from ditcache_rl.errors import StateError
 from ditcache_rl.evaluate.methods import Family, Method
 from ditcache_rl.evaluate.results import Picture, Results
+from ditcache_rl.evaluate.run import KEPT_PROMPTS
 from ditcache_rl.machine import require
 from ditcache_rl.sensitivity import Grade, SensitivityMap
 
@@ -71,7 +72,7 @@ def plot_grid(results: Results, path: Path) -> None:
         StateError: If the results hold no images besides the reference's.
     """
     shown = _shown_methods(results)
-    references = results.pictures[0]
+    references = results.pictures[0][:KEPT_PROMPTS]
     columns = 1 + 2 * len(shown)
     figure = _figure(1.9 * columns, 2.25 * len(references) + 0.4)
     grid = figure.subplots(len(references), columns, squeeze=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ditcache_rl.errors import ConfigError, closest
@@ -23,8 +24,7 @@ def panel(
     Raises:
         ConfigError: If a method is unknown, or a speed-up not above 1.
     """
-    if not speedups or min(speedups) <= 1:
-        raise ConfigError(f"--speedups must be above 1, received {list(speedups)}")
+    check_speedups(speedups)
     known: dict[str, list[int]] = {}
     for index, method in enumerate(results.methods):
         if index in results.pictures and method.family != "reference":
@@ -56,6 +56,16 @@ def panel(
         for place, (prompt, seed) in enumerate(zip(results.prompts, results.seeds, strict=True))
         if place < len(results.pictures[index])
     ]
+
+
+def check_speedups(speedups: Sequence[float]) -> None:
+    """Refuse speed-ups that nothing is near to.
+
+    Raises:
+        ConfigError: If there is none, or one is not above 1.
+    """
+    if not speedups or not all(1 < one < math.inf for one in speedups):
+        raise ConfigError(f"--speedups must be above 1, received {list(speedups)}")
 
 
 def panel_facts(env: str, command: str) -> dict[str, object]:

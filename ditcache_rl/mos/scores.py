@@ -235,9 +235,10 @@ def _agreements(
 ) -> dict[str, dict[str, float]]:
     """Correlate the scores of images with what metrics say of them."""
     rated = [page for page, is_hidden in zip(pages, hidden, strict=True) if not is_hidden]
-    names = [name for name in rated[0].quality if all(name in page.quality for page in rated)]
     found: dict[str, dict[str, float]] = {}
-    for name in names if rated else ():
+    for name in rated[0].quality if rated else ():
+        if not all(name in page.quality for page in rated):
+            continue
         values = np.array([page.quality[name] for page in rated])
         both = {
             "pearson": _correlation(values, means[~hidden]),

@@ -19,8 +19,8 @@ def plot(figure: dict[str, Any], *, name: str, label: str, height_px: int = 420)
         label: What is to be seen, for whoever does not see it.
         height_px: Of the plot.
     """
-    # Within a script element nothing else than this would end it.
-    data = json.dumps(figure, allow_nan=False).replace("</", "<\\/")
+    # Within a script element `</script` would end it, and `<!--<script` keep it open.
+    data = json.dumps(figure, allow_nan=False).replace("<", "\\u003c")
     return (
         f'<div class="dc-plot" id="{name}" role="img" aria-label="{escaped(label)}" '
         f'style="height:{height_px}px"></div>'

@@ -77,7 +77,7 @@ def write_starter(
         name=name,
         steps=count,
         fewer=math.ceil(0.7 * count),
-        source=json.dumps(seen.source),
+        source=_value(seen.source),
         dtype=dtype,
         call=_inline(seen.call),
         stacks=found,
@@ -90,6 +90,14 @@ def write_starter(
 
 
 def _inline(call: Mapping[str, Any]) -> str:
-    """Write an inline table of TOML; JSON writes strings, numbers, truths and lists as it does."""
-    pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in call.items())
+    """Write an inline table of TOML."""
+    pairs = ", ".join(f"{name} = {_value(value)}" for name, value in call.items())
     return f"{{ {pairs} }}" if pairs else "{}"
+
+
+def _value(value: object) -> str:
+    """Write a value of TOML; JSON writes strings, numbers, truths and lists as it does.
+
+    But for characters beyond 16 bits, which JSON escapes in halves.
+    """
+    return json.dumps(value, ensure_ascii=False)

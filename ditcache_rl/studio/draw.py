@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ditcache_rl.bench.draw import called
 from ditcache_rl.cache import Memory
 from ditcache_rl.config import EnvConfig, check_within, load_env
 from ditcache_rl.control import StaticSchedule
@@ -219,14 +220,14 @@ class Studio:
         with self._drawing:
             synchronize()
             began = time.perf_counter()
-            images: Tensor = pipe(
+            images = called(
+                pipe,
                 asked.prompt,
                 num_inference_steps=steps,
                 generator=torch.Generator("cpu").manual_seed(asked.seed),
-                output_type="pt",
+                call=config.pipeline.call,
                 **({"callback_on_step_end": ended} if hears else {}),
-                **config.pipeline.call,
-            ).images
+            )
             synchronize()
             seconds = time.perf_counter() - began
         return TimedImage(images.detach().float().cpu(), seconds)

@@ -1,11 +1,13 @@
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import nn
 
 from ditcache_rl.bench import Board, Case, Replay
+from ditcache_rl.bench.loop import LoopNotes, hand_on
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import AllCompute
 from ditcache_rl.errors import StateError, UnsupportedModelError
@@ -48,6 +50,15 @@ def test_the_pipeline_is_left_as_it_was_also_after_an_exception(board: Board) ->
     with pytest.raises(ZeroDivisionError):
         fail()
     assert not any(taps_of(block) for block in blocks)
+
+
+def test_a_hand_that_cannot_be_put_on_leaves_the_scheduler(board: Board) -> None:
+    before, nothing = board.pipe.scheduler, cast(nn.Module, None)
+
+    with pytest.raises(AttributeError), hand_on(board.pipe, nothing, LoopNotes()):
+        pass
+
+    assert board.pipe.scheduler is before
 
 
 def test_an_attached_pipeline_is_not_replayed(board: Board) -> None:

@@ -53,6 +53,25 @@ def test_what_init_writes_is_an_environment_of_the_pipeline(
     assert "train my-model.toml --estimate\n" in said
 
 
+def test_what_a_call_names_is_what_an_environment_reads(unweighted: Path, tmp_path: Path) -> None:
+    given = [
+        "negative_prompt=🦀 ü",
+        "when=1979-05-27",
+        "size={a=1}",
+        "layers=[1, 2]",
+        "on=true",
+        "at=inf",
+    ]
+
+    out = str(tmp_path / "env.toml")
+    assert main(["init", str(unweighted), "--out", out, "--call", *given]) == 0
+
+    named = load_env(out).pipeline.call
+    assert named["negative_prompt"] == "🦀 ü"
+    assert (named["when"], named["size"], named["at"]) == ("1979-05-27", "{a=1}", "inf")
+    assert (named["layers"], named["on"]) == ([1, 2], True)
+
+
 def test_a_unet_is_cached_as_a_whole_at_its_own_size(tmp_path: Path) -> None:
     folder, out = save_unet_pipe(tmp_path), tmp_path / "env" / "unet.toml"
 

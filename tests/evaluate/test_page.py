@@ -10,7 +10,7 @@ import pytest
 
 from ditcache_rl.evaluate import Method, Report, Results, build_report, write_page
 from ditcache_rl.evaluate.by_prompt import MOST_SETTINGS
-from ditcache_rl.evaluate.drawings import computed_share
+from ditcache_rl.evaluate.drawings import computed_share, gains_plot
 from ditcache_rl.evaluate.methods import REFERENCE
 from ditcache_rl.evaluate.results import Trace
 from ditcache_rl.page import MOST_PICTURE_BYTES
@@ -109,6 +109,15 @@ def test_pages_of_the_largest_pictures_stay_small() -> None:
 
     # In base64, which takes a third more; plotly is 4.6 MB.
     assert pictures * MOST_PICTURE_BYTES * 4 / 3 + 5_000_000 < 15_000_000
+
+
+def test_a_prompt_is_text_where_it_is_pointed_at(report: Report) -> None:
+    (pair, *_) = [one for one in report["paired"] if one["n"]]
+
+    markup = gains_plot(pair, ["<a href='x'>bold & \"new\"</a>"] * 5, name="x")
+
+    shown = json.loads(re.findall(r"json\" [^>]*>(.*)</script>", markup)[0])["data"][0]["text"]
+    assert shown == ["&lt;a href='x'&gt;bold &amp; \"new\"&lt;/a&gt;"] * 5
 
 
 def test_best_median_and_worst_are_those_of_the_gains(written: Path) -> None:

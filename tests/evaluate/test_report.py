@@ -209,6 +209,16 @@ def test_a_grid_of_the_reference_alone_is_refused(tmp_path: Path) -> None:
         plot_grid(alone, tmp_path / "grid.png")
 
 
+def test_a_grid_shows_the_first_prompts_alone(tmp_path: Path) -> None:
+    every = {index: [*own, own[0], own[1]] for index, own in RESULTS.pictures.items()}
+
+    plot_grid(RESULTS, tmp_path / "six.png")
+    plot_grid(replace(RESULTS, pictures=every), tmp_path / "eight.png")
+
+    six, eight = ((tmp_path / f"{name}.png").read_bytes() for name in ("six", "eight"))
+    assert Image.open(io.BytesIO(six)).size == Image.open(io.BytesIO(eight)).size
+
+
 @pytest.mark.parametrize("plot", [plot_frontier, plot_grid])
 def test_without_matplotlib_the_extra_is_named(
     plot: Callable[[Results, Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -74,6 +74,12 @@ def test_a_report_is_that_of_a_worked_example() -> None:
     assert report["raters"][3]["reasons"] == ["rated 1 of 4 pages"]
 
 
+def test_a_set_of_references_alone_agrees_with_nothing() -> None:
+    report = opinion_report(rated(page("1", HIDDEN, "")), [Rating("a", "1", 5)])
+
+    assert report["correlations"] == {}
+
+
 def test_twenty_raters_with_known_biases_are_screened() -> None:
     generator = np.random.default_rng(7)
     truth = np.array([5, 4.5, 4, 3.5, 3, 2.5, 2, 1.5, 4.2, 3.2, 2.2, 1.2, 4.8, 2.8, 5, 5, 5, 5.0])

@@ -116,6 +116,17 @@ def test_a_damaged_file_of_ratings_is_a_sentence(
     assert "restore a copy" in said
 
 
+def test_speed_ups_are_refused_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "set")
+
+    # Neither is there a test prompt more than 32, which is said once the pipeline is open.
+    assert main(["mos", "prepare", "--out", out, "--speedups", "1", "--prompts", "99"]) == 2
+
+    assert "--speedups must be above 1, received [1.0]" in capsys.readouterr().err
+
+
 def test_a_report_of_a_set_is_printed_and_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -40,10 +41,13 @@ def test_text_stays_text() -> None:
     assert "<script" not in document(evil, parts)
 
 
-def test_data_do_not_end_their_script() -> None:
-    markup = plot({"data": [{"name": "</script><b>"}], "layout": {}}, name="x", label="y")
+@pytest.mark.parametrize("evil", ["</script><b>", "<!--<script>", "a < b"])
+def test_data_neither_end_their_script_nor_keep_it_open(evil: str) -> None:
+    markup = plot({"data": [{"name": evil}], "layout": {}}, name="x", label="y")
 
-    assert "</script><b>" not in markup
+    data = markup.partition('data-plot="x">')[2].removesuffix("</script>")
+    assert "<" not in data
+    assert json.loads(data)["data"] == [{"name": evil}]
 
 
 def test_a_strip_has_a_cell_for_every_step_and_a_line_for_every_site() -> None:

@@ -5,11 +5,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ditcache_rl.cli import main
+from ditcache_rl.config import load_env
 from ditcache_rl.errors import BudgetError, DitcacheError
 from ditcache_rl.mos import Ratings
 from ditcache_rl.studio.app import studio_page
@@ -61,6 +64,15 @@ def test_a_policy_of_another_pipeline_is_refused(tiny_env: Path, studio: Studio)
 
     with pytest.raises(DitcacheError, match="policy of another model"):
         studio.compare(other)
+
+
+def test_frames_of_a_video_lie_below_each_other(studio: Studio) -> None:
+    def film(prompt: str, **_: Any) -> Any:
+        return SimpleNamespace(frames=torch.rand(1, 5, 3, 4, 6))  # as Wan returns them
+
+    drawn = studio._draw(film, load_env("shapes"), asked(), lambda *_: None, "reference")
+
+    assert drawn.pixels.shape == (5 * 4, 6, 3)
 
 
 def test_what_is_foreseen_is_what_is_decided(studio: Studio) -> None:
