@@ -14,7 +14,6 @@ import stat
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +262,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@cache
 def hints_of(kind: type[Any]) -> dict[str, Any]:
     """Return the types of fields; to resolve them compiles text, which is done once."""
-    return typing.get_type_hints(kind)
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
+
+
+_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def fits(value: Any, hint: Any) -> bool:

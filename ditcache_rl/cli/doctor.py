@@ -186,7 +186,8 @@ def _extras() -> Iterator[Diagnosis]:
 def _policies() -> Iterator[Diagnosis]:
     from ditcache_rl.policy import load_policy
 
-    for name, source in {**{n: n for n in shipped_policies()}, **cached_policies()}.items():
+    found: dict[str, str | Path] = {name: name for name in shipped_policies()}
+    for name, source in {**found, **cached_policies()}.items():
         try:
             policy = load_policy(source)
         except DitcacheError as error:
@@ -195,8 +196,8 @@ def _policies() -> Iterator[Diagnosis]:
         manifest = policy.manifest
         steps = ", ".join(map(str, policy.steps))
         parts = ["network"] * (policy.network is not None) + ["deadlines"] * bool(policy.pacer)
-        found = f"{manifest.env_id}, {manifest.model['class']}, {steps} steps"
-        yield Diagnosis("policies", name, " + ".join([found, *parts]))
+        what = f"{manifest.env_id}, {manifest.model['class']}, {steps} steps"
+        yield Diagnosis("policies", name, " + ".join([what, *parts]))
 
 
 def _needed() -> list[tuple[str, str, str]]:

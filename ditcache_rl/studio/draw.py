@@ -26,6 +26,7 @@ from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference import PolicyController, Run, Target, cached, open_policy, session
 from ditcache_rl.instrument import RequestLog
+from ditcache_rl.instrument.context import harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.metrics import Metric, metrics_at_hand
 from ditcache_rl.pipelines import check_identity, open_shared
@@ -211,6 +212,7 @@ class Studio:
     ) -> TimedImage:
         steps = config.steps[0]
 
+        @harmless
         def ended(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
             on_step(step + 1, steps, what)
             return values
