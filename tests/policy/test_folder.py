@@ -348,7 +348,7 @@ def test_damage_to_the_manifest_names_file_and_field(
         ('{"seed": 1' + "0" * 400 + "}", "the number of 1329 bits"),
         ('{"call": ' + '{"a":' * 40 + "1" + "}" * 41, "more than 32 deep"),
         ("{" + ",".join(f'"{n}":1' for n in range(20_000)) + "}", "20000 keys; at most"),
-        ('{"call": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
+        ('{"call": ' + "[" * 100_000 + "]" * 100_000 + "}", "100001 lists and objects"),
         ('{"call": "' + "x" * (1 << 18) + '"}', "expected at most 262144 bytes"),
     ],
 )

@@ -33,7 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw and simulate little."""
     for name, value in {"_ROUNDS": 1, "_PATHS": 8, "_SCALED": 4}.items():
         monkeypatch.setattr(gaps, name, value)
-    for name, value in {"_COMPARE": 60, "BATCH": 30}.items():
+    for name, value in {"_COMPARE": 60, "_BATCH": 30}.items():
         monkeypatch.setattr(pace, name, value)
 
 
