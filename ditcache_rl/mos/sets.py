@@ -186,7 +186,7 @@ class RatingSet:
         data = read_bytes(path, _MOST_IMAGE_BYTES)
         try:
             return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ArtifactError(f"{path}: expected an image, received {error}") from error
 
     def order(self, rater: str) -> list[RatedPage]:

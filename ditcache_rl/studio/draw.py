@@ -7,6 +7,7 @@ that no time is that of two, and those who wait take turns.
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -81,10 +82,12 @@ class Drawing:
         """Return the cap as `cached` takes it.
 
         Raises:
-            ConfigError: If it is not above zero.
+            ConfigError: If it is not finite and above zero.
         """
         if self.memory_mib is None:
             return Memory()
+        if not math.isfinite(self.memory_mib):
+            raise ConfigError(f"expected MiB of device memory, received {self.memory_mib}")
         return Memory(device=int(self.memory_mib * _MIB))
 
 

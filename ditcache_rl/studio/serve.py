@@ -82,10 +82,11 @@ def check_port(host: str, port: int) -> None:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((host, port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
                 f"expected a port that can be listened at, received {port} on {host!r}: "
-                f"{error.strerror or error}; choose another with --port"
+                f"{reason}; choose another with --port"
             ) from error
 
 

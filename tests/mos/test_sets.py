@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ditcache_rl.cli import main
 from ditcache_rl.errors import ArtifactError, ConfigError
@@ -28,6 +29,20 @@ def test_a_hidden_reference_is_the_reference_under_another_name(tmp_path: Path) 
         alike = np.array_equal(made.picture(one.image), made.picture(one.reference))
         assert alike == (one.method == HIDDEN)
         assert one.image != one.reference
+
+
+def test_an_image_that_is_damaged_or_vast_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_set(tmp_path / "set")
+    broken, vast = made.pages[0].image, made.pages[1].image
+    data = (tmp_path / "set" / broken).read_bytes()
+    (tmp_path / "set" / broken).write_bytes(data[:60])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+
+    for name in (broken, vast):
+        with pytest.raises(ArtifactError, match=f"{name}: expected an image"):
+            made.picture(name)
 
 
 def test_names_tell_nothing(tmp_path: Path) -> None:

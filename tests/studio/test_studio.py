@@ -13,12 +13,12 @@ import torch
 
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
-from ditcache_rl.errors import BudgetError, DitcacheError
+from ditcache_rl.errors import BudgetError, ConfigError, DitcacheError
 from ditcache_rl.mos import Ratings
 from ditcache_rl.studio.app import studio_page
 from ditcache_rl.studio.draw import MOST_PROMPT, Drawing, Studio
 from ditcache_rl.studio.rating import rating_page
-from ditcache_rl.studio.serve import serve
+from ditcache_rl.studio.serve import check_port, serve
 from tests.kit.browser import Visit, chromium
 from tests.kit.opinions import write_set
 
@@ -50,6 +50,7 @@ def asked(**changes: Any) -> Drawing:
         ({"target": {"min_psnr": -1.0}}, "min_psnr must"),
         ({"seed": -1}, "seed must lie in"),
         ({"memory_mib": -1.0}, "device"),
+        ({"memory_mib": float("inf")}, "MiB of device memory, received inf"),
     ],
 )
 def test_what_cannot_be_drawn_is_a_sentence(
@@ -105,6 +106,11 @@ def test_requests_take_turns_and_both_are_answered(studio: Studio) -> None:
         thread.join()
 
     assert len(answers) == 2
+
+
+def test_a_host_that_cannot_be_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="expected a port that can be listened at"):
+        check_port("a..b", free_port())
 
 
 def test_a_port_in_use_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
