@@ -13,7 +13,7 @@ from ditcache_rl.evaluate.drawings import decisions_plot, frontier_plot
 from ditcache_rl.evaluate.methods import OURS
 from ditcache_rl.evaluate.report import Report, ReportLine, TraceLine
 from ditcache_rl.evaluate.results import Picture
-from ditcache_rl.evaluate.tables import place_of, shown
+from ditcache_rl.evaluate.tables import TITLES, cells, place_of, shown
 from ditcache_rl.files import replacing
 from ditcache_rl.page import Html, document, escaped, legend, plot_scripts, strip, table
 
@@ -118,22 +118,10 @@ def _frontier(report: Report) -> Iterator[Html]:
     )
     yield frontier_plot(report)
     lines = sorted(report["rows"], key=place_of)
-    titles = ("method", "setting", "computed", "s / image", "speed-up", "PSNR dB", "p5", "SSIM")
-    cells = [
-        (
-            line["method"],
-            line["target"],
-            shown(line["compute_share"], ".0%"),
-            shown(line["seconds_per_image"], ".3f"),
-            shown(line["speedup"], ".2f"),
-            shown(line["psnr_db"]["mean"], ".2f"),
-            shown(line["psnr_db"]["p5"], ".2f"),
-            shown(line["ssim"]["mean"], ".4f"),
-        )
-        for line in lines
-    ]
     yield "<details><summary>All settings in numbers</summary>"
-    yield table(titles, cells, label="All settings in numbers") + "</details>"
+    yield (
+        table(TITLES, [cells(one) for one in lines], label="All settings in numbers") + "</details>"
+    )
     yield "<details><summary>Ours against the best of a family in the same time</summary>"
     paired = [
         (

@@ -7,6 +7,8 @@ from rich.table import Table
 from ditcache_rl.evaluate.methods import FAMILIES
 from ditcache_rl.evaluate.report import Number, Report, ReportLine
 
+#: What is shown of a method under a setting, everywhere.
+TITLES = ("method", "setting", "computed", "s / image", "speed-up", "PSNR dB", "p5", "SSIM")
 _STYLES: dict[str, str] = {"learned": "bold green", "static": "cyan", "reference": "bold"}
 
 
@@ -14,33 +16,33 @@ def render_table(report: Report) -> Table:
     """Lay a report out for the terminal, one line per method and setting."""
     images = report["rows"][0]["n"]
     table = Table(title=f"{report['env']}: {images} images, PSNR and SSIM against the reference")
-    table.add_column("method")
-    table.add_column("setting")
     with_lpips = report["rows"][0]["lpips"] is not None
-    numeric = ["computed", "s / image", "speed-up", "PSNR dB", "p5", "SSIM"]
-    for title in [*numeric, "LPIPS"] if with_lpips else numeric:
-        table.add_column(title, justify="right")
+    for title in [*TITLES, "LPIPS"] if with_lpips else TITLES:
+        table.add_column(title, justify="left" if title in TITLES[:2] else "right")
     previous = ""
     for line in sorted(report["rows"], key=place_of):
         if previous and line["family"] != previous:
             table.add_section()
         previous = line["family"]
         lpips = [shown(line["lpips"]["mean"], ".3f")] if line["lpips"] is not None else []
-        table.add_row(
-            line["method"],
-            line["target"],
-            shown(line["compute_share"], ".0%"),
-            shown(line["seconds_per_image"], ".3f"),
-            shown(line["speedup"], ".2f"),
-            shown(line["psnr_db"]["mean"], ".2f"),
-            shown(line["psnr_db"]["p5"], ".2f"),
-            shown(line["ssim"]["mean"], ".4f"),
-            *lpips,
-            style=_STYLES.get(line["family"]),
-        )
+        table.add_row(*cells(line), *lpips, style=_STYLES.get(line["family"]))
     if report["notes"]:
         table.caption = "\n".join(report["notes"])
     return table
+
+
+def cells(line: ReportLine) -> tuple[str, ...]:
+    """Write what was measured under `TITLES`."""
+    return (
+        line["method"],
+        line["target"],
+        shown(line["compute_share"], ".0%"),
+        shown(line["seconds_per_image"], ".3f"),
+        shown(line["speedup"], ".2f"),
+        shown(line["psnr_db"]["mean"], ".2f"),
+        shown(line["psnr_db"]["p5"], ".2f"),
+        shown(line["ssim"]["mean"], ".4f"),
+    )
 
 
 def render_deadlines(report: Report) -> Table:
