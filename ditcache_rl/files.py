@@ -173,7 +173,7 @@ def read_json(path: Path, *, most_bytes: int = _MOST_JSON_BYTES) -> dict[str, An
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read a JSON value of a stranger.
+    """Read a JSON value of a stranger, whose bytes are UTF-8 and no other encoding.
 
     Raises:
         ValueError: If it is none, or not one that `check_sane` lets pass.
@@ -186,7 +186,9 @@ def parse_json(text: str | bytes) -> Any:
             f"{_MOST_VALUES} are read"
         )
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        # Of bytes, json would guess the encoding, and import what reads it.
+        known = text if isinstance(text, str) else text.decode("utf-8")
+        value = json.loads(known, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError(str(error)) from error
     check_sane(value)

@@ -76,6 +76,13 @@ def test_lists_and_numbers_are_counted_before_they_are_made() -> None:
     assert len(parse_json("[" + "[]," * 60_000 + "0]")) == 60_001
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32", "utf-8-sig"])
+def test_bytes_are_read_as_utf8_alone(encoding: str) -> None:
+    with pytest.raises(ValueError, match=r"utf-8|BOM|Expecting"):
+        parse_json('{"a": 1}'.encode(encoding))
+    assert parse_json('{"a": "ä"}'.encode()) == {"a": "ä"}
+
+
 @pytest.mark.parametrize("place", [0, 70_000, 199_999])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_an_infinite_number_is_found_wherever_it_lies(place: int, kind: torch.dtype) -> None:
