@@ -155,9 +155,9 @@ class BlockRunner:
                     given = {name: visiting(value) for name, value in kwargs.items()}
                     return plain(pipe, *map(visiting, args), **given)
             finally:
-                self._check_model("during")
                 with _LOCK:
                     self._active -= admitted
+                self._check_model("during")
                 for note in request.notes:
                     self._note(note)
                 for log, reason in zip(

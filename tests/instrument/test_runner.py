@@ -341,3 +341,20 @@ def test_a_schedule_for_another_request_is_an_error_of_the_call(tiny_pipe: Any) 
         draw_under(tiny_pipe, schedule)
 
     assert fingerprint(tiny_pipe) == before
+
+
+def test_a_request_gives_its_place_back_though_the_look_after_it_fails(
+    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BlockRunner(tiny_pipe, EveryK(2), TieredCache(), sites=2) as runner:
+        looks = iter([None])
+
+        def changes() -> None:
+            if next(looks, "after") is not None:
+                raise RuntimeError("no look")
+
+        monkeypatch.setattr(runner._denoisers, "changes", changes)
+        with pytest.raises(RuntimeError, match="no look"):
+            draw(tiny_pipe, PROMPTS, steps=2)
+
+        assert runner._active == 0
