@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from ditcache_rl.config import check_within
 from ditcache_rl.errors import BudgetError, ConfigError, StateError, as_written, closest
@@ -150,14 +150,27 @@ class Target:
         )
 
 
-class TargetsByRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TargetsByRow:
     """What each row of a call asks for, where rows are requests of different people.
 
     Every row follows the schedule that a request of its own would; what is out of reach computes
     everything.
+
+    Raises:
+        ConfigError: If a row asks for what its call, or many of them, keep: a deadline by the
+            clock, or a floor over requests.
     """
 
     targets: tuple[Target, ...]
+
+    def __post_init__(self) -> None:
+        for row, one in enumerate(self.targets):
+            if one.deadline_s is not None or one.over == "requests":
+                raise ConfigError(
+                    f"expected a target that a row follows by a schedule, received {one} for row "
+                    f"{row}; ask for it in a call of its own"
+                )
 
     def __str__(self) -> str:
         """Write the targets of the rows, one after the other."""

@@ -14,6 +14,7 @@ import ditcache_rl as dc
 from ditcache_rl.control import EveryK
 from ditcache_rl.errors import BudgetError, ConfigError, StateError
 from ditcache_rl.files import parse_json
+from ditcache_rl.inference import Target, TargetsByRow
 from ditcache_rl.instrument import Ranks
 from ditcache_rl.policy import Policy
 from tests.kit.environment import PROMPTS, untrained_policy
@@ -226,3 +227,9 @@ def test_a_record_says_what_was_asked_for(
         draw(tiny_pipe, tiny_call)
 
     assert parse_json(file.read_bytes())["target"] == "budget=0.25"
+
+
+@pytest.mark.parametrize("other", [Target(deadline_s=1.0), Target(min_psnr=35.0, over="requests")])
+def test_what_a_row_alone_cannot_keep_is_refused(other: Target) -> None:
+    with pytest.raises(ConfigError, match="for row 1; ask for it in a call of its own"):
+        TargetsByRow((Target(speedup=2.0), other))
