@@ -110,7 +110,8 @@ class GuardedController(Delegating):
         )
         if self._lost.any():
             modes = np.where(self._lost[:, None], np.int8(Mode.COMPUTE), modes)
-        self._idle = np.where(modes > Mode.COMPUTE, self._idle + 1, 0)
+        if self._guard.longest is not None:
+            self._idle = np.where(modes > Mode.COMPUTE, self._idle + 1, 0)
         self._before, self._modes, self._step = self._modes, modes, info.step
         if modes is decision.modes:
             return decision
@@ -129,10 +130,13 @@ class GuardedController(Delegating):
 
     def _look(self, info: StepInfo) -> None:
         """Compare what the step before has computed with what the one before that estimated."""
-        output, last = info.last_output, self._output
-        follows = self._step == info.step - 1 and not info.anew
-        self._output = output if follows else None
-        if not follows or output is None or last is None or output is last:
+        last, self._output = self._output, None
+        if self._step != info.step - 1 or info.anew:
+            return
+        output = info.last_output if last is not None or self._modes.any() else None
+        if self._modes.any():  # an estimate, to compare with what is computed next
+            self._output = output
+        if output is None or last is None or output is last:
             return
         computed = (self._modes == Mode.COMPUTE).all(axis=1)
         told = computed & (self._before != Mode.COMPUTE).all(axis=1) & ~self._lost
