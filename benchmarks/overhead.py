@@ -1,6 +1,7 @@
 """What does the machinery around the blocks cost, and how well is time predicted?
 
-Everything is measured on the embedded pipeline, 28 steps.
+Everything is measured on the embedded pipeline, 28 steps. Controllers are watched over, as they are
+under `cached`.
 
 `all_compute_overhead_share`: time of a call under the runner with every site computed, over that of
 the plain pipeline, minus 1; median over pairs of calls whose order alternates.

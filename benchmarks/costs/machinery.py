@@ -17,7 +17,15 @@ from benchmarks.harness import console
 from ditcache_rl.bench import Board, Case, draw, measure_profile
 from ditcache_rl.bench.profile import timed_call
 from ditcache_rl.config import EnvConfig, find_policy
-from ditcache_rl.control import ActionSpace, AllCompute, NetworkController, PolicyNetwork
+from ditcache_rl.control import (
+    ActionSpace,
+    AllCompute,
+    Controller,
+    Guard,
+    GuardedController,
+    NetworkController,
+    PolicyNetwork,
+)
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.policy import load_policy
 from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
@@ -51,7 +59,7 @@ def all_compute(
     seconds = np.empty((amounts.pairs, 2))
     for pair in track(range(amounts.pairs), "runner", console=console, transient=True):
         for attached in (False, True) if pair % 2 == 0 else (True, False):
-            controller = AllCompute() if attached else None
+            controller = guarded(AllCompute()) if attached else None
             drawn = draw(pipe, [case], controller, steps=STEPS, call=call, sites=sites)
             seconds[pair, int(attached)] = drawn.seconds
     ratios = seconds[:, 1] / seconds[:, 0]
@@ -69,7 +77,7 @@ def decision(
 ) -> tuple[float, dict[str, object]]:
     """Time the decisions of real requests, and the network apart from them."""
     name, controller, network = network_controller(config)
-    timed = Timed(controller)
+    timed = Timed(guarded(controller))
     board = Board(
         pipe,
         STEPS,
@@ -94,6 +102,11 @@ def decision(
         "network_alone_s": statistics.median(alone),
         "share_of_request": sum(timed.seconds) / sum(request_s),
     }
+
+
+def guarded(controller: Controller) -> Controller:
+    """Watch over it as `cached` does where nobody asks for anything else."""
+    return GuardedController(controller, Guard())
 
 
 def network_controller(config: EnvConfig) -> tuple[str, NetworkController, PolicyNetwork]:

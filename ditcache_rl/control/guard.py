@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ditcache_rl.config import check_within
 from ditcache_rl.control.base import Controller, Delegating, planned_modes, target_of
@@ -34,7 +32,8 @@ class Guard:
 
     Attributes:
         most_error: Most that a computed output may lie off the estimate of the step before, over
-            its norm. In a row where it lies further, the rest of the request is computed.
+            its norm. In a row where it lies further, the rest of the request is computed, from the
+            second step after it on: so nobody waits for a device.
         longest: Most steps that a site is estimated in a row; None for no limit.
         last: Whether the last step is computed.
         patience: So many requests in a row whose estimates were further off than those of any image
@@ -79,16 +78,8 @@ class GuardedController(Delegating):
         """Start a request."""
         self._delegate.reset(run)
         self.reasons.append("")
-        self._lost = np.zeros(run.rows, dtype=np.bool_)
+        self._lost: NDArray[np.bool_] | None = None
         self._idle = np.zeros((run.rows, run.sites), dtype=np.int64)
-        self._modes: Modes = np.zeros((run.rows, run.sites), dtype=np.int8)
-        self._before, self._step = self._modes, -1
-        self._output: Tensor | None = None
-
-    def forget(self, run: RunInfo) -> None:
-        """Compare nothing with what had other shapes."""
-        self._output, self._step = None, -1
-        super().forget(run)
 
     def planned(self) -> Modes | None:
         """Return the schedule, with what is computed in any case."""
@@ -108,11 +99,10 @@ class GuardedController(Delegating):
         modes = self._bounded(
             decision.modes, self._idle, step=info.step, steps=info.run.num_inference_steps
         )
-        if self._lost.any():
+        if self._lost is not None:
             modes = np.where(self._lost[:, None], np.int8(Mode.COMPUTE), modes)
         if self._guard.longest is not None:
             self._idle = np.where(modes > Mode.COMPUTE, self._idle + 1, 0)
-        self._before, self._modes, self._step = self._modes, modes, info.step
         if modes is decision.modes:
             return decision
         # What was not meant to be computed has no place of its own.
@@ -129,30 +119,14 @@ class GuardedController(Delegating):
         return modes
 
     def _look(self, info: StepInfo) -> None:
-        """Compare what the step before has computed with what the one before that estimated."""
-        last, self._output = self._output, None
-        if self._step != info.step - 1 or info.anew:
+        """Give up rows whose estimates were far off."""
+        error = info.error() if info.error is not None else None
+        if error is None:
             return
-        output = info.last_output if last is not None or self._modes.any() else None
-        if self._modes.any():  # an estimate, to compare with what is computed next
-            self._output = output
-        if output is None or last is None or output is last:
+        off = error > self._guard.most_error
+        if not off.any():
             return
-        computed = (self._modes == Mode.COMPUTE).all(axis=1)
-        told = computed & (self._before != Mode.COMPUTE).all(axis=1) & ~self._lost
-        if not told.any() or output.shape != last.shape or len(output) != len(told):
-            return
-        error = relative_error(output, last)  # the one sync of a step
-        off = told & ~(error <= self._guard.most_error)  # nan is off
-        if off.any():
-            self._lost |= off
-            self.reasons[-1] = self.reasons[-1] or (
-                f"an estimate was off by {error[off].max():.3g} of what step {self._step} computed"
-            )
-
-
-def relative_error(output: Tensor, estimate: Tensor) -> NDArray[np.float64]:
-    """Return how far each row is off an estimate of it, over its norm: (rows,); waits for it."""
-    whole, other = output.detach().float().flatten(1), estimate.detach().float().flatten(1)
-    off = torch.linalg.vector_norm(whole - other, dim=1) / torch.linalg.vector_norm(whole, dim=1)
-    return np.asarray(off.cpu(), dtype=np.float64)  # not every device has doubles
+        self._lost = off if self._lost is None else self._lost | off
+        self.reasons[-1] = self.reasons[-1] or (
+            f"an estimate was off by {error[off].max():.3g} of what step {info.step - 2} computed"
+        )

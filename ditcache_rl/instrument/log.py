@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.types import SIGNALS, Floats, Mode, Modes, RunInfo
@@ -47,8 +48,8 @@ class RequestLog:
         self.guarded = ""
         self.expected_psnr_db: Floats | None = None
         self._ends: list[Tensor] = []
-        self._estimated: tuple[int, Tensor] | None = None
-        self._jumps: dict[int, Tensor] = {}
+        self._estimated: _Estimated | None = None
+        self._jumps: dict[int, _Jump] = {}
 
     def note(
         self, step: int, site: int, modes: Modes, branches: Iterable[int], *, decided: bool
@@ -72,26 +73,31 @@ class RequestLog:
             before[:] = modes if before[0] < 0 else np.minimum(before, modes)
 
     def note_output(self, step: int, latents: Tensor, output: Tensor) -> None:
-        """Look at what a step saw and returned; nobody waits for a device here.
-
-        Noted is how far what is computed lies from what was estimated at the step before: by that,
-        times the noise level, the predicted clean image changes.
-        """
-        if self.branches <= 1 and len(output) == self.run.rows:
-            modes = self.modes[step]
-            before, self._estimated = self._estimated, None
-            if (modes > Mode.COMPUTE).all():
-                self._estimated = step, output
-            elif (
-                before is not None
-                and step == before[0] + 1
-                and (modes <= Mode.COMPUTE).all()
-                and output.shape == before[1].shape
-            ):
-                self._jumps[step] = jump(output, before[1])
+        """Look for what is not finite in what the last step saw and returned, in any branch."""
         if step == len(self.modes) - 1 and (self.modes > Mode.COMPUTE).any():
             # A sum is finite if all numbers are, and of a sane size; on a CPU it is far cheaper.
             self._ends += [tensor.sum(dtype=torch.float32) for tensor in (latents, output)]
+
+    def note_step(self, step: int, branch: int, output: Tensor) -> None:
+        """Note how far what a step has computed lies from what was estimated at the step before.
+
+        By that, times the noise level, the predicted clean image changes. Nobody waits for a device
+        here.
+
+        Args:
+            step: That has ended.
+            branch: Whose output it is; that of another one is not compared with it.
+            output: (rows, ...) of the denoiser.
+        """
+        modes, before, self._estimated = self.modes[step], self._estimated, None
+        estimated = modes.min(axis=1) > Mode.COMPUTE
+        if estimated.any():
+            self._estimated = _Estimated(step, branch, estimated, output)
+        if before is None or (step, branch) != (before.step + 1, before.branch):
+            return
+        told = before.rows & (modes.max(axis=1) <= Mode.COMPUTE)
+        if told.any() and output.shape == before.output.shape and len(output) == len(told):
+            self._jumps[step] = _Jump(told, jump(output, before.output))
 
     def end(self, seconds: float) -> None:
         """Let go of tensors that nobody asks for any more, and note what the call took."""
@@ -102,15 +108,28 @@ class RequestLog:
 
         Returns:
             (rows, steps, SIGNALS) logarithms of the mean squared distance and output, and the share
-            of the output that the distance along it is; nan but at steps that computed after an
-            estimate.
+            of the output that the distance along it is; nan but in rows and at steps that computed
+            after an estimate.
         """
         steps, rows, _ = self.modes.shape
         found = np.full((rows, steps, SIGNALS), np.nan)
-        if self._jumps:
-            noted = torch.stack(list(self._jumps.values()), 1)
-            found[:, list(self._jumps)] = noted.double().cpu().numpy()
+        for step, noted in self._jumps.items():
+            found[noted.rows, step] = noted.read()[noted.rows]
         return found
+
+    def error(self, step: int) -> Floats | None:
+        """Return how far estimates were off, by what a step computed; waits for that step.
+
+        Returns:
+            (rows,) the distance over the norm of what was computed, infinite where that is not
+            finite; nan in rows that tell nothing, None where none does.
+        """
+        noted = self._jumps.get(step)
+        if noted is None:
+            return None
+        off, size, _ = noted.read().T
+        error = np.nan_to_num(np.exp((off - size) / 2), nan=np.inf)
+        return np.where(noted.rows, error, np.nan)
 
     @property
     def finite(self) -> bool:
@@ -126,6 +145,32 @@ class RequestLog:
         """(rows,) computed sites over all sites of all steps."""
         computed = (self.modes == Mode.COMPUTE).sum(axis=(0, 2))
         return np.asarray(computed / self.run.site_steps, dtype=np.float64)
+
+
+class _Estimated(NamedTuple):
+    """What rows of a step have estimated."""
+
+    step: int
+    branch: int
+    rows: NDArray[np.bool_]
+    output: Tensor
+
+
+class _Jump:
+    """Signals of the rows that tell some, on their way to the host."""
+
+    def __init__(self, rows: NDArray[np.bool_], signals: Tensor) -> None:
+        self.rows, self._signals, self._event = rows, signals, None
+        if signals.is_cuda:  # a copy that is asked for later would wait for all that is queued then
+            self._signals = signals.to("cpu", non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(signals.device))
+
+    def read(self) -> Floats:
+        """Wait for them: (rows, SIGNALS)."""
+        if self._event is not None:
+            self._event.synchronize()
+        return np.asarray(self._signals.cpu(), dtype=np.float64)
 
 
 def jump(output: Tensor, before: Tensor) -> Tensor:

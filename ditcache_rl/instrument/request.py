@@ -95,6 +95,8 @@ class Request:
         self._decision: Decision | None = None
         self._decides = False
         self._last_output: Tensor | None = None
+        #: What the last call of the step has returned, and for which branch.
+        self._returned: tuple[int, Tensor] | None = None
         self._branches, self._memory = Branches(), RequestMemory(cache, self.id, max_bytes)
         self._latents: Tensor | None = None
 
@@ -111,7 +113,7 @@ class Request:
             self._memory.forget()
             self._end_step()
             self._branches.clear()
-            self._last_output = self._latents = self.active = self.layout = None
+            self._last_output = self._returned = self._latents = self.active = self.layout = None
             self.off = True
             for log in self.logs:
                 log.end(time.perf_counter() - self._began)
@@ -170,6 +172,7 @@ class Request:
             if not self.off:
                 self._last_output = self._last_rows(output)
             if self._latents is not None:
+                self._returned = (0, output) if self.off else (self.chunks[-1], self._last_output)
                 self.logs[-1].note_output(self._step, self._latents, output)
         self.off, self.active, self.layout, self.stack_input = True, None, None, ()
 
@@ -207,6 +210,7 @@ class Request:
                 device_free_share=self.cache.device.free_share,
                 anew=anew,
                 memory=lambda: self._memory.views(self._present, self.chunks[-1]),
+                error=lambda: self.logs[-1].error(self._step - 2),
             )
             decision = self.controller.decide(info)
             self._unheard = False
@@ -277,10 +281,15 @@ class Request:
         self._memory.begin(rows, planned_modes(self.controller))
 
     def _end_step(self) -> None:
-        """Note that calls that were left alone have computed."""
-        if self._decision is None and 0 <= self._step < len(self.logs[-1].modes):
+        """Note that calls that were left alone have computed, and what the step has returned."""
+        returned, self._returned = self._returned, None
+        if not self.logs or not 0 <= self._step < len(self.logs[-1].modes):
+            return
+        if self._decision is None:
             modes = self.logs[-1].modes[self._step]
             modes[modes < 0] = Mode.COMPUTE
+        if returned is not None:
+            self.logs[-1].note_step(self._step, *returned)
 
     @property
     def _sigma(self) -> float:

@@ -71,7 +71,7 @@ def test_the_row_whose_estimates_are_far_off_is_computed_to_the_end(
     with dc.cached(tiny_pipe, mixed, blocks="transformer") as run:
         draw(tiny_pipe, tiny_call, rows=2)
 
-    assert [text_of(run, row) for row in range(2)] == ["CRCRCRCR", "CRCCCCCC"]
+    assert [text_of(run, row) for row in range(2)] == ["CRCRCRCR", "CRCRCCCC"]
     assert run.logs[0].guarded.startswith("an estimate was off by ")
     assert "guard         1 computed to the end, the last as an estimate" in run.summary()
 
@@ -84,12 +84,12 @@ def test_what_is_computed_to_the_end_is_what_the_plain_steps_make_of_it(
     tiny_pipe: Any, tiny_call: dict[str, Any]
 ) -> None:
     own = np.full((STEPS, HISTORY), np.nan)
-    own[1] = (9.0, 0.0, 0.0)
-    once = Schedule(np.array([[0], [1], *[[0]] * (STEPS - 2)], dtype=np.int8), own)
+    own[[1, 3]] = (9.0, 0.0, 0.0)
+    twice = Schedule(np.array([[0], [1], [0], [1], *[[0]] * (STEPS - 4)], dtype=np.int8), own)
 
     with dc.cached(tiny_pipe, StaticSchedule(times(9.0)), blocks="transformer"):
         guarded = draw(tiny_pipe, tiny_call)
-    with dc.cached(tiny_pipe, StaticSchedule(once), blocks="transformer", guard=None):
+    with dc.cached(tiny_pipe, StaticSchedule(twice), blocks="transformer", guard=None):
         assert torch.equal(draw(tiny_pipe, tiny_call), guarded)
 
 

@@ -1,6 +1,7 @@
 """What a log notes of estimates that were off, as a reader with all outputs at hand computes it."""
 
 import gc
+import math
 import weakref
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.control import AllCompute, EveryK, StaticSchedule
+from ditcache_rl.instrument import RequestLog
+from ditcache_rl.instrument.log import jump
+from ditcache_rl.types import RunInfo
 from tests.kit.pipelines import GUIDANCE, PROMPTS, STEPS, draw_under
 
 #: Computes 0, 3 and the last step; at the last nothing is read any more.
@@ -43,21 +47,42 @@ def test_a_jump_is_by_what_the_predicted_clean_image_changes(
         np.testing.assert_allclose(jumps[:, at], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_full_compute_and_guidance_note_nothing(tiny_pipe: Any) -> None:
+def test_full_compute_notes_nothing(tiny_pipe: Any) -> None:
     _, full = draw_under(tiny_pipe, AllCompute())
-    _, guided = draw_under(tiny_pipe, StaticSchedule.of(MODES), **GUIDANCE)
 
     assert np.isnan(full.jumps()).all()
-    assert np.isnan(guided.jumps()).all(), "which of the branches would it be?"
 
 
-def test_rows_that_differ_note_nothing(tiny_pipe: Any) -> None:
-    rows = np.stack([MODES, np.zeros_like(MODES), MODES], axis=1)
+def test_of_several_branches_the_last_one_is_noted(tiny_pipe: Any) -> None:
+    outputs: list[Tensor] = []
+    handle = tiny_pipe.transformer.register_forward_hook(
+        lambda _, args, output: outputs.append(output[0])
+    )
+    try:
+        _, log = draw_under(tiny_pipe, StaticSchedule.of(MODES), **GUIDANCE)
+    finally:
+        handle.remove()
 
+    assert len(outputs) == 2 * STEPS
+    last = outputs[1::2]
+    told = np.isfinite(log.jumps()).all(axis=(0, 2))
+    assert np.flatnonzero(told).tolist() == [3], "at step 5, which nobody reads, nobody tells them"
+    np.testing.assert_allclose(log.jumps()[:, 3], jump(last[3], last[2]), rtol=1e-5)
+
+
+def test_rows_that_differ_note_what_they_have_alone(tiny_pipe: Any) -> None:
+    full, late = np.zeros_like(MODES), MODES[[0, 1, 0, 0, 1, 0]]
     prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
-    _, log = draw_under(tiny_pipe, StaticSchedule.of(rows), prompts=prompts, seeds=(0, 1, 2))
+    rows = StaticSchedule.of(np.stack([MODES, full, late], axis=1))
+    _, log = draw_under(tiny_pipe, rows, prompts=prompts, seeds=(0, 1, 2))
 
-    assert np.isnan(log.jumps()).all()
+    told = np.isfinite(log.jumps()).all(axis=2)
+    assert [np.flatnonzero(row).tolist() for row in told] == [[3, 5], [], [2, 5]]
+    errors = [log.error(step) for step in range(STEPS)]
+    assert [error is not None for error in errors] == told.any(axis=0).tolist()
+    for step, row in zip(*np.nonzero(told.T), strict=True):
+        off, size, _ = log.jumps()[row, step]
+        assert errors[step][row] == pytest.approx(np.sqrt(np.exp(off) / np.exp(size)))  # type: ignore[index]
 
 
 def test_a_log_keeps_no_output_alive(tiny_pipe: Any) -> None:
@@ -74,3 +99,16 @@ def test_a_log_keeps_no_output_alive(tiny_pipe: Any) -> None:
     assert len(kept) == STEPS
     assert [one() for one in kept] == [None] * STEPS
     assert np.isfinite(log.jumps()).any()
+
+
+@pytest.mark.parametrize("output", [math.nan, math.inf, 1e30])
+def test_an_estimate_of_something_that_is_not_finite_is_infinitely_off(output: float) -> None:
+    log = RequestLog(RunInfo(2, np.array([1.0, 0.5, 0.0]), 2, 1))
+    log.modes[:, :, 0] = [[1, 0], [0, 0]]
+    log.note_step(0, 0, torch.ones(2, 3))
+    log.note_step(1, 0, torch.full((2, 3), output))
+
+    error = log.error(1)
+    assert error is not None
+    assert error[0] == math.inf
+    assert np.isnan(error[1])
