@@ -128,8 +128,9 @@ class RequestLog:
         if noted is None:
             return None
         off, size, _ = noted.read().T
-        error = np.nan_to_num(np.exp((off - size) / 2), nan=np.inf)
-        return np.where(noted.rows, error, np.nan)
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.exp((off - size) / 2)
+        return np.where(noted.rows, np.where(np.isnan(error), np.inf, error), np.nan)
 
     @property
     def finite(self) -> bool:
