@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from ditcache_rl.config import check_within
 from ditcache_rl.control.base import Controller, Delegating, planned_modes, target_of
-from ditcache_rl.types import MOST_COUNT, MOST_STEPS, Decision, Mode, Modes, RunInfo, StepInfo, Tier
+from ditcache_rl.types import (
+    MOST_COUNT,
+    MOST_STEPS,
+    Decision,
+    Floats,
+    Mode,
+    Modes,
+    RunInfo,
+    StepInfo,
+    Tier,
+)
 
 #: Under the cheapest schedules of `shapes-ppo` 128 images had 1.8 at most, and 0.7 mostly; what
 #: explodes is off by orders of magnitude.
@@ -73,6 +83,7 @@ class GuardedController(Delegating):
         self.probe_blocks, self.target = controller.probe_blocks, target_of(controller)
         self.reasons: list[str] = []
         self._delegate, self._guard = controller, guard
+        self._bounds = guard.last or guard.longest is not None
 
     def reset(self, run: RunInfo) -> None:
         """Start a request."""
@@ -84,7 +95,7 @@ class GuardedController(Delegating):
     def planned(self) -> Modes | None:
         """Return the schedule, with what is computed in any case."""
         wished = planned_modes(self._delegate)
-        if wished is None or (self._guard.longest is None and not self._guard.last):
+        if wished is None or not self._bounds:
             return wished
         idle, modes = np.zeros(wished.shape[1:], dtype=np.int64), wished.copy()
         for step in range(len(modes)):
@@ -94,17 +105,18 @@ class GuardedController(Delegating):
 
     def decide(self, info: StepInfo) -> Decision:
         """Ask, and compute more where that is needed."""
-        self._look(info)
+        error = info.error() if info.error is not None else None
+        if error is not None:
+            self._look(error, of=info.step - 2)
         decision = self._delegate.decide(info)
+        if self._lost is None and not self._bounds:
+            return decision
         modes = self._bounded(
             decision.modes, self._idle, step=info.step, steps=info.run.num_inference_steps
         )
         if self._lost is not None:
             modes = np.where(self._lost[:, None], np.int8(Mode.COMPUTE), modes)
-        if self._guard.longest is not None:
-            self._idle = np.where(modes > Mode.COMPUTE, self._idle + 1, 0)
-        if modes is decision.modes:
-            return decision
+        self._idle = np.where(modes > Mode.COMPUTE, self._idle + 1, 0)
         # What was not meant to be computed has no place of its own.
         fresh = (modes == Mode.COMPUTE) & (decision.modes != Mode.COMPUTE)
         tiers = np.where(fresh, np.int8(Tier.DEVICE), decision.tiers)
@@ -118,15 +130,12 @@ class GuardedController(Delegating):
             return np.where(idle >= self._guard.longest, np.int8(Mode.COMPUTE), modes)
         return modes
 
-    def _look(self, info: StepInfo) -> None:
-        """Give up rows whose estimates were far off."""
-        error = info.error() if info.error is not None else None
-        if error is None:
-            return
+    def _look(self, error: Floats, *, of: int) -> None:
+        """Give up rows whose estimates were far off: (rows,), by what a step computed."""
         off = error > self._guard.most_error
         if not off.any():
             return
         self._lost = off if self._lost is None else self._lost | off
         self.reasons[-1] = self.reasons[-1] or (
-            f"an estimate was off by {error[off].max():.3g} of what step {info.step - 2} computed"
+            f"an estimate was off by {error[off].max():.3g} of what step {of} computed"
         )
