@@ -8,6 +8,7 @@ are remembered, so a step is reached by letting the loop run idle up to it.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
@@ -18,7 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
-from ditcache_rl.instrument.signatures import leaves_of, map_tensors
+from ditcache_rl.instrument.signatures import map_tensors
 from ditcache_rl.instrument.taps import Tap, install, release
 
 #: What every sampler's step takes first, as diffusers has it.
@@ -242,17 +243,13 @@ def blank(returned: Any, before: int, rows: int) -> Any:
         before: Rows of the pipeline's call then.
         rows: Rows now.
     """
-    if isinstance(returned, list) and len(returned) % before == 0:  # one tensor for each row
-        return [blank(returned[0], 1, 1)] * (len(returned) // before * rows)
-    if isinstance(returned, tuple):
-        return tuple(blank(item, before, rows) for item in returned)
 
     def emptied(tensor: Tensor) -> Tensor:
         fits = tensor.ndim > 0 and len(tensor) % before == 0
         first = (len(tensor) // before * rows,) if fits else tuple(tensor.shape[:1])
         return tensor.new_zeros(()).expand(*first, *tensor.shape[1:])
 
-    return map_tensors(returned, emptied)
+    return _map_rows(returned, emptied)
 
 
 def by_row(tensors: Sequence[Tensor], rows: int) -> Tensor:
@@ -266,25 +263,44 @@ def by_row(tensors: Sequence[Tensor], rows: int) -> Tensor:
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def apart(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+def apart(flat: Tensor, like: Sequence[torch.Size]) -> list[Tensor]:
     """Invert `by_row`.
 
     Args:
         flat: (rows, features).
-        like: As many as were brought together, for a single row: (branches, ...) each.
+        like: Shapes of what was brought together, for a single row: (branches, ...) each.
     """
-    parts = torch.split(flat, [one.numel() for one in like], dim=1)
+    parts = torch.split(flat, [shape.numel() for shape in like], dim=1)
     return [
-        part.reshape(len(flat), len(one), -1).transpose(0, 1).reshape(-1, *one.shape[1:])
-        for part, one in zip(parts, like, strict=True)
+        part.reshape(len(flat), shape[0], -1).transpose(0, 1).reshape(-1, *shape[1:])
+        for part, shape in zip(parts, like, strict=True)
     ]
 
 
 def filled(returned: Any, tensors: Iterator[Tensor]) -> Any:
     """Return something of the form of an output with other tensors."""
-    return map_tensors(returned, lambda _: next(tensors))
+    return _map_rows(returned, lambda _: next(tensors))
 
 
 def tensors_of(returned: Sequence[Any]) -> list[Tensor]:
-    """List the tensors of outputs, in the order of `filled`."""
-    return [tensor for one in returned for tensor in leaves_of(one)]
+    """List the tensors of outputs, rows first, in the order of `filled`."""
+    found: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    for one in returned:
+        _map_rows(one, collect)
+    return found
+
+
+def _map_rows(returned: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the tensors of an output; a list has one for each row."""
+    if isinstance(returned, list):
+        return list(change(torch.stack(returned)).unbind())
+    if isinstance(returned, OrderedDict):
+        return type(returned)(**{key: _map_rows(one, change) for key, one in returned.items()})
+    if isinstance(returned, tuple):
+        return tuple([_map_rows(one, change) for one in returned])
+    return map_tensors(returned, change)
