@@ -19,17 +19,8 @@ from torch import Tensor
 
 from ditcache_rl.bench.board import Board
 from ditcache_rl.bench.draw import Case
-from ditcache_rl.bench.loop import (
-    LoopNotes,
-    LoopStep,
-    LoopVisit,
-    apart,
-    blank,
-    by_row,
-    filled,
-    hand_on,
-    tensors_of,
-)
+from ditcache_rl.bench.loop import LoopNotes, LoopStep, LoopVisit, hand_on
+from ditcache_rl.bench.outputs import apart, blank, by_row, filled, tensors_of
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
 from ditcache_rl.instrument.blocks import denoisers_of, is_whole
