@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from benchmarks.race.frontiers import figures_of, lines_of, standings
 from benchmarks.race.host import Entrant, Host, LocalHost, RemoteHost
 from benchmarks.race.measure import PICTURED, Log, measure
 from benchmarks.race.page import write_page
-from benchmarks.race.sheet import show, write_png
+from benchmarks.race.sheet import show, write_pngs
 from ditcache_rl.bench import Case
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import ConfigError
@@ -50,6 +51,10 @@ RUNS = ROOT / "runs" / "frontier"
 def main(arguments: list[str] | None = None) -> int:
     """Measure and report."""
     options = _options().parse_args(arguments)
+    if options.draw is not None:
+        known = json.loads(options.draw.read_text(encoding="utf-8"))
+        _draw(options, known["figures"], known["details"], ())
+        return 0
     run = Benchmark(arguments)
     config = load_env("shapes")
     call = config.pipeline.call if options.call is None else json.loads(options.call)
@@ -127,11 +132,19 @@ def main(arguments: list[str] | None = None) -> int:
     }
     run.finish(figures, details, options.json, title=f"{options.pipeline}, {options.steps} steps")
     pictures = [log.pictures(number) for number in range(PICTURED)]
-    if options.html is not None:
-        write_page(options.html, lines, figures, details, [p for p in pictures if p])
-    if options.png is not None:
-        write_png(options.png, lines, len(cases), options.steps)
+    _draw(options, figures, details, [p for p in pictures if p])
     return 0
+
+
+def _draw(
+    options: Any, figures: dict[str, float], details: dict[str, Any], pictures: Sequence[Any]
+) -> None:
+    """Write the page and the pictures that were asked for."""
+    lines = details["rows"]
+    if options.html is not None:
+        write_page(options.html, lines, figures, details, pictures)
+    if options.png is not None:
+        write_pngs(options.png, lines, len(details["prompts"]), details["steps"])
 
 
 def _options() -> Any:
@@ -147,7 +160,18 @@ def _options() -> Any:
     )
     built.add_argument("--resume", action="store_true", help="go on with a run that was cut off")
     built.add_argument("--html", type=writable, metavar="FILE", help="write a page to this file")
-    built.add_argument("--png", type=writable, metavar="FILE", help="write the plot to this file")
+    built.add_argument(
+        "--png",
+        type=writable,
+        metavar="FILE",
+        help="write the lines that count to this file, and all to one beside it",
+    )
+    built.add_argument(
+        "--draw",
+        type=Path,
+        metavar="JSON",
+        help="measure nothing, and draw --html and --png of an earlier run's result",
+    )
     return built
 
 

@@ -58,6 +58,32 @@ def test_the_diagram_of_contributing_has_the_layers_of_import_linter() -> None:
     assert "\n".join(["```", *layers, "```"]) in (ROOT / "CONTRIBUTING.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("stack", "may"),
+    [
+        ("gymnasium", {"rl", "cli"}),
+        ("fastapi", {"serve", "cli"}),  # its rooms without the server are named one by one
+        ("gradio", {"studio", "cli"}),
+    ],
+)
+def test_whoever_may_not_reach_a_stack_is_named_in_its_contract(stack: str, may: set[str]) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (sources,) = [
+        contract["source_modules"]
+        for contract in contracts
+        if stack in contract.get("forbidden_modules", ())
+    ]
+
+    modules = {path.stem for path in (ROOT / "ditcache_rl").iterdir() if path.suffix == ".py"}
+    modules |= {path.parent.name for path in (ROOT / "ditcache_rl").glob("*/__init__.py")}
+    named = {name.split(".")[1] for name in sources}
+    assert modules - {"__init__"} - may == named - may
+    rooms = {path.stem for path in (ROOT / "ditcache_rl" / "serve").glob("*.py")} - {"__init__"}
+    if stack == "fastapi":
+        assert {f"ditcache_rl.serve.{room}" for room in rooms} <= set(sources)
+
+
 def test_no_file_of_the_package_has_more_than_one_subject() -> None:
     lengths = {place(path): len(path.read_text().splitlines()) for path in MODULES}
 

@@ -11,11 +11,14 @@ import numpy as np
 from benchmarks.race.host import Entrant
 from benchmarks.race.measure import Log
 from ditcache_rl.evaluate import Spread, bootstrap_mean, interpolate_frontier
+from ditcache_rl.evaluate.curves import MOST_LABELLED
+from ditcache_rl.evaluate.methods import OURS
 
 #: Speed-ups and qualities at which frontiers are compared; the names are those of the figures.
 SPEEDUPS = {"2x": 2.0, "3x": 3.0, "4_5x": 4.5}
 QUALITIES_DB = (38, 35, 30)
-OURS = ("static", "learned")
+#: Drawn whatever came out: what everybody can do, and what is shipped.
+ALWAYS_DRAWN = ("fewer steps", "policy shapes-ppo")
 
 Number = float | None
 
@@ -98,6 +101,23 @@ def curves(lines: Sequence[FrontierLine]) -> dict[str, list[FrontierLine]]:
         if line["error"] is None and line["n"] and line["family"] != "reference":
             found.setdefault(line["contender"], []).append(line)
     return {name: sorted(own, key=lambda line: line["speedup"] or 0) for name, own in found.items()}
+
+
+def foremost(named: Mapping[str, Sequence[FrontierLine]]) -> list[str]:
+    """Choose the contenders that a picture of few lines shows, in the order of `named`.
+
+    They are those of `ALWAYS_DRAWN`, and of each family the best at each of `SPEEDUPS`, the middle
+    one first.
+    """
+    families = dict.fromkeys(curve[0]["family"] for curve in named.values())
+    chosen = dict.fromkeys(name for name in ALWAYS_DRAWN if name in named)
+    for speedup in sorted(SPEEDUPS.values(), key=lambda x: abs(x - 3.0)):
+        for family in families:
+            own = {n: at_speedup(c, speedup) for n, c in named.items() if c[0]["family"] == family}
+            best = _best(own)
+            if best and len(chosen) < MOST_LABELLED:
+                chosen[best[0]] = None
+    return [name for name in named if name in chosen]
 
 
 def at_speedup(

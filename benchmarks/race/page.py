@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.race.frontiers import OURS, FrontierLine, curves
+from benchmarks.race.frontiers import FrontierLine, curves
 from benchmarks.race.sheet import cells_of
 from ditcache_rl.evaluate.drawings import COLORS, DASHES, MARKERS
+from ditcache_rl.evaluate.methods import OURS
 from ditcache_rl.files import replacing
 from ditcache_rl.page import document, escaped, picture_uri, plot, plot_scripts, table
 
@@ -56,7 +57,7 @@ def write_page(
         table(("figure", "value"), [(n, f"{v:.3f}") for n, v in figures.items()], label="Figures"),
         "<h2>All settings</h2>",
         _table(lines),
-        f"<h2>Images: nearest to 2x and 3x, differences x {AMPLIFIED}</h2>",
+        f"<h2>Images: nearest to 2x and 3x, differences x {AMPLIFIED}</h2>" if pictures else "",
         *(
             _strips(lines, kept, prompt)
             for kept, prompt in zip(pictures, details["prompts"], strict=False)

@@ -116,7 +116,13 @@ def called(pipe: Any, prompt: str | list[str], *, call: Mapping[str, Any], **own
         and isinstance(value, str)
         and isinstance(prompt, list)
     }
-    output = pipe(prompt, output_type="pt", **own, **{**call, **avoided})
+    try:
+        output = pipe(prompt, output_type="pt", **own, **{**call, **avoided})
+    except BaseException:
+        # A call that is left does not come to its end, where pipelines offload what they loaded.
+        if hasattr(pipe, "maybe_free_model_hooks"):
+            pipe.maybe_free_model_hooks()
+        raise
     if hasattr(output, "images"):
         images: Tensor = output.images
         return images

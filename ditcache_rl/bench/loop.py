@@ -18,7 +18,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
-from ditcache_rl.instrument.signatures import leaves_of, map_tensors
+from ditcache_rl.instrument.signatures import map_tensors
 from ditcache_rl.instrument.taps import Tap, install, release
 
 #: What every sampler's step takes first, as diffusers has it.
@@ -232,59 +232,3 @@ def _idle(scheduler: Any, timestep: Any) -> None:
         scheduler._init_step_index(timestep)
     if getattr(scheduler, "_step_index", None) is not None:
         scheduler._step_index += 1
-
-
-def blank(returned: Any, before: int, rows: int) -> Any:
-    """Return something of the form of an output, for as many rows as are wanted.
-
-    Args:
-        returned: What a denoiser has returned.
-        before: Rows of the pipeline's call then.
-        rows: Rows now.
-    """
-    if isinstance(returned, list) and len(returned) % before == 0:  # one tensor for each row
-        return [blank(returned[0], 1, 1)] * (len(returned) // before * rows)
-    if isinstance(returned, tuple):
-        return tuple(blank(item, before, rows) for item in returned)
-
-    def emptied(tensor: Tensor) -> Tensor:
-        fits = tensor.ndim > 0 and len(tensor) % before == 0
-        first = (len(tensor) // before * rows,) if fits else tuple(tensor.shape[:1])
-        return tensor.new_zeros(()).expand(*first, *tensor.shape[1:])
-
-    return map_tensors(returned, emptied)
-
-
-def by_row(tensors: Sequence[Tensor], rows: int) -> Tensor:
-    """Bring together what belongs to a row: (rows, features).
-
-    Args:
-        tensors: (branches × rows, ...) each, one branch after the other.
-        rows: Of a branch.
-    """
-    parts = [t.reshape(-1, rows, t[0].numel()).transpose(0, 1).flatten(1) for t in tensors]
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-
-
-def apart(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Invert `by_row`.
-
-    Args:
-        flat: (rows, features).
-        like: As many as were brought together, for a single row: (branches, ...) each.
-    """
-    parts = torch.split(flat, [one.numel() for one in like], dim=1)
-    return [
-        part.reshape(len(flat), len(one), -1).transpose(0, 1).reshape(-1, *one.shape[1:])
-        for part, one in zip(parts, like, strict=True)
-    ]
-
-
-def filled(returned: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return something of the form of an output with other tensors."""
-    return map_tensors(returned, lambda _: next(tensors))
-
-
-def tensors_of(returned: Sequence[Any]) -> list[Tensor]:
-    """List the tensors of outputs, in the order of `filled`."""
-    return [tensor for one in returned for tensor in leaves_of(one)]

@@ -7,36 +7,26 @@ that returns to the scheduler. What decides and caches for users is the runner, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ditcache_rl.bench.board import Board
 from ditcache_rl.bench.draw import Case
-from ditcache_rl.bench.loop import (
-    LoopNotes,
-    LoopStep,
-    LoopVisit,
-    apart,
-    blank,
-    by_row,
-    filled,
-    hand_on,
-    tensors_of,
-)
+from ditcache_rl.bench.loop import LoopNotes, LoopStep, LoopVisit, hand_on
+from ditcache_rl.bench.outputs import apart, blank, by_row, filled, tensors_of
 from ditcache_rl.errors import StateError, UnsupportedModelError
 from ditcache_rl.instrument import is_attached
-from ditcache_rl.instrument.blocks import denoisers_of, find_stack, is_whole
+from ditcache_rl.instrument.blocks import denoisers_of, is_whole
 from ditcache_rl.instrument.clock import distinct, noise_levels
 from ditcache_rl.instrument.exits import flatten
-from ditcache_rl.instrument.signatures import BlockSignature
-from ditcache_rl.instrument.taps import Tap, install, release
+from ditcache_rl.instrument.stack_taps import StackTap, known_blocks, tapped_stack
 from ditcache_rl.types import Floats
 
 
@@ -77,17 +67,22 @@ class Replay:
         self._board, self._cases, self.rows = board, list(cases), len(cases)
         (self._denoiser,) = denoisers.values()
         self.whole = is_whole(board.blocks)
-        self._blocks = [] if self.whole else self._known_blocks()
-        self._taps: list[Tap] = []
+        self._blocks = (
+            () if self.whole else known_blocks(self._denoiser, "choose a search without it")
+        )
+        self._tapped = ExitStack()
         #: What stands in for the stack at the calls under way, (branches × rows, features) each;
         #: empty to compute it.
         self.stand_ins: list[Tensor] = []
         #: What the stack added at the calls under way, likewise.
         self.residuals: list[Tensor] = []
         self.inputs: tuple[Tensor, ...] = ()
-        self._steps = self._record()
+        notes = _ReplayNotes(self)
+        self._steps = self._record(notes)
         self._blanks: dict[int, list[list[Any]]] = {}
-        self._like: list[Tensor] = []
+        # Of one row, and alike at every step.
+        alone = tensors_of(self._blanks_of(1)[0]) if self.whole else notes.residuals
+        self._like = [tensor.shape for tensor in alone]
         self.linear = self.whole and self._is_linear()
         # Of what the denoiser returned, the form is all that is needed from here on.
         self._steps = [
@@ -95,22 +90,10 @@ class Replay:
             for known, own in zip(self._steps, self._blanks_of(self.rows), strict=True)
         ]
 
-    def _known_blocks(self) -> list[tuple[nn.Module, BlockSignature]]:
-        stack = find_stack(self._denoiser)
-        known = [] if stack is None else [s for s in stack.signatures if s is not None]
-        if stack is None or stack.deep or len(known) < len(stack.blocks):
-            raise UnsupportedModelError(
-                "expected a transformer whose blocks and their arguments are known by name to "
-                f"replay, received {type(self._denoiser).__name__}; choose a search without it"
-            )
-        return list(zip(stack.blocks, known, strict=True))
-
     def __enter__(self) -> Self:
         """Tap the blocks."""
-        last = len(self._blocks) - 1
-        for index, (block, signature) in enumerate(self._blocks):
-            kind = partial(_ReplayTap, self, signature, first=index == 0, last=index == last)
-            self._taps.append(install(block, kind))
+        if self._blocks:
+            self._tapped.enter_context(tapped_stack(self._blocks, _ReplayTap, self))
         return self
 
     def __exit__(
@@ -120,8 +103,7 @@ class Replay:
         trace: TracebackType | None,
     ) -> None:
         """Restore."""
-        while self._taps:
-            release(self._taps.pop())
+        self._tapped.close()
         self.stand_ins, self.residuals, self.inputs = [], [], ()
 
     @property
@@ -157,7 +139,6 @@ class Replay:
         if self.linear:
             return visit.output, visit.output.flatten(1)
         cached = tensors_of(visit.returned) if self.whole else self.residuals
-        self._like = [tensor[: len(tensor) // len(latents)] for tensor in cached]
         return visit.output, by_row(cached, len(latents))
 
     def estimate(self, step: int, latents: Tensor, estimate: Tensor) -> Tensor:
@@ -185,16 +166,25 @@ class Replay:
         )[0]
         return moved
 
-    def _record(self) -> list[LoopStep]:
+    def _record(self, notes: _ReplayNotes) -> list[LoopStep]:
         """Draw the cases as they are; at the first step nothing is known of later ones."""
-        notes = LoopNotes()
-        with hand_on(self._board.pipe, self._denoiser, notes) as self._scheduler, torch.no_grad():
+        with (
+            self,
+            hand_on(self._board.pipe, self._denoiser, notes) as self._scheduler,
+            torch.no_grad(),
+        ):
             self._board.draw(self._cases)
         steps = notes.steps
         if len(steps) != self._board.steps or len(steps[0].latents) != self.rows:
             raise UnsupportedModelError(
                 f"expected {self._board.steps} steps of a scheduler with {self.rows} rows, received"
                 f" {len(steps)} steps; replay a pipeline that takes one for each denoising step"
+            )
+        shapes = [[tensor.shape for tensor in tensors_of(step.returned)] for step in steps]
+        if any(own != shapes[0] for own in shapes):
+            raise UnsupportedModelError(
+                "expected the same calls of the denoiser at every step, received others at some, "
+                "as guidance that ends early makes them; replay a pipeline that guides all steps"
             )
         return steps
 
@@ -233,12 +223,6 @@ class Replay:
         It is tried on sums of recorded outputs, at three steps; nothing is computed for it.
         """
         known = [tensors_of(step.returned) for step in self._steps]
-        shapes = [[tensor.shape for tensor in tensors] for tensors in known]
-        if any(own != shapes[0] for own in shapes):
-            raise UnsupportedModelError(
-                "expected the same calls of the denoiser at every step, received others at some, "
-                "as guidance that ends early makes them; replay a pipeline that guides all steps"
-            )
         if self._steps[0].output.shape != self._steps[0].latents.shape:
             return False
         last = len(known) - 1
@@ -255,25 +239,30 @@ class Replay:
         return True
 
 
-class _ReplayTap(Tap):
-    """Stands in for one block of the stack."""
+class _ReplayNotes(LoopNotes):
+    """Notes besides what the stack added at the calls of the first step, to one row each."""
 
-    def __init__(
-        self,
-        replay: Replay,
-        signature: BlockSignature,
-        block: nn.Module,
-        *,
-        first: bool,
-        last: bool,
-    ) -> None:
-        super().__init__(block)
-        self._signature, self._replay = signature, replay
-        self._first, self._last = first, last
+    def __init__(self, replay: Replay) -> None:
+        super().__init__()
+        self._replay = replay
+        self.residuals: list[Tensor] = []
+
+    def step(
+        self, plain: Callable[[], Tensor], idle: Callable[[], None], output: Tensor, latents: Tensor
+    ) -> Tensor:
+        """Take the step."""
+        if not self.steps:
+            self.residuals = [one[: len(one) // len(latents)] for one in self._replay.residuals]
+        self._replay.residuals = []
+        return super().step(plain, idle, output, latents)
+
+
+class _ReplayTap(StackTap[Replay]):
+    """Stands in for one block of the stack."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Hand the estimate on, or compute and note what the stack added."""
-        replay = self._replay
+        replay = self._owner
         if replay.stand_ins:
             streams = self._signature.read(args, kwargs)
             if self._first:

@@ -89,6 +89,7 @@ class Loads:
             tensor = inventory.device.get(key)
             if tensor is not None:
                 inventory.stats.device_hits += 1
+                inventory.stats.device_hit_bytes += tensor.nbytes
                 if outlook is not None:
                     inventory.ledger.note(key, outlook)
                 return tensor
@@ -113,7 +114,7 @@ class Loads:
             return None
         tensor = host.read(slot, key)
         inventory.stats.host_hits += 1
-        inventory.stats.bytes_read += slot.nbytes
+        inventory.stats.host_hit_bytes += slot.nbytes
         if outlook is not None:
             inventory.ledger.note(key, outlook)
         return tensor
@@ -167,11 +168,12 @@ class Loads:
             inventory.flights.end(load)
             if load.level is Tier.HOST:
                 stats.host_hits += 1
+                stats.host_hit_bytes += load.slot.nbytes
             else:
                 stats.disk_hits += 1
+                stats.disk_hit_bytes += load.slot.nbytes
             stats.load_s += loaded.seconds
             stats.wait_s += min(waited, loaded.seconds)
-            stats.bytes_read += load.slot.nbytes
             inventory.flights.land(loaded)
             wanted = self._keep(load, tensor, outlook)
             while self._waiting and self._start(self._waiting[0]):

@@ -13,6 +13,9 @@ class CacheStats:
         device_hits: Reads served from the device tier.
         host_hits: Reads served from the host tier.
         disk_hits: Reads served from the disk tier.
+        device_hit_bytes: Bytes of the entries read there.
+        host_hit_bytes: Likewise, as they are stored.
+        disk_hit_bytes: Likewise.
         misses: Reads that found nothing; `lookups == hits + misses`.
         puts: Entries stored.
         rejected: Entries that no tier had room for, or that were not finite.
@@ -30,7 +33,6 @@ class CacheStats:
         errors: Failed system calls.
         emptied: Times that everything was dropped because the model had changed.
         bytes_written: To host and disk.
-        bytes_read: From host and disk.
         load_s: Seconds that loads took, wherever they ran.
         wait_s: Of those, seconds in which a reader stood still.
         peak_bytes: Most bytes held at one time, all tiers together.
@@ -40,6 +42,9 @@ class CacheStats:
     device_hits: int = 0
     host_hits: int = 0
     disk_hits: int = 0
+    device_hit_bytes: int = 0
+    host_hit_bytes: int = 0
+    disk_hit_bytes: int = 0
     misses: int = 0
     puts: int = 0
     rejected: int = 0
@@ -57,7 +62,6 @@ class CacheStats:
     errors: int = 0
     emptied: int = 0
     bytes_written: int = 0
-    bytes_read: int = 0
     load_s: float = 0.0
     wait_s: float = 0.0
     peak_bytes: int = 0
@@ -67,6 +71,11 @@ class CacheStats:
     def hits(self) -> int:
         """Reads that found their entry."""
         return self.device_hits + self.host_hits + self.disk_hits
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that came from host and disk."""
+        return self.host_hit_bytes + self.disk_hit_bytes
 
     @property
     def hidden_share(self) -> float:

@@ -102,7 +102,7 @@ def run(options: Namespace) -> int:
         console.print(render_deadlines(report))
     for file in files:
         write_json(file, report)
-    plot_frontier(results, out / "frontier.png")
+    plot_frontier(report, out / "frontier.png")
     plot_grid(results, out / "grid.png")
     console.print(f"report, plot and pictures: {out}", soft_wrap=True, markup=False)
     if options.report is not None:

@@ -104,6 +104,10 @@ def _check_form(options: Namespace) -> None:
             raise ConfigError(
                 f"expected --search with --to {', '.join(ENGINES)}, received --to {options.to}"
             )
+    elif options.env is not None:
+        raise ConfigError(
+            f"expected --search N with --env {options.env}, which is where it draws, received none"
+        )
     if options.request is not None and options.to != "dpcache":
         raise ConfigError(f"expected --request with --to dpcache, received --to {options.to}")
 

@@ -57,13 +57,16 @@ def run(options: Namespace) -> int:
     folder = is_there(Path(options.pipeline), folder=True)
     source = str(Path(options.pipeline).resolve()) if folder else options.pipeline
     seen = look_at(source, call=call)
+    steps = options.steps or seen.steps
+    if steps is None:
+        raise ConfigError(
+            f"expected --steps, as a {seen.pipeline} has no number of its own, received none"
+        )
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-    text = write_starter(
-        seen, name=name, dtype=dtype, prompts="prompts/general", steps=options.steps
-    )
+    text = write_starter(seen, name=name, dtype=dtype, prompts="prompts/general", steps=steps)
     counts = _copy_prompts(out.parent)
     out.write_text(text, encoding="utf-8")
-    print(*_lines(seen, options.steps), sep="\n")
+    print(*_lines(seen, steps), sep="\n")
     print(f"wrote {out}; prompts in {out.parent / 'prompts'}: {counts}")
     again = command_line("train", str(out))
     print(f"what training takes: {again} --estimate\ntrain: {again}")
@@ -101,7 +104,7 @@ def _copy_prompts(home: Path) -> str:
     return ", ".join(counts)
 
 
-def _lines(seen: PipelineFacts, steps: int | None) -> list[str]:
+def _lines(seen: PipelineFacts, steps: int) -> list[str]:
     """Say what was found."""
     blocks = ", ".join(f"{count} in {path}" for path, count in seen.stacks.items())
     checked = {
@@ -114,7 +117,7 @@ def _lines(seen: PipelineFacts, steps: int | None) -> list[str]:
         f"{seen.pipeline}: {', '.join(seen.denoisers.values())} of {_millions(seen.parameters)} "
         f"parameters, sampler {seen.scheduler}",
         f"blocks: {blocks or 'told when it runs'}",
-        f"calls: {steps or seen.steps} steps, {drawn or 'size of its own choice'}",
+        f"calls: {steps} steps, {drawn or 'size of its own choice'}",
         checked[seen.examined],
         *seen.notes,
     ]

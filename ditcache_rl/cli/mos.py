@@ -68,15 +68,18 @@ def _prepare(options: Namespace) -> int:
         config,
         prompts=options.prompts,
         steps=options.steps,
+        only=options.methods,
         progress=Bar("mos"),
         kept=options.prompts,
         pictured=None,
     )
-    shown = panel(results, options.speedups, methods=options.methods)
+    shown = panel(results, options.speedups)
     command = command_line("mos", *options.typed)
     made = RatingSet.write(
         options.out, shown, facts=panel_facts(config.id, command), seed=options.seed
     )
+    for note in results.notes:
+        print(f"note: {note}")
     print(
         f"{len(made.pages)} pages: {options.out}\n"
         f"serve them: {command_line('studio', '--mos', str(options.out))}"

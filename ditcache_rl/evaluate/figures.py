@@ -7,59 +7,47 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ditcache_rl.errors import StateError
-from ditcache_rl.evaluate.methods import Family, Method
+from ditcache_rl.evaluate.curves import Curve, draw_curves, new_figure, save_figure
+from ditcache_rl.evaluate.methods import OURS
+from ditcache_rl.evaluate.report import Report, ReportLine
 from ditcache_rl.evaluate.results import Picture, Results
 from ditcache_rl.evaluate.run import KEPT_PROMPTS
-from ditcache_rl.machine import require
+from ditcache_rl.evaluate.tables import place_of
 from ditcache_rl.sensitivity import Grade, SensitivityMap
 
 #: Speed-ups at which the picture grid shows the policy, as near as there are settings.
 SHOWN_SPEEDUPS = (2.0, 3.0)
 #: How much stronger differences are drawn than they are, so that 1 / 64 becomes visible.
 AMPLIFIED = 8
-#: Colours that differ in lightness too; what is ours has its own, drawn thick.
-_BASELINE_COLORS = ("#7f7f7f", "#8da0cb", "#d9a441", "#66a182", "#b07aa1", "#9c755f", "#5f8fb4")
-_OWN_COLORS: dict[Family, str] = {"learned": "#c8102e", "static": "#1f3f94"}
-_MARKERS = "osD^vP*X"
 _PROMPT_WIDTH = 100  # characters that fit above a line of the grid
 
 
-def plot_frontier(results: Results, path: Path) -> None:
+def plot_frontier(report: Report, path: Path) -> None:
     """Draw mean PSNR against measured speed-up, one line per method, into a PNG file.
 
     Raises:
         ConfigError: If matplotlib is not installed.
     """
-    figure = _figure(8.0, 5.0)
-    axes = figure.subplots()
-    lines = _lines(results)
-    for place, (method, indices) in enumerate(lines):
-        speedups = results.speedup[indices]
-        order = np.argsort(speedups)
-        own = method.family in _OWN_COLORS
-        axes.plot(
-            speedups[order],
-            results.psnr_db.mean(axis=1)[indices][order],
-            marker=_MARKERS[place % len(_MARKERS)],
-            markersize=7 if own else 4,
-            linewidth=2.8 if own else 1.2,
-            color=_OWN_COLORS.get(method.family, _BASELINE_COLORS[place % len(_BASELINE_COLORS)]),
-            zorder=3 if own else 2,
-            label=method.name if method.name == method.family else _legend(method),
+    groups: dict[tuple[str, str], list[ReportLine]] = {}
+    for line in sorted(report["rows"], key=place_of):
+        known = line["speedup"] is not None and line["psnr_db"]["mean"] is not None
+        if known and line["family"] != "reference":
+            groups.setdefault((line["family"], line["method"]), []).append(line)
+    curves = [
+        Curve(
+            f"{name} ({family})" if family in OURS and name != family else name,
+            family,
+            [line["speedup"] or 0.0 for line in lines],
+            [line["psnr_db"]["mean"] or 0.0 for line in lines],
         )
-    axes.set_xlabel("measured speed-up of the pipeline call (reference = 1)")
-    axes.set_ylabel("mean PSNR against the reference (dB)")
-    axes.set_title(f"{results.seconds.shape[1]} images, {results.num_inference_steps} steps")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if lines:
-        axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+        for (family, name), lines in groups.items()
+    ]
+    images, steps = report["rows"][0]["n"], report["num_inference_steps"]
+    draw_curves(curves, path, title=f"{images} images, {steps} steps")
 
 
 def plot_grid(results: Results, path: Path) -> None:
@@ -74,7 +62,7 @@ def plot_grid(results: Results, path: Path) -> None:
     shown = _shown_methods(results)
     references = results.pictures[0][:KEPT_PROMPTS]
     columns = 1 + 2 * len(shown)
-    figure = _figure(1.9 * columns, 2.25 * len(references) + 0.4)
+    figure = new_figure(1.9 * columns, 2.25 * len(references) + 0.4)
     grid = figure.subplots(len(references), columns, squeeze=False)
     for line, (reference, prompt) in enumerate(zip(references, results.prompts, strict=False)):
         cells: list[tuple[Picture, str, str]] = [(reference, "", "reference")]
@@ -98,7 +86,7 @@ def plot_grid(results: Results, path: Path) -> None:
             text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=9
         )
         note.set_in_layout(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_sensitivity(found: SensitivityMap, path: Path) -> None:
@@ -107,7 +95,7 @@ def plot_sensitivity(found: SensitivityMap, path: Path) -> None:
     Raises:
         ConfigError: If matplotlib is not installed.
     """
-    figure = _figure(8.0, 1.2 + 2.4 * len(found.measures))
+    figure = new_figure(8.0, 1.2 + 2.4 * len(found.measures))
     panels = figure.subplots(len(found.measures), squeeze=False)[:, 0]
     labels = [
         f"{name} {Grade(int(grade)).name.lower()}"
@@ -121,20 +109,7 @@ def plot_sensitivity(found: SensitivityMap, path: Path) -> None:
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         axes.set_ylabel("site and grade")
     panels[-1].set_xlabel("denoising step")
-    _save(figure, path)
-
-
-def _lines(results: Results) -> list[tuple[Method, list[int]]]:
-    """Group the settings of each method, without the reference: (first of them, indices)."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, method in enumerate(results.methods):
-        if method.family != "reference":
-            groups.setdefault((method.family, method.name), []).append(index)
-    return [(results.methods[indices[0]], indices) for indices in groups.values()]
-
-
-def _legend(method: Method) -> str:
-    return f"{method.name} ({method.family})" if method.family in _OWN_COLORS else method.name
+    save_figure(figure, path)
 
 
 def _shown_methods(results: Results) -> list[int]:
@@ -157,16 +132,3 @@ def _shown_methods(results: Results) -> list[int]:
 def _difference(image: Picture, reference: Picture) -> Picture:
     distance = np.abs(image.astype(np.int64) - reference.astype(np.int64)) * AMPLIFIED
     return distance.clip(0, 255).astype(np.uint8)
-
-
-def _figure(width: float, height: float) -> Any:
-    """Make a figure that belongs to no window and to no global list."""
-    require("train", "matplotlib")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")

@@ -13,7 +13,14 @@ from ditcache_rl.evaluate.drawings import decisions_plot, frontier_plot
 from ditcache_rl.evaluate.methods import OURS
 from ditcache_rl.evaluate.report import Report, ReportLine, TraceLine
 from ditcache_rl.evaluate.results import Picture
-from ditcache_rl.evaluate.tables import TITLES, cells, place_of, shown
+from ditcache_rl.evaluate.tables import (
+    DEADLINE_TITLES,
+    TITLES,
+    cells,
+    deadline_cells,
+    place_of,
+    shown,
+)
 from ditcache_rl.files import replacing
 from ditcache_rl.page import Html, document, escaped, legend, plot_scripts, strip, table
 
@@ -171,19 +178,26 @@ def _memory(report: Report) -> Iterator[Html]:
     if not report["traces"]:
         return
     yield "<section><h2 id='memory'>Memory by tier</h2>"
-    yield "<p>What the cache held at most, and which tier its reads came from, per image.</p>"
-    titles = ("setting", "held MiB", "device", "host", "disk", "missed", "written MiB", "read MiB")
+    yield (
+        "<p>What the cache held at most, and what was read from which tier, in entries and MiB, "
+        "per image.</p>"
+    )
+    tiers = ("device", "host", "disk")
+    titles = ("setting", "held MiB", *(f"from {tier}" for tier in tiers), "missed", "written MiB")
     lines = []
     for one in report["traces"]:
         memory = one["memory"]
+        served = [
+            f"{memory[f'{tier}_hits']:.1f}, {memory[f'{tier}_hit_bytes'] / _MIB:.2f} MiB"
+            for tier in tiers
+        ]
         lines.append(
             (
                 f"{one['method']}, {one['target']}",
                 f"{memory['peak_bytes'] / _MIB:.2f}",
-                *(f"{memory[f'{tier}_hits']:.1f}" for tier in ("device", "host", "disk")),
+                *served,
                 f"{memory['misses']:.1f}",
                 f"{memory['bytes_written'] / _MIB:.2f}",
-                f"{memory['bytes_read'] / _MIB:.2f}",
             )
         )
     yield table(titles, lines, label="Memory by tier") + "</section>"
@@ -205,21 +219,8 @@ def _deadlines(report: Report) -> Iterator[Html]:
     if not report["deadlines"]:
         return
     yield "<section><h2 id='deadlines'>Deadlines</h2><p>PSNR is of the images in time.</p>"
-    lines = []
-    for line in report["deadlines"]:
-        psnr = line["psnr_db"]
-        lines.append(
-            (
-                line["method"],
-                f"{line['deadline_s']:g} s",
-                f"{line['kept_share']:.0%}",
-                shown(psnr and psnr["mean"], ".2f"),
-                shown(line["late_as_zero_db"], ".2f"),
-                shown(line["seconds_per_image"], ".3f"),
-            )
-        )
-    titles = ("method", "deadline", "in time", "PSNR dB", "late as 0", "median s")
-    yield table(titles, lines, label="Deadlines") + "</section>"
+    lines = [deadline_cells(line) for line in report["deadlines"]]
+    yield table(DEADLINE_TITLES, lines, label="Deadlines") + "</section>"
 
 
 def _origin(report: Report) -> Iterator[Html]:

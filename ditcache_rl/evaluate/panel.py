@@ -5,41 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ditcache_rl.errors import ConfigError, closest
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.mos import Shown
 
 
-def panel(
-    results: Results, speedups: Sequence[float], *, methods: Sequence[str] | None = None
-) -> list[Shown]:
+def panel(results: Results, speedups: Sequence[float]) -> list[Shown]:
     """List the images of every method at its settings nearest to the speed-ups.
 
     Args:
         results: With images of all methods.
         speedups: As measured; each is above 1.
-        methods: Names of those to show; None for all.
 
     Raises:
-        ConfigError: If a method is unknown, or a speed-up not above 1.
+        ConfigError: If a speed-up is not above 1.
     """
     check_speedups(speedups)
     known: dict[str, list[int]] = {}
     for index, method in enumerate(results.methods):
         if index in results.pictures and method.family != "reference":
             known.setdefault(method.name, []).append(index)
-    for name in methods or ():
-        if name not in known:
-            raise ConfigError(
-                f"--methods must be among {', '.join(map(repr, known))}, received {name!r}."
-                f"{closest(name, known)}"
-            )
     measured = results.speedup
     chosen: list[int] = []
-    for name in known if methods is None else methods:
+    for settings in known.values():
         for wanted in speedups:
-            nearest = min(known[name], key=lambda index: abs(measured[index] - wanted))
+            nearest = min(settings, key=lambda index: abs(measured[index] - wanted))
             chosen += [] if nearest in chosen else [nearest]
     return [
         Shown(

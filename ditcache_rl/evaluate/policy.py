@@ -9,7 +9,7 @@ from pathlib import Path
 from ditcache_rl.bench import Board, caps_of
 from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.errors import ConfigError, closest
 from ditcache_rl.evaluate.methods import OURS, Family, Method, default_baselines
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.run import KEPT_PROMPTS, evaluate
@@ -28,6 +28,7 @@ def evaluate_policy(
     prompts: int,
     steps: int | None,
     deadlines: Sequence[float] = (),
+    only: Collection[str] | None = None,
     progress: Progress = UNSEEN,
     kept: int = KEPT_PROMPTS,
     pictured: Collection[Family] | None = OURS,
@@ -40,12 +41,14 @@ def evaluate_policy(
         prompts: How many of them.
         steps: Denoising steps; None for those that the policy was trained at.
         deadlines: Seconds that a call may take, by the clock; each is measured besides.
+        only: Names of the methods to measure; None for all.
         progress: Hears how far it is.
         kept: Prompts whose images are in the results, the first ones.
         pictured: Families whose images are in the results, as of `evaluate`.
 
     Raises:
-        ConfigError: If there are fewer test prompts, or the file has no schedule for the steps.
+        ConfigError: If there are fewer test prompts, the file has no schedule for the steps, or a
+            method is unknown.
         BudgetError: If the policy has none for a budget, or keeps no deadlines.
         ArtifactError: If the policy is damaged or made for another model.
     """
@@ -69,6 +72,8 @@ def evaluate_policy(
         ours = policy_methods(policy, config, sigmas)
     timed = deadline_methods(policy, deadlines, sigmas)
     methods = [*ours, *timed, *default_baselines(chosen, manifest.blocks)]
+    if only is not None:
+        methods = _named(methods, only)
     results = evaluate(
         pipe,
         methods,
@@ -82,6 +87,17 @@ def evaluate_policy(
         pictured=pictured,
     )
     return replace(results, profile=manifest.profile)
+
+
+def _named(methods: Sequence[Method], names: Collection[str]) -> list[Method]:
+    known = list(dict.fromkeys(method.name for method in methods))
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"--methods must be among {', '.join(map(repr, known))}, received {name!r}."
+                f"{closest(name, known)}"
+            )
+    return [method for method in methods if method.name in names]
 
 
 def policy_methods(policy: Policy, config: EnvConfig, sigmas: Floats) -> list[Method]:

@@ -30,7 +30,11 @@ from ditcache_rl.types import UNSEEN, Progress
 #: Prompts whose images are kept for the picture grid.
 KEPT_PROMPTS = 6
 #: Counters of a cache that say which tier served an image, and what was moved for it.
-_COUNTERS = ("device_hits", "host_hits", "disk_hits", "misses", "bytes_written", "bytes_read")
+_COUNTERS = (
+    *(f"{tier}_{what}" for tier in ("device", "host", "disk") for what in ("hits", "hit_bytes")),
+    "misses",
+    "bytes_written",
+)
 #: Arguments of the pipeline call that an evaluation sets itself.
 _OWN_ARGUMENTS = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
 

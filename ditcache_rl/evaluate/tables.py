@@ -5,10 +5,12 @@ from __future__ import annotations
 from rich.table import Table
 
 from ditcache_rl.evaluate.methods import FAMILIES
-from ditcache_rl.evaluate.report import Number, Report, ReportLine
+from ditcache_rl.evaluate.report import DeadlineLine, Number, Report, ReportLine
 
 #: What is shown of a method under a setting, everywhere.
 TITLES = ("method", "setting", "computed", "s / image", "speed-up", "PSNR dB", "p5", "SSIM")
+#: What is shown of a method under a deadline, everywhere.
+DEADLINE_TITLES = ("method", "deadline", "in time", "PSNR dB", "p5", "late as 0", "median s")
 _STYLES: dict[str, str] = {"learned": "bold green", "static": "cyan", "reference": "bold"}
 
 
@@ -51,21 +53,25 @@ def render_deadlines(report: Report) -> Table:
     PSNR is of the images in time.
     """
     table = Table(title="by the clock: PSNR of the images in time")
-    table.add_column("method")
-    for title in ("deadline", "in time", "PSNR dB", "p5", "late as 0", "median s"):
-        table.add_column(title, justify="right")
+    for title in DEADLINE_TITLES:
+        table.add_column(title, justify="left" if title == "method" else "right")
     for line in report["deadlines"]:
-        psnr = line["psnr_db"]
-        table.add_row(
-            line["method"],
-            f"{line['deadline_s']:g} s",
-            f"{line['kept_share']:.0%}",
-            shown(psnr and psnr["mean"], ".2f"),
-            shown(psnr and psnr["p5"], ".2f"),
-            shown(line["late_as_zero_db"], ".2f"),
-            shown(line["seconds_per_image"], ".3f"),
-        )
+        table.add_row(*deadline_cells(line))
     return table
+
+
+def deadline_cells(line: DeadlineLine) -> tuple[str, ...]:
+    """Write what was measured under `DEADLINE_TITLES`."""
+    psnr = line["psnr_db"]
+    return (
+        line["method"],
+        f"{line['deadline_s']:g} s",
+        f"{line['kept_share']:.0%}",
+        shown(psnr and psnr["mean"], ".2f"),
+        shown(psnr and psnr["p5"], ".2f"),
+        shown(line["late_as_zero_db"], ".2f"),
+        shown(line["seconds_per_image"], ".3f"),
+    )
 
 
 def place_of(line: ReportLine) -> tuple[int, str, float]:

@@ -128,7 +128,10 @@ def screen(raters: Sequence[str], scores: Floats, hidden: NDArray[np.bool_]) -> 
 
 
 def _noisy(scores: Floats) -> NDArray[np.bool_]:
-    """Apply the rule of BT.500: many outliers, about as many above as below."""
+    """Apply the rule of BT.500: many outliers, about as many above as below.
+
+    Among fewer than six raters it finds nobody: none is two deviations off.
+    """
     centred = scores - scores.mean(axis=0)
     second, fourth = (centred**2).mean(axis=0), (centred**4).mean(axis=0)
     kurtosis = fourth / np.maximum(second**2, np.finfo(float).tiny)

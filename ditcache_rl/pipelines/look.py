@@ -36,7 +36,7 @@ class PipelineFacts:
         parameters: Numbers in all of them.
         stacks: Blocks of each denoiser, by their path; empty where only a forward pass can tell.
         scheduler: Name of its class.
-        steps: Denoising steps of a call that names none.
+        steps: Denoising steps of a call that names none; None if every call must.
         call: Arguments that a call should name: its size, and what guidance needs.
         examined: Whether a pipeline of this class passed every check; None if none was examined.
         notes: What to know before it is trained.
@@ -48,7 +48,7 @@ class PipelineFacts:
     parameters: int
     stacks: Mapping[str, int]
     scheduler: str
-    steps: int
+    steps: int | None
     call: Mapping[str, Any]
     examined: bool | None = None
     notes: list[str] = field(default_factory=list)
@@ -102,7 +102,10 @@ def look_at(source: str, *, call: Mapping[str, Any] = MappingProxyType({})) -> P
         raise UnsupportedModelError(
             f"expected a pipeline with one of {', '.join(DENOISER_NAMES)}, received {name}"
         )
-    defaults = {key: one.default for key, one in parameters.items()}
+    defaults = {
+        key: None if one.default is inspect.Parameter.empty else one.default
+        for key, one in parameters.items()
+    }
     sizes = {key: defaults[key] for key in _SIZES if key in parameters}
     if None in sizes.values():
         side = _side(kind, folder, index, denoisers)
@@ -117,7 +120,7 @@ def look_at(source: str, *, call: Mapping[str, Any] = MappingProxyType({})) -> P
         parameters=sum(p.numel() for one in denoisers.values() for p in one.parameters()),
         stacks=_stacks(denoisers),
         scheduler=str((index.get("scheduler") or ("", ""))[1]),
-        steps=int(defaults["num_inference_steps"]),
+        steps=defaults["num_inference_steps"],
         call={**told, **call},
         examined=_examined(name),
         notes=_notes(name, parameters),

@@ -56,9 +56,7 @@ episodes = {episodes}  # images that the network learns on; it is used where it 
 """
 
 
-def write_starter(
-    seen: PipelineFacts, *, name: str, dtype: str, prompts: str, steps: int | None = None
-) -> str:
+def write_starter(seen: PipelineFacts, *, name: str, dtype: str, prompts: str, steps: int) -> str:
     """Return the text of an environment file.
 
     Args:
@@ -66,17 +64,16 @@ def write_starter(
         name: Of the environment.
         dtype: Of the weights.
         prompts: Start of the paths of its prompt files, as "prompts/general".
-        steps: Denoising steps; None for those of a call that names none.
+        steps: Denoising steps.
     """
-    count = seen.steps if steps is None else steps
-    budgets = [share for share in _BUDGETS if share * count >= _LEAST_COMPUTES]
+    budgets = [share for share in _BUDGETS if share * steps >= _LEAST_COMPUTES]
     rows = max(1, min(_MOST_ROWS, _PIXELS // (seen.pixels or _PIXELS)))
     found = "".join(f"# {path} has {blocks} blocks.\n" for path, blocks in seen.stacks.items())
     return _TEXT.format(
         title=f"{seen.pipeline}, {', '.join(seen.denoisers.values())}, {seen.scheduler}.",
         name=name,
-        steps=count,
-        fewer=math.ceil(0.7 * count),
+        steps=steps,
+        fewer=math.ceil(0.7 * steps),
         source=_value(seen.source),
         dtype=dtype,
         call=_inline(seen.call),

@@ -11,22 +11,18 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ditcache_rl.bench import Board, Case
-from ditcache_rl.errors import UnsupportedModelError
-from ditcache_rl.instrument.blocks import find_stack
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.instrument.signatures import BlockSignature
-from ditcache_rl.instrument.taps import Tap, install, release
+from ditcache_rl.instrument.stack_taps import StackTap, known_blocks, tapped_stack
 from ditcache_rl.machine import require
 from ditcache_rl.policy.engines import ALWAYS, export_cache_dit, export_mag_cache
 from ditcache_rl.schedules import ComputePath, Schedule
@@ -137,19 +133,8 @@ def under_dpcache(pipe: Any, schedule: Schedule) -> Iterator[None]:
 
     Source: `predict_feature` of `runtime/cache/dpcache.py` of SGLang's multimodal generation.
     """
-    stack = find_stack(denoiser_of(pipe))
-    known = [] if stack is None else [s for s in stack.signatures if s is not None]
-    if stack is None or stack.deep or len(known) < len(stack.blocks):
-        raise UnsupportedModelError(
-            "expected a transformer whose blocks and their arguments are known by name, received "
-            f"{type(denoiser_of(pipe)).__name__}; export the steps without a search"
-        )
-    anchors = _Anchors(pipe.scheduler, schedule.path)
-    last = len(known) - 1
-    with ExitStack() as installed:
-        for index, (block, signature) in enumerate(zip(stack.blocks, known, strict=True)):
-            kind = partial(_FeatureTap, anchors, signature, first=index == 0, last=index == last)
-            installed.callback(release, install(block, kind))
+    blocks = known_blocks(denoiser_of(pipe), "export the steps without a search")
+    with tapped_stack(blocks, _FeatureTap, _Anchors(pipe.scheduler, schedule.path)):
         yield
 
 
@@ -199,25 +184,12 @@ class _Anchors:
         return tuple([b + (b - a) * share for a, b in zip(older, last, strict=True)])
 
 
-class _FeatureTap(Tap):
+class _FeatureTap(StackTap[_Anchors]):
     """Stands in for one block."""
-
-    def __init__(
-        self,
-        anchors: _Anchors,
-        signature: BlockSignature,
-        block: nn.Module,
-        *,
-        first: bool,
-        last: bool,
-    ) -> None:
-        super().__init__(block)
-        self._anchors, self._signature = anchors, signature
-        self._first, self._last = first, last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute, pass through, or hand out the line."""
-        anchors, signature = self._anchors, self._signature
+        anchors, signature = self._owner, self._signature
         if self._first:
             anchors.begin()
         if anchors.computes:

@@ -70,22 +70,24 @@ def test_an_attached_pipeline_is_not_replayed(board: Board) -> None:
 
 
 #: One doubled batch, one with latents by position and a sampler that keeps a share of them, two
-#: calls a step, and two calls whose sum is rescaled.
-GUIDED = {
-    "StableDiffusion3Pipeline": True,
-    "PixArtSigmaPipeline": True,
-    "WanPipeline": True,
-    "QwenImagePipeline": False,
+#: calls a step, two calls whose sum is rescaled, and a list of rows whose sum is rescaled.
+GUIDED: dict[str, tuple[bool, dict[str, Any]]] = {
+    "StableDiffusion3Pipeline": (True, {}),
+    "PixArtSigmaPipeline": (True, {}),
+    "WanPipeline": (True, {}),
+    "QwenImagePipeline": (False, {}),
+    "ZImagePipeline": (False, {"guidance_scale": 5.0, "cfg_normalization": 0.5}),
 }
 
 
 @pytest.mark.parametrize("name", GUIDED)
 def test_every_step_is_that_of_the_pipeline_however_it_guides(name: str) -> None:
-    board = ZooBoard(name, 4)
+    linear, call = GUIDED[name]
+    board = ZooBoard(name, 4, **call)
     expected = board.draw(CASES).images
 
     with Replay(board, CASES) as replay, torch.no_grad():
-        assert replay.linear == GUIDED[name]
+        assert replay.linear == linear
         latents = replay.start()
         for step in range(4):
             output, cached = replay.compute(step, latents)
@@ -142,6 +144,35 @@ def test_guidance_of_some_steps_only_is_refused() -> None:
 
     with pytest.raises(UnsupportedModelError, match="same calls of the denoiser at every step"):
         Replay(board, CASES)
+
+
+@pytest.mark.parametrize("blocks", [None, "transformer"])
+def test_an_estimate_does_not_depend_on_what_was_computed_last(
+    tiny_pipe: Any, tiny_call: dict[str, Any], blocks: str | None
+) -> None:
+    call = tiny_call | GUIDANCE
+    board = Board(tiny_pipe, 3, sites=1, call=call, blocks=blocks)
+    with Replay(board, CASES) as replay, torch.no_grad():
+        latents = replay.recorded()[1]
+        expected, cached = replay.compute(1, latents)
+        replay.compute(2, latents[:1], rows=np.array([1]))
+        assert_close(replay.estimate(1, latents, cached), expected)
+    with Replay(board, CASES) as fresh, torch.no_grad():  # where nothing was computed yet
+        assert_close(fresh.estimate(1, latents, cached), expected)
+
+
+def test_a_call_that_is_left_frees_what_was_loaded_for_it(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[bool] = []
+    monkeypatch.setattr(board.pipe, "maybe_free_model_hooks", lambda: freed.append(True))
+
+    replay = Replay(board, CASES)
+    assert len(freed) == 1, "by the pipeline itself"
+    with replay, torch.no_grad():
+        replay.compute(0, replay.start())
+
+    assert len(freed) == 2
 
 
 def test_several_denoisers_are_refused() -> None:

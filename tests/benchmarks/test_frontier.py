@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
+from PIL import Image
 
 from benchmarks import gpu
 from benchmarks.costs.real_sizes import examine
-from benchmarks.frontier import SCHEDULES
+from benchmarks.frontier import SCHEDULES, main
 from benchmarks.peers.contender import Contender, Setup
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.searched import read_entry, schedules_for, with_schedules, write_entry
 from benchmarks.peers.under_runner import PLAIN
-from benchmarks.race.frontiers import at_quality, at_speedup, curves, figures_of, lines_of
+from benchmarks.race.frontiers import (
+    ALWAYS_DRAWN,
+    SPEEDUPS,
+    at_quality,
+    at_speedup,
+    curves,
+    figures_of,
+    foremost,
+    lines_of,
+)
 from benchmarks.race.host import Entrant, LocalHost
 from benchmarks.race.measure import TRIED_PROMPTS, Log, measure, worth_more
 from benchmarks.race.page import write_page
@@ -82,6 +92,43 @@ def test_figures_compare_ours_with_the_best_of_the_others() -> None:
     assert figures["peer_x_35db"] == pytest.approx(4.0)
     assert (figures["peers_failed_count"], figures["peers_count"]) == (1, 2)
     assert who["db_2x"]["peer"][0] == "theirs"
+
+
+RESULT = SCHEDULES.with_name("frontier-2cores.json")
+
+
+def test_the_picture_of_few_lines_has_the_best_of_every_family() -> None:
+    every = curves(json.loads(RESULT.read_text())["details"]["rows"])
+
+    few = foremost(every)
+
+    assert len(few) <= 10
+    assert set(ALWAYS_DRAWN) < set(few)
+    for speedup in SPEEDUPS.values():
+        for family in {curve[0]["family"] for curve in every.values()}:
+            at = {n: at_speedup(c, speedup) for n, c in every.items() if c[0]["family"] == family}
+            best = max(at, key=lambda name: -1.0 if np.isnan(at[name]) else at[name])
+            assert best in few or np.isnan(at[best])
+
+
+def test_many_families_make_no_more_than_ten_lines() -> None:
+    many = [line(f"c{n}", f"family {n}", 2.0 * x, 50.0) for n in range(14) for x in (1, 4)]
+
+    assert len(foremost(curves([*LINES, *many]))) == 10
+
+
+def test_an_earlier_result_is_drawn_and_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is measured")
+
+    monkeypatch.setattr("benchmarks.frontier.open_pipeline", measured)
+
+    assert main(["--draw", str(RESULT), "--png", str(tmp_path / "few.png")]) == 0
+
+    with Image.open(tmp_path / "few.png") as few, Image.open(tmp_path / "few-all.png") as many:
+        assert few.size != many.size
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def test_a_schedule_is_written_as_others_take_it(
         (["--pipeline", "nowhere"], "a scheduler of diffusers, received 'nowhere'"),
         (["--search", "3"], "with --to cache-dit, mag-cache, dpcache, received --to scheduler"),
         (["--to", "mag-cache", "--search", "0"], "--search must lie in"),
+        (["--env", "shapes"], "expected --search N with --env shapes"),
         (["--request", "{}"], "expected --request with --to dpcache, received --to scheduler"),
         (["--to", "dpcache", "--request", "{"], "expected a JSON object, received '{'"),
         (["--to", "dpcache"], "received no pipeline, checkpoint, height, width, guidance_scale"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import FluxPipeline
 
 from benchmarks.zoo.pipelines import PIPELINES, build
 from ditcache_rl.cli import main
@@ -95,6 +96,31 @@ def test_the_embedded_pipeline_is_seen_like_any_other() -> None:
         "transformer.transformer_blocks": 3,
         "transformer.single_transformer_blocks": 6,
     }
+
+
+def test_steps_that_a_pipeline_does_not_know_must_be_told(
+    unweighted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = FluxPipeline.__call__
+    known = inspect.signature(call).parameters
+    unknown = known["num_inference_steps"].replace(default=None)
+    monkeypatch.setattr(
+        call,
+        "__signature__",
+        inspect.Signature([*(known | {"num_inference_steps": unknown}).values()]),
+        raising=False,
+    )
+    out = tmp_path / "env.toml"
+
+    assert main(["init", str(unweighted), "--out", str(out)]) == 2
+    assert "expected --steps, as a FluxPipeline has no number of its own" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["init", str(unweighted), "--out", str(out), "--steps", "9"]) == 0
+
+    assert load_env(out).steps == [9]
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers deprecates arguments of its own pipelines

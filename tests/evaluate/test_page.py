@@ -20,7 +20,8 @@ PROMPTS = tuple(f"a scene, number {i}" for i in range(5))
 MEMORY = {
     "peak_bytes": 3.0 * (1 << 20),
     **dict.fromkeys(("device_hits", "host_hits", "disk_hits", "misses"), 2.0),
-    **dict.fromkeys(("bytes_written", "bytes_read"), 0.0),
+    **{f"{tier}_hit_bytes": n * 2**20 for n, tier in enumerate(("device", "host", "disk"), 5)},
+    "bytes_written": 0.0,
 }
 #: dB over the heuristic: the best prompt is the third, the median the first, the worst the fifth.
 GAINS = (1.0, 2.0, 4.0, 0.5, -3.0)
@@ -102,6 +103,8 @@ def test_the_page_is_one_small_file_with_all_parts(written: Path, report: Report
     for fact in (report["command"], str(report["versions"]["torch"]), "3.00", PROMPTS[4]):
         assert fact in text
     assert "1 of 3 settings " in text
+    for served in ("2.0, 5.00 MiB", "2.0, 6.00 MiB", "2.0, 7.00 MiB"):
+        assert text.count(f"<td>{served}</td>") == 3
 
 
 def test_pages_of_the_largest_pictures_stay_small() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import Method
 from ditcache_rl.evaluate import policy as evaluation
 from ditcache_rl.evaluate.policy import policy_methods
@@ -118,6 +119,32 @@ def test_a_set_for_raters_shows_every_method_at_its_nearest_setting(
     assert f"serve them: ditcache-rl studio --mos {tmp_path}/set\n" in capsys.readouterr().out
     assert main(["mos", "prepare", str(policy), *asked]) == 2
     assert "expected a folder that does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_rivals")
+def test_a_set_has_the_methods_that_are_named_and_an_unknown_one_is_refused_before_drawing(
+    policy: Path,
+    tiny_env: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    heard: list[list[str]] = []
+
+    def measured(_: Any, methods: list[Method], *__: Any, **___: Any) -> Any:
+        heard.append([method.label for method in methods])
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(evaluation, "evaluate", measured)
+    asked = ["mos", "prepare", str(policy), "--env", str(tiny_env), "--prompts", "2"]
+    asked += ["--out", str(tmp_path / "set"), "--methods"]
+
+    assert main([*asked, "fewer step"]) == 2
+    assert "'fewer steps', received 'fewer step'. Did you mean" in capsys.readouterr().err
+    assert heard == []
+    assert main([*asked, "its schedule"]) == 2
+
+    assert heard == [["its schedule budget 0.5"]]
 
 
 @pytest.mark.usefixtures("few_rivals")

@@ -1,7 +1,7 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ditcache_rl.evaluate import (
     render_deadlines,
     render_table,
 )
+from ditcache_rl.evaluate.curves import place_labels
 from ditcache_rl.evaluate.methods import REFERENCE
 from ditcache_rl.machine import machine_facts, version_facts
 
@@ -191,9 +192,43 @@ def check_png(path: Path) -> None:
 
 
 def test_the_frontier_is_drawn(tmp_path: Path) -> None:
-    plot_frontier(RESULTS, tmp_path / "new" / "frontier.png")
+    plot_frontier(build_report(RESULTS, env="shapes"), tmp_path / "new" / "frontier.png")
 
     check_png(tmp_path / "new" / "frontier.png")
+
+
+def test_a_name_stands_beside_its_own_line_and_on_nothing_else() -> None:
+    # A line down, a line up, and one that runs just above the first.
+    down = np.array([[100.0, 400.0], [300.0, 250.0], [500.0, 60.0]])
+    tracks = [down, np.array([[100.0, 80.0], [500.0, 380.0]]), down + np.array([0.0, 12.0])]
+    sizes = [(90.0, 14.0), (60.0, 14.0), (120.0, 14.0)]
+
+    middles = place_labels(tracks, sizes, np.array([0.0, 0.0, 600.0, 450.0]))
+
+    boxes = [
+        (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        for (x, y), (width, height) in zip(middles, sizes, strict=True)
+    ]
+    for own, (left, bottom, right, top) in enumerate(boxes):
+        assert 0 <= left < right <= 600
+        assert 0 <= bottom < top <= 450
+        for x0, y0, x1, y1 in boxes[:own]:
+            assert x1 <= left or right <= x0 or y1 <= bottom or top <= y0
+        far = []
+        for (x, y), *rest in (track.tolist() for track in tracks):
+            near = np.inf
+            for to_x, to_y in rest:  # every pixel of the line
+                share = np.linspace(0, 1, 1000)
+                across = x + (to_x - x) * share
+                up = y + (to_y - y) * share
+                apart = np.hypot(
+                    np.maximum(np.maximum(left - across, across - right), 0),
+                    np.maximum(np.maximum(bottom - up, up - top), 0),
+                )
+                near, x, y = min(near, float(apart.min())), to_x, to_y
+            far.append(near)
+        assert min(far) > 0
+        assert int(np.argmin(far)) == own
 
 
 def test_the_picture_grid_is_drawn(tmp_path: Path) -> None:
@@ -219,14 +254,15 @@ def test_a_grid_shows_the_first_prompts_alone(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(six)).size == Image.open(io.BytesIO(eight)).size
 
 
-@pytest.mark.parametrize("plot", [plot_frontier, plot_grid])
 def test_without_matplotlib_the_extra_is_named(
-    plot: Callable[[Results, Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'ditcache-rl\[train\]'"):
-        plot(RESULTS, tmp_path / "out.png")
+        plot_frontier(build_report(RESULTS, env="shapes"), tmp_path / "out.png")
+    with pytest.raises(ConfigError, match=r"pip install 'ditcache-rl\[train\]'"):
+        plot_grid(RESULTS, tmp_path / "out.png")
 
 
 def test_facts_of_machine_and_software_are_told() -> None:
