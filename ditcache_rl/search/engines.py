@@ -28,7 +28,12 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.instrument.signatures import BlockSignature
 from ditcache_rl.instrument.taps import Tap, install, release
 from ditcache_rl.machine import require
-from ditcache_rl.policy.engines import ALWAYS, export_cache_dit, export_mag_cache
+from ditcache_rl.policy.engines import (
+    ALWAYS,
+    check_steps,
+    export_cache_dit,
+    export_mag_cache,
+)
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.search.climb import climb_paths
 
@@ -71,7 +76,11 @@ def search_under(
         rng: Orders the moves.
         always: Steps that the engine computes whatever it is told.
         on_path: Hears that a set was tried.
+
+    Raises:
+        ConfigError: If the board has fewer steps than the engine always computes.
     """
+    check_steps(board.steps, always)
     board.prepare(cases)
 
     def quality(path: ComputePath) -> float:
