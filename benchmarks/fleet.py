@@ -80,8 +80,7 @@ def environment(scenario: Scenario, rows: int, fleet: Fleet) -> FleetVecEnv:
 def episode(env: FleetVecEnv, scenario: Scenario, seed: int) -> float:
     """Play one batch at random; returns seconds."""
     rng = np.random.default_rng(seed)
-    if env._masks is None:
-        env.reset()
+    env.reset()  # the fleets share workers: what these play next is of this one
     patterns = len(scenario.actions.patterns)
     started = time.perf_counter()
     for _ in range(scenario.board.steps):
@@ -89,7 +88,9 @@ def episode(env: FleetVecEnv, scenario: Scenario, seed: int) -> float:
         noise = rng.random(masks.shape) * masks
         chosen = noise[:, :patterns].argmax(axis=1), noise[:, patterns:].argmax(axis=1)
         env.step(np.stack(chosen, axis=1))
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    env.close()
+    return seconds
 
 
 def update_seconds(env: FleetVecEnv, scenario: Scenario) -> float:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -92,10 +92,16 @@ def examine(folder: Path) -> Iterator[Diagnosis]:
     yield from _software(needed)
     if missing:
         return  # what follows imports it
-    yield from _machine()
-    yield _disk(folder)
-    yield from _extras()
-    yield from _policies()
+    looks: dict[str, Callable[[], Iterable[Diagnosis]]] = {
+        "machine": lambda: (*_machine(), _disk(folder)),
+        "extras": _extras,
+        "policies": _policies,
+    }
+    for part, look in looks.items():
+        try:
+            yield from look()
+        except Exception as error:
+            yield Diagnosis(part, part, _said(error), "fault", "mend what it says")
 
 
 def _software(needed: list[tuple[str, str, str]]) -> Iterator[Diagnosis]:
@@ -190,14 +196,20 @@ def _policies() -> Iterator[Diagnosis]:
     for name, source in {**found, **cached_policies()}.items():
         try:
             policy = load_policy(source)
-        except DitcacheError as error:
-            yield Diagnosis("policies", name, str(error), "fault", "remove it, or install again")
+        except Exception as error:
+            advice = "install again" if name in found else "delete it from the cache, load it again"
+            yield Diagnosis("policies", name, _said(error), "fault", advice)
             continue
         manifest = policy.manifest
         steps = ", ".join(map(str, policy.steps))
         parts = ["network"] * (policy.network is not None) + ["deadlines"] * bool(policy.pacer)
         what = f"{manifest.env_id}, {manifest.model['class']}, {steps} steps"
         yield Diagnosis("policies", name, " + ".join([what, *parts]))
+
+
+def _said(error: Exception) -> str:
+    known = isinstance(error, DitcacheError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _needed() -> list[tuple[str, str, str]]:

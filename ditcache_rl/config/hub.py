@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from ditcache_rl._version import __version__
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.files import replacing
 
 #: Files of a policy; of a repository nothing else is downloaded.
 POLICY_FILES = (
@@ -36,40 +39,56 @@ def download_policy(repo_id: str, revision: str | None) -> Path:
     Raises:
         ConfigError: If it is neither on the Hub nor in the cache, or is no policy.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
-    for name, size in _sizes(repo_id, revision).items():
-        if name in POLICY_FILES and size > _MOST_BYTES:
-            raise ConfigError(
-                f"{repo_id}: expected files of at most {_MOST_BYTES} bytes, received {name} of "
-                f"{size}"
-            )
-    try:
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=[*POLICY_FILES],
-                library_name="ditcache-rl",
-                library_version=__version__,
-            )
-        )
-    except Exception as error:  # of networks and disks, and of the errors of several libraries
-        raise ConfigError(
-            f"expected a policy on the Hugging Face Hub, received {repo_id!r} at revision "
-            f"{revision or 'main'}: {reason_of(error)}"
-        ) from error
-
-
-def _sizes(repo_id: str, revision: str | None) -> dict[str, int]:
-    """Return the bytes of files; of a Hub that is out of reach, of none."""
-    from huggingface_hub import HfApi
-
+    get = partial(
+        snapshot_download,
+        repo_id,
+        allow_patterns=[*POLICY_FILES],
+        library_name="ditcache-rl",
+        library_version=__version__,
+    )
     try:
         facts = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
-    except Exception:  # it may be in the cache; if not, that is told when it is looked for there
-        return {}
-    return {file.rfilename: file.size or 0 for file in facts.siblings or ()}
+    except Exception as error:  # of networks, and of the errors of several libraries
+        try:
+            return Path(get(revision=revision, local_files_only=True))
+        except Exception:  # not in the cache either: why it did not come from the Hub says more
+            raise _missed(repo_id, revision, error) from error
+    for file in facts.siblings or ():
+        if file.rfilename in POLICY_FILES and (file.size or 0) > _MOST_BYTES:
+            raise ConfigError(
+                f"{repo_id}: expected files of at most {_MOST_BYTES} bytes, received "
+                f"{file.rfilename} of {file.size}"
+            )
+    try:
+        if facts.sha is None:
+            raise ValueError("the Hub names no commit")
+        # Of the commit whose sizes are known: meanwhile a branch may have moved.
+        folder = Path(get(revision=facts.sha))
+    except Exception as error:
+        raise _missed(repo_id, revision, error) from error
+    _remember(folder, revision or "main")
+    return folder
+
+
+def _remember(folder: Path, revision: str) -> None:
+    """Note in the cache which commit a revision is, for when the Hub is out of reach.
+
+    Source: `_cache_commit_hash_for_specific_revision` of huggingface_hub, which notes it where a
+        revision is downloaded by its name.
+    """
+    if revision != folder.name:
+        # A cache that cannot be written has what it has.
+        with suppress(OSError), replacing(folder.parents[1] / "refs" / revision) as noted:
+            noted.write_text(folder.name, encoding="utf-8")
+
+
+def _missed(repo_id: str, revision: str | None, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"expected a policy on the Hugging Face Hub, received {repo_id!r} at revision "
+        f"{revision or 'main'}: {reason_of(error)}"
+    )
 
 
 def reason_of(error: BaseException) -> str:
@@ -80,10 +99,19 @@ def reason_of(error: BaseException) -> str:
 
 
 def cached_policies() -> dict[str, Path]:
-    """Return the policies of the Hub that are in the cache by id, of each the last that came."""
+    """Return the policies of the Hub that are in the cache by id, of each the last that came.
+
+    Broken ones count: a link that leads nowhere any more, or a download that was cut short.
+    """
     from huggingface_hub import constants
 
-    found = Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{POLICY_FILES[1]}")
-    folders = sorted({path.parent for path in found}, key=lambda one: one.stat().st_mtime)
+    found = dict[Path, float]()
+    for folder in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*"):
+        with suppress(OSError):  # of others, or gone meanwhile
+            names = {path.name for path in folder.iterdir()}
+            # Other models may have one of the others, but hardly both.
+            if POLICY_FILES[1] in names or {"manifest.json", "metrics.json"} <= names:
+                found[folder] = folder.stat().st_mtime
+    folders = sorted(found, key=lambda one: found[one])
     ids = [one.parts[-3].removeprefix("models--").replace("--", "/") for one in folders]
     return dict(sorted(zip(ids, folders, strict=True)))

@@ -33,6 +33,10 @@ class Runner(Protocol):
     notes: list[str]
     """What requests could not make use of, and why; each once."""
 
+    @property
+    def failed(self) -> Counter[str]:
+        """Calls that raised, by the names of their errors."""
+
     def __enter__(self) -> object: ...
 
     def __exit__(
@@ -57,7 +61,8 @@ class Run:
     """A pipeline under a policy, until `detach`; collects what the requests did.
 
     Attributes:
-        logs: One `RequestLog` per finished request, the last thousand.
+        logs: One `RequestLog` per finished request, the last thousand; of one that raised there is
+            none.
         cache: The store of the requests.
     """
 
@@ -94,6 +99,11 @@ class Run:
         self.cache.close()
 
     @property
+    def failed(self) -> Counter[str]:
+        """Requests that raised, by the names of their errors."""
+        return Counter(self._runner.failed)
+
+    @property
     def distrusted(self) -> bool:
         """Whether the policy is followed no more."""
         return self._followed is not None and bool(self._followed.distrust)
@@ -108,23 +118,25 @@ class Run:
             self._followed.distrust = why
 
     def _finished(self, log: RequestLog) -> None:
-        # Whoever keeps a deadline weighs otherwise than the schedule that computes the same.
-        if self._followed is not None and _limit(log) is None:
-            log.expected_psnr_db = expected_psnr_db(self._followed.policy, log)
-            self._watch(self._followed, log)
-        self.logs.append(log)
-        if self._followed is not None:
-            self._followed.hear(log)
-        if self._record is not None:
-            self._record(log)
         self._opened.refresh()
-        if not log.finite:
+        if not log.finite:  # which may be what made it fail
             computed = int((log.modes[:, 0] == Mode.COMPUTE).sum())
             raise ArtifactError(
                 "expected finite latents, received nan or infinity from a request that computed "
                 f"{computed} of {log.run.site_steps} site steps; compute more, run in a wider "
                 "dtype, or export the policy again"
             )
+        if log.failed:
+            return
+        # Whoever keeps a deadline weighs otherwise than the schedule that computes the same.
+        if self._followed is not None and _limit(log) is None:
+            log.expected_psnr_db = expected_psnr_db(self._followed.policy, log)
+            self._watch(self._followed, log)
+        if self._followed is not None:
+            self._followed.hear(log)
+        if self._record is not None:
+            self._record(log)
+        self.logs.append(log)  # last: whoever hears of it may still make it fail
 
     def _watch(self, followed: PolicyController, log: RequestLog) -> None:
         """Stop following a policy whose estimates are further off than any of its training."""
@@ -138,6 +150,12 @@ class Run:
                 "any image that the policy was trained on; train it again, or attach it anew"
             )
             _LOG.warning("%s", followed.distrust)
+
+    def _failures(self) -> list[str]:
+        """Say how many requests came to nothing."""
+        failed = self.failed
+        kinds = ", ".join(f"{count} {name}" for name, count in failed.items())
+        return [f"failed        {failed.total()}: {kinds}"] if failed else []
 
     def _guarded(self) -> list[str]:
         """Say how many requests were computed to the end, and why the last one was."""
@@ -182,7 +200,7 @@ class Run:
         """Describe the requests so far: modes, tiers, bytes, seconds, what the last one did."""
         notes = [f"note          {note}" for note in self._notes()]
         if not self.logs:
-            return "\n".join(["no request has finished yet", *notes])
+            return "\n".join(["no request has finished yet", *self._failures(), *notes])
         counts = {mode: sum(int((log.modes == mode).sum()) for log in self.logs) for mode in Mode}
         total = max(1, sum(counts.values()))
         stats, learned = self.cache.stats, self._adapt.summary() if self._adapt else []
@@ -192,6 +210,7 @@ class Run:
         return "\n".join(
             [
                 f"requests      {len(self.logs)}, median {seconds:.3f} s",
+                *self._failures(),
                 *self._targets(),
                 *self._deadlines(),
                 *self._guarded(),

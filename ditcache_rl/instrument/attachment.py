@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,6 +54,9 @@ class Attachment:
     Args:
         request: Runs a call; gets the pipeline, and its positional and keyword arguments.
         note: Is told of calls and sessions that were left alone, because they came from elsewhere.
+
+    Attributes:
+        failed: Calls that raised, by the names of their errors.
     """
 
     def __init__(
@@ -60,7 +64,9 @@ class Attachment:
         request: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
         note: Callable[[str], None],
     ) -> None:
-        self.request, self.note = request, note
+        self.note = note
+        self.failed: Counter[str] = Counter()
+        self._request = request
         self._number = -1
         self._pipes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._scoped: int | None = None  # the pipeline that it serves in its own scope alone
@@ -83,6 +89,15 @@ class Attachment:
         with _LOCK:
             for pipe in list(self._pipes.values()):
                 self._part(pipe)
+
+    def request(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call, and count it if it fails, however far it came."""
+        try:
+            return self._request(pipe, args, kwargs)
+        except BaseException as error:
+            with _LOCK:
+                self.failed[type(error).__name__] += 1
+            raise
 
     def holds(self, pipe: Any) -> bool:
         """Tell whether it is on a pipeline, and not on what that was copied from."""

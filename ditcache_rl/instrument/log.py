@@ -30,6 +30,7 @@ class RequestLog:
         peak_bytes: Most bytes that the cache held, entries of other requests included.
         target: What the request was asked for, as `str` writes it; None where a controller decided
             by itself.
+        failed: Name of the error that ended the call before it returned; "" where none did.
         guarded: Why a guard had rows computed to the end; "" where it had not.
         expected_psnr_db: (rows,) what images probably reach against full compute, where the policy
             can tell; None elsewhere.
@@ -45,7 +46,7 @@ class RequestLog:
         self.seconds = 0.0
         self.peak_bytes = 0
         self.target = target
-        self.guarded = ""
+        self.failed = self.guarded = ""
         self.expected_psnr_db: Floats | None = None
         self._ends: list[Tensor] = []
         self._estimated: _Estimated | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -89,6 +90,11 @@ class BlockRunner:
         self._looking = threading.Lock()
 
     @property
+    def failed(self) -> Counter[str]:
+        """Calls that raised, by the names of their errors."""
+        return self._attachment.failed
+
+    @property
     def layouts(self) -> list[Layout]:
         """How the denoisers of the pipeline are seen."""
         return self._denoisers.layouts
@@ -154,6 +160,10 @@ class BlockRunner:
                 with request.current():
                     given = {name: visiting(value) for name, value in kwargs.items()}
                     return plain(pipe, *map(visiting, args), **given)
+            except BaseException as error:
+                for log in request.logs:
+                    log.failed = type(error).__name__
+                raise
             finally:
                 with _LOCK:
                     self._active -= admitted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,14 @@ def export_dpcache(
         What DPCache does otherwise, in lines.
 
     Raises:
-        ConfigError: If there are several sites, or something is missing in the request.
+        ConfigError: If there are several sites or fewer steps than DPCache always computes, or
+            something is missing in the request.
 
     Source: `runtime/cache/dpcache.py` of SGLang's multimodal generation, schema 2, after DPCache
         (arXiv 2602.22654).
     """
     own = _path_of(schedule, "DPCache")
+    check_steps(schedule.steps, ALWAYS)
     missing = [name for name in REQUESTED if name not in request]
     if missing:
         raise ConfigError(
@@ -176,6 +178,24 @@ def export_dpcache(
     if len(path) > len(own):
         notes.append(f"step 1 is computed too: {len(path)} steps in place of {len(own)}")
     return notes
+
+
+def check_steps(steps: int, always: Sequence[int]) -> None:
+    """Refuse runs that end before an engine has computed what it always computes.
+
+    Args:
+        steps: Of a run.
+        always: Steps that the engine computes whatever it is told.
+
+    Raises:
+        ConfigError: If there are fewer.
+    """
+    if steps <= max(always):
+        raise ConfigError(
+            f"expected a run of at least {max(always) + 1} steps, as the engine computes "
+            f"{', '.join(map(str, always))} whatever it is told, received {steps}; such a run "
+            "leaves nothing to cache: use no engine"
+        )
 
 
 def _path_of(schedule: Schedule, engine: str) -> ComputePath:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from ditcache_rl.bench import Board, Case, Quality
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.errors import BudgetError, ConfigError
+from ditcache_rl.errors import BudgetError, ConfigError, StateError
 from ditcache_rl.machine import require
 from ditcache_rl.rl.worker import Worker
 from ditcache_rl.schedules import Schedule
@@ -47,10 +48,31 @@ class Fleet:
         self._actors, self._patience_s = list(actors), patience_s
         #: Whose cases are whose: a reference is drawn by one worker alone.
         self._homes: dict[Case, int] = {}
+        #: Whose rows the workers play; whoever is forgotten plays no more.
+        self._player: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
         """Count the workers."""
         return len(self._actors)
+
+    def lend(self, player: object) -> None:
+        """Have the workers play for one alone, until `give_back`: each has one episode in mind.
+
+        Raises:
+            StateError: If they play for another one.
+        """
+        if self._player() not in (None, player):
+            raise StateError(
+                "expected a fleet that plays for nobody, received one whose workers play the rows "
+                "of another environment, which steps of this one would break into; close that one "
+                "first, or start a fleet for each"
+            )
+        self._player = weakref.ref(player)
+
+    def give_back(self, player: object) -> None:
+        """Play for it no more; of whoever plays not it changes nothing."""
+        if self._player() is player:
+            self._player = lambda: None
 
     def ask(self, worker: int, method: str, *arguments: Any) -> tuple[int, Any]:
         """Ask a worker; `answers` has what it says."""

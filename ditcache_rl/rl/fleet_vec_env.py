@@ -31,8 +31,11 @@ class FleetVecEnv(Named, SharedVecEnv):
         scenario: Board, prices and schedules.
         rows: Number of environments.
         draw: Draws the task of a row.
-        fleet: The workers.
+        fleet: The workers; they play for one environment at a time, up to its `close`.
         on_rows: Hears every finished batch.
+
+    Raises:
+        StateError: If the fleet plays for another environment.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class FleetVecEnv(Named, SharedVecEnv):
     ) -> None:
         import ray
 
+        fleet.lend(self)
         self._scenario, self._draw = scenario, draw
         self._fleet, self._on_rows = fleet, on_rows
         self._scene = ray.put(RemoteScenario.of(scenario))
@@ -58,7 +62,12 @@ class FleetVecEnv(Named, SharedVecEnv):
         super().__init__(rows, *spaces_of(scenario))
 
     def reset(self) -> VecEnvObs:
-        """Draw a task per row and run up to the first decision."""
+        """Draw a task per row and run up to the first decision; after `close`, begin again.
+
+        Raises:
+            StateError: If the fleet plays for another environment meanwhile.
+        """
+        self._fleet.lend(self)
         self._episode += 1
         self._tasks, self._played = self._drawn(), []
         self._ask()
@@ -69,7 +78,10 @@ class FleetVecEnv(Named, SharedVecEnv):
 
         Raises:
             ShapeError: If they are not of the action space.
+            StateError: If no episode runs.
         """
+        if self._masks is None:
+            raise StateError("expected a running episode, received none; call reset first")
         self._played.append(checked(actions, (self.num_envs, 2), self._scenario.actions))
         if len(self._played) == self._steps:
             self._next = self._drawn()
@@ -97,6 +109,8 @@ class FleetVecEnv(Named, SharedVecEnv):
 
     def close(self) -> None:
         """Leave the workers to the fleet: what they are asked next ends what they play."""
+        self._masks = None
+        self._fleet.give_back(self)
 
     def _drawn(self) -> list[Task]:
         return [self._draw() for _ in range(self.num_envs)]

@@ -24,7 +24,12 @@ from ditcache_rl.bench import Board, Case
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.instrument.stack_taps import StackTap, known_blocks, tapped_stack
 from ditcache_rl.machine import require
-from ditcache_rl.policy.engines import ALWAYS, export_cache_dit, export_mag_cache
+from ditcache_rl.policy.engines import (
+    ALWAYS,
+    check_steps,
+    export_cache_dit,
+    export_mag_cache,
+)
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.search.climb import climb_paths
 
@@ -67,7 +72,11 @@ def search_under(
         rng: Orders the moves.
         always: Steps that the engine computes whatever it is told.
         on_path: Hears that a set was tried.
+
+    Raises:
+        ConfigError: If the board has fewer steps than the engine always computes.
     """
+    check_steps(board.steps, always)
     board.prepare(cases)
 
     def quality(path: ComputePath) -> float:

@@ -10,6 +10,7 @@ import copy
 import inspect
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import TracebackType
@@ -97,6 +98,11 @@ class SolverRunner:
         self._entered = False
         self._known: dict[Any, Collapsed] = {}
 
+    @property
+    def failed(self) -> Counter[str]:
+        """Calls that raised, by the names of their errors."""
+        return self._attachment.failed
+
     def __enter__(self) -> Self:
         """Take the calls of the pipeline."""
         if not self._entered:
@@ -134,6 +140,10 @@ class SolverRunner:
         place["scheduler"] = own
         try:
             return plain(pipe, *args, **kwargs)
+        except BaseException as error:
+            for log in request.logs:
+                log.failed = type(error).__name__
+            raise
         finally:
             if place.get("scheduler") is own:
                 place["scheduler"] = before

@@ -101,6 +101,52 @@ def test_policies_of_the_hub_are_looked_at_where_they_lie(
     assert found["someone/stars"] == replace(found["shapes-ppo"], name="someone/stars")
 
 
+def test_a_broken_policy_of_the_hub_is_a_fault_beside_those_that_are_sound(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for broken in ("sound", "damaged", "lost", "cut", "other"):
+        snapshot = tmp_path / f"models--someone--{broken}" / "snapshots" / ("0" * 40)
+        shutil.copytree(ROOT / "policies" / "shapes-ppo", snapshot)
+        tensors = snapshot / "controller.safetensors"
+        if broken == "damaged":
+            tensors.write_bytes(b"nothing of the kind")
+        elif broken in ("lost", "cut", "other"):
+            tensors.unlink()
+        if broken == "lost":
+            tensors.symlink_to(tmp_path / "blobs" / "gone")
+        elif broken == "other":
+            (snapshot / "metrics.json").unlink()
+            (snapshot / "pacer.safetensors").unlink()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    found = {one.name: one for one in doctor._policies()}
+
+    states = {name: found[f"someone/{name}"].state for name in ("sound", "damaged", "lost", "cut")}
+    assert states == {"sound": "ok", "damaged": "fault", "lost": "fault", "cut": "fault"}
+    assert "expected a file, found none" in found["someone/lost"].found
+    assert found["someone/cut"].advice == "delete it from the cache, load it again"
+    assert "someone/other" not in found, "one file of that name makes no policy"
+
+
+def test_a_part_that_cannot_be_looked_at_is_a_fault_and_the_others_follow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreadable() -> dict[str, Path]:
+        raise PermissionError(13, "Permission denied")
+
+    def broken(source: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(doctor, "_machine", unreadable)
+    monkeypatch.setattr("ditcache_rl.policy.load_policy", broken)
+    found = {one.name: one for one in doctor.examine(tmp_path)}
+
+    assert found["machine"].state == found["shapes-ppo"].state == "fault"
+    assert "Permission denied" in found["machine"].found
+    assert found["shapes-ppo"].found == "MemoryError: no room"
+    assert "serve" in found
+
+
 def test_tested_versions_are_those_of_the_constraints() -> None:
     known = layout.tested_versions()
 

@@ -14,6 +14,7 @@ from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import EveryK
 from ditcache_rl.errors import ArtifactError, BudgetError, ConfigError, UnsupportedModelError
 from ditcache_rl.inference import PolicyController, Target
+from ditcache_rl.instrument import RequestLog
 from ditcache_rl.policy import Policy, save_policy
 from ditcache_rl.schedules import CostModel, Schedule, ScheduleTable, Scored
 from ditcache_rl.types import HISTORY, Mode
@@ -85,7 +86,8 @@ def test_an_image_that_is_not_finite_is_an_error(
     with dc.cached(pipe, exploding(policy), budget=at) as run:
         with pytest.raises(ArtifactError, match=r"expected finite latents.* of 4 site"):
             draw(pipe, tiny_call, output_type=output_type)
-        assert len(run.logs) == 1
+        assert not run.logs
+        assert run.failed == {"ArtifactError": 1}
 
     with dc.cached(pipe, exploding(policy), budget=1.0):
         assert torch.equal(draw(pipe, tiny_call), plain)
@@ -151,6 +153,51 @@ def test_the_summary_tells_what_was_done(
     assert " 0 misses, 0 rejected, peak 0." in tier
     # The first forecast knows one residual only, so it repeats it.
     assert modes == "last modes    CRC1"
+
+
+@pytest.mark.parametrize("collapse", [False, True])
+def test_a_request_that_failed_is_counted_apart_from_those_that_were_served(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any], collapse: bool
+) -> None:
+    def fail(*given: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    def decode(*given: Any, **options: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    policy = replace(policy, manifest=replace(policy.manifest, blocks="transformer"))
+    recorded: list[RequestLog] = []
+    with dc.cached(pipe, policy, budget=0.5, collapse=collapse, record=recorded.append) as run:
+        with pytest.raises(KeyboardInterrupt):
+            draw(pipe, {**tiny_call, "callback_on_step_end": fail})
+        assert run.summary().splitlines()[1] == "failed        1: 1 KeyboardInterrupt"
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(pipe.vae, "decode", decode)
+            with pytest.raises(RuntimeError, match="no memory"):
+                draw(pipe, tiny_call)
+        with pytest.raises(TypeError):
+            draw(pipe, {**tiny_call, "no_such_argument": 1})
+        draw(pipe, tiny_call)
+        lines = run.summary().splitlines()
+
+    assert len(run.logs) == len(recorded) == 1
+    assert run.failed == {"KeyboardInterrupt": 1, "RuntimeError": 1, "TypeError": 1}
+    assert lines[0].startswith("requests      1, median 0.")
+    assert lines[1] == "failed        3: 1 KeyboardInterrupt, 1 RuntimeError, 1 TypeError"
+    assert lines[2].startswith("site steps    4: 50% compute")
+
+
+def test_a_request_that_whoever_hears_of_it_makes_fail_was_not_served(
+    pipe: Any, policy: Policy, tiny_call: dict[str, Any]
+) -> None:
+    def hear(log: RequestLog) -> None:
+        raise OSError("full")
+
+    with dc.cached(pipe, policy, record=hear) as run, pytest.raises(OSError, match="full"):
+        draw(pipe, tiny_call)
+
+    assert not run.logs
+    assert run.failed == {"OSError": 1}
 
 
 def test_sites_stand_side_by_side_in_a_summary(pipe: Any, tiny_call: dict[str, Any]) -> None:

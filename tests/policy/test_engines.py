@@ -118,6 +118,24 @@ def test_what_a_request_must_match_has_to_be_said(tmp_path: Path) -> None:
         )
 
 
+def test_a_run_of_one_step_has_nothing_for_dpcache_to_leave_out(tmp_path: Path) -> None:
+    file, scheduler = tmp_path / "a.json", FlowMatchEulerDiscreteScheduler()
+
+    with pytest.raises(ConfigError, match=r"expected a run of at least 2 steps.* received 1; such"):
+        export_dpcache(
+            Schedule.from_text("C"),
+            np.array([1.0, 0.0]),
+            file,
+            scheduler=scheduler,
+            request=REQUEST,
+        )
+    assert not file.exists()
+
+    sigmas = np.linspace(1, 0, 3)
+    export_dpcache(Schedule.from_text("CR"), sigmas, file, scheduler=scheduler, request=REQUEST)
+    assert json.loads(file.read_text())["full_steps"] == [0, 1]
+
+
 def test_engines_that_decide_by_step_take_one_site(tmp_path: Path) -> None:
     for export in (export_cache_dit, export_mag_cache):
         with pytest.raises(ConfigError, match="received 2 sites"):

@@ -119,6 +119,44 @@ def test_what_is_too_large_is_refused_before_it_is_downloaded(hub: Hub) -> None:
     assert not hub.asked["GET resolve"]
 
 
+def test_what_is_downloaded_is_the_commit_whose_sizes_were_looked_at(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy().push_to_hub(REPO, token="hf_x")
+    real = huggingface_hub.snapshot_download
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        hub.commit(REPO, "main", {"controller.safetensors": bytes(1 << 25)})
+        return real(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(huggingface_hub, "snapshot_download", meanwhile)
+        assert same(load_policy(REPO), policy())
+    with pytest.raises(ConfigError, match="at most 16777216 bytes"):
+        load_policy(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert same(load_policy(REPO), policy()), "what was taken last is what the cache has"
+
+
+def test_nothing_is_downloaded_whose_size_the_hub_does_not_tell(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy().push_to_hub(REPO, token="hf_x")
+
+    def broken(*args: Any, **options: Any) -> Any:
+        raise OSError("the Hub is on fire")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(huggingface_hub.HfApi, "model_info", broken)
+        with pytest.raises(ConfigError, match=r"'someone/tiny-policy' at revision main: .*on fire"):
+            load_policy(REPO)
+        assert not hub.asked["GET resolve"]
+
+    load_policy(REPO)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", broken)
+    assert same(load_policy(REPO), policy())
+
+
 def test_a_folder_comes_before_a_hub_id_and_a_revision_is_of_the_hub(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ditcache_rl.bench import Case, cases_of
 from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.errors import ConfigError, ShapeError
+from ditcache_rl.errors import ConfigError, ShapeError, StateError
 from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
 from ditcache_rl.rl.fleet import Fleet, _connect, fleet_of, shared
 from ditcache_rl.rl.fleet_vec_env import FleetVecEnv
@@ -135,6 +136,27 @@ def test_the_same_seeds_play_the_same_on_workers_as_in_one_process(
     assert np.abs(apart.rewards).max() > 0.01
 
 
+def test_a_fleet_plays_for_one_environment_at_a_time(scenario: Scenario, fleet: Fleet) -> None:
+    def make() -> FleetVecEnv:
+        return FleetVecEnv(scenario, ROWS, draws(scenario, 1), fleet=fleet)
+
+    first = make()
+    first.reset()
+    with pytest.raises(StateError, match=r"whose workers play the rows of another environment"):
+        make()
+    first.close()
+    with pytest.raises(StateError, match="call reset first"):
+        first.step(np.zeros((ROWS, 2), dtype=np.int64))
+    second = make()
+    with pytest.raises(StateError, match="close that one first"):
+        first.reset()
+    second.close()
+    first.reset()
+    del first, second
+    gc.collect()
+    make().close()
+
+
 def test_a_training_whose_workers_die_and_sleep_ends_as_it_would_have(
     scenario: Scenario, fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -181,6 +203,7 @@ def test_workers_score_what_a_board_scores(scenario: Scenario, fleet: Fleet) -> 
     # It goes on where it was, for whoever comes back to it.
     actions = np.zeros((ROWS, 2), dtype=np.int64)
     assert np.isfinite(np.asarray(env.step(actions)[0])).all()
+    env.close()
 
 
 def test_what_a_worker_raises_is_raised_here(scenario: Scenario, fleet: Fleet) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ditcache_rl.bench import Board, Case
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.instrument.taps import taps_of
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.search.engines import ENGINES, search_under, under_dpcache
@@ -44,6 +45,22 @@ def test_steps_that_are_found_lose_no_more_than_those_that_were_given(
         images = board.draw(CASES).images
     assert board.judge(images, CASES).psnr_db.mean() == pytest.approx(found.found_db)
     torch.testing.assert_close(board.draw(CASES).images, board.references(CASES), rtol=0, atol=0)
+
+
+def test_a_run_that_an_engine_computes_whole_is_not_searched(tiny_call: dict[str, Any]) -> None:
+    board = Board(build_tiny_pipe(), 1, sites=1, call=tiny_call, blocks="transformer")
+    run, always = ENGINES["dpcache"]
+
+    with pytest.raises(ConfigError, match="expected a run of at least 2 steps"):
+        search_under(
+            run,
+            board,
+            CASES,
+            Schedule.from_text("C"),
+            evaluations=2,
+            rng=np.random.default_rng(0),
+            always=always,
+        )
 
 
 @pytest.mark.parametrize("guidance", [{}, GUIDANCE])

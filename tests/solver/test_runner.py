@@ -184,8 +184,7 @@ def test_the_pipeline_is_left_as_it_was_after_an_error(
         assert pipe.scheduler is before
         assert vars(before) == state
 
-    # What was done before is told.
-    assert run.logs[0].modes[:3, 0, 0].tolist() == [Mode.COMPUTE, Mode.REUSE, -1]
+    assert (len(run.logs), run.failed) == (0, {error.__name__: 1})
     assert torch.equal(draw(pipe, steps=STEPS), plain)
 
 
