@@ -12,7 +12,8 @@ from rich.progress import track
 
 from benchmarks.harness import Lines
 from benchmarks.worlds.deadlines import LOADS, world_of
-from ditcache_rl.rl.pace import foreseen, interval, learn_agent, standing
+from ditcache_rl.interval import mean_interval
+from ditcache_rl.rl.pace import foreseen, learn_agent, standing
 from ditcache_rl.types import Floats
 from ditcache_rl.world import Agent, Forecast, Moment, Pacer, Senses
 from ditcache_rl.world.agent import AGENT_NAMES
@@ -98,7 +99,7 @@ def seeds(pacer: Pacer, sizes: Trainings) -> tuple[dict[str, float], Lines]:
         )
     figures = {
         "seeds_count": float(sizes.seeds),
-        "seeds_over_start_count": float(sum(interval(one["start"])[0] > 0 for one in gains)),
-        "seeds_below_rule_count": float(sum(interval(one["rule"])[1] < 0 for one in gains)),
+        "seeds_over_start_count": float(sum(mean_interval(one["start"]).low > 0 for one in gains)),
+        "seeds_below_rule_count": float(sum(mean_interval(one["rule"]).high < 0 for one in gains)),
     }
     return figures, lines
