@@ -12,6 +12,8 @@ one that is trained on the rule, against the rule tuned for the load.
 one of them was recorded on a busy machine of two cores.
 `seeds_over_start_count`, `seeds_below_rule_count`: of `seeds_count` agents, one per seed, those
 whose interval over 0b lies above zero, and those whose interval over the rule lies below it.
+`A_over_start_db`, `A_over_rule_db`, `A_kept_share`: of an agent that algorithm A trained on half as
+many images, all loads mixed.
 `real_kept_share`, `real_over_static_db`: calls on this machine while other processes come and go.
 `off_plan_loss_db`: of coefficients for any path against those that are fitted to the very schedule,
 on the paths that replanning takes; `random_loss_db`: on paths that are drawn at random.
@@ -26,7 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Benchmark, parser
-from benchmarks.worlds import deadlines, seeds, serving, tiers
+from benchmarks.worlds import algorithms, deadlines, seeds, serving, tiers
 from benchmarks.worlds.off_plan import off_plan
 from benchmarks.worlds.real import real
 from ditcache_rl.bench import Board, cases_of
@@ -58,6 +60,11 @@ def _seeds(quick: bool) -> Found:
     return seeds.seeds(_pacer(), seeds.QUICK if quick else seeds.FULL)
 
 
+def _algorithms(quick: bool) -> Found:
+    sizes = seeds.QUICK if quick else seeds.FULL._replace(learn=seeds.FULL.learn // 2)
+    return algorithms.algorithms(_pacer(), sizes)
+
+
 def _real(quick: bool) -> Found:
     pacer, (config, board) = _pacer(), _board()
     static = best_by_deadline(
@@ -86,6 +93,7 @@ def _serving(quick: bool) -> Found:
 _PARTS: dict[str, Callable[[bool], Found]] = {
     "simulated": _simulated,
     "seeds": _seeds,
+    "algorithms": _algorithms,
     "real": _real,
     "off_plan": _off_plan,
     "tiers": _tiers,

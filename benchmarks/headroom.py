@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     for line in contenders:
         yardstick = Yardstick(first, line["budget"])
         psnr = np.array(line.pop("held_out"))
-        gain, share = yardstick.gain(psnr, rng), yardstick.share(psnr, rng)
+        gain, share = yardstick.gain(psnr), yardstick.share(psnr, rng)
         line |= {
             "psnr_db": float(psnr.mean()),
             "p5_db": float(np.percentile(psnr, 5)),

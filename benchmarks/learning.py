@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     counts = named_computes(config, board.steps)
     details = {
         "budgets": budget_gains(board, policy, counts, test, figures, rng),
-        "rules": over_rules(board, policy, (choose[:FEW], test), figures, rng),
+        "rules": over_rules(board, policy, (choose[:FEW], test), figures),
         "floor": floor(board, policy, counts, (choose, test), figures),
         "promises": promises(config, board, policy, counts, test[: options.timed], figures),
         "seeds": seeds_above(config, board, policy, counts, choose[:FEW], options, figures, rng),

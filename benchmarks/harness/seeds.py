@@ -23,7 +23,10 @@ def iqm(table: Floats) -> float:
 def stratified(
     table: Floats, statistic: Callable[[Floats], float], rng: np.random.Generator
 ) -> dict[str, float]:
-    """Return a statistic of (seeds, budgets) with its 95 % interval, seeds resampled by budget."""
+    """Return a statistic of (seeds, budgets) with its 95 % interval, seeds resampled by budget.
+
+    It need not be a mean, and budgets differ by more than seeds do: so it is resampled.
+    """
     seeds, budgets = table.shape
     drawn = [
         statistic(table[rng.integers(seeds, size=table.shape), np.arange(budgets)])

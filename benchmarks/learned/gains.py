@@ -12,8 +12,8 @@ from scipy.stats import bootstrap
 from benchmarks.harness import ROOT, Lines, console
 from benchmarks.harness.play import Played, play
 from ditcache_rl.bench import Board, Case
-from ditcache_rl.evaluate import bootstrap_mean
 from ditcache_rl.inference import PolicyController, Target, open_policy
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.policy import Policy
 from ditcache_rl.types import Floats
 
@@ -45,9 +45,9 @@ def budget_gains(
                 PolicyController(closed, target),
             )
         )
-        gain = bootstrap_mean(network.psnr_db - static.psnr_db, rng)
+        gain = mean_interval(network.psnr_db - static.psnr_db)
         learned, for_floors = (
-            bootstrap_mean(ours.psnr_db - newton.psnr_db, rng) for ours in (static, safe)
+            mean_interval(ours.psnr_db - newton.psnr_db) for ours in (static, safe)
         )
         tails = [p5_gain(ours, newton, rng) for ours in (static, safe)]
         figures |= {
@@ -87,7 +87,7 @@ def p5(played: Played) -> float:
 
 
 def p5_gain(ours: Played, theirs: Played, rng: np.random.Generator) -> dict[str, float]:
-    """Return the difference of 5th percentiles, with an interval from resampled prompts."""
+    """Return the difference of 5th percentiles, which is no mean: prompts are resampled."""
 
     def gain(ours: Floats, theirs: Floats, axis: int) -> Floats:
         return np.asarray(np.percentile(ours, 5, axis=axis) - np.percentile(theirs, 5, axis=axis))

@@ -6,15 +6,14 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rich.progress import track
 
 from benchmarks.harness import Lines, console
 from benchmarks.harness.play import Played, play, swept
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache
-from ditcache_rl.evaluate import bootstrap_mean
 from ditcache_rl.inference import PolicyController, Target
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.policy import Policy
 
@@ -34,7 +33,6 @@ def over_rules(
     policy: Policy,
     halves: tuple[Sequence[Case], Sequence[Case]],
     figures: dict[str, float],
-    rng: np.random.Generator,
 ) -> Lines:
     """Compare the policy's schedules with rules at equal mean steps computed."""
     lines: Lines = []
@@ -53,7 +51,7 @@ def over_rules(
         there = [line for line in lines if line["budget"] == computes]
         for line in there:
             played: Played = line.pop("played")
-            gain = bootstrap_mean(ours.psnr_db - played.psnr_db, rng)
+            gain = mean_interval(ours.psnr_db - played.psnr_db)
             line |= {
                 "psnr_db": float(played.psnr_db.mean()),
                 "computes": float(played.computes.mean()),

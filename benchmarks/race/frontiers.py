@@ -10,9 +10,10 @@ import numpy as np
 
 from benchmarks.race.host import Entrant
 from benchmarks.race.measure import Log
-from ditcache_rl.evaluate import Spread, bootstrap_mean, interpolate_frontier
+from ditcache_rl.evaluate import Spread, interpolate_frontier
 from ditcache_rl.evaluate.curves import MOST_LABELLED
 from ditcache_rl.evaluate.methods import OURS
+from ditcache_rl.interval import mean_interval
 
 #: Speed-ups and qualities at which frontiers are compared; the names are those of the figures.
 SPEEDUPS = {"2x": 2.0, "3x": 3.0, "4_5x": 4.5}
@@ -90,8 +91,7 @@ def _line(entrant: Entrant, log: Log) -> FrontierLine:
 def _spread(points: Any, name: str) -> dict[str, Any]:
     values = np.array([point[name] for point in points])
     spread = Spread.of(values)
-    interval = bootstrap_mean(values, np.random.default_rng(0))
-    return {"mean": spread.mean, "p5": spread.p5, "ci95": [interval.low, interval.high]}
+    return {"mean": spread.mean, "p5": spread.p5, "ci95": mean_interval(values).ends}
 
 
 def curves(lines: Sequence[FrontierLine]) -> dict[str, list[FrontierLine]]:

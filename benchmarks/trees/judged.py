@@ -43,7 +43,7 @@ def static_and_oracle(
     lines = []
     for computes in COMPUTES:
         yard = Yardstick(table, computes)
-        room = yard.headroom(rng)
+        room = yard.headroom()
         gaps = yard.oracle - yard.static
         bound = Yardstick(table, computes, ends=True)
         figures[f"oracle_minus_static_{tag}db_{percent(computes)}"] = room.mean

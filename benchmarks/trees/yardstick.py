@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.trees.table import STEPS, Table
 from benchmarks.trees.tree import tree_index
 from ditcache_rl.bench import Case, Quality
-from ditcache_rl.evaluate import Interval, bootstrap_mean
+from ditcache_rl.interval import Interval, mean_interval
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import Floats
 
@@ -65,23 +65,18 @@ class Yardstick:
         """The best static schedule."""
         return Schedule(self.table.schedules[self.chosen][:, None])
 
-    def headroom(self, rng: np.random.Generator) -> Interval:
+    def headroom(self) -> Interval:
         """Return what the oracle gains over the static schedule, in dB."""
-        return bootstrap_mean(self.oracle - self.static, rng)
+        return mean_interval(self.oracle - self.static)
 
-    def gain(self, psnr_db: Floats, rng: np.random.Generator) -> Interval:
-        """Return what a contender gains over the static schedule, in dB.
-
-        Args:
-            psnr_db: (held-out prompts,).
-            rng: Resamples.
-        """
-        return bootstrap_mean(psnr_db - self.static, rng)
+    def gain(self, psnr_db: Floats) -> Interval:
+        """Return what a contender gains over the static schedule, in dB: (held-out prompts,)."""
+        return mean_interval(psnr_db - self.static)
 
     def share(self, psnr_db: Floats, rng: np.random.Generator) -> Share | None:
-        """Return how much of the headroom a contender takes, resampled by prompt.
+        """Return how much of the headroom a contender takes; None where there is hardly any.
 
-        None where there is hardly any.
+        A ratio is no mean: prompts are resampled.
         """
         ours, room = psnr_db - self.static, self.oracle - self.static
         if room.mean() < LEAST_HEADROOM_DB:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import ROOT, Lines
-from ditcache_rl.rl.pace import Kept, interval, learn_agent, standing
+from ditcache_rl.interval import mean_interval
+from ditcache_rl.rl.pace import Kept, learn_agent, standing
 from ditcache_rl.world import Agent, Decide, Foreseeing, Moment, Pacer, Replanning
 from ditcache_rl.world.recording import RecordedLoad, Recording
 from ditcache_rl.world.rules import planned
@@ -149,9 +150,9 @@ def _figures(
         f"rule_over_start_db_{load}": _minus(rule, rows["0b static by speed at the start"]),
     }
     better = max((rows[name] for name in agents), key=lambda one: one.score_db.mean())
-    gains = better.score_db - rule.score_db
-    found[f"policy_over_rule_db_{load}"] = float(gains.mean())
-    found[f"policy_over_rule_low_db_{load}"] = interval(gains)[0]
+    gain = mean_interval(better.score_db - rule.score_db)
+    found[f"policy_over_rule_db_{load}"] = gain.mean
+    found[f"policy_over_rule_low_db_{load}"] = gain.low
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.harness import Lines
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.control import Controller
-from ditcache_rl.rl.pace import interval
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.world import DeadlineController, Decide, Gauges, Moment, Pacer
 from ditcache_rl.world.rules import ByDeadline
 
@@ -99,11 +99,11 @@ def real(
                 )
     kept = {name: np.array(seconds[name]) <= np.array(limits) for name in names}
     scores = {name: np.where(kept[name], quality[name], 0.0) for name in names}
-    gains = scores["pacer"] - scores["static by deadline"]
+    gain = mean_interval(scores["pacer"] - scores["static by deadline"])
     figures = {
         "real_kept_share": float(kept["pacer"].mean()),
-        "real_over_static_db": float(gains.mean()),
-        "real_over_static_low_db": interval(gains)[0],
+        "real_over_static_db": gain.mean,
+        "real_over_static_low_db": gain.low,
     }
     lines: Lines = [
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,13 @@ from rich.progress import track
 
 from benchmarks.harness import Lines
 from benchmarks.worlds.deadlines import LOADS, world_of
-from ditcache_rl.rl.pace import foreseen, interval, learn_agent, standing
+from ditcache_rl.interval import mean_interval
+from ditcache_rl.rl.pace import foreseen, learn_agent, standing
 from ditcache_rl.types import Floats
-from ditcache_rl.world import Agent, Forecast, Moment, Pacer, Senses
+from ditcache_rl.world import Agent, Decide, Forecast, Moment, Pacer, Senses
 from ditcache_rl.world.agent import AGENT_NAMES
 
-_EVERY = LOADS["mixed"]
+EVERY = LOADS["mixed"]
 _TEST_SEED = 73_000
 
 
@@ -31,6 +32,38 @@ class Trainings(NamedTuple):
 
 
 FULL, QUICK = Trainings(5, 100_000, 12_288), Trainings(1, 3000, 1536)
+
+
+class Opponents:
+    """What learned agents are judged against, on the same images of all loads mixed.
+
+    Args:
+        pacer: Its static schedules by the speed at the start (0b) and its rule.
+        images: To judge on.
+    """
+
+    def __init__(self, pacer: Pacer, images: int) -> None:
+        self._test = world_of(pacer).fixed(EVERY, images, _TEST_SEED)
+        self._score_db = {
+            name: standing(name, "mixed", self._test(), one).score_db
+            for name, one in (("start", pacer.prior), ("rule", pacer.rule))
+        }
+
+    def judged(
+        self, name: str, seed: int, decide: Decide
+    ) -> tuple[dict[str, Any], dict[str, Floats]]:
+        """Play an agent; return its line of a table, and what it gains by opponent: (images,)."""
+        fared = standing(name, "mixed", self._test(), decide)
+        over = {key: fared.score_db - score_db for key, score_db in self._score_db.items()}
+        line = {
+            "agent": name,
+            "seed": seed,
+            "kept_share": round(fared.kept_share, 4),
+            "psnr_db": round(fared.psnr_db, 2),
+            "over_start_db": round(float(over["start"].mean()), 2),
+            "over_rule_db": round(float(over["rule"].mean()), 2),
+        }
+        return line, over
 
 
 @dataclass(frozen=True)
@@ -68,37 +101,23 @@ def seeds(pacer: Pacer, sizes: Trainings) -> tuple[dict[str, float], Lines]:
         Figures and lines of a table.
     """
     world, promised = world_of(pacer), pacer.pacing.promised_share
-    test = world.fixed(_EVERY, sizes.test, _TEST_SEED)
-    opponents = {
-        name: standing(name, "mixed", test(), one).score_db
-        for name, one in (("start", pacer.prior), ("rule", pacer.rule))
-    }
+    opponents = Opponents(pacer, sizes.test)
     lines: Lines = []
     gains: list[Mapping[str, Floats]] = []
     tried = [("whole", seed) for seed in range(sizes.seeds)]
     tried += [(name, 0) for name in _ABLATIONS if name != "whole"]
     for name, seed in track(tried, "agents"):
-        network = foreseen(world, _EVERY, pacer.placement, pacer.prior, seed=seed)
+        network = foreseen(world, EVERY, pacer.placement, pacer.prior, seed=seed)
         own = Senses(Forecast(network.on_host()), pacer.prior)
         senses = _ABLATIONS[name](own)
-        actor = learn_agent(world, _EVERY, senses, promised=promised, images=sizes.learn, seed=seed)
-        fared = standing(name, "mixed", test(), Agent(actor.on_host(), senses))
-        over = {key: fared.score_db - score_db for key, score_db in opponents.items()}
+        actor = learn_agent(world, EVERY, senses, promised=promised, images=sizes.learn, seed=seed)
+        line, over = opponents.judged(name, seed, Agent(actor.on_host(), senses))
         if name == "whole":
             gains.append(over)
-        lines.append(
-            {
-                "agent": name,
-                "seed": seed,
-                "kept_share": round(fared.kept_share, 4),
-                "psnr_db": round(fared.psnr_db, 2),
-                "over_start_db": round(float(over["start"].mean()), 2),
-                "over_rule_db": round(float(over["rule"].mean()), 2),
-            }
-        )
+        lines.append(line)
     figures = {
         "seeds_count": float(sizes.seeds),
-        "seeds_over_start_count": float(sum(interval(one["start"])[0] > 0 for one in gains)),
-        "seeds_below_rule_count": float(sum(interval(one["rule"])[1] < 0 for one in gains)),
+        "seeds_over_start_count": float(sum(mean_interval(one["start"]).low > 0 for one in gains)),
+        "seeds_below_rule_count": float(sum(mean_interval(one["rule"]).high < 0 for one in gains)),
     }
     return figures, lines

@@ -27,6 +27,7 @@ from rich.progress import track
 
 from benchmarks.harness import Benchmark, Lines, console, parser
 from benchmarks.worlds.gaps import shapes_fronts
+from ditcache_rl.interval import Interval, mean_interval
 from ditcache_rl.queueing import (
     Answered,
     ChosenAtAdmission,
@@ -79,13 +80,6 @@ class Tuned(NamedTuple):
     line: dict[str, Any]
 
 
-class Difference(NamedTuple):
-    """The mean of paired differences, and the lower end of its 95 % interval."""
-
-    mean_db: float
-    low_db: float
-
-
 def figures(quick: bool) -> dict[str, float]:
     """Measure, and return the figures alone."""
     return measure(QUICK if quick else FULL)[0]
@@ -96,7 +90,7 @@ def measure(
 ) -> tuple[dict[str, float], Lines]:
     """Tune and judge every rule on every board, and let an agent learn in each regime."""
     fronts, lines = shapes_fronts(), Lines()
-    found: dict[str, dict[tuple[str, float], Difference]] = {}
+    found: dict[str, dict[tuple[str, float], Interval]] = {}
     for regime in regimes:
         ticks = TickCosts.affine(ROWS, REGIMES[regime], 1.0)
         service = Service(fronts, ticks, loads=LOADS, requests=40)
@@ -119,11 +113,11 @@ def measure(
     named = [(f"serve_{name}", gained) for name, gained in least.items()]
     for name, everywhere in found.items():
         named += [(f"serve_{name}_{r}_{load:g}", one) for (r, load), one in everywhere.items()]
-    figures = {f"{name}_db": gained.mean_db for name, gained in named}
-    return figures | {f"{name}_low_db": gained.low_db for name, gained in named}, lines
+    figures = {f"{name}_db": gained.mean for name, gained in named}
+    return figures | {f"{name}_low_db": gained.low for name, gained in named}, lines
 
 
-def compared(tuned: list[Tuned], learned: Tuned) -> dict[str, Difference]:
+def compared(tuned: list[Tuned], learned: Tuned) -> dict[str, Interval]:
     """Compare who was tuned and who learned on a board; the best is the best on tuning traces."""
 
     def best(*barriers: bool) -> Tuned:
@@ -188,28 +182,22 @@ def settings_of(rule: Rule) -> str:
 def judged(kind: str, together: bool, settings: str, tuning_db: float, served: Answered) -> Tuned:
     """Write down what a rule did on the traces that judge."""
     psnr_db = served.psnr_db.mean(axis=1)
-    value, half = interval(psnr_db)
+    found = mean_interval(psnr_db)
     line = {
         "rule": kind,
         "barrier": together,
         "settings": settings,
-        "psnr_db": round(value, 3),
-        "ci95_db": round(half, 3),
+        "psnr_db": round(found.mean, 3),
+        "ci95_db": round(found.high - found.mean, 3),
         "dropped_share": round(float(np.isinf(served.finish_s).mean()), 5),
         "computes": round(float(served.computes[np.isfinite(served.finish_s)].mean()), 3),
     }
     return Tuned(kind, together, settings, tuning_db, psnr_db, line)
 
 
-def difference(one: Tuned, other: Tuned) -> Difference:
+def difference(one: Tuned, other: Tuned) -> Interval:
     """Compare two rules trace by trace."""
-    mean_db, half_db = interval(one.psnr_db - other.psnr_db)
-    return Difference(mean_db, mean_db - half_db)
-
-
-def interval(values: Floats) -> tuple[float, float]:
-    """Return the mean with half of its 95 % interval."""
-    return float(values.mean()), 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
+    return mean_interval(one.psnr_db - other.psnr_db)
 
 
 def main() -> None:

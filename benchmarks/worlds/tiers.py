@@ -10,16 +10,15 @@ from benchmarks.harness import Lines
 from ditcache_rl.bench import Board, cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.pipelines import open_configured
 from ditcache_rl.rl import Scenario
-from ditcache_rl.rl.compare import interval
 from ditcache_rl.rl.placing import Standing, standings
 from ditcache_rl.types import Floats
 
 ENV, POLICY = "shapes-tiers", "shapes-tiers-ppo"
 #: Test prompts of a quick run; the full one takes all.
 _FEW = 32
-_SEED = 0
 
 
 def played(*, quick: bool) -> list[Standing]:
@@ -49,11 +48,11 @@ def figures_of(standings: Sequence[Standing]) -> dict[str, float]:
     }
     tiers = [name for name in mean if name not in ("policy", "cache")]
     fixed = max(tiers, key=lambda name: float(mean[name].mean()))
-    over_fixed: Floats = mean["policy"] - mean[fixed]
+    over_fixed = mean_interval(mean["policy"] - mean[fixed])
     over_rule: Floats = mean["policy"] - mean["cache"]
     return {
-        "tiers_over_fixed_return": float(over_fixed.mean()),
-        "tiers_over_fixed_low_return": interval(over_fixed, _SEED)[0],
+        "tiers_over_fixed_return": over_fixed.mean,
+        "tiers_over_fixed_low_return": over_fixed.low,
         "tiers_over_rule_return": float(over_rule.mean()),
     }
 

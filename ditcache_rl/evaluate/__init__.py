@@ -7,9 +7,7 @@ from ditcache_rl.evaluate.report import Report, build_report
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.run import Shot, Stopwatch, evaluate, silent
 from ditcache_rl.evaluate.stats import (
-    Interval,
     Spread,
-    bootstrap_mean,
     frontier_mix,
     interpolate_frontier,
 )
@@ -18,14 +16,12 @@ from ditcache_rl.evaluate.tables import render_deadlines, render_table
 __all__ = [
     "FAMILIES",
     "Family",
-    "Interval",
     "Method",
     "Report",
     "Results",
     "Shot",
     "Spread",
     "Stopwatch",
-    "bootstrap_mean",
     "build_report",
     "default_baselines",
     "evaluate",

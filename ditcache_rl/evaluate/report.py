@@ -9,7 +9,8 @@ import numpy as np
 
 from ditcache_rl.evaluate.methods import Family
 from ditcache_rl.evaluate.results import Results
-from ditcache_rl.evaluate.stats import Spread, bootstrap_mean, frontier_mix
+from ditcache_rl.evaluate.stats import Spread, frontier_mix
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.machine import machine_facts, version_facts
 from ditcache_rl.schedules import modes_text
 from ditcache_rl.types import Floats
@@ -65,7 +66,7 @@ class Pair(TypedDict):
     against: str
     budget: Number
     gain_db: Number
-    ci95: list[Number] | None
+    ci95: list[float] | None
     n: int
     gains_db: list[Number]
 
@@ -115,16 +116,13 @@ class Report(TypedDict):
     notes: list[str]
 
 
-def build_report(
-    results: Results, *, env: str, command: str = "", bootstrap_seed: int = 0
-) -> Report:
+def build_report(results: Results, *, env: str, command: str = "") -> Report:
     """Summarise measurements, and compare what is ours with every baseline at equal time.
 
     Args:
         results: What `evaluate` returned.
         env: Name of the environment, or of the pipeline.
         command: What was typed.
-        bootstrap_seed: Of the confidence intervals.
     """
     medians = np.median(results.seconds, axis=1)
     lines = [
@@ -152,7 +150,7 @@ def build_report(
         "num_inference_steps": results.num_inference_steps,
         "reference": {"seconds_per_image": _number(medians[0])},
         "rows": cast("list[ReportLine]", lines),
-        "paired": _paired(results, np.random.default_rng(bootstrap_seed)),
+        "paired": _paired(results),
         "deadlines": _deadlines(results),
         "traces": _traces(results),
         "profile": None if results.profile is None else dict(results.profile),
@@ -200,7 +198,7 @@ def _traces(results: Results) -> list[TraceLine]:
     return lines
 
 
-def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:
+def _paired(results: Results) -> list[Pair]:
     seconds, psnr = results.seconds.mean(axis=1), results.psnr_db.mean(axis=1)
     pairs: list[Pair] = []
     for index, method in enumerate(results.methods):
@@ -226,9 +224,9 @@ def _paired(results: Results, generator: np.random.Generator) -> list[Pair]:
             if not np.isnan(mix).any():
                 baseline = mix[used] @ results.psnr_db[np.array(rivals)[used]]
                 gains = results.psnr_db[index] - baseline
-                gain = bootstrap_mean(gains, generator)
+                gain = mean_interval(gains)
                 pair["gain_db"] = _number(gain.mean)
-                pair["ci95"] = [_number(gain.low), _number(gain.high)]
+                pair["ci95"] = gain.ends
                 pair["n"] = gain.n
                 pair["gains_db"] = [_number(one) for one in gains]
             pairs.append(pair)

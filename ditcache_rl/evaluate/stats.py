@@ -1,4 +1,4 @@
-"""Summaries, intervals and frontiers of what was measured; pure functions on arrays."""
+"""Summaries and frontiers of what was measured; pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from ditcache_rl.types import Floats
-
-#: Resamples of a bootstrap: the ends of a 95 % interval then move by about 1 % of its width.
-RESAMPLES = 10_000
 
 
 class Spread(NamedTuple):
@@ -26,31 +22,6 @@ class Spread(NamedTuple):
         """Summarise a sample; percentiles are interpolated linearly."""
         p5, p95 = np.percentile(values, [5, 95])
         return cls(float(np.mean(values)), float(p5), float(p95))
-
-
-class Interval(NamedTuple):
-    """A mean with its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def bootstrap_mean(differences: Floats, generator: np.random.Generator) -> Interval:
-    """Bound the mean of paired differences: a 95 % interval by the percentile bootstrap.
-
-    Args:
-        differences: (n,) one per pair, method minus baseline; n >= 1. A single one bounds itself.
-        generator: Draws the resamples.
-    """
-    mean, n = float(np.mean(differences)), len(differences)
-    if n == 1:
-        return Interval(mean, mean, mean, n)
-    low, high = stats.bootstrap(
-        (differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=generator
-    ).confidence_interval
-    return Interval(mean, float(low), float(high), n)
 
 
 def frontier_mix(points: Sequence[tuple[float, float]], at_seconds: float) -> Floats:

@@ -6,7 +6,6 @@ it is on five levels; among the images are references, which tell attentive rate
 
 from ditcache_rl.mos.ratings import Ratings
 from ditcache_rl.mos.scores import (
-    Opinion,
     OpinionReport,
     Screened,
     opinion,
@@ -18,7 +17,6 @@ from ditcache_rl.mos.sets import HIDDEN, LEVELS, RatedPage, RatingSet, Shown
 __all__ = [
     "HIDDEN",
     "LEVELS",
-    "Opinion",
     "OpinionReport",
     "RatedPage",
     "RatingSet",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ditcache_rl.errors import ArtifactError
+from ditcache_rl.interval import Interval, mean_interval
 from ditcache_rl.mos.ratings import Rating
 from ditcache_rl.mos.sets import HIDDEN, RatedPage, RatingSet
 from ditcache_rl.types import Floats
@@ -30,7 +31,6 @@ _LEAST_CORRELATION = 0.75
 _LEAST_HIDDEN = 4.0
 #: Below, nobody is an outlier: spreads of three mean nothing.
 _FEWEST = 4
-_SHARE = 0.95
 
 
 class Screened(NamedTuple):
@@ -41,15 +41,6 @@ class Screened(NamedTuple):
     """Levels above the mean of all raters."""
     reasons: tuple[str, ...]
     """Why not; empty for who is."""
-
-
-class Opinion(NamedTuple):
-    """A mean opinion score with its 95 % interval over raters, by Student's t."""
-
-    mean: float
-    low: float
-    high: float
-    raters: int
 
 
 class OpinionLine(TypedDict):
@@ -83,19 +74,14 @@ class OpinionReport(TypedDict):
     facts: dict[str, object]
 
 
-def opinion(scores: Floats) -> Opinion:
-    """Average the raters.
+def opinion(scores: Floats) -> Interval:
+    """Average the raters; the interval is over them.
 
     Args:
         scores: (raters, pages) of one method at one setting; a rater's pages are averaged first, as
             they do not speak for themselves.
     """
-    means = scores.mean(axis=1)
-    mean, count = float(means.mean()), len(means)
-    if count < 2:  # one opinion has no spread
-        return Opinion(mean, math.nan, math.nan, count)
-    half = stats.t.ppf((1 + _SHARE) / 2, count - 1) * means.std(ddof=1) / math.sqrt(count)
-    return Opinion(mean, float(mean - half), float(mean + half), count)
+    return mean_interval(scores.mean(axis=1))
 
 
 def screen(raters: Sequence[str], scores: Floats, hidden: NDArray[np.bool_]) -> list[Screened]:
@@ -217,8 +203,8 @@ def _lines(pages: Sequence[RatedPage], heard: Floats) -> list[OpinionLine]:
                 "target": target,
                 "speedup": float(np.median([pages[place].speedup for place in own])),
                 "mos": found.mean,
-                "ci95": None if math.isnan(found.low) else [found.low, found.high],
-                "raters": found.raters,
+                "ci95": found.ends,
+                "raters": found.n,
                 "images": len(own),
             }
         )

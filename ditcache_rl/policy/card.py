@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ditcache_rl.policy.manifest import PolicyParts
 from ditcache_rl.schedules import Scored
@@ -66,18 +66,22 @@ def _told(one: Scored) -> str:
     return "unknown" if one.expectation is None else f"± {one.expectation.error_db:.1f} dB"
 
 
+def _ends(ci95: Sequence[float] | None) -> str:
+    """Write an interval; a single prompt has none."""
+    return "[unknown]" if ci95 is None else f"[{ci95[0]:+.3f}, {ci95[1]:+.3f}]"
+
+
 def _network(policy: PolicyParts) -> str:
     """Say what the network gains over the schedules, if there is one."""
     if policy.network is None:
         return ""
     lines, select = [], policy.metrics.get("select", [])
     for line in select:
-        low, high = line["ci95"]
         static, network = line["static_psnr_db"], line["network_psnr_db"]
         lines.append(
             f"| {line['target']} | {static['mean']:.2f} / {static['p5']:.2f} "
             f"| {network['mean']:.2f} / {network['p5']:.2f} "
-            f"| {line['gain']:+.3f} [{low:+.3f}, {high:+.3f}] "
+            f"| {line['gain']:+.3f} {_ends(line['ci95'])} "
             f"| {'network' if line['network_used'] else 'schedule'} |"
         )
     table = "\n".join(lines)
@@ -88,7 +92,7 @@ def _network(policy: PolicyParts) -> str:
     return f"""## Network against static schedule
 
 {n} prompts that neither search nor training has seen, {first} steps; PSNR against full compute,
-mean / 5th percentile in dB; gain paired by prompt, with its 95 % bootstrap interval ({unit}).
+mean / 5th percentile in dB; gain paired by prompt, with its 95 % interval ({unit}).
 The network is used where the interval lies above zero, otherwise the schedule.
 
 | target | schedule | network | gain | used |
@@ -106,11 +110,10 @@ def _tiers(policy: PolicyParts) -> str:
     names = list(standings[0]["returns"])
     lines = []
     for line in standings:
-        low, high = line["over_fixed_ci95"]
         earned = " | ".join(f"{line['returns'][name]:.3f}" for name in names)
         lines.append(
             f"| {line['target']} | {earned} | {line['ships']} "
-            f"| {line['over_fixed']:+.3f} [{low:+.3f}, {high:+.3f}] |"
+            f"| {line['over_fixed']:+.3f} {_ends(line['over_fixed_ci95'])} |"
         )
     table = "\n".join(lines)
     head = " | ".join(names)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 from ditcache_rl.bench import Case, named_computes
 from ditcache_rl.control import PolicyNetwork, best_actions
+from ditcache_rl.interval import Interval, mean_interval
 from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.types import Floats, Tick
@@ -26,36 +25,33 @@ class Comparison:
     """The network against the static schedule of the same target, paired by prompt and seed."""
 
     name: str
-    n: int
     static_psnr_db: float
     static_p5_db: float
     psnr_db: float
     p5_db: float
-    gain: float
-    """Mean difference: of PSNR in dB at given computes, of the return under a tradeoff or where
-    memory is priced."""
-    ci95: tuple[float, float]
+    gain: Interval
+    """Of PSNR in dB at given computes, of the return under a tradeoff or where memory is priced."""
 
     @property
     def significant(self) -> bool:
         """Whether the interval lies above zero."""
-        return self.ci95[0] > 0
+        return self.gain.low > 0
 
     def to_dict(self, *, used: bool) -> dict[str, Any]:
         """Return plain numbers for JSON, and whether the policy decides with the network."""
         return {
             "target": self.name,
-            "n": self.n,
+            "n": self.gain.n,
             "static_psnr_db": {"mean": self.static_psnr_db, "p5": self.static_p5_db},
             "network_psnr_db": {"mean": self.psnr_db, "p5": self.p5_db},
-            "gain": self.gain,
-            "ci95": list(self.ci95),
+            "gain": self.gain.mean,
+            "ci95": self.gain.ends,
             "network_used": used,
         }
 
 
 def compare(
-    scenario: Scenario, network: PolicyNetwork, cases: Sequence[Case], *, seed: int, tick: Tick
+    scenario: Scenario, network: PolicyNetwork, cases: Sequence[Case], *, tick: Tick
 ) -> dict[tuple[int, float], Comparison]:
     """Compare network and static schedule at every target, on prompts that neither has seen.
 
@@ -74,13 +70,11 @@ def compare(
         gains = psnr - static_psnr if quality_alone else returns - static_return
         found[computes, weight] = Comparison(
             name,
-            len(cases),
             float(static_psnr.mean()),
             float(np.percentile(static_psnr, 5)),
             float(psnr.mean()),
             float(np.percentile(psnr, 5)),
-            float(gains.mean()),
-            interval(gains, seed),
+            mean_interval(gains),
         )
         tick((index + 1) / len(targets), f"{name}: {gains.mean():+.2f}")
     return found
@@ -113,15 +107,6 @@ def play(
         psnr.append(outcome.quality.psnr_db)
         returns.append(outcome.returns)
     return np.concatenate(psnr), np.concatenate(returns)
-
-
-def interval(gains: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean."""
-    if np.ptp(gains) == 0:
-        return float(gains[0]), float(gains[0])
-    rng = np.random.default_rng(seed)
-    found = bootstrap((gains,), np.mean, confidence_level=0.95, n_resamples=9999, rng=rng)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def used_at(comparisons: Mapping[tuple[int, float], Comparison]) -> set[tuple[int, float]]:

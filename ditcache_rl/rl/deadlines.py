@@ -33,7 +33,9 @@ class DeadlineVecEnv(SharedVecEnv):
 
     The return of an image in time is its PSNR in dB, over ten, plus the price of lateness; that of
     a late one is nothing; minus what the prior earns on the same image. It is handed out as the
-    quality changes step by step, which adds up to the same.
+    quality changes step by step, which adds up to the same. An action that is not allowed is played
+    as the other one, so that algorithms without masks learn here too; after every batch the prices
+    move.
 
     Args:
         draw: Begins a batch of images, of equally many rows under each load.
@@ -48,7 +50,7 @@ class DeadlineVecEnv(SharedVecEnv):
         self._draw, self._senses, self._promised = draw, senses, promised
         self.prices = np.full(loads, 1.0)
         self._requests = draw()
-        self._actions: NDArray[np.int64] | None = None
+        self._actions: NDArray[np.bool_] | None = None
         #: Share in time by load, and PSNR in dB, of the newest batch.
         self.kept, self.psnr_db = np.full(loads, np.nan), np.nan
         box = spaces.Box(-np.inf, np.inf, (len(AGENT_NAMES) + ACTIONS,), np.float32)
@@ -62,14 +64,15 @@ class DeadlineVecEnv(SharedVecEnv):
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Take the actions of all rows: (rows, 1)."""
-        self._actions = np.asarray(actions)[:, 0]
+        may_skip, may_compute = self._masks.T
+        self._actions = may_compute & (~may_skip | (np.asarray(actions)[:, 0] == 1))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play a step; after the last one a new batch has begun."""
         if self._actions is None:
             raise StateError("expected step_async before step_wait")
         before, rows = self._so_far, self.num_envs
-        self._requests.play(self._actions == 1)
+        self._requests.play(self._actions)
         self._actions = None
         infos: list[dict[str, Any]] = [{} for _ in range(rows)]
         if self._requests.step < self._requests.steps:
@@ -83,6 +86,7 @@ class DeadlineVecEnv(SharedVecEnv):
         rewards = self._worth(psnr_db, in_time) - self._baseline - before
         for info, seen in zip(infos, self._seen, strict=True):
             info["terminal_observation"] = seen
+        self.settle()
         return self.reset(), rewards.astype(np.float32), np.ones(rows, dtype=bool), infos
 
     def settle(self) -> None:
@@ -113,8 +117,8 @@ class DeadlineVecEnv(SharedVecEnv):
         """Nothing is open."""
 
 
-class _Settle(BaseCallback):
-    """Move the prices after every rollout, and tell how far it is."""
+class _Tell(BaseCallback):
+    """Tell how far it is after every rollout."""
 
     def __init__(self, env: DeadlineVecEnv, hear: Callable[[int, float, float], None]) -> None:
         super().__init__()
@@ -130,7 +134,6 @@ class _Settle(BaseCallback):
             self.logger.record(f"deadline/kept_share_{place}", float(kept))
             self.logger.record(f"deadline/price_{place}", float(price))
         self._hear(self.num_timesteps, float(env.kept.mean()), env.psnr_db)
-        env.settle()
 
 
 def learn_deadlines(
@@ -169,5 +172,5 @@ def learn_deadlines(
     )
     if folder is not None:
         model.set_logger(open_curves(folder, 0))
-    model.learn(images * steps, callback=_Settle(env, hear))
+    model.learn(images * steps, callback=_Tell(env, hear))
     return exported(model)

@@ -87,7 +87,7 @@ def export_model(
         out: Folder of the policy.
         cases: What both are compared on; None for the select prompts. The model has not seen them.
         cost: What calls cost here; None to measure it.
-        seed: Of the intervals of the comparison.
+        seed: That the model was trained with, for the record.
         force: Whether a policy that is there gives way.
 
     Raises:
@@ -106,7 +106,7 @@ def export_model(
         )
     config, board = scenario.config, scenario.board
     chosen = cases_of(config, "select") if cases is None else cases
-    comparisons = compare(scenario, network, chosen, seed=seed, tick=lambda share, note: None)
+    comparisons = compare(scenario, network, chosen, tick=lambda share, note: None)
     identity = {
         "model": model_identity(denoiser_of(board.pipe)),
         "scheduler": scheduler_identity(board.pipe.scheduler),

@@ -15,6 +15,7 @@ from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import WorldConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.files import read_bytes, read_json, replacing, write_json
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.rl.deadlines import DeadlineVecEnv, learn_deadlines
 from ditcache_rl.rl.forecast import learn_forecast
 from ditcache_rl.rl.gaps import fit_gaps, measure_ends
@@ -60,12 +61,6 @@ def standing(name: str, load: str, requests: Requests, decide: Decide) -> Kept:
     psnr_db, in_time = played(requests, decide)
     mean = float(psnr_db[in_time].mean()) if in_time.any() else float("nan")
     return Kept(load, name, float(in_time.mean()), mean, score_db(psnr_db, in_time))
-
-
-def interval(gains: Floats) -> tuple[float, float]:
-    """Return the 95 % interval of a mean of so many that it is normal."""
-    mean, away = gains.mean(), 1.96 * gains.std() / np.sqrt(len(gains))
-    return float(mean - away), float(mean + away)
 
 
 def foreseen(
@@ -164,11 +159,11 @@ def make_pacer(
         draw = judged.fixed([load], _COMPARE // len(loads), seed + 200 + place)
         rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
     gained = {
-        name: interval(_scores(rows, "agent") - _scores(rows, name))
+        name: mean_interval(_scores(rows, "agent") - _scores(rows, name))
         for name in contenders
         if name != "agent"
     }
-    used = gained["static by speed at the start"][0] > 0 and gained["replanning"][1] >= 0
+    used = gained["static by speed at the start"].low > 0 and gained["replanning"].high >= 0
     pacing = Pacing(
         compute_s=unit,
         before=prices.before,
@@ -206,7 +201,7 @@ def make_pacer(
             }
             for one in rows
         ],
-        "agent_minus": {name: list(ci) for name, ci in gained.items()},
+        "agent_minus": {name: gain.ends for name, gain in gained.items()},
         "uses_agent": used,
     }
     return pacer, facts

@@ -15,8 +15,9 @@ from ditcache_rl.cache.rates import Transfers
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ArtifactError
 from ditcache_rl.files import fits, parse_json, read_bytes, write_json
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.policy import Policy
-from ditcache_rl.rl.compare import interval, play, targets_of
+from ditcache_rl.rl.compare import play, targets_of
 from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.stages import read_table, write_table
 from ditcache_rl.schedules import CostModel, ScheduleTable
@@ -89,17 +90,17 @@ class Standing(NamedTuple):
         names = [name for name in self.returns if name not in ("policy", "cache")]
         return max(names, key=lambda name: float(self.returns[name].mean()))
 
-    def to_dict(self, seed: int) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain numbers for JSON."""
-        gains = self.returns["policy"] - self.returns[self.fixed]
+        gain = mean_interval(self.returns["policy"] - self.returns[self.fixed])
         return {
             "target": self.target,
             "ships": self.ships,
-            "n": len(gains),
+            "n": gain.n,
             "returns": {name: float(values.mean()) for name, values in self.returns.items()},
             "best_fixed": self.fixed,
-            "over_fixed": float(gains.mean()),
-            "over_fixed_ci95": list(interval(gains, seed)),
+            "over_fixed": gain.mean,
+            "over_fixed_ci95": gain.ends,
         }
 
 

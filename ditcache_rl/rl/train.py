@@ -237,7 +237,7 @@ def train(
         network = exported(model) if config.agent.algorithm != "recurrent" else None
         comparisons = {}
         if network is not None:
-            comparisons = compare(scenario, network, select, seed=options.seed, tick=progress.tick)
+            comparisons = compare(scenario, network, select, tick=progress.tick)
         policy = policy_of(
             config,
             identity,
@@ -250,7 +250,7 @@ def train(
             command=options.command,
         )
         if memory is not None:
-            placed = [one.to_dict(options.seed) for one in standings(scenario, select, policy)]
+            placed = [one.to_dict() for one in standings(scenario, select, policy)]
             policy = replace(policy, metrics={**policy.metrics, "tiers": placed})
         if paced is not None:
             metrics = {**policy.metrics, "deadlines": paced[1]}

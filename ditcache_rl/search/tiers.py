@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 
 from ditcache_rl.bench import MemoryWorld, bill_of
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import Floats, Tier, Tiers
 
 #: Passes over the steps; the second changes little, a third nothing that was seen.
 _PASSES = 2
-#: Standard errors of a two-sided interval of 95 %.
-_WIDE = NormalDist().inv_cdf(0.975)
 
 Charge = Callable[[Schedule], Floats]
 """Says what a schedule costs in each of some worlds."""
@@ -78,6 +76,4 @@ def place(schedule: Schedule, tiers: Sequence[Tier], charge: Charge, judge: Char
                 if cost < least:
                     chosen, least = tried, cost
     placed = replace(bare, tiers=chosen)
-    saved = judge(bare) - judge(placed)
-    low = saved.mean() - _WIDE * saved.std(ddof=1) / np.sqrt(len(saved))
-    return placed if low > 0 else bare
+    return placed if mean_interval(judge(bare) - judge(placed)).low > 0 else bare

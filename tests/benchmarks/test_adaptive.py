@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.worlds import algorithms
 from benchmarks.worlds.deadlines import LOADS, SHIFTED, Sizes, compared
 from benchmarks.worlds.real import real
 from benchmarks.worlds.seeds import Trainings, seeds
@@ -43,6 +44,20 @@ def test_every_ablation_is_trained_and_judged_beside_the_whole_agent(
     assert [line["seed"] for line in lines if line["agent"] == "whole"] == [0, 1]
     assert len({line["agent"] for line in lines}) == len(lines) - 1
     assert all(0.0 <= float(str(line["kept_share"])) <= 1.0 for line in lines)
+
+
+def test_every_algorithm_is_trained_on_as_many_images_and_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forecast, "_BATCHES", 2)
+    monkeypatch.setattr(algorithms, "_BATCH", 48)
+    pacer = tiny_pacer(np.linspace(1.0, 0.0, 9), agent=True)
+    figures, lines = algorithms.algorithms(pacer, Trainings(1, 96, 240))
+
+    assert [line["agent"] for line in lines] == ["maskable", "plain", "recurrent", "a2c", "dqn"]
+    assert {line["images"] for line in lines} == {96}
+    assert {f"{line['agent']}_over_rule_db" for line in lines} <= set(figures)
+    assert np.isfinite(list(figures.values())).all()
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from ditcache_rl.evaluate import (
     Spread,
-    bootstrap_mean,
     frontier_mix,
     interpolate_frontier,
 )
@@ -19,33 +18,6 @@ def test_a_spread_is_mean_and_tails() -> None:
     spread = Spread.of(np.arange(101.0))
 
     assert spread == (50.0, 5.0, 95.0)
-
-
-def test_an_interval_of_equal_differences_is_a_point() -> None:
-    interval = bootstrap_mean(np.full(7, 0.5), np.random.default_rng(0))
-
-    assert interval == (0.5, 0.5, 0.5, 7)
-
-
-def test_an_interval_is_about_two_standard_errors_wide_on_each_side() -> None:
-    generator = np.random.default_rng(1)
-    differences = generator.normal(1.0, 2.0, size=400)
-
-    interval = bootstrap_mean(differences, np.random.default_rng(0))
-
-    half = 1.96 * differences.std() / math.sqrt(400)
-    assert interval.mean == differences.mean()
-    # The ends of 10,000 resamples scatter by a few percent of the width.
-    assert interval.low == pytest.approx(interval.mean - half, abs=0.08 * half)
-    assert interval.high == pytest.approx(interval.mean + half, abs=0.08 * half)
-
-
-def test_the_same_seed_gives_the_same_interval() -> None:
-    differences = np.random.default_rng(1).normal(size=20)
-
-    first, second = (bootstrap_mean(differences, np.random.default_rng(3)) for _ in range(2))
-
-    assert first == second
 
 
 def test_the_frontier_is_linear_in_the_logarithm_of_the_time() -> None:
@@ -86,17 +58,3 @@ def test_the_frontier_is_never_below_a_point_that_is_as_fast(
         assert value >= max(reachable) - 1e-9
         assert value <= max(psnr for _, psnr in line) + 1e-9
         assert frontier_mix(line, at_seconds).sum() == pytest.approx(1)
-
-
-def test_a_single_difference_bounds_itself() -> None:
-    assert bootstrap_mean(np.array([0.5]), np.random.default_rng(0)) == (0.5, 0.5, 0.5, 1)
-
-
-def test_the_interval_holds_the_middle_of_resampled_means() -> None:
-    differences = np.random.default_rng(1).normal(size=20)
-
-    interval = bootstrap_mean(differences, np.random.default_rng(3))
-
-    drawn = np.random.default_rng(3).integers(20, size=(10_000, 20))
-    expected = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
-    assert (interval.low, interval.high) == pytest.approx(tuple(expected))

@@ -32,7 +32,7 @@ def test_a_mean_and_its_interval_are_those_of_a_worked_example() -> None:
 
     assert found.mean == 4.0
     assert (found.low, found.high) == pytest.approx((4 - 2.4842, 4 + 2.4842), abs=1e-4)
-    assert found.raters == 3
+    assert found.n == 3
 
 
 def test_one_rater_has_no_interval() -> None:

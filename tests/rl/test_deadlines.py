@@ -85,6 +85,45 @@ def test_an_untrained_agent_is_its_prior(world: World, pacer: Pacer) -> None:
     )
 
 
+def test_an_action_that_is_not_allowed_is_played_as_the_other_one(
+    world: World, pacer: Pacer
+) -> None:
+    """As algorithms without masks draw them."""
+    env = made(world, pacer)
+    env.reset()
+    for _ in range(STEPS - 1):
+        env.step_async(np.zeros((env.num_envs, 1), dtype=np.int64))
+        env.step_wait()
+    assert (env._requests.computed == 1).all()  # the first step, and nothing else
+    env.reset()
+    for _ in range(STEPS - 1):
+        env.step_async(np.ones((env.num_envs, 1), dtype=np.int64))
+        env.step_wait()
+    late = ~env.action_masks()[:, 1]
+    before = env._requests.computed
+    requests = env._requests
+    env.step_async(np.ones((env.num_envs, 1), dtype=np.int64))
+    env.step_wait()
+
+    assert late.any()
+    np.testing.assert_array_equal(requests.computed[late], before[late])
+    np.testing.assert_array_equal(requests.computed[~late], before[~late] + 1)
+
+
+def test_prices_move_after_every_batch_and_are_those_of_its_baseline(
+    world: World, pacer: Pacer
+) -> None:
+    env = made(world, pacer)
+    env.reset()
+    for _ in range(STEPS):
+        env.step_async(np.ones((env.num_envs, 1), dtype=np.int64))
+        env.step_wait()
+    expected = env._worth(*played(env._requests.again(), pacer.agent.senses.prior))
+
+    assert (env.prices != 1.0).all()  # no share of 16 images is what was promised
+    np.testing.assert_array_equal(env._baseline, expected)
+
+
 def test_the_price_of_lateness_follows_the_promise(world: World, pacer: Pacer) -> None:
     env = made(world, pacer)
     env.kept = np.array([0.5, 1.0])
