@@ -27,7 +27,7 @@ run(sys.argv[0], run_name="__main__")
 EXTRAS = [
     *("gymnasium", "matplotlib", "pymoo", "sb3_contrib", "stable_baselines3", "tensorboard"),
     *("onnx", "onnxscript", "torchao", "cache_dit", "plotly", "lpips", "accelerate", "peft", "ray"),
-    *("fastapi", "gradio", "prometheus_client", "uvicorn"),
+    *("fastapi", "gradio", "prometheus_client", "uvicorn", "optuna", "trackio", "wandb"),
 ]
 BASE_INSTALL = f"""
 import sys

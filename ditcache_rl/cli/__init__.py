@@ -22,9 +22,11 @@ from ditcache_rl.cli import (
     init,
     mos,
     record,
+    rollout,
     search,
     serve,
     studio,
+    study,
     train,
 )
 from ditcache_rl.cli import eval as evaluate
@@ -51,9 +53,11 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "init": init,
         "train": train,
+        "study": study,
         "search": search,
         "analyze": analyze,
         "eval": evaluate,
+        "rollout": rollout,
         "export": export,
         "record-load": record,
         "serve": serve,

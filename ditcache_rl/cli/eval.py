@@ -18,9 +18,6 @@ from ditcache_rl.files import is_there
 
 HELP = "measure a policy"
 
-#: Columns of the table where no terminal says how many there are.
-_FILE_WIDTH = 112
-
 
 def add_options(parser: ArgumentParser) -> None:
     """Declare the options."""
@@ -58,9 +55,8 @@ def run(options: Namespace) -> int:
     config = load_env(options.env)
     out = options.out or run_folder(RUNS / "eval")
 
-    from rich.console import Console
-
     from ditcache_rl.cli.progress import shown_progress
+    from ditcache_rl.cli.tables import wide_console
     from ditcache_rl.evaluate import (
         build_report,
         plot_frontier,
@@ -94,9 +90,7 @@ def run(options: Namespace) -> int:
     )
     command = command_line("eval", *options.typed)
     report = build_report(results, env=config.id, command=command)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
+    console = wide_console()
     console.print(render_table(report))
     if report["deadlines"]:
         console.print(render_deadlines(report))

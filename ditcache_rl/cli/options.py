@@ -7,9 +7,11 @@ import secrets
 import shlex
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import is_there
 
@@ -57,6 +59,20 @@ def add_resume(parser: ArgumentParser) -> None:
         metavar="RUN",
         help="go on with an interrupted run: its folder, or the latest of the environment",
     )
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Declare where the pipeline runs; `on_device` puts it there."""
+    parser.add_argument(
+        "--device", help="torch device of the pipeline, in place of the environment's: cpu, cuda:1"
+    )
+
+
+def on_device(config: EnvConfig, device: str | None) -> EnvConfig:
+    """Return an environment whose pipeline runs on a device; None leaves it where it is."""
+    if device is None:
+        return config
+    return replace(config, pipeline=replace(config.pipeline, device=device))
 
 
 def add_display(parser: ArgumentParser) -> None:

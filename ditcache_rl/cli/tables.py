@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
+from ditcache_rl.config import AgentConfig
 from ditcache_rl.pipelines.supported import supported_pipelines
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import Scored
@@ -15,6 +18,18 @@ from ditcache_rl.sensitivity import Grade, SensitivityMap, rank_correlation
 
 if TYPE_CHECKING:  # what learns need not be installed
     from ditcache_rl.rl.estimate import TrainEstimate
+    from ditcache_rl.rl.study import Tried
+
+#: Columns of a table where no terminal says how many there are.
+_FILE_WIDTH = 112
+#: Lines of a study, beside that of the environment's own settings.
+_BEST = 10
+
+
+def wide_console() -> Console:
+    """Return where tables of many columns are printed."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
 
 
 def render_schedules(found: Mapping[str, Policy]) -> Table:
@@ -95,6 +110,32 @@ def render_estimate(found: TrainEstimate) -> Table:
         line = (stage.name, f"{stage.images}", f"{minutes:.1f}", f"{spent:.2f}")
         table.add_row(*line, end_section=end)
     return table
+
+
+def render_study(tried: Sequence[Tried]) -> Table:
+    """Lay out what a study tried: a line per trial, the best first, the environment's among them.
+
+    Args:
+        tried: The best first.
+    """
+    shown = [one for place, one in enumerate(tried) if place < _BEST or one.number == 0]
+    settings = [one.agent.settings for one in tried]
+    names = [name for name in settings[0] if len({one[name] for one in settings}) > 1]
+    table = Table(title=f"gain over the schedules on held-out prompts, {len(tried)} trials")
+    for title in ("trial", "gain", *names):
+        table.add_column(title, justify="right")
+    for one in shown:
+        values = [f"{one.agent.settings[name]:g}" for name in names]
+        table.add_row(f"{one.number}" if one.number else "own", f"{one.gain:+.4f}", *values)
+    return table
+
+
+def agent_block(agent: AgentConfig) -> str:
+    """Write an agent as it stands in an environment file."""
+    told = {"algorithm": agent.algorithm, "rows": agent.rows, "episodes": agent.episodes}
+    lines = ["[agent]", *(f"{name} = {json.dumps(value)}" for name, value in told.items())]
+    lines += ["", "[agent.settings]"]
+    return "\n".join([*lines, *(f"{n} = {json.dumps(v)}" for n, v in agent.settings.items())])
 
 
 def render_pipelines() -> Table:

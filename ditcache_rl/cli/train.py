@@ -9,12 +9,14 @@ from pathlib import Path
 
 from ditcache_rl.cli.options import (
     RUNS,
+    add_device,
     add_display,
     add_env,
     add_out,
     add_resume,
     add_seed,
     command_line,
+    on_device,
     run_folder,
 )
 from ditcache_rl.config import check_within, find_policy, load_env
@@ -33,6 +35,12 @@ def add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an existing policy")
     add_resume(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--track",
+        metavar="NAME",
+        help="show the curves in wandb or trackio too, beside TensorBoard",
+    )
     parser.add_argument(
         "--estimate",
         action="store_true",
@@ -58,7 +66,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Train, or recalibrate."""
-    config = load_env(options.env)
+    config = on_device(load_env(options.env), options.device)
     if options.episodes is not None:
         check_within("--episodes", options.episodes, 1, MOST_COUNT)
         config = replace(config, agent=replace(config.agent, episodes=options.episodes))
@@ -71,8 +79,10 @@ def run(options: Namespace) -> int:
     from ditcache_rl.cli.tables import render_estimate, render_policy
     from ditcache_rl.files import check_writable
     from ditcache_rl.policy import load_policy
+    from ditcache_rl.rl.agents import hyperparameters
     from ditcache_rl.rl.estimate import estimate
     from ditcache_rl.rl.retarget import retarget_folder
+    from ditcache_rl.rl.tracking import Tracker
     from ditcache_rl.rl.train import TrainOptions, train
 
     bar = shown_progress("train", options)
@@ -93,9 +103,13 @@ def run(options: Namespace) -> int:
         retarget_folder(old, out, config, force=options.force)
         print(f"policy: {out}\n{_measuring(out, options)}")
         return 0
+    trackers = []
+    if options.track is not None:
+        facts = {"env": config.id, **hyperparameters(config.agent, options.seed)}
+        trackers.append(Tracker(options.track, run=folder.name, facts=facts))
     bar.note(f"run folder {folder}; curves: tensorboard --logdir {folder}")
     try:
-        train(config, settings, bar=bar)
+        train(config, settings, bar=bar, callbacks=trackers)
     except KeyboardInterrupt:
         # What is typed last counts.
         resume = [] if options.resume == str(folder) else ["--resume", str(folder)]
@@ -105,6 +119,9 @@ def run(options: Namespace) -> int:
             file=sys.stderr,
         )
         return 130
+    finally:
+        for tracker in trackers:
+            tracker.close()
     Console().print(render_policy(load_policy(out)))
     print(f"policy: {out}; its card: {out / 'README.md'}\n{_measuring(out, options)}")
     return 0

@@ -12,13 +12,24 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.logger import HParam, Image
+from torch import Tensor
+from torch.nn import functional as F
 
+from ditcache_rl.bench import Case
 from ditcache_rl.files import replacing
 from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.types import Mode, Modes
 
-_SHOWN_IMAGES = 4
+#: Outputs of Stable-Baselines3 that write text, and refuse everything but numbers.
+_TEXTS = ("stdout", "log", "json", "csv")
+#: Widest image of three beside each other, and side of a cell of a heat map: both are looked at.
+_MOST_PX, _CELL_PX = 256, 12
+#: Errors are drawn so much stronger than they are.
+_AMPLIFIED = 4
+#: From nothing computed to everything.
+_PALE, _FULL = (0.93, 0.93, 0.94), (0.82, 0.14, 0.31)
 
 
 class EpisodeLog:
@@ -27,20 +38,20 @@ class EpisodeLog:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._values: dict[str, list[float]] = defaultdict(list)
-        self.pairs: torch.Tensor | None = None
+        self._gains: dict[str, list[float]] = defaultdict(list)
+        self._modes: dict[str, list[Modes]] = defaultdict(list)
+        self._shown: dict[str, tuple[Case, Tensor]] = {}
         self.episodes = 0
 
     def hear(self, outcome: Outcome, baseline: NDArray[np.float64]) -> None:
         """Note a batch and the return of its baseline."""
-        rows = range(len(outcome.tasks))
-        infos = [{**outcome.info(row), "baseline": float(baseline[row])} for row in rows]
+        infos = [
+            {**outcome.info(row), "baseline": float(value), "modes": outcome.log.modes[:, row]}
+            for row, value in enumerate(baseline)
+        ]
         self.note(outcome.tasks, outcome.returns - baseline, infos)
-        shown = [task.case for task in outcome.tasks[:_SHOWN_IMAGES]]
-        references = self._scenario.board.references(shown)
-        images = outcome.images[:_SHOWN_IMAGES]
-        error = (4 * (images - references).abs()).clamp(0, 1)
-        strips = [torch.cat(list(part), dim=2) for part in (references, images, error)]
-        self.pairs = torch.cat(strips, dim=1)
+        for task, image in zip(outcome.tasks, outcome.images, strict=True):
+            self._shown[self._target(task)] = task.case, image
 
     def note(
         self,
@@ -56,25 +67,67 @@ class EpisodeLog:
             infos: What `DenoiseVecEnv` says of each.
         """
         self.episodes += len(tasks)
-        site_steps = self._scenario.table.site_steps
         for task, gain, facts in zip(tasks, gains.tolist(), infos, strict=True):
-            target = f"{task.computes / site_steps:.2f}" if task.computes else "tradeoff"
+            target = self._target(task)
             self._values["train/reward"].append(gain + facts["baseline"])
             self._values["train/paired_gain"].append(gain)
             self._values[f"paired_gain/{target}"].append(gain)
             self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])
             self._values[f"quality/ssim_{target}"].append(facts["ssim"])
             self._values[f"compute_share/{target}"].append(facts["compute_share"])
+            self._gains[target].append(gain)
+            self._modes[target].append(facts["modes"])
 
-    def drain(self) -> dict[str, float]:
-        """Return the means since the last call."""
+    def drain(self) -> tuple[dict[str, float], dict[str, Tensor | Image]]:
+        """Return what was heard since the last call, by `group/name`.
+
+        Returns:
+            Means; and by target the gains, of which histograms are made, the share of the episodes
+            that computed at every step and site, and an image: of full compute, by the agent, and
+            how they differ.
+        """
         means = {name: float(np.mean(values)) for name, values in self._values.items()}
-        self._values.clear()
-        return means
+        shown: dict[str, Tensor | Image] = {}
+        for target, gains in self._gains.items():
+            shown[f"gains/{target}"] = torch.tensor(gains)
+            shown[f"decisions/{target}"] = _heat_map(np.stack(self._modes[target]))
+        for target, (case, image) in self._shown.items():
+            (reference,) = self._scenario.board.references([case])
+            shown[f"pairs/{target}"] = _side_by_side(reference, image)
+        heard: dict[str, Any]
+        for heard in (self._values, self._gains, self._modes, self._shown):
+            heard.clear()
+        return means, shown
+
+    def _target(self, task: Task) -> str:
+        """Name what a row is asked for."""
+        share = task.computes / self._scenario.table.site_steps
+        return f"{share:.2f}" if task.computes else "tradeoff"
+
+
+def _heat_map(modes: NDArray[np.int8]) -> Image:
+    """Draw the share of episodes that computed, steps to the right and sites downwards.
+
+    Args:
+        modes: (episodes, steps, sites).
+    """
+    share = torch.from_numpy((modes == Mode.COMPUTE).mean(axis=0).T)
+    pale, full = (torch.tensor(color)[:, None, None] for color in (_PALE, _FULL))
+    cells = pale + (full - pale) * share
+    return Image(cells.repeat_interleave(_CELL_PX, 1).repeat_interleave(_CELL_PX, 2), "CHW")
+
+
+def _side_by_side(reference: Tensor, image: Tensor) -> Image:
+    """Put a reference, an image and their difference beside each other: (3, H, W) each."""
+    error = (_AMPLIFIED * (image - reference).abs()).clamp(0, 1)
+    parts = torch.stack([reference, image, error])
+    if parts.shape[-1] > _MOST_PX:
+        parts = F.interpolate(parts, scale_factor=_MOST_PX / parts.shape[-1], mode="area")
+    return Image(torch.cat(list(parts), dim=2), "CHW")
 
 
 class TrainingCallback(BaseCallback):
-    """Write means and image pairs after every rollout, save, and move the progress bar.
+    """Write what was heard after every rollout, save, and move the progress bar.
 
     Args:
         log: Hears the episodes.
@@ -108,16 +161,12 @@ class TrainingCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        means = self._log.drain()
+        means, shown = self._log.drain()
         self._gain = means.get("train/paired_gain", self._gain)
         for name, value in means.items():
             self.logger.record(name, value)
-        for output in self.logger.output_formats:
-            writer = getattr(output, "writer", None)
-            if writer is not None and self._log.pairs is not None:
-                writer.add_image(
-                    "reference, policy, error x 4", self._log.pairs, self.num_timesteps
-                )
+        for name, drawn in shown.items():
+            self.logger.record(name, drawn, exclude=_TEXTS)
 
     def _on_rollout_start(self) -> None:
         self.logger.dump(self.num_timesteps)  # losses, at the step that they were made at

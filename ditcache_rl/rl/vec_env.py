@@ -74,6 +74,7 @@ class DenoiseVecEnv(Named, SharedVecEnv):
             infos[row] = {
                 **outcome.info(row),
                 "baseline": float(baseline[row]),
+                "modes": outcome.log.modes[:, row],
                 "terminal_observation": last[row],
             }
         if self._on_outcome is not None:

@@ -45,7 +45,12 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "named"),
     [
         ([], ("train", "search", "eval", "list")),
-        (["train"], ("--out", "--seed", "--episodes", "--force", "--resume", "(default: shapes)")),
+        (
+            ["train"],
+            ("--out", "--seed", "--episodes", "--force", "--resume", "--device", "--track"),
+        ),
+        (["study"], ("--trials", "--episodes", "--policy", "--device", "--resume")),
+        (["rollout"], ("--env", "--prompts", "--budget", "--steps", "--device", "--out")),
         (["eval"], ("--env", "--prompts", "--steps", "--json", "--out", "(default: shapes-ppo)")),
         (
             ["search"],

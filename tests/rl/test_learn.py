@@ -1,4 +1,5 @@
 import importlib
+import io
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -164,6 +166,7 @@ def steps_of(events: Any, name: str) -> list[int]:
     return [event.step for event in events.Scalars(name)]
 
 
+TARGETS = {"0.25", "0.50", "0.75", "tradeoff"}
 LOSSES = {
     "train/loss",
     "train/value_loss",
@@ -185,12 +188,44 @@ def test_curves_losses_images_and_hyperparameters_are_written(
     assert LOSSES | {"train/reward", "train/paired_gain", "paired_gain/0.25"} <= set(
         tags["scalars"]
     )
-    assert tags["images"] == ["reference, policy, error x 4"]
+    assert {name.split("/")[1] for name in tags["scalars"] if name.startswith("paired_gain/")} == (
+        TARGETS
+    )
     # Of the last update too, which no rollout follows.
     assert steps_of(events, "train/loss") == [EPISODES * 4 // 2, EPISODES * 4]
     start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     for name in (b"algorithm", b"maskable", b"learning_rate", b"seed", b"n_epochs"):
         assert name in start
+
+
+def test_every_target_has_an_image_pair_a_heat_map_of_decisions_and_a_histogram_of_gains(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    learned(scenario, tmp_path / "run")
+
+    events = events_of(tmp_path / "run")
+    tags = events.Tags()
+    assert set(tags["images"]) == {
+        f"{kind}/{target}" for kind in ("pairs", "decisions") for target in TARGETS
+    }
+    assert set(tags["histograms"]) == {f"gains/{target}" for target in TARGETS}
+    pair, _ = events.Images("pairs/0.50")
+    height = width = 64  # of an image of the tiny pipeline
+    assert (pair.height, pair.width) == (height, 3 * width)
+    drawn = PIL.Image.open(io.BytesIO(pair.encoded_image_string))
+    reference, image, error = np.array(drawn).reshape(height, 3, width, 3).swapaxes(0, 1) / 255.0
+    # Colours have 256 values, and errors are drawn four times as strong.
+    np.testing.assert_allclose(error, (4 * abs(image - reference)).clip(0, 1), atol=4.5 / 255)
+    heat, _ = events.Images("decisions/0.25")
+    cells = np.array(PIL.Image.open(io.BytesIO(heat.encoded_image_string)))[6::12, 6::12]
+    assert cells.shape == (1, 4, 3)
+    # The first step computes in every episode, and of four steps no further one.
+    np.testing.assert_allclose(cells[0, 0], [209, 35, 79], atol=1)
+    np.testing.assert_allclose(cells[0, 1:], [[237, 237, 239]] * 3, atol=1)
+    for target in TARGETS:
+        shown = events.Histograms(f"gains/{target}")[-1].histogram_value
+        mean = events.Scalars(f"paired_gain/{target}")[-1].value
+        np.testing.assert_allclose(shown.sum / shown.num, mean, rtol=1e-5)
 
 
 def test_a_run_has_one_file_of_events_also_after_resuming(
@@ -208,7 +243,7 @@ def test_a_run_has_one_file_of_events_also_after_resuming(
     events = events_of(tmp_path)
     assert before == [64]
     assert steps_of(events, "train/paired_gain") == [64, 128]
-    assert len(events.Tags()["images"]) == 1
+    assert len(events.Tags()["images"]) == 2 * len(TARGETS)
 
 
 def test_what_was_written_after_the_checkpoint_gives_way_and_broken_ends_too(
