@@ -26,6 +26,8 @@ from ditcache_rl.world.tuning import SPARE
 
 #: Images that are played at a time.
 _BATCH = 1020
+#: Less than an agent is trained on that is shipped: where algorithms differ it is seen sooner.
+FULL, QUICK = Trainings(1, 30 * _BATCH, 12_288), Trainings(1, 3 * _BATCH, 1536)
 #: As the agent of a policy is trained; no update is cut short.
 _PPO = {"n_epochs": 4, "gae_lambda": 0.95, "ent_coef": 0.002, "target_kl": 1.0}
 
@@ -98,7 +100,7 @@ class Remembering:
 def algorithms(
     pacer: Pacer, sizes: Trainings, names: Sequence[str] | None = None, *, seed: int = 0
 ) -> tuple[dict[str, float], Lines]:
-    """Train by each algorithm, and judge on all loads mixed.
+    """Train by each algorithm, and judge on all loads mixed; all read the same forecast.
 
     Returns:
         Figures and lines of a table.
