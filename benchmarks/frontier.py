@@ -33,7 +33,7 @@ from benchmarks.race.host import Entrant, Host, LocalHost, RemoteHost
 from benchmarks.race.measure import PICTURED, Log, measure
 from benchmarks.race.page import write_page
 from benchmarks.race.sheet import show, write_pngs
-from ditcache_rl.bench import Case
+from ditcache_rl.bench import Case, cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.metrics import load_lpips
@@ -44,6 +44,8 @@ PROMPTS, QUICK_PROMPTS = 128, 32
 #: Prompts of a search, and candidates that it draws per number of computes; in a short run fewer.
 SEARCH_PROMPTS, EVALUATIONS = 8, 24
 QUICK_SEARCH_PROMPTS, QUICK_EVALUATIONS = 4, 12
+#: Prompts that solvers are learned from.
+LEARN_PROMPTS, QUICK_LEARN_PROMPTS = 16, 8
 SCHEDULES = ROOT / "benchmarks" / "results" / "frontier-schedules.json"
 RUNS = ROOT / "runs" / "frontier"
 
@@ -64,14 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
     pipe = open_pipeline(options.pipeline)
     count = options.count or (QUICK_PROMPTS if options.quick else PROMPTS)
     cases = _cases(options.prompts, config, count)
-    train = [
-        Case(text, config.seeds.train + n) for n, text in enumerate(config.read_prompts("train"))
-    ]
+    train, select = cases_of(config, "train"), cases_of(config, "select")
     entry = schedules_for(
         pipe,
         steps=options.steps,
         call=call,
         cases=train[: QUICK_SEARCH_PROMPTS if options.quick else SEARCH_PROMPTS],
+        learn=train[: QUICK_LEARN_PROMPTS if options.quick else LEARN_PROMPTS],
+        select=select[: QUICK_SEARCH_PROMPTS if options.quick else SEARCH_PROMPTS],
         evaluations=QUICK_EVALUATIONS if options.quick else EVALUATIONS,
         file=options.schedules,
         say=console.print,

@@ -12,13 +12,19 @@ the plain pipeline at 3 steps.
 `two_branches_gain_at_COUNT_db`: with true guidance, two calls a step, PSNR of searched schedules
 with fitted forecasts over those of reuse and Newton's, which stood in for them before; mean over
 test prompts. `two_branches_gain_db` is the least of them.
+
+Parts are `calls` (all times), `differences`, and the two searches, `fitted` and `newton`. `--only`
+runs some of them; each is kept once it is done, and `--resume` takes those that were. How long each
+will take is told beforehand.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +32,12 @@ import torch
 from torch import Tensor
 
 import ditcache_rl as dc
-from benchmarks.harness import Benchmark, parser
+from benchmarks.harness import ROOT, Benchmark, console, parser
 from benchmarks.zoo.double import in_double
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.control import StaticSchedule
+from ditcache_rl.files import write_json
 from ditcache_rl.inference import Target, policy_scheduler
 from ditcache_rl.machine import synchronize
 from ditcache_rl.pipelines import twin
@@ -46,6 +53,13 @@ GUIDED_COUNTS = (5, 7, 9)
 GUIDANCE = {"true_cfg_scale": 3.0, "negative_prompt": ""}
 #: A call takes a few hundredths of a second, and what else runs disturbs for longer.
 WARM = 2
+#: Searches of the guided parts, by part.
+SEARCHES = {"fitted": "fitted", "newton": "polish"}
+PARTS = ("calls", "differences", *SEARCHES)
+#: Where parts that are done are kept.
+RUNS = ROOT / "runs" / "solver"
+#: Rows of a call of the searches.
+ROWS = 16
 
 
 class Amounts(NamedTuple):
@@ -70,16 +84,88 @@ def main() -> None:
         f"{a} {name} instead of {b}"
         for name, a, b in zip(Amounts._fields, QUICK, FULL, strict=True)
     )
-    options = parser(__doc__, quick=less).parse_args()
+    built = parser(__doc__, quick=less)
+    built.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts")
+    built.add_argument("--resume", action="store_true", help="take parts that were done before")
+    options = built.parse_args()
     run = Benchmark()
     amounts = QUICK if options.quick else FULL
 
     policy = load_policy(find_policy("shapes-ppo"))
     train, test = (cases_of(load_env("shapes"), part) for part in ("train", "test"))
     cases = test[: amounts.prompts]
+    pipe = quiet_pipeline()
+    few, many = train[: amounts.fitted], test[: amounts.judged]
+    parts: dict[str, Callable[[], Mapping[str, Any]]] = {
+        "calls": lambda: times(seconds(pipe, policy, cases[0], amounts.rounds)),
+        "differences": lambda: {
+            "figures": differences(pipe, policy, cases, "float32")
+            | differences(in_double(quiet_pipeline()), policy, cases, "float64")
+        },
+        **{
+            part: lambda name=name: {"psnr_db": guided(pipe, few, many, amounts, name)}  # type: ignore[misc]
+            for part, name in SEARCHES.items()
+        },
+    }
+    folder = RUNS / ("quick" if options.quick else "full")
+    due = [part for part in options.only if not (options.resume and kept(folder, part, amounts))]
+    for part, expected in expected_s(pipe, cases[0], amounts).items():
+        state = "now" if part in due else "kept" if kept(folder, part, amounts) else "not asked for"
+        console.print(f"{part}: about {expected / 60:.1f} minutes, {state}")
+    for part in due:
+        began = time.perf_counter()
+        found = dict(parts[part]())
+        took = time.perf_counter() - began
+        write_json(folder / f"{part}.json", found | {"amounts": amounts, "seconds": took})
+        console.print(f"{part}: {took / 60:.1f} minutes")
+    done = {part: found for part in PARTS if (found := kept(folder, part, amounts))}
+    done = {part: found for part, found in done.items() if part in options.only or options.resume}
+    figures = {name: x for found in done.values() for name, x in found.get("figures", {}).items()}
+    if done.keys() >= SEARCHES.keys():
+        figures |= gains(done["fitted"]["psnr_db"], done["newton"]["psnr_db"])
+    details = {"warm_up_rounds": WARM, "parts": done}
+    run.finish(figures, details, options.json, title=f"{FEW} of {STEPS} steps computed")
+
+
+def quiet_pipeline() -> Any:
+    """Open the embedded pipeline."""
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    took = seconds(pipe, policy, cases[0], amounts.rounds)
+    return pipe
+
+
+def kept(folder: Path, part: str, amounts: Amounts) -> dict[str, Any]:
+    """Read a part that was done with the same amounts; empty if there is none."""
+    file = folder / f"{part}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found if found.get("amounts") == list(amounts) else {}
+
+
+def expected_s(pipe: Any, case: Case, amounts: Amounts) -> dict[str, float]:
+    """Tell how long each part will take, from how long a call takes alone and with many rows."""
+
+    def took(cases: Sequence[Case], steps: int) -> float:
+        began = time.perf_counter()
+        generators = [torch.Generator().manual_seed(one.seed) for one in cases]
+        prompts = [one.prompt for one in cases]
+        pipe(prompts, num_inference_steps=steps, generator=generators, output_type="pt", **CALL)
+        return time.perf_counter() - began
+
+    took([case], 1)
+    alone = took([case], STEPS) / STEPS
+    row = took([case] * ROWS, 2) / (2 * ROWS)
+    # The call with every step and the four with three; all counts, both ways, and twice in float64.
+    calls = (WARM + amounts.rounds) * (STEPS + 4 * FEW) * alone
+    apart = amounts.prompts * 2 * sum(COUNTS) * 3 * alone
+    # Two branches: what is tried, what is fitted at last, and the references.
+    tried = amounts.evaluations * amounts.fitted * sum(GUIDED_COUNTS)
+    references = (amounts.fitted + amounts.judged) * STEPS + amounts.judged * sum(GUIDED_COUNTS)
+    search = 2 * row * (tried + references)
+    return {"calls": calls, "differences": apart, "fitted": search, "newton": search}
+
+
+def times(took: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Compare times of calls: figures, and what they are made of."""
     plain = took["fewer"]
     figures = {
         f"{way}_extra_share": float(np.median(took[way] / plain)) - 1
@@ -90,17 +176,11 @@ def main() -> None:
         for way in took
         if way != "reference"
     }
-    figures |= guided_gains(pipe, train[: amounts.fitted], test[: amounts.judged], amounts)
-    figures |= differences(pipe, policy, cases, "float32")
-    figures |= differences(in_double(pipe), policy, cases, "float64")
-    details = {
-        "rounds": amounts.rounds,
-        "warm_up_rounds": WARM,
-        "prompts": amounts.prompts,
-        "median_s": {way: float(np.median(times)) for way, times in took.items()},
-        "call_s": {way: [round(one, 5) for one in times] for way, times in took.items()},
+    return {
+        "figures": figures,
+        "median_s": {way: float(np.median(own)) for way, own in took.items()},
+        "call_s": {way: [round(one, 5) for one in own] for way, own in took.items()},
     }
-    run.finish(figures, details, options.json, title=f"{FEW} of {STEPS} steps computed")
 
 
 def seconds(pipe: Any, policy: Policy, case: Case, rounds: int) -> dict[str, np.ndarray]:
@@ -154,22 +234,31 @@ def differences(pipe: Any, policy: Policy, cases: Sequence[Case], name: str) -> 
     return found
 
 
-def guided_gains(
-    pipe: Any, train: Sequence[Case], test: Sequence[Case], amounts: Amounts
-) -> dict[str, float]:
-    """Search with fitted forecasts on a pipeline with two branches, and with Newton's."""
+def guided(
+    pipe: Any, train: Sequence[Case], test: Sequence[Case], amounts: Amounts, search: str
+) -> dict[str, list[float]]:
+    """Search on a pipeline with two branches: PSNR of every test prompt, by computed steps."""
     call = {**CALL, **GUIDANCE}
-    board = Board(pipe, STEPS, sites=1, call=call, rows=16, blocks="transformer")
+    board = Board(pipe, STEPS, sites=1, call=call, rows=ROWS, blocks="transformer")
     trials, calibration = Trials(board, train, Objective()), Calibration(board, train)
     rng = np.random.default_rng(0)
     problem = Problem(trials, GUIDED_COUNTS, amounts.evaluations, rng, calibration)
-    tables = [METHODS[name](problem) for name in ("fitted", "polish")]
-    gains = {}
-    for count in GUIDED_COUNTS:
-        schedules = (table[count].schedule for table in tables)
-        fitted, other = (board.score(test, [one] * len(test)).psnr_db.mean() for one in schedules)
-        gains[f"two_branches_gain_at_{count}_db"] = float(fitted - other)
-    return gains | {"two_branches_gain_db": min(gains.values())}
+    table = METHODS[search](problem)
+    return {
+        str(count): board.score(test, [table[count].schedule] * len(test)).psnr_db.tolist()
+        for count in GUIDED_COUNTS
+    }
+
+
+def gains(
+    fitted: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Compare two searches on the same prompts."""
+    found = {
+        f"two_branches_gain_at_{count}_db": float(np.mean(psnr_db) - np.mean(other[count]))
+        for count, psnr_db in fitted.items()
+    }
+    return found | {"two_branches_gain_db": min(found.values())}
 
 
 def draw(pipe: Any, case: Case, steps: int, *, output_type: str) -> Tensor:

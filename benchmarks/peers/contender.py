@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ditcache_rl.evaluate import Family, Method
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.schedules import Schedule
 
 Value = float | int | str
+
+
+class LearnedSolver(Protocol):
+    """A sampler with numbers of its own."""
+
+    def applied(self, pipe: Any) -> AbstractContextManager[None]:
+        """Put it in the place of a pipeline's scheduler, for as long as it is entered."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,7 @@ class Setup:
         schedules: Searched ones, by contender and steps that they compute.
         order: Blocks, those first that are best left out.
         solvers: Learned ones, by contender and steps that they compute.
+        settings: Searched ones, by contender, and by the value of its knob where they depend on it.
     """
 
     pipe: Any
@@ -31,7 +41,8 @@ class Setup:
     calibrate: Callable[[], object]
     schedules: Mapping[str, Mapping[int, Schedule]] = field(default_factory=dict)
     order: Sequence[int] = ()
-    solvers: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    solvers: Mapping[str, Mapping[int, LearnedSolver]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

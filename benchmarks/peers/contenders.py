@@ -11,8 +11,9 @@ import torch
 from benchmarks.peers.contender import Contender, Value
 from benchmarks.peers.dbcache import db_cache
 from benchmarks.peers.hooks import hook, mag_ratios, sea_cache, swept, timestep
+from benchmarks.peers.learned import FREE, FREE_COMPUTES, LEARNED_COMPUTES
 from benchmarks.peers.linear import learned_solver
-from benchmarks.peers.solvers import fewer_steps, other_solver
+from benchmarks.peers.solvers import SOLVER_STEPS, SOLVERS, fewer_steps, other_solver, tuned_solver
 from benchmarks.peers.under_runner import (
     PLAIN,
     converted,
@@ -24,6 +25,7 @@ from benchmarks.peers.under_runner import (
     whole_denoiser,
     whole_every_k,
 )
+from benchmarks.peers.verified import VERIFIED, verified
 from ditcache_rl.control import EasyCache, EveryK, TeaCache
 from ditcache_rl.control.published import AdaCache, DiCache
 
@@ -32,34 +34,15 @@ _MASKS = ("slow", "medium", "fast", "ultra", "every 8", "every 13")
 #: Computed steps of the published searches, and of ours.
 PUBLISHED_COMPUTES = (12, 9, 7, 6, 5, 4)
 OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
-#: Those of solvers that are learned from full compute.
-LEARNED_COMPUTES = (12, 10, 8, 7, 6, 5, 4, 3)
 #: A converted pipeline without a cache, and computed steps of schedules on it.
 _CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 5, 4, 3)
 
 #: The FBCache of ours computes what that of diffusers does, as a test holds: only theirs runs here.
 CONTENDERS: tuple[Contender, ...] = (
     Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 6, 5, 4, 3), fewer_steps),
-    Contender(
-        "DPM-Solver++ 2M",
-        "fewer-steps",
-        "steps",
-        (14, 10, 8, 6, 5, 4),
-        other_solver("DPMSolverMultistepScheduler"),
-    ),
-    Contender(
-        "DPM-Solver++ 3M",
-        "fewer-steps",
-        "steps",
-        (14, 10, 8, 6, 5, 4),
-        other_solver("DPMSolverMultistepScheduler", solver_order=3),
-    ),
-    Contender(
-        "UniPC",
-        "fewer-steps",
-        "steps",
-        (14, 10, 8, 6, 5, 4, 3),
-        other_solver("UniPCMultistepScheduler"),
+    *(
+        Contender(name, "fewer-steps", "steps", SOLVER_STEPS, tuned_solver(name))
+        for name in SOLVERS
     ),
     Contender(
         "Heun",
@@ -157,11 +140,22 @@ CONTENDERS: tuple[Contender, ...] = (
     ),
     Contender("DiCache", "heuristic", "threshold", (0.1, 0.2, 0.3, 0.45, 0.7, 1.2), rule(DiCache)),
     Contender("AdaCache", "heuristic", "pace", (0.5, 1.0, 1.5, 2.5, 4.0, 7.0), rule(AdaCache)),
+    Contender(
+        VERIFIED,
+        "heuristic",
+        "threshold",
+        (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6),
+        verified,
+    ),
     Contender("FORA", "heuristic", "k", (2, 3, 4, 5, 7, 9), rule(EveryK)),
     Contender("Newton every k", "static", "k", (2, 3, 4, 5, 7, 9), rule(EveryK, order=1)),
     Contender("Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), whole_every_k),
     Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), fewer_blocks),
     Contender("L2P", "heuristic", "computed", LEARNED_COMPUTES, learned_solver("L2P")),
+    *(
+        Contender(name, "heuristic", "computed", FREE_COMPUTES, learned_solver(name))
+        for name in FREE
+    ),
     Contender("DPCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("DPCache")),
     Contender("LeMiCa", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("LeMiCa")),
     Contender("BudCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("BudCache")),

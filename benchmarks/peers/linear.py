@@ -32,6 +32,16 @@ class LinearSolver(NamedTuple):
     updates: Floats
     """(K, K) what each update weighs the outputs with, oldest first; zero for those to come."""
 
+    @contextmanager
+    def applied(self, pipe: Any) -> Iterator[None]:
+        """Put it in the place of a pipeline's scheduler, for as long as it is entered."""
+        plain = pipe.scheduler
+        pipe.scheduler = _running(self, type(plain)).from_config(plain.config)
+        try:
+            yield
+        finally:
+            pipe.scheduler = plain
+
 
 def l2p_solvers(
     pipe: Any, steps: int, call: dict[str, Any], cases: Sequence[Case], counts: Sequence[int]
@@ -98,16 +108,7 @@ def learned_solver(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
         if solver is None:
             raise ConfigError(f"expected a solver of {value} computed steps for {name}")
 
-        @contextmanager
-        def applied(pipe: Any) -> Iterator[None]:
-            plain = pipe.scheduler
-            pipe.scheduler = _running(solver, type(plain)).from_config(plain.config)
-            try:
-                yield
-            finally:
-                pipe.scheduler = plain
-
-        return {"applied": applied}
+        return {"applied": solver.applied}
 
     return make
 

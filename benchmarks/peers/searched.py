@@ -1,7 +1,7 @@
 """The schedules that `frontier.py` compares: searched once per pipeline and step count, then kept.
 
-Everything is chosen on train prompts. The published searches keep to their published form: what
-they may compute, and how the steps between are filled.
+Schedules are chosen on train prompts, settings of peers on select prompts. The published searches
+keep to their published form: what they may compute, and how the steps between are filled.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.contender import Setup, denoiser_name
-from benchmarks.peers.contenders import LEARNED_COMPUTES, OWN_COMPUTES, PUBLISHED_COMPUTES
-from benchmarks.peers.linear import LinearSolver, l2p_solvers
+from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
+from benchmarks.peers.free import FreeSolver
+from benchmarks.peers.learned import LEARNERS, learned
+from benchmarks.peers.linear import LinearSolver
+from benchmarks.peers.settings import SETTINGS, settings_of
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks
@@ -35,8 +38,8 @@ Entry = dict[str, Any]
 _GAMMA = 4.0
 #: Cases of LeMiCa's gaps, each of which takes a run: 1 gives 24.51 dB, 350 give 24.67 (its paper).
 _GAP_CASES = 1
-#: Cases that a block's harm is measured on, and that solvers are learned from.
-_HARM_CASES, _LEARNED_CASES = 2, 16
+#: Cases that a block's harm is measured on.
+_HARM_CASES = 2
 
 
 def schedules_for(
@@ -45,6 +48,8 @@ def schedules_for(
     steps: int,
     call: dict[str, Any],
     cases: Sequence[Case],
+    learn: Sequence[Case],
+    select: Sequence[Case],
     evaluations: int,
     file: Path,
     say: Callable[[str], None],
@@ -56,13 +61,15 @@ def schedules_for(
         steps: Denoising steps.
         call: Further arguments of its call.
         cases: Train prompts.
+        learn: Train prompts that solvers are learned on.
+        select: Select prompts, on which what was learned and settings of peers are chosen.
         evaluations: Candidates per number of computes, of a search that draws them.
         file: Where schedules of many pipelines are kept.
         say: Hears what is being searched.
 
     Returns:
-        `schedules` and `solvers` by contender and computed steps, the `order` of blocks, and what
-        they belong to.
+        `schedules` and `solvers` by contender and computed steps, `settings` by contender, the
+        `order` of blocks, and what they belong to.
     """
     identity = {
         "model": model_identity(denoiser_of(pipe)),
@@ -85,25 +92,15 @@ def schedules_for(
     )
     if not same:
         kept.append(entry)
-    elif "solvers" in entry:
-        return entry
-    entry["solvers"] = _learned(pipe, steps, call, cases[:_LEARNED_CASES], say)
+    for name in [name for name in LEARNERS if name not in entry.setdefault("solvers", {})]:
+        say(f"learning {name}")
+        entry["solvers"][name] = learned(name, pipe, steps, call, learn, select, say)
+    for name in [name for name in SETTINGS if name not in entry.setdefault("settings", {})]:
+        say(f"setting {name}")
+        entry["settings"][name] = settings_of(name, pipe, steps, call, select)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(kept, indent=1) + "\n")
     return entry
-
-
-def _learned(
-    pipe: Any, steps: int, call: dict[str, Any], cases: Sequence[Case], say: Callable[[str], None]
-) -> dict[str, dict[str, Any]]:
-    """Learn solvers from full compute."""
-    say("learning L2P")
-    counts = [count for count in LEARNED_COMPUTES if count < steps]
-    try:
-        return {"L2P": l2p_solvers(pipe, steps, call, cases, counts)}
-    except UnsupportedModelError as error:
-        say(f"without L2P: {error}")
-        return {}
 
 
 def _search(
@@ -219,11 +216,19 @@ def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
     solvers = {
         name: {
             int(computes): LinearSolver(tuple(one["path"]), np.array(one["updates"]))
+            if "path" in one
+            else FreeSolver.read(one)
             for computes, one in found.items()
         }
         for name, found in entry["solvers"].items()
     }
-    return replace(setup, schedules=schedules, order=tuple(entry["order"]), solvers=solvers)
+    return replace(
+        setup,
+        schedules=schedules,
+        order=tuple(entry["order"]),
+        solvers=solvers,
+        settings=entry.get("settings", {}),
+    )
 
 
 def write_entry(schedule: Schedule) -> Entry:

@@ -10,6 +10,36 @@ from typing import Any
 from benchmarks.peers.contender import Setup
 from ditcache_rl.errors import ConfigError
 
+#: Steps that they are tried at.
+SOLVER_STEPS = (14, 10, 8, 6, 5, 4, 3)
+_SHARED = {"lower_order_final": (True, False), "stretch": (1.0, 0.5, 0.75, 1.5, 2.0, 3.0)}
+#: Solvers by contender: class, options that make it what it is, and those that are searched, the
+#: package's own value first. Noise levels of Karras and others are made from those of noise
+#: prediction, which models of flow matching don't have.
+SOLVERS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[Any, ...]]]] = {
+    "DPM-Solver++ 2M": (
+        "DPMSolverMultistepScheduler",
+        {},
+        {**_SHARED, "solver_type": ("midpoint", "heun"), "euler_at_final": (False, True)},
+    ),
+    "DPM-Solver++ 3M": (
+        "DPMSolverMultistepScheduler",
+        {"solver_order": 3},
+        {**_SHARED, "solver_type": ("midpoint", "heun"), "euler_at_final": (False, True)},
+    ),
+    "UniPC": (
+        "UniPCMultistepScheduler",
+        {},
+        {
+            **_SHARED,
+            "solver_order": (2, 3, 1),
+            "solver_type": ("bh2", "bh1"),
+            "predict_x0": (True, False),
+            "disable_corrector": ([], [0], list(range(28))),
+        },
+    ),
+}
+
 
 def fewer_steps(setup: Setup, value: int) -> dict[str, Any]:
     """Take fewer steps of the pipeline's own solver."""
@@ -18,11 +48,25 @@ def fewer_steps(setup: Setup, value: int) -> dict[str, Any]:
     return {"num_inference_steps": value}
 
 
-def other_solver(name: str, **options: Any) -> Callable[[Setup, Any], dict[str, Any]]:
+def tuned_solver(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
+    """Take fewer steps of one of `SOLVERS`, with the options that were searched for so many."""
+
+    def make(setup: Setup, value: int) -> dict[str, Any]:
+        kind, fixed, _ = SOLVERS[name]
+        searched = setup.settings.get(name, {}).get(str(value), {})
+        return other_solver(kind, **fixed, **searched)(setup, value)
+
+    return make
+
+
+def other_solver(
+    name: str, *, stretch: float = 1.0, **options: Any
+) -> Callable[[Setup, Any], dict[str, Any]]:
     """Take fewer steps of another solver of diffusers over the same noise levels.
 
     Args:
         name: Its class.
+        stretch: What the shift of the noise levels is multiplied with.
         options: Of its config.
     """
 
@@ -31,7 +75,7 @@ def other_solver(name: str, **options: Any) -> Callable[[Setup, Any], dict[str, 
         config = dict(setup.pipe.scheduler.config)
         if "Flow" in type(setup.pipe.scheduler).__name__ and "Flow" not in name:
             flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-            config |= flow | {"flow_shift": config.get("shift", 1.0)}
+            config |= flow | {"flow_shift": config.get("shift", 1.0) * stretch}
         config |= options
 
         class Solver(kind):  # type: ignore[misc]

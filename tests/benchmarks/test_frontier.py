@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ from PIL import Image
 from benchmarks import gpu
 from benchmarks.costs.real_sizes import examine
 from benchmarks.frontier import SCHEDULES, main
+from benchmarks.peers import learned, settings
 from benchmarks.peers.contender import Contender, Setup
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.searched import read_entry, schedules_for, with_schedules, write_entry
+from benchmarks.peers.solvers import SOLVERS
 from benchmarks.peers.under_runner import PLAIN
+from benchmarks.peers.verified import VERIFIED
 from benchmarks.race.frontiers import (
     ALWAYS_DRAWN,
     SPEEDUPS,
@@ -209,14 +214,39 @@ def test_every_contender_is_measured_or_a_line_with_its_error(pipe: Any, tmp_pat
     assert by_name["FirstBlockCache"]["cache_bytes"] > 0  # type: ignore[operator]
 
 
+@contextmanager
+def counted(pipe: Any, calls: list[int]) -> Iterator[None]:
+    """Count calls of the transformer."""
+    handle = pipe.transformer.register_forward_pre_hook(lambda *args: calls.append(1))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# What other solvers do with lists of tensors, under numpy 2.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted(
-    pipe: Any, tmp_path: Path
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few: dict[str, Any] = {"FREE_COMPUTES": (3,), "_HISTORIES": (2,), "_ROUNDS": 1, "_TURNS": 1}
+    for name, value in few.items():
+        monkeypatch.setattr(learned, name, value)
+    one = {"lower_order_final": (True, False)}
+    few = {
+        "SOLVERS": {name: (kind, fixed, one) for name, (kind, fixed, _) in SOLVERS.items()},
+        "SOLVER_STEPS": (3,),
+        "_THRESHOLDS": (0.1, 1.0),
+    }
+    for name, value in few.items():
+        monkeypatch.setattr(settings, name, value)
     said: list[str] = []
     search: dict[str, Any] = {
         "steps": STEPS,
         "call": CALL,
         "cases": CASES,
+        "learn": CASES,
+        "select": CASES[:1],
         "evaluations": 4,
         "file": tmp_path / "schedules.json",
         "say": said.append,
@@ -235,9 +265,24 @@ def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted
         "whole denoiser",
     }
     assert all(entry["weights"] for entry in found["schedules"]["whole denoiser"].values())
-    for by_computes in with_schedules(Setup(pipe, STEPS, lambda: None), found).schedules.values():
+    setup = with_schedules(Setup(pipe, STEPS, lambda: None), found)
+    for by_computes in setup.schedules.values():
         for computes, schedule in by_computes.items():
             assert schedule.computes == computes
+    assert set(found["settings"]) == {*SOLVERS, VERIFIED}
+    for name in ("L2P", "DyWeight-like", "S4S-Alt-like", *SOLVERS):
+        (contender,) = (one for one in CONTENDERS if one.name == name)
+        made, calls = contender.make(setup, 3), list[int]()
+        with made["applied"](pipe), counted(pipe, calls):
+            drawn = draw(pipe, steps=made.get("num_inference_steps", STEPS))
+        assert len(calls) == 3, name
+        assert torch.isfinite(drawn).all(), name
+
+    del found["settings"][VERIFIED], found["solvers"]["L2P"]  # of a run before there was such a one
+    search["file"].write_text(json.dumps([found]))
+    again, heard = schedules_for(pipe, **search), said[count:]
+    assert heard == ["learning L2P", f"setting {VERIFIED}"]
+    assert set(again["solvers"]) == {"L2P", "DyWeight-like", "S4S-Alt-like"}
 
 
 def test_the_schedules_that_are_kept_are_read_and_written_as_they_are() -> None:

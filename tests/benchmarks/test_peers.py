@@ -6,9 +6,19 @@ import torch
 
 from benchmarks.peers.contender import Setup
 from benchmarks.peers.linear import LinearSolver, l2p, lacking, learned_solver, paths
+from benchmarks.peers.settings import best_options
 from benchmarks.peers.solvers import other_solver
+from benchmarks.peers.verified import VerifiedForecast
 from ditcache_rl.search.calibrate import Products
-from tests.kit.pipelines import STEPS, assert_close, build_tiny_pipe, draw
+from ditcache_rl.types import Mode
+from tests.kit.pipelines import (
+    PROMPTS,
+    STEPS,
+    assert_close,
+    build_tiny_pipe,
+    draw,
+    draw_under,
+)
 
 SIGMAS = np.linspace(1, 0, STEPS + 1)
 
@@ -56,6 +66,39 @@ def test_paths_begin_at_once_and_have_as_many_steps_as_asked_for() -> None:
         found = paths(28, count)
         assert all(len(path) == count and path[0] == 0 and path[-1] < 28 for path in found)
         assert len(found) >= 2
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_forecast_is_trusted_as_far_as_its_check_allows(pipe: Any, order: int) -> None:
+    plain = draw(pipe, steps=12)
+    computed, apart = [], []
+    for threshold in (0.0, 1.0, 1e9):
+        drawn, log = draw_under(pipe, VerifiedForecast(threshold, order=order), steps=12)
+        computed.append(np.flatnonzero(log.modes[:, 0, 0] == Mode.COMPUTE).tolist())
+        apart.append(float((drawn - plain).norm() / plain.norm()))
+
+    assert computed[0] == list(range(12))
+    assert len(computed[0]) > len(computed[1]) > len(computed[2])
+    assert computed[2] == list(range(order + 1)), "what a forecast is made of"
+    assert apart[0] < 1e-5 < apart[1] < apart[2]
+
+
+def test_a_row_is_checked_by_itself(pipe: Any) -> None:
+    rule = VerifiedForecast(1.0, decay=0.9)
+    _, both = draw_under(pipe, rule, steps=12, prompts=PROMPTS[:2], seeds=(1, 2))
+    for row, prompt in enumerate(PROMPTS[:2]):
+        _, alone = draw_under(pipe, rule, steps=12, prompts=prompt, seeds=(1 + row,))
+        np.testing.assert_array_equal(both.modes[:, row], alone.modes[:, 0])
+
+
+def test_options_are_chosen_one_after_the_other_and_what_fails_is_none() -> None:
+    def quality(chosen: dict[str, Any]) -> float:
+        if chosen.get("a") == 3:
+            raise RuntimeError("not this one")
+        return float(chosen.get("a", 0) + chosen.get("a", 0) * chosen.get("b", 1))
+
+    assert best_options({"a": (0, 2, 3, 1), "b": (1, 5, 0)}, quality) == {"a": 2, "b": 5}
+    assert best_options({"a": (0, -1, 3)}, quality) == {}
 
 
 # What these solvers do with lists of tensors, under numpy 2.

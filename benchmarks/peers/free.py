@@ -1,0 +1,245 @@
+"""Solvers whose times lie anywhere, run in a pipeline's own loop.
+
+The K times that the denoiser is told, what latents are multiplied with, and what outputs are
+weighed with are numbers of their own; none follows from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ditcache_rl.bench import Case
+from ditcache_rl.bench.loop import LoopNotes, blank, hand_on
+from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.instrument.clock import noise_levels
+from ditcache_rl.schedules.collapse import Collapsed
+from ditcache_rl.types import Floats
+
+
+class FreeSolver(NamedTuple):
+    """A linear multistep method of K steps."""
+
+    times: Floats
+    """(K,) noise levels that the denoiser is told."""
+    keeps: Floats
+    """(K,) what the latents are multiplied with."""
+    updates: Floats
+    """(K, H) what the last outputs are multiplied with and added, newest first; zero where there
+    are none yet."""
+
+    @classmethod
+    def of(cls, collapsed: Collapsed, history: int) -> FreeSolver:
+        """Take a collapsed schedule, with room for so many outputs."""
+        updates = np.zeros((len(collapsed.path), history))
+        shared = min(history, collapsed.updates.shape[1])
+        updates[:, :shared] = collapsed.updates[:, :shared]
+        return cls(collapsed.levels[:-1], collapsed.keeps, updates)
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> FreeSolver:
+        """Invert `write`."""
+        return cls(*(np.array(entry[name]) for name in cls._fields))
+
+    def write(self) -> dict[str, Any]:
+        """Write it as a file of JSON holds it."""
+        return {name: value.tolist() for name, value in self._asdict().items()}
+
+    def advance(self, place: int, latents: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Take the latents to the next step.
+
+        Args:
+            place: Number of the step.
+            latents: Before it; not modified.
+            outputs: Of the steps so far, newest last; of the shape of the latents.
+        """
+        moved = latents.float() * float(self.keeps[place])
+        for factor, output in zip(self.updates[place].tolist(), reversed(outputs), strict=False):
+            if factor:
+                moved = moved + factor * output.float()
+        return moved.to(latents.dtype)
+
+    def scheduler(self, plain: Any) -> Any:
+        """Derive a sampler from one of flow matching."""
+        solver, kind = self, type(plain)
+
+        class FreeTimes(kind):  # type: ignore[misc, valid-type]
+            """Tells the denoiser the times of a solver, and follows it."""
+
+            @wraps(kind.set_timesteps)  # pipelines ask what it takes
+            def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+                super().set_timesteps(*args, **kwargs)
+                told = torch.tensor(solver.times, dtype=torch.float32, device=self.timesteps.device)
+                self.timesteps: Tensor = told * self.config.num_train_timesteps
+                self.sigmas = torch.cat([told, told.new_zeros(1)])
+                self._outputs: list[Tensor] = []
+
+            def step(
+                self,
+                model_output: Tensor,
+                timestep: Any,
+                sample: Tensor,
+                *args: Any,
+                **kwargs: Any,
+            ) -> tuple[Tensor]:
+                self._outputs.append(model_output)
+                place = len(self._outputs) - 1
+                self._step_index = place + 1
+                return (solver.advance(place, sample, self._outputs).to(model_output.dtype),)
+
+        return FreeTimes.from_config(plain.config)
+
+    @contextmanager
+    def applied(self, pipe: Any) -> Iterator[None]:
+        """Put it in the place of a pipeline's scheduler, for as long as it is entered."""
+        plain = pipe.scheduler
+        pipe.scheduler = self.scheduler(plain)
+        try:
+            yield
+        finally:
+            pipe.scheduler = plain
+
+
+class FreeRun(NamedTuple):
+    """What a solver did to some cases."""
+
+    latents: list[Tensor]
+    """(cases, ...) before every step, and after the last one."""
+    outputs: list[Tensor]
+    """(cases, ...) of the denoiser at every step, guided."""
+    images: Tensor | None
+    """(cases, 3, H, W) in [0, 1], if they were asked for."""
+
+
+class FreeLoop:
+    """Carries cases through the loop of a pipeline's own call, from any step on.
+
+    Args:
+        pipe: Of one denoiser, with a flow-matching sampler.
+        cases: Drawn together in one call.
+        steps: Of full compute.
+        call: Further arguments of the pipeline's call.
+
+    Attributes:
+        target: (cases, ...) final latents of full compute.
+        images: (cases, 3, H, W) what they are decoded to.
+        computes: Denoiser outputs of a case that were computed since.
+    """
+
+    def __init__(
+        self, pipe: Any, cases: Sequence[Case], *, steps: int, call: Mapping[str, Any]
+    ) -> None:
+        denoisers = list(denoisers_of(pipe).values())
+        if len(denoisers) != 1 or "FlowMatch" not in type(pipe.scheduler).__name__:
+            raise UnsupportedModelError(
+                "expected a pipeline of one denoiser and a flow-matching sampler to fit times, "
+                f"received {len(denoisers)} and {type(pipe.scheduler).__name__}"
+            )
+        self.pipe, self.cases, self.computes = pipe, list(cases), 0
+        self._call, (self._denoiser,) = dict(call), denoisers
+        notes = LoopNotes()
+        with hand_on(pipe, self._denoiser, notes):
+            self.images = self._draw(steps)
+        first = notes.steps[0]
+        self.target, self._start = notes.steps[-1].moved, first.latents
+        self._blanks = [blank(one, len(cases), len(cases)) for one in first.returned]
+
+    @torch.no_grad()
+    def run(
+        self,
+        solver: FreeSolver,
+        *,
+        known: FreeRun | None = None,
+        first: int = 0,
+        decode: bool = False,
+    ) -> FreeRun:
+        """Follow a solver.
+
+        Args:
+            solver: What is followed.
+            known: What one that tells the same times before `first` did, and differs in nothing
+                before its update of step `first` - 1.
+            first: Step from which on the denoiser is called.
+            decode: Whether images are wanted.
+        """
+        begun = FreeRun([self._start], [], None)
+        if known is not None and first:
+            begun = FreeRun(known.latents[:first], known.outputs[:first], None)
+            begun.latents.append(solver.advance(first - 1, begun.latents[-1], begun.outputs))
+        if first == len(solver.times) and not decode:
+            return begun
+        hand = _Hand(solver, begun, self._blanks, leaves=not decode)
+        plain, place = self.pipe.scheduler, vars(self.pipe)
+        place["scheduler"] = solver.scheduler(plain)
+        try:
+            with hand_on(self.pipe, self._denoiser, hand):
+                images = self._draw(len(solver.times))
+        except _Done:
+            images = None
+        finally:
+            place["scheduler"] = plain
+        self.computes += len(solver.times) - first
+        return begun._replace(images=images)
+
+    def levels(self, steps: int) -> Floats:
+        """Return the noise levels of so many steps of the pipeline's own sampler: (steps + 1,)."""
+        hand = _Hand(
+            FreeSolver(np.zeros(steps), np.ones(steps), np.zeros((steps, 0))),
+            FreeRun([self._start] * (steps + 1), [self._start] * steps, None),
+            self._blanks,
+            leaves=True,
+        )
+        with hand_on(self.pipe, self._denoiser, hand) as scheduler, suppress(_Done):
+            self._draw(steps)
+        return noise_levels(scheduler)
+
+    def _draw(self, steps: int) -> Tensor:
+        found: Tensor = self.pipe(
+            [case.prompt for case in self.cases],
+            generator=[torch.Generator().manual_seed(case.seed) for case in self.cases],
+            num_inference_steps=steps,
+            output_type="pt",
+            **self._call,
+        ).images
+        return found
+
+
+class _Done(BaseException):
+    """Leaves a pipeline's call before it decodes; nobody else raises or catches it."""
+
+
+class _Hand:
+    """Follows a solver from where a trace ends."""
+
+    def __init__(
+        self, solver: FreeSolver, trace: FreeRun, blanks: Sequence[Any], *, leaves: bool
+    ) -> None:
+        self._leaves = leaves
+        self._solver, self._trace, self._blanks = solver, trace, blanks
+        self._first, self._step, self._calls = len(trace.outputs), 0, 0
+
+    def call(self, plain: Callable[[], Any]) -> Any:
+        """Compute what is not known."""
+        place, self._calls = self._calls, self._calls + 1
+        return self._blanks[place] if self._step < self._first else plain()
+
+    def step(
+        self, plain: Callable[[], Tensor], idle: Callable[[], None], output: Tensor, latents: Tensor
+    ) -> Tensor:
+        """Take the step of the solver."""
+        step, trace = self._step, self._trace
+        self._step, self._calls = step + 1, 0
+        idle()
+        if step >= self._first:
+            trace.outputs.append(output.clone())
+            trace.latents.append(self._solver.advance(step, trace.latents[step], trace.outputs))
+        if self._leaves and self._step == len(self._solver.times):
+            raise _Done
+        return trace.latents[self._step]

@@ -1,0 +1,119 @@
+"""What is learned from full compute: L2P, and with free times DyWeight and S4S-Alt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.fitting import fit
+from benchmarks.peers.free import FreeLoop, FreeSolver
+from benchmarks.peers.linear import l2p_solvers
+from ditcache_rl.bench import Case
+from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.evaluate import silent
+from ditcache_rl.metrics import psnr_db
+from ditcache_rl.types import Floats
+
+#: Computed steps of solvers of either kind. Free times cost a run for every number of theirs.
+LEARNED_COMPUTES = (12, 10, 8, 7, 6, 5, 4, 3)
+FREE_COMPUTES = (7, 5, 4, 3)
+#: Outputs that an update weighs; the best is taken.
+_HISTORIES = (2, 3)
+#: Gauss-Newton steps of a fit, and times that S4S-Alt takes turns.
+_ROUNDS, _TURNS = 3, 2
+
+
+def learned(
+    name: str,
+    pipe: Any,
+    steps: int,
+    call: dict[str, Any],
+    cases: Sequence[Case],
+    select: Sequence[Case],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Learn the solvers of a contender, as a file holds them; none where a pipeline is none for it.
+
+    Args:
+        name: One of `LEARNERS`.
+        pipe: The pipeline.
+        steps: Denoising steps of the reference.
+        call: Further arguments of its call.
+        cases: That solvers are learned from.
+        select: That the length of their history is chosen on.
+        say: Hears why there are none.
+    """
+    try:
+        if name == "L2P":
+            return l2p_solvers(pipe, steps, call, cases, _fewer(LEARNED_COMPUTES, steps))
+        found: dict[str, Any] = {}
+        with silent(pipe):
+            loop, judge = (FreeLoop(pipe, part, steps=steps, call=call) for part in (cases, select))
+            for count in _fewer(FREE_COMPUTES, steps):
+                starts = [adams(loop.levels(count), n) for n in _HISTORIES if n <= count]
+                tried = [FREE[name](loop, start) for start in starts]
+                found[str(count)] = max(tried, key=lambda solver: _quality(judge, solver)).write()
+    except UnsupportedModelError as error:
+        say(f"without {name}: {error}")
+        return {}
+    return found
+
+
+def _fewer(counts: Sequence[int], steps: int) -> list[int]:
+    return [count for count in counts if count < steps]
+
+
+def dyweight(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
+    """Fit what outputs are weighed with together with the times that the denoiser is told.
+
+    Source: DyWeight (arXiv 2603.11607): multistep weights of every step, which need not sum to its
+    length, learned with the scale of the model's time; there by descent along trajectories, here by
+    Gauss-Newton steps on what they end with.
+    """
+    return fit([loop], start, ["updates", "times"], rounds=_ROUNDS)
+
+
+def s4s_alt(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
+    """Fit coefficients and times in turn, to decoded images.
+
+    Source: S4S-Alt (arXiv 2502.17423), which learns to end where a fine solver ends; without its
+    tolerance for other initial noise, as images are compared with those of the same noise here.
+    """
+    for _ in range(_TURNS):
+        for free in ("updates", "times"):
+            start = fit([loop], start, [free], rounds=1, images=True)
+    return start
+
+
+#: How a solver with free times is learned, by contender; and all that learn one.
+FREE: dict[str, Callable[[FreeLoop, FreeSolver], FreeSolver]] = {
+    "DyWeight-like": dyweight,
+    "S4S-Alt-like": s4s_alt,
+}
+LEARNERS = ("L2P", *FREE)
+
+
+def adams(levels: Floats, history: int) -> FreeSolver:
+    """Return the method of Adams and Bashforth over uneven noise levels.
+
+    Of second order, at the first step of first; later entries of the history are zero.
+
+    Args:
+        levels: (K + 1,), where it ends last.
+        history: Outputs that an update has room for, at least 2.
+    """
+    moves = np.diff(levels)
+    updates = np.zeros((len(moves), history))
+    updates[:, 0] = moves
+    slope = moves[1:] ** 2 / (2 * moves[:-1])
+    updates[1:, 0] += slope
+    updates[1:, 1] -= slope
+    return FreeSolver(np.asarray(levels[:-1]), np.ones(len(moves)), updates)
+
+
+def _quality(loop: FreeLoop, solver: FreeSolver) -> float:
+    images = loop.run(solver, decode=True).images
+    assert images is not None, "they were asked for"
+    return float(psnr_db(images, loop.images).mean())
