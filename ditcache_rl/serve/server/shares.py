@@ -16,7 +16,7 @@ from ditcache_rl.queueing import PRICES_DB, FittingPrice, Fronts, QueueState, at
 from ditcache_rl.serve.server.costs import CallCosts
 from ditcache_rl.serve.server.ticket import ImageTicket
 
-#: Schedules of a table that must be measured, for what they are worth to be fitted.
+#: Schedules of a table that must be measured, for the others to be left out.
 _KNOWN = 3
 #: PSNR of an image without gaps, as reports have it.
 _UNTOUCHED_DB = 60.0
@@ -64,7 +64,8 @@ class Shares:
         queue.waiting_s.sort(axis=1)
         ticks = self._costs.ticks(self._rows, self._sites)
         rule = FittingPrice(fronts, ticks, together=True, margin=_MARGIN)
-        level = int(rule.levels(queue, queue.psnr_db(fronts))[0])
+        reached_db = np.broadcast_to(fronts.fresh_db, (1, self._rows, fronts.steps + 1))
+        level = int(rule.levels(queue, reached_db)[0])
         worth = int(at_price(fronts.fresh_db, PRICES_DB[[level]])[0]) * self._sites
         free = level == int(np.searchsorted(PRICES_DB, rule.least_db))  # nobody would be late
         return [
@@ -84,15 +85,17 @@ class Shares:
 
 
 def _fronts(policy: Policy, steps: int) -> Fronts:
-    """Return what computes are worth: as the policy has measured, or as images of shapes lose."""
-    pacer, table = policy.pacer, policy.tables[steps]
-    if pacer is None or not table.is_at(pacer.sigmas) or policy.manifest.sites != 1:
-        return Fronts.nominal(steps)
-    known: dict[int, float] = {
-        computes: one.psnr_db
-        for computes, one in table.items()
-        if np.isfinite(one.psnr_db) and computes < steps
-    }
-    if len(known) < _KNOWN:
-        return Fronts.nominal(steps)
-    return Fronts.fitted(pacer.costs, {**known, steps: max(_UNTOUCHED_DB, *known.values())})
+    """Return what computes are worth to an image that has not begun.
+
+    That is what the policy has measured of the schedules that it would follow, and not a curve
+    through it: a compute between two of them buys nothing. Where it has not measured, images lose
+    as those of shapes do.
+    """
+    fronts, table = Fronts.nominal(steps), policy.tables[steps]
+    known = {computes: one.psnr_db for computes, one in table.items() if np.isfinite(one.psnr_db)}
+    if len(known) >= _KNOWN and policy.manifest.sites == 1:
+        reached_db = np.full(steps + 1, -np.inf)
+        reached_db[[*known]] = [*known.values()]
+        reached_db[steps] = max(_UNTOUCHED_DB, *known.values())
+        fronts.fresh_db = np.maximum.accumulate(reached_db)
+    return fronts

@@ -72,8 +72,8 @@ def test_a_call_has_as_many_rows_as_make_images_cheaper() -> None:
     together = CallCosts(fixed_s=0.02, row_s=0.001, compute_s=0.02, compute_row_s=0.001)
 
     assert one_by_one.rows_that_pay(8, 9) == 1
-    assert one_by_one.rows_that_pay(8, 2) == 3
-    assert together.rows_that_pay(8, 2) == 8
+    assert one_by_one.rows_that_pay(8, 2) == 2
+    assert together.rows_that_pay(8, 2) == 6
 
 
 def test_where_there_is_time_everybody_gets_what_was_asked_for(shapes: Policy) -> None:
@@ -98,6 +98,20 @@ def test_under_load_everybody_computes_less_and_floors_are_kept(shapes: Policy) 
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1] >= 2
     assert shares.target_of(batch[0], 7) == Target(budget=0.25)
+
+
+def test_computes_are_bought_only_where_a_measured_schedule_gains_by_them(shapes: Policy) -> None:
+    shares = Shares(shapes, CallCosts(**COSTS), rows=2)
+    table = shapes.tables[28]
+    known = {n: one.psnr_db for n, one in table.items() if np.isfinite(one.psnr_db)}
+
+    for places in range(0, 60, 3):
+        waiting = [ticket(4.0, most=28, asks_time=True) for _ in range(places)]
+        (given,) = shares.computes(
+            [ticket(1.0, most=28, asks_time=True)], waiting, time.perf_counter()
+        )
+        assert given in known
+        assert known[given] == max(psnr for n, psnr in known.items() if n <= given)
 
 
 @pytest.fixture(scope="module")
