@@ -27,8 +27,8 @@ TRACES, REQUESTS = 4, 200
 NOISE = 0.05
 #: A computed step of a row takes 20 ms on both, as that of the embedded pipeline.
 MACHINES = {
-    "one by one": {"fixed_s": 0.02, "row_s": 0.01, "compute_s": 0.0, "compute_row_s": 0.02},
-    "together": {"fixed_s": 0.02, "row_s": 0.01, "compute_s": 0.004, "compute_row_s": 0.016},
+    "one by one": {"compute_s": 0.0, "compute_row_s": 0.02},
+    "together": {"compute_s": 0.004, "compute_row_s": 0.016},
 }
 FIXED = (5, 6, 7, 9)
 _ROWS, _UNTOUCHED_DB = 8, 60.0
@@ -80,7 +80,7 @@ class SimulatedServer:
             waiting = sorted((one for one in waiting if one not in lost), key=_deadline)
             if not waiting:
                 continue
-            batch, waiting = next_batch(waiting, rows=self._rows)
+            batch, waiting = next_batch(waiting, self._costs, rows=self._rows)
             chosen = self._shares.computes(batch, waiting, now)
             ends = now + self._seconds(chosen)
             place = self._admit(waiting, tickets, comes_s, place, ends, ends=ends)
@@ -140,7 +140,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     details: dict[str, dict[str, list[float]]] = {}
     for name, prices in MACHINES.items():
-        costs = CallCosts(**prices)
+        costs = CallCosts(fixed_s=0.02, row_s=0.01, own_px=64 * 64, **prices)
         image_s = costs.batch_s(policy.steps[0], 1)
         traces = [
             Traffic.drawn(

@@ -36,6 +36,12 @@ def add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--most-px", type=int, default=2048, help="most pixels of a side")
     parser.add_argument(
+        "--most-request-px",
+        type=int,
+        default=1 << 24,
+        help="most pixels of all images of a request",
+    )
+    parser.add_argument(
         "--audit",
         type=float,
         default=0.0,
@@ -63,12 +69,15 @@ def run(options: Namespace) -> int:
         patience_s=options.patience_s,
         speedup=options.speedup,
         most_px=options.most_px,
+        most_request_px=options.most_request_px,
         audit=options.audit,
         shadow=options.shadow,
     )
     policy = open_policy(options.policy)
     pipe = open_pipeline(options.pipeline, dtype=options.dtype, device=options.device)
     app = server.open_app(pipe, policy, settings, model=options.pipeline, api_key=key)
-    print(f"serving {options.pipeline} under {options.policy} at {options.host}:{options.port}")
-    server.serve_forever(app, host=options.host, port=options.port, grace_s=settings.grace_s)
+    listening = server.listen(options.host, options.port)
+    where = server.address_of(listening)
+    print(f"serving {options.pipeline} under {options.policy} at {where}", flush=True)
+    server.serve_forever(app, listening, grace_s=settings.grace_s)
     return 0

@@ -18,7 +18,7 @@ from ditcache_rl.serve.server.costs import CallCosts
 from ditcache_rl.serve.server.engine import Engine
 from ditcache_rl.serve.server.measures import ServerMeasures
 from ditcache_rl.serve.server.painter import Painter
-from ditcache_rl.serve.server.process import serve_forever
+from ditcache_rl.serve.server.process import address_of, listen, serve_forever
 from ditcache_rl.serve.server.settings import ServerSettings, check_host
 from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage
 
@@ -32,7 +32,9 @@ __all__ = [
     "ServedImage",
     "ServerMeasures",
     "ServerSettings",
+    "address_of",
     "check_host",
+    "listen",
     "make_app",
     "open_app",
     "serve_forever",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from ditcache_rl._version import __version__
 from ditcache_rl.errors import BudgetError, closest
@@ -22,6 +21,7 @@ from ditcache_rl.serve.server.audits import Audits
 from ditcache_rl.serve.server.body import BodyLimit
 from ditcache_rl.serve.server.engine import Engine
 from ditcache_rl.serve.server.faults import handle_errors
+from ditcache_rl.serve.server.key import KeyCheck
 from ditcache_rl.serve.server.measures import ServerMeasures
 from ditcache_rl.serve.server.painter import Painter
 from ditcache_rl.serve.server.protocol import (
@@ -40,7 +40,8 @@ _LOG = logging.getLogger(__name__)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 413, 429, 500, 503, 504)
 }
-_BEARER = HTTPBearer(auto_error=False)
+#: For whoever reads the schema; `KeyCheck` asks for the key.
+_BEARER = Depends(HTTPBearer(auto_error=False))
 #: What nginx notes of clients that went away before there was an answer.
 _GONE = 499
 
@@ -85,7 +86,7 @@ def make_app(
         engine: Draws; not started yet.
         measures: Of the same engine.
         model: Name of what is served.
-        api_key: Must be in every request for an image; None for none.
+        api_key: Must be in every request but those for health; None for none.
     """
 
     @asynccontextmanager
@@ -97,14 +98,16 @@ def make_app(
             await asyncio.to_thread(engine.stop)
 
     app = FastAPI(title="ditcache-rl", version=__version__, lifespan=life)
-    app.add_middleware(BodyLimit, most_bytes=engine.settings.most_body_bytes)
+    told = measures.refused
+    app.add_middleware(BodyLimit, most_bytes=engine.settings.most_body_bytes, told=told)
+    if api_key is not None:  # outermost: of who has no key nothing is read
+        app.add_middleware(KeyCheck, api_key=api_key, told=told)
     measures.read(engine)
-    handle_errors(app)
-    key = Depends(_key_check(api_key))
-    _add_images(app, engine, measures, model=model, key=key)
+    handle_errors(app, told)
+    _add_images(app, engine, measures, model=model)
     _add_state(app, engine, measures)
 
-    @app.get("/v1/models", responses={401: _ERRORS[401]}, dependencies=[key])
+    @app.get("/v1/models", responses={401: _ERRORS[401]}, dependencies=[_BEARER])
     async def models() -> ModelList:
         """Name what is served."""
         return ModelList(data=[ModelFacts(id=model)])
@@ -112,30 +115,8 @@ def make_app(
     return app
 
 
-def _key_check(api_key: str | None) -> Callable[..., Awaitable[None]]:
-    """Return what refuses requests without the key."""
-
-    async def check_key(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-    ) -> None:
-        if api_key is None:
-            return
-        received = "" if given is None else given.credentials
-        if not hmac.compare_digest(received.encode(), api_key.encode()):
-            raise Refused(
-                "expected the server's API key as 'Authorization: Bearer KEY', received "
-                f"{'another one' if received else 'none'}",
-                status=401,
-                code="invalid_api_key",
-            )
-
-    return check_key
-
-
-def _add_images(
-    app: FastAPI, engine: Engine, measures: ServerMeasures, *, model: str, key: Any
-) -> None:
-    @app.post("/v1/images/generations", responses=_ERRORS, dependencies=[key])
+def _add_images(app: FastAPI, engine: Engine, measures: ServerMeasures, *, model: str) -> None:
+    @app.post("/v1/images/generations", responses=_ERRORS, dependencies=[_BEARER])
     async def generate(wanted: ImageRequest, request: Request) -> ImageResponse:
         """Draw images of a prompt."""
         began, outcome, drawn = time.perf_counter(), "failed", list[ServedImage]()
@@ -148,14 +129,14 @@ def _add_images(
             raise
         finally:
             seconds = time.perf_counter() - began
-            queue_s = max((one.queue_s for one in drawn), default=None)
-            measures.answered(outcome, seconds, queue_s)
             fields: dict[str, Any] = {
                 "outcome": outcome,
                 "images": wanted.n,
                 "seconds": round(seconds, 4),
             }
             if drawn:
+                queue_s = max(one.queue_s for one in drawn)
+                measures.answered(seconds, queue_s)
                 shares = [round(one.compute_share, 4) for one in drawn]
                 fields |= {"queue_s": queue_s, "target": drawn[0].target, "compute_share": shares}
             _LOG.info("request", extra={"fields": fields})
@@ -179,7 +160,12 @@ def _add_state(app: FastAPI, engine: Engine, measures: ServerMeasures) -> None:
             raise Refused("calls are being measured", status=503, code="not_ready", retry_after_s=1)
         return StateResponse(status="ready")
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={401: _ERRORS[401]},
+        dependencies=[_BEARER],
+    )
     async def metrics() -> PlainTextResponse:
         """Write what Prometheus reads."""
         return PlainTextResponse(measures.text(), media_type="text/plain; version=0.0.4")
@@ -206,6 +192,12 @@ def _tickets(engine: Engine, wanted: ImageRequest, model: str) -> list[ImageTick
     if size is not None and (max(size) > settings.most_px or size[0] % 16 or size[1] % 16):
         raise _invalid(
             f"size must be of multiples of 16 up to {settings.most_px}, received {wanted.size!r}"
+        )
+    count = wanted.n or 1
+    if count * engine.pixels(size) > settings.most_request_px:
+        raise _invalid(
+            f"expected images of at most {settings.most_request_px} pixels together, received "
+            f"{count} of {engine.pixels(size)}; ask for fewer or smaller ones"
         )
     try:
         least, most = engine.painter.bounds(wanted.target, steps)

@@ -52,6 +52,14 @@ class Audits:
         self.broken: deque[bool] = deque(maxlen=_REMEMBERED)
         self._share, self._min_psnr = share, min_psnr
         self._rng = np.random.default_rng(seed)
+        self._stopped = False
+        self._drawn: Sequence[ImageTicket] = ()
+
+    def stop(self) -> None:
+        """Have the audit that runs end at its next step, and begin no other."""
+        self._stopped = True
+        for ticket in self._drawn:
+            ticket.gone = True
 
     def consider(
         self,
@@ -61,10 +69,12 @@ class Audits:
         painted: Painted,
     ) -> None:
         """Audit a batch that was answered, or not; nothing that goes wrong here is anybody's."""
-        if self.verdict or self._rng.random() >= self._share:
+        if painter.run.distrusted or self._rng.random() >= self._share:
             return
         # Who has gone away, or has the answer, has an image that tells as much.
-        batch = [replace(ticket, gone=False) for ticket in batch]
+        self._drawn = batch = [replace(ticket, gone=False) for ticket in batch]
+        if self._stopped:
+            return
         try:
             if painted.log is None:
                 cached, reference = painter.draw(batch, targets), painted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ditcache_rl.serve.server.faults import answer_error
+from ditcache_rl.serve.server.faults import Told, answer_error
 
 
 class BodyLimit:
@@ -13,10 +13,11 @@ class BodyLimit:
     Args:
         app: Gets those that are short enough.
         most_bytes: Of a body.
+        told: Hears of what is refused.
     """
 
-    def __init__(self, app: ASGIApp, *, most_bytes: int) -> None:
-        self._app, self._most_bytes = app, most_bytes
+    def __init__(self, app: ASGIApp, *, most_bytes: int, told: Told) -> None:
+        self._app, self._most_bytes, self._told = app, most_bytes, told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -31,6 +32,7 @@ class BodyLimit:
             parts.append(message.get("body", b""))
             length, more = length + len(parts[-1]), message.get("more_body", False)
             if length > self._most_bytes:
+                self._told("body_too_large")
                 refused = answer_error(
                     413,
                     f"expected a body of at most {self._most_bytes} bytes, received more",

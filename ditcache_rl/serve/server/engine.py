@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ditcache_rl.inference import Target
-from ditcache_rl.schedules import modes_text
+from ditcache_rl.serve.server.answers import answer
 from ditcache_rl.serve.server.audits import Audits
 from ditcache_rl.serve.server.costs import CallCosts, measured_costs
-from ditcache_rl.serve.server.order import late_at_best, lost_by, next_batch
+from ditcache_rl.serve.server.order import ends_at_best, late_at_best, lost_by, next_batch
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
 from ditcache_rl.serve.server.ticket import (
     ImageTicket,
     Refused,
-    ServedImage,
     dead,
     failed,
     stopping,
 )
-from ditcache_rl.types import Mode
 
 _LOG = logging.getLogger(__name__)
 #: Longest that a client is told to stay away.
 _LONGEST_RETRY_S = 60.0
+#: A step that runs when the grace ends may take so long before the thread is left to itself.
+_LAST_STEP_S = 5.0
 
 
 class Engine:
@@ -59,6 +55,7 @@ class Engine:
         self.ready = threading.Event()
         self._watch = watch
         self._waiting: list[ImageTicket] = []
+        self._drawn: list[ImageTicket] = []
         self._news = threading.Condition()
         self._stopping = False
         self._ends = 0.0  # when the present call will probably end
@@ -71,19 +68,30 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take nothing more, finish what is there within the grace, and end the thread."""
+        """Take nothing more, finish what is there within the grace, and end the thread.
+
+        Audits end at once. What is not done after the grace is refused, and ends at its next step;
+        a pipeline whose step does not end either keeps its thread, and stays as it is.
+        """
         with self._news:
             self._stopping = True
             self._news.notify_all()
+        if self.audits is not None:
+            self.audits.stop()
+        if not self.ready.is_set():  # only calls that are measured run, for nobody
+            self.painter.ended.set()
         self._thread.join(self.settings.grace_s)
         with self._news:
-            for ticket in self._waiting:
-                ticket.gone = True
+            self.painter.ended.set()
+            for ticket in (*self._waiting, *self._drawn):
                 ticket.refuse(stopping())
             self._waiting.clear()
             self._news.notify_all()
-        self._thread.join()
-        self.painter.close()
+        self._thread.join(_LAST_STEP_S)
+        if self.alive:
+            _LOG.error("a step of the pipeline does not end; its thread is left to itself")
+        else:
+            self.painter.close()
 
     @property
     def _least(self) -> int:
@@ -99,6 +107,13 @@ class Engine:
     def waiting(self) -> int:
         """Images that wait."""
         return len(self._waiting)
+
+    def pixels(self, size: tuple[int, int] | None) -> int:
+        """Return the pixels of an image; 0 where that is not known before calls are measured."""
+        own = size or self.painter.size
+        if own is not None:
+            return own[0] * own[1]
+        return 0 if self._costs is None else self._costs.own_px
 
     def submit(self, tickets: Sequence[ImageTicket]) -> None:
         """Take tickets, all of them or none.
@@ -120,6 +135,7 @@ class Engine:
                 )
             self._drop_gone()
             now = time.perf_counter()
+            self._follow_no_more([*self._waiting, *tickets])
             if len(self._waiting) + len(tickets) > self.settings.places:
                 raise self._refused(
                     f"{len(self._waiting)} images wait already, of at most {self.settings.places}",
@@ -150,12 +166,19 @@ class Engine:
                 ticket.answer.cancel()
         self._waiting = [ticket for ticket in self._waiting if not ticket.gone]
 
+    def _follow_no_more(self, tickets: Sequence[ImageTicket]) -> None:
+        """Where the policy is trusted no more, have those need every compute who came before."""
+        if self.painter.run.distrusted:
+            for ticket in tickets:
+                whole = self.painter.policy.tables[ticket.steps].site_steps
+                ticket.least = ticket.most = whole
+
     def _refused(self, why: str, code: str, now: float) -> Refused:
         """Say when to come again: when the images that are here are probably done."""
         assert self._costs is not None
-        calls = -(-len(self._waiting) // self._rows)
-        least = max((one.least for one in self._waiting), default=1)
-        seconds = max(0.0, self._ends - now) + calls * self._costs.batch_s(least, self._rows)
+        ends, at = ends_at_best, max(now, self._ends)
+        *_, last = at, *(end for _, end in ends(self._waiting, at, self._costs, rows=self._rows))
+        seconds = last - now
         after_s = min(max(1.0, seconds), _LONGEST_RETRY_S)
         return Refused(
             f"{why}: come again in {after_s:.0f} s, or allow more time",
@@ -174,6 +197,8 @@ class Engine:
             costs = measured_costs(self.painter, rows=self.settings.rows)
             self._rows = costs.rows_that_pay(self.settings.rows, self._least)
             shares = Shares(self.painter.policy, costs, rows=self._rows)
+        except AbandonedError:
+            return
         except Exception:
             _LOG.exception("no call of the pipeline can be measured")
             return
@@ -192,6 +217,7 @@ class Engine:
     def _take(self, costs: CallCosts) -> list[ImageTicket]:
         """Take the next images off the queue, and tell those that cannot be in time any more."""
         self._drop_gone()
+        self._follow_no_more(self._waiting)
         now = time.perf_counter()
         lost = lost_by(self._waiting, now, costs)
         for ticket in lost:
@@ -203,11 +229,12 @@ class Engine:
                 )
             )
         self._waiting = [one for one in self._waiting if one not in lost]
-        if not self._waiting:
-            return []
-        batch, self._waiting = next_batch(self._waiting, rows=self._rows)
-        self._ends = now + costs.batch_s(max(one.most for one in batch), len(batch))
-        return batch
+        self._drawn = []
+        if self._waiting:
+            self._drawn, self._waiting = next_batch(self._waiting, costs, rows=self._rows)
+            most = max(one.most for one in self._drawn)
+            self._ends = now + costs.batch_s(most, costs.rows_of(self._drawn))
+        return self._drawn
 
     def _draw(
         self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
@@ -235,11 +262,13 @@ class Engine:
         began = time.perf_counter()
         computes = shares.computes(batch, waiting, began)
         targets = [shares.target_of(*one) for one in zip(batch, computes, strict=True)]
-        self._ends = began + costs.batch_s(max(computes), len(batch))
+        self._ends = began + costs.batch_s(max(computes), costs.rows_of(batch))
         painted = self._paint(batch, targets)
-        self._answer(batch, targets, painted, began)
-        if batch[0].size is None:  # calls of other sizes tell nothing of those that were measured
-            costs.note(costs.seconds(self._computing(batch, painted), len(batch)), painted.seconds)
+        answer(batch, targets, painted, began)
+        table = self.painter.policy.tables[batch[0].steps]
+        costs.note(
+            painted.computing(table.site_steps), len(batch), painted.seconds, size=batch[0].size
+        )
         self._watch(painted)
         if self.audits is not None and self._has_time(costs, batch):
             self.audits.consider(self.painter, batch, targets, painted)
@@ -249,40 +278,9 @@ class Engine:
             return self.painter.reference(batch)
         return self.painter.draw(batch, targets)
 
-    def _computing(self, batch: Sequence[ImageTicket], painted: Painted) -> NDArray[np.int64]:
-        """Return how many rows computed at each step and site: all where there was no policy."""
-        if painted.log is None:
-            return np.full(self.painter.policy.tables[batch[0].steps].site_steps, len(batch))
-        return np.asarray((painted.log.modes == Mode.COMPUTE).sum(axis=1)).ravel()
-
     def _has_time(self, costs: CallCosts, batch: Sequence[ImageTicket]) -> bool:
         """Tell whether a call with every step computed would make nobody late who waits."""
         steps = self.painter.policy.tables[batch[0].steps].site_steps
         with self._news:
-            self._ends = time.perf_counter() + costs.batch_s(steps, len(batch))
+            self._ends = time.perf_counter() + costs.batch_s(steps, costs.rows_of(batch))
             return not (self._stopping or self._late(self._waiting, time.perf_counter()))
-
-    def _answer(
-        self,
-        batch: Sequence[ImageTicket],
-        targets: Sequence[Target],
-        painted: Painted,
-        began: float,
-    ) -> None:
-        for row, (ticket, target) in enumerate(zip(batch, targets, strict=True)):
-            if ticket.gone or ticket.answer.done():
-                continue
-            log = painted.log
-            file = io.BytesIO()
-            painted.images[row].save(file, "PNG")
-            ticket.give(
-                ServedImage(
-                    png=file.getvalue(),
-                    target="" if log is None else str(target),
-                    modes="" if log is None else modes_text(log.modes[:, row]),
-                    compute_share=1.0 if log is None else float(log.compute_share[row]),
-                    queue_s=began - ticket.came,
-                    seconds=painted.seconds,
-                    rows=len(batch),
-                )
-            )

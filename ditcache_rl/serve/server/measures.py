@@ -22,12 +22,15 @@ class ServerMeasures:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "ditcache_requests", "Requests by how they ended", ["outcome"], registry=self.registry
+        self._refused = Counter(
+            "ditcache_refused",
+            "Requests without an answer, by reason",
+            ["reason"],
+            registry=self.registry,
         )
         self._latency = Histogram(
             "ditcache_request_seconds",
-            "From request to answer",
+            "From request to its images",
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -45,12 +48,14 @@ class ServerMeasures:
         """Have the state of an engine read whenever somebody asks."""
         self.registry.register(_State(engine))
 
-    def answered(self, outcome: str, seconds: float, queue_s: float | None = None) -> None:
-        """Count a request."""
-        self._requests.labels(outcome).inc()
+    def answered(self, seconds: float, queue_s: float) -> None:
+        """Count a request that got its images."""
         self._latency.observe(seconds)
-        if queue_s is not None:
-            self._queue.observe(queue_s)
+        self._queue.observe(queue_s)
+
+    def refused(self, reason: str) -> None:
+        """Count a request that got none: what is told at once says nothing of latency."""
+        self._refused.labels(reason).inc()
 
     def called(self, painted: Painted) -> None:
         """Count a call of the pipeline."""

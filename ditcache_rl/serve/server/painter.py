@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ArtifactError, ConfigError
@@ -19,6 +22,7 @@ from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server.ticket import ImageTicket
+from ditcache_rl.types import Mode
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,6 +40,12 @@ class Painted(NamedTuple):
     """None where the policy was left out."""
     seconds: float
 
+    def computing(self, site_steps: int) -> NDArray[np.int64]:
+        """Return how many rows computed at each of so many steps and sites."""
+        if self.log is None:
+            return np.full(site_steps, len(self.images))
+        return np.asarray((self.log.modes == Mode.COMPUTE).sum(axis=1)).ravel()
+
 
 class Painter:
     """Has a pipeline under a policy, for one thread.
@@ -49,6 +59,7 @@ class Painter:
     Attributes:
         policy: Is followed.
         run: The attachment, whose end is `close`.
+        ended: Once it is set, calls end at their next step.
 
     Raises:
         ArtifactError: If the policy belongs to another model.
@@ -63,6 +74,7 @@ class Painter:
             raise ConfigError(
                 f"expected a pipeline that draws images of prompts, received {type(pipe).__name__}"
             )
+        self.ended = threading.Event()
         self._usual = Target(speedup=speedup)
         self.run: Run = attach(pipe, policy, speedup=speedup, **options)
 
@@ -98,11 +110,14 @@ class Painter:
     def draw(self, tickets: Sequence[ImageTicket], targets: Sequence[Target]) -> Painted:
         """Draw images under the policy; arguments are one for each.
 
-        Where nothing finite comes of estimates, they are drawn once more without.
+        Where nothing finite comes of estimates, they are drawn once more without; where the policy
+        is followed no more, without at once.
 
         Raises:
             AbandonedError: If meanwhile nobody waits any more.
         """
+        if self.run.distrusted:
+            return self.reference(tickets)
         try:
             with asking(TargetsByRow(tuple(targets))):
                 images, seconds = self._timed(self._pipe, tickets)
@@ -143,7 +158,7 @@ class Painter:
             def look(
                 pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]
             ) -> dict[str, Any]:
-                if all(one.gone for one in tickets):
+                if self.ended.is_set() or all(one.gone for one in tickets):
                     raise AbandonedError
                 return {}
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sys
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+
+from ditcache_rl.errors import ConfigError
+
+#: Connections that wait to be taken, as uvicorn has it.
+_BACKLOG = 2048
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,17 +34,42 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def serve_forever(app: FastAPI, *, host: str, port: int, grace_s: float) -> None:
-    """Serve until the process is told to stop, and then finish what there is."""
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port, whose number the socket then tells.
+
+    Raises:
+        ConfigError: If it is not to be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:  # OverflowError: no port has such a number
+        raise ConfigError(
+            f"expected a port that is free, received {host}:{port}: {error}; choose another --port"
+        ) from error
+
+
+def address_of(listening: socket.socket) -> str:
+    """Write where a socket is reached."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_forever(app: FastAPI, listening: socket.socket, *, grace_s: float) -> None:
+    """Serve until the process is told to stop, and then finish what there is.
+
+    Args:
+        app: Answers.
+        listening: Of `listen`; closed in the end.
+        grace_s: Seconds that requests have to be finished.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets=[listening])

@@ -21,8 +21,10 @@ class ServerSettings:
         patience_s: Seconds that a request may take which names no deadline.
         speedup: Target of requests that name none.
         most_px: Most pixels of a side.
+        most_request_px: Most pixels of all images of a request together.
         most_body_bytes: Most bytes of a request.
-        grace_s: Seconds that a server which is told to stop takes to finish what it has.
+        grace_s: Seconds that a server which is told to stop takes to finish what was asked for;
+            audits end at once, and what is left after it ends at its next step.
         audit: Share of batches that are drawn once more with every step computed.
         shadow: Whether answers are drawn without the policy, and the policy only in audits.
 
@@ -35,6 +37,7 @@ class ServerSettings:
     patience_s: float = 60.0
     speedup: float = 2.0
     most_px: int = 2048
+    most_request_px: int = 1 << 24
     most_body_bytes: int = 1 << 16
     grace_s: float = 30.0
     audit: float = 0.0
@@ -46,6 +49,7 @@ class ServerSettings:
         check_within("patience_s", self.patience_s, 0, above=True)
         check_within("speedup", self.speedup, 1)
         check_within("most_px", self.most_px, 8, 1 << 16, whole=True)
+        check_within("most_request_px", self.most_request_px, 64, 1 << 40, whole=True)
         check_within("most_body_bytes", self.most_body_bytes, 256, 1 << 30, whole=True)
         check_within("grace_s", self.grace_s, 0)
         check_within("audit", self.audit, 0, 1)

@@ -6,6 +6,7 @@ here is in time. Rows of a call end together, so it is asked once, when a call b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,9 @@ _UNTOUCHED_DB = 60.0
 _MARGIN = 0.9
 #: Who is past the deadline is taken to have so much time left.
 _TINY_S = 1e-3
+#: An image of so many times the work counts for no more: what the batch before it computes then
+#: hardly matters to it, and the rule would spend its time on counting.
+_MOST_TIMES = 256
 
 
 class Shares:
@@ -47,22 +51,23 @@ class Shares:
         """Return the site computes of each image of a call that begins now.
 
         Args:
-            batch: Of the same steps.
+            batch: Of the same steps and size.
             waiting: Whoever comes later, in the order of their deadlines.
             now: Reading of `time.perf_counter`.
         """
         fronts = self._fronts[batch[0].steps]
-        queue = QueueState.empty(1, self._rows, max(1, len(waiting)))
-        around_s = self._costs.around_s(len(batch))
+        deadlines, size = self._deadlines(waiting, batch[0].size), batch[0].size
+        queue = QueueState.empty(1, self._rows, max(1, len(deadlines)))
+        around_s = self._costs.around_s(self._costs.rows_of(batch))
         queue.active[0, : len(batch)] = True
-        queue.deadline_s[0, : len(batch)] = [self._left_s(one, now, around_s) for one in batch]
+        queue.deadline_s[0, : len(batch)] = [_left_s(one.deadline, now, around_s) for one in batch]
         # Every batch before somebody has what a call costs beside its computes.
-        queue.waiting_s[0, : len(waiting)] = [
-            self._left_s(one, now, around_s * (2 + place // self._rows))
-            for place, one in enumerate(waiting)
+        queue.waiting_s[0, : len(deadlines)] = [
+            _left_s(one, now, around_s * (2 + place // self._rows))
+            for place, one in enumerate(deadlines)
         ]
         queue.waiting_s.sort(axis=1)
-        ticks = self._costs.ticks(self._rows, self._sites)
+        ticks = self._costs.ticks(self._rows, self._sites, size)
         rule = FittingPrice(fronts, ticks, together=True, margin=_MARGIN)
         reached_db = np.broadcast_to(fronts.fresh_db, (1, self._rows, fronts.steps + 1))
         level = int(rule.levels(queue, reached_db)[0])
@@ -79,9 +84,27 @@ class Shares:
             return ticket.floor
         return Target(budget=computes / (ticket.steps * self._sites))
 
-    @staticmethod
-    def _left_s(ticket: ImageTicket, now: float, around_s: float) -> float:
-        return max(ticket.deadline - now - around_s, _TINY_S)
+    def _deadlines(
+        self, waiting: Sequence[ImageTicket], size: tuple[int, int] | None
+    ) -> list[float]:
+        """Return deadlines of the waiting, counted in images of a size.
+
+        One of twice the work waits as two, and of half the work two wait as one, by the deadline of
+        the first.
+        """
+        found, owed, first = list[float](), 0.0, math.inf
+        for one in waiting:
+            owed += self._costs.load(one.size) / self._costs.load(size)
+            first = min(first, one.deadline)
+            if owed >= 1:
+                found += [first] * min(int(owed), _MOST_TIMES)
+                owed %= 1
+                first = one.deadline if owed else math.inf
+        return [*found, first] if owed else found
+
+
+def _left_s(deadline: float, now: float, around_s: float) -> float:
+    return max(deadline - now - around_s, _TINY_S)
 
 
 def _fronts(policy: Policy, steps: int) -> Fronts:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def test_prometheus_reads_what_was_done(client: Any) -> None:
     text = client.get("/metrics").text
 
     for name in (
-        'ditcache_requests_total{outcome="drawn"}',
+        'ditcache_refused_total{reason="invalid_value"}',
         "ditcache_request_seconds_count",
         "ditcache_queue_seconds_count",
         'ditcache_site_steps_total{mode="compute"}',
@@ -190,6 +191,60 @@ def test_prometheus_reads_what_was_done(client: Any) -> None:
     assert client.get("/health").json() == {"status": "alive"}
 
 
+def test_who_is_refused_counts_by_reason_and_not_for_latency(pipe: Any, policy: Policy) -> None:
+    def read(name: str) -> float:
+        found = re.search(rf"^ditcache_{re.escape(name)} (.*)$", client.get("/metrics").text, re.M)
+        return float(found[1]) if found else 0.0
+
+    with serving(pipe, policy, rows=1, places=2, most_px=64, most_request_px=64 * 64) as client:
+        bodies: list[dict[str, Any]] = [
+            {"n": 0},
+            {"size": "128x128"},
+            {"n": 3},
+            {"deadline_s": 1e-6},
+            {"model": "tony"},
+            {"prompt": "x" * 70_000},
+        ]
+        statuses = [ask(client, **body).status_code for body in bodies]
+        client.get("/nowhere")
+        client.get("/ready")
+        assert ask(client, n=1).status_code == 200
+        reasons = {
+            reason: read(f'refused_total{{reason="{reason}"}}')
+            for reason in (
+                "invalid_value",
+                "deadline_out_of_reach",
+                "model_not_found",
+                "body_too_large",
+                "no_such_address",
+                "not_ready",
+            )
+        }
+        count = read("request_seconds_count")
+
+    assert statuses == [400, 400, 400, 429, 404, 413]
+    assert reasons == {
+        "invalid_value": 3,
+        "deadline_out_of_reach": 1,
+        "model_not_found": 1,
+        "body_too_large": 1,
+        "no_such_address": 1,
+        "not_ready": 0,
+    }
+    assert count == 1
+
+
+def test_pixels_of_all_images_of_a_request_have_a_limit(pipe: Any, policy: Policy) -> None:
+    with serving(pipe, policy, rows=1, most_px=128, most_request_px=128 * 128) as client:
+        own, large = ask(client, n=5), ask(client, n=2, size="128x128")
+        one = ask(client, n=1, size="128x128")
+
+    assert (own.status_code, large.status_code, one.status_code) == (400, 400, 200)
+    message = "at most 16384 pixels together, received 2 of 16384; ask for fewer or smaller ones"
+    assert message in large.json()["error"]["message"]
+    assert "received 5 of 4096" in own.json()["error"]["message"]
+
+
 def test_only_who_has_the_key_is_served(pipe: Any, policy: Policy) -> None:
     with serving(pipe, policy, key=KEY, rows=1) as client:
         refused = [ask(client), client.get("/v1/models")]
@@ -198,8 +253,30 @@ def test_only_who_has_the_key_is_served(pipe: Any, policy: Policy) -> None:
         served = ask(client)
 
     assert [answer.status_code for answer in (*refused, wrong, served)] == [401, 401, 401, 200]
+    assert wrong.headers["www-authenticate"] == "Bearer"
     assert "received none" in refused[0].json()["error"]["message"]
     assert "received another one" in wrong.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("key", [None, KEY, "schlüssel"])
+def test_with_a_key_only_health_is_open(pipe: Any, policy: Policy, key: str | None) -> None:
+    with serving(pipe, policy, key=key, rows=1) as client:
+        told = {
+            path: [client.get(path, headers=headers).status_code for headers in _sent(key)]
+            for path in ("/metrics", "/docs", "/redoc", "/openapi.json", "/v1/models", "/nowhere")
+        }
+        open_to_all = [client.get(path).status_code for path in ("/health", "/ready")]
+
+    assert open_to_all == [200, 200]
+    there = {path: 404 if path == "/nowhere" else 200 for path in told}
+    first = {path: there[path] if key is None else 401 for path in told}
+    assert told == {path: [first[path], first[path], there[path]] for path in told}
+
+
+def _sent(key: str | None) -> list[dict[str, bytes]]:
+    """Headers without a key, with another scheme, and with the key."""
+    sent = [b"Basic " + (key or KEY).encode(), b"Bearer " + (key or KEY).encode()]
+    return [{}, *({"Authorization": one} for one in sent)]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.4", "example.org", "::"])

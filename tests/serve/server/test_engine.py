@@ -1,8 +1,11 @@
 """Who is drawn, who waits, and how much each computes."""
 
 import math
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,19 @@ from ditcache_rl.serve.server import (
     ServedImage,
     ServerSettings,
 )
+from ditcache_rl.serve.server.order import next_batch
 from ditcache_rl.serve.server.shares import Shares
 from tests.kit.environment import untrained_policy
 from tests.kit.pipelines import build_tiny_pipe
 
 #: 28 steps of the embedded pipeline on a machine where rows come one after the other.
-COSTS = {"fixed_s": 0.02, "row_s": 0.01, "compute_s": 0.0, "compute_row_s": 0.02}
+COSTS: dict[str, Any] = {
+    "fixed_s": 0.02,
+    "row_s": 0.01,
+    "compute_s": 0.0,
+    "compute_row_s": 0.02,
+    "own_px": 64 * 64,
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +61,28 @@ def ticket(within_s: float, **given: Any) -> ImageTicket:
 
 def test_costs_of_calls_are_found_and_followed() -> None:
     true = {"fixed_s": 0.05, "row_s": 0.01, "compute_s": 0.02, "compute_row_s": 0.005}
+    px = 64 * 64
 
     def seconds(rows: int, computes: int) -> float:
         return 0.05 + 0.01 * rows + computes * (0.02 + 0.005 * rows)
 
-    costs = CallCosts.measured(seconds, rows=8, least=2, most=28)
-    same = CallCosts(**true)
+    costs = CallCosts.measured(seconds, rows=8, least=2, most=28, own_px=px)
+    same = CallCosts(**true, own_px=px)
 
     for rows, computes in ((1, 28), (5, 9), (8, 2)):
         counts = np.full(computes, rows)
         assert costs.batch_s(computes, rows) == pytest.approx(seconds(rows, computes))
         assert costs.seconds(counts, rows) == pytest.approx(same.seconds(counts, rows))
     for _ in range(60):
-        costs.note(costs.batch_s(9, 4), 3 * seconds(4, 9))
+        costs.note(np.full(9, 4), 4, 3 * seconds(4, 9))
     assert costs.batch_s(20, 1) == pytest.approx(3 * seconds(1, 20), rel=0.01)
 
 
 def test_a_call_has_as_many_rows_as_make_images_cheaper() -> None:
     one_by_one = CallCosts(**COSTS)
-    together = CallCosts(fixed_s=0.02, row_s=0.001, compute_s=0.02, compute_row_s=0.001)
+    together = CallCosts(
+        fixed_s=0.02, row_s=0.001, compute_s=0.02, compute_row_s=0.001, own_px=64 * 64
+    )
 
     assert one_by_one.rows_that_pay(8, 9) == 1
     assert one_by_one.rows_that_pay(8, 2) == 2
@@ -121,7 +134,9 @@ def engine(tiny_call: dict[str, Any]) -> Engine:
     engine = Engine(
         Painter(pipe, untrained_policy(pipe, tiny_call)), ServerSettings(rows=2, places=5)
     )
-    engine._costs = CallCosts(fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=1.0)
+    engine._costs = CallCosts(
+        fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=1.0, own_px=64 * 64
+    )
     return engine
 
 
@@ -141,7 +156,7 @@ def test_a_full_queue_and_a_deadline_out_of_reach_are_refused_at_once(engine: En
     taken = time.perf_counter() - began
 
     assert (late.value.status, full.value.status) == (429, 429)
-    assert full.value.retry_after_s == pytest.approx(4.0)
+    assert full.value.retry_after_s == pytest.approx(3.0)  # two beside each other, and one
     assert engine.waiting == 3
     assert taken < 0.05
     engine.forget(list(engine._waiting))
@@ -261,14 +276,199 @@ def test_who_is_followed_no_more_needs_every_compute(engine: Engine) -> None:
         painter.run.distrust("")
 
 
-def test_calls_of_other_sizes_do_not_count_for_what_calls_take(engine: Engine) -> None:
-    costs = CallCosts(fixed_s=9.0, row_s=0.0, compute_s=9.0, compute_row_s=0.0)
+def test_calls_of_other_sizes_do_not_count_for_what_those_of_the_own_size_take(
+    engine: Engine,
+) -> None:
+    costs = CallCosts(fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=9.0, own_px=64 * 64)
     shares = Shares(engine.painter.policy, costs, rows=2)
 
     engine._draw([four(60, size=(32, 32))], [], shares, costs)
     assert costs.slowness == 1.0
     engine._draw([four(60)], [], shares, costs)
     assert costs.slowness < 1.0
+
+
+def test_an_image_of_many_pixels_counts_for_as_many_rows() -> None:
+    costs = CallCosts(fixed_s=1.0, row_s=0.1, compute_s=0.5, compute_row_s=0.25, own_px=64 * 64)
+
+    for n, size, rows in ((1, (128, 64), 2), (3, (128, 128), 12), (1, (2048, 2048), 1024)):
+        found = costs.rows_of([ticket(1, size=size)] * n)
+        assert found == rows
+        assert costs.batch_s(7, found) == pytest.approx(1 + 0.1 * rows + 7 * (0.5 + 0.25 * rows))
+        assert costs.seconds(np.full(7, n), n, size) == pytest.approx(costs.batch_s(7, found))
+    assert costs.rows_of([ticket(1)] * 3) == 3
+
+
+def test_how_attention_grows_is_learned_from_what_was_served() -> None:
+    """Times of tokens and of tokens squared, as linear layers and attention take."""
+    costs = CallCosts(fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=1.0, own_px=64 * 64)
+
+    def seconds(side: int) -> float:
+        tokens = (side / 64) ** 2
+        return 4 * 0.5 * (tokens + tokens**2)
+
+    computing = np.ones(4, dtype=np.int64)
+    for side in (128, 256):
+        first = costs.seconds(computing, 1, (side, side))
+        assert (side / 64) ** 2 * 4 <= first + 1e-9 < seconds(side), "at least by the pixels"
+        for _ in range(2):
+            costs.note(computing, 1, seconds(side), (side, side))
+        assert costs.seconds(computing, 1, (side, side)) == pytest.approx(seconds(side))
+    assert costs.slowness == 1.0
+    # Beyond and between, by what is known: never by more than attention, or less than the pixels.
+    beyond, between = (costs.seconds(computing, 1, (side, side)) for side in (512, 192))
+    assert 0.7 * seconds(512) < beyond <= 16 * 4 * seconds(256)
+    assert between == pytest.approx(seconds(192), rel=0.15)
+    assert costs.seconds(computing, 1, (32, 32)) == pytest.approx(1.0)
+
+
+def test_sizes_that_are_remembered_have_an_end() -> None:
+    costs = CallCosts(**COSTS)
+    for side in range(80, 80 + 16 * 100, 16):
+        costs.note(np.ones(4, dtype=np.int64), 1, 1.0, (side, side))
+
+    assert len(costs._loads) <= 32
+    assert costs.load(None) == 1.0
+
+
+def test_a_large_image_is_not_admitted_as_if_it_were_small(engine: Engine) -> None:
+    # An image of the policy's size takes a second at best, so one of 256 times the pixels 256 s.
+    with pytest.raises(Refused, match="not even the cheapest"):
+        engine.submit([four(200, size=(1024, 1024))])
+    engine.submit([four(300, size=(1024, 1024))])
+    with pytest.raises(Refused, match="in time for everybody"):
+        engine.submit([four(290)] * 2 + [four(290, size=(512, 512))])
+
+    engine._ends = 0.0
+    engine.forget(list(engine._waiting))
+
+
+def test_a_call_has_no_more_pixels_than_its_rows_at_the_own_size() -> None:
+    costs, rows = CallCosts(**COSTS), 8
+    for size, count in (((64, 64), 8), ((32, 32), 8), ((128, 64), 4), ((2048, 2048), 1)):
+        waiting = [ticket(9, size=size) for _ in range(20)]
+        batch, left = next_batch(waiting, costs, rows=rows)
+        assert (len(batch), len(left)) == (count, 20 - count)
+
+
+def test_an_image_of_twice_the_work_waits_as_two(shapes: Policy) -> None:
+    costs = CallCosts(**COSTS)
+    shares, batch = Shares(shapes, costs, rows=4), [ticket(3.0, most=28, asks_time=True)]
+    now = time.perf_counter()
+
+    def found(*waiting: ImageTicket) -> int:
+        return shares.computes(batch, waiting, now)[0]
+
+    two, halves = (128, 64), (64, 32)
+    many = found(*(ticket(3.0) for _ in range(24)))
+    assert found(*(ticket(3.0, size=two) for _ in range(12))) == many
+    assert found(*(ticket(3.0, size=halves) for _ in range(48))) == many
+    assert many < found(*(ticket(3.0) for _ in range(12)))
+    vast = [ticket(30.0, size=(2048, 2048)) for _ in range(64)]
+    began = time.perf_counter()
+    found(*vast)
+    assert time.perf_counter() - began < 1.0, "counting must not hold up a call"
+
+
+def test_who_waits_when_the_policy_is_trusted_no_more_is_drawn_without_it(
+    engine: Engine,
+) -> None:
+    painter, costs = engine.painter, CallCosts(**COSTS)
+    shares = Shares(painter.policy, costs, rows=2)
+    waiting = [four(60, most=1), four(60, most=1)]
+    engine.submit(waiting)
+    finished = len(painter.run.logs)
+    painter.run.distrust("for a test")
+    try:
+        with engine._news:
+            batch = engine._take(costs)
+        late = four(60, most=1)  # bounds of before, and only now in the queue
+        engine.submit([late])
+        engine._draw(batch, [], shares, costs)
+    finally:
+        painter.run.distrust("")
+
+    assert len(batch) == 2
+    assert [(one.least, one.most) for one in (*batch, late)] == [(4, 4)] * 3
+    for one in batch:
+        drawn = one.answer.result(timeout=0)
+        assert (drawn.target, drawn.compute_share) == ("", 1.0)
+    assert len(painter.run.logs) == finished, "the plain pipeline drew"
+    engine._ends = 0.0
+    engine.forget([late])
+
+
+@contextmanager
+def stopped(
+    tiny_call: dict[str, Any], *, audit: float = 0.0, grace_s: float = 30.0
+) -> Iterator[tuple[Engine, list[int], threading.Event, threading.Event]]:
+    """A running engine; calls of its transformer, an event that each sets and one it waits for."""
+    pipe, calls = build_tiny_pipe(), list[int]()
+    came, go = threading.Event(), threading.Event()
+    settings = ServerSettings(rows=1, grace_s=grace_s)
+    painter = Painter(pipe, untrained_policy(pipe, tiny_call))
+    engine = Engine(painter, settings, audits=Audits(audit) if audit else None)
+    engine.start()
+    assert engine.ready.wait(60)
+
+    def called(*given: Any) -> None:
+        calls.append(1)
+        came.set()
+        go.wait(60)
+
+    hook = pipe.transformer.register_forward_pre_hook(called)
+    try:
+        yield engine, calls, came, go
+    finally:
+        go.set()
+        engine._thread.join(60)
+        hook.remove()
+        painter.close()
+
+
+def test_a_server_that_is_stopped_waits_for_no_audit(tiny_call: dict[str, Any]) -> None:
+    with stopped(tiny_call, audit=1.0) as (engine, calls, came, go):
+        go.set()
+        asked = four(60)
+        engine.submit([asked])
+        asked.answer.result(60)  # and now the audit
+        go.clear()
+        came.clear()
+        assert came.wait(60)
+        del calls[:]
+        stopping = threading.Thread(target=engine.stop)
+        stopping.start()
+        while not engine.audits._stopped:  # type: ignore[union-attr]
+            time.sleep(0.001)
+        go.set()
+        stopping.join(60)
+
+        assert not engine.alive
+        assert not calls, "the audit went on"
+        assert engine.audits.count == 0  # type: ignore[union-attr]
+
+
+def test_what_is_not_done_after_the_grace_is_refused_and_ends(
+    tiny_call: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ditcache_rl.serve.server.engine._LAST_STEP_S", 0.1)
+    with stopped(tiny_call, grace_s=0.1) as (engine, calls, came, go):
+        tickets = [four(600), four(600)]
+        engine.submit(tickets)
+        assert came.wait(60)
+        began = time.perf_counter()
+        engine.stop()
+        taken = time.perf_counter() - began
+
+        assert taken < 5.0, "a step that does not end holds up nobody"
+        for one in tickets:
+            refused = one.answer.exception(timeout=0)
+            assert isinstance(refused, Refused)
+            assert refused.code == "stopping"
+        assert engine.alive
+        go.set()
+        engine._thread.join(60)
+        assert len(calls) == 1
 
 
 def test_audits_judge_when_too_many_images_are_below_their_floor() -> None:

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,9 @@ from PIL import Image
 from schemathesis.core.result import Ok
 
 from ditcache_rl.cli import main
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.policy import save_policy
+from ditcache_rl.serve.server import address_of, listen
 from tests.kit.environment import PROMPTS, untrained_policy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,18 +38,18 @@ def served(
 ) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
     save_policy(untrained_policy(tiny_pipe, tiny_call), folder / "policy", card="for a test")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "ditcache_rl.cli", "serve", str(tiny_folder)]
-    command += ["--policy", str(folder / "policy"), "--port", str(port), "--rows", "2"]
+    command += ["--policy", str(folder / "policy"), "--port", "0", "--rows", "2"]
     log = folder / "log.jsonl"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, env=dict(os.environ)
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env=dict(os.environ)
         )
-    url = f"http://127.0.0.1:{port}"
     try:
+        assert process.stdout is not None
+        line = process.stdout.readline().decode().rstrip()
+        url = line.rpartition(" at ")[2]  # of port 0, the one that was taken
+        assert url.startswith("http://127.0.0.1:"), log.read_text()
         until = time.monotonic() + 300
         while True:
             assert process.poll() is None, log.read_text()
@@ -61,7 +62,8 @@ def served(
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGTERM)
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     drawn = [line for line in lines if line.get("outcome") == "drawn"]
     assert drawn
@@ -95,7 +97,7 @@ def test_who_hangs_up_is_drawn_no_more(served: str) -> None:
         )
 
     until = time.monotonic() + 60
-    while 'ditcache_requests_total{outcome="client_gone"} 1.0' not in _metrics(served):
+    while 'ditcache_refused_total{reason="client_gone"} 1.0' not in _metrics(served):
         assert time.monotonic() < until
     while "ditcache_waiting 0.0" not in _metrics(served):
         assert time.monotonic() < until
@@ -121,6 +123,27 @@ def test_nothing_that_the_schema_allows_or_forbids_is_an_error_of_the_server(ser
 
         check()
     assert {"/v1/images/generations", "/v1/models", "/health", "/ready", "/metrics"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("host", "written"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")]
+)
+def test_a_port_is_told_as_it_is(host: str, written: str) -> None:
+    with listen(host, 0) as taken:
+        port = taken.getsockname()[1]
+        assert port > 0
+        assert address_of(taken) == f"{written}{port}"
+        with pytest.raises(ConfigError, match=rf"free, received {host}:{port}: .*another --port"):
+            listen(host, port)
+    with pytest.raises(ConfigError, match=r"received 127.0.0.1:65536: "):
+        listen("127.0.0.1", 65536)
+
+
+def test_a_policy_of_another_model_is_not_served(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(tiny_folder), "--policy", "shapes-ppo"]) == 2
+    assert "expected transformer" in capsys.readouterr().err
 
 
 def test_a_server_without_a_key_is_for_this_machine_alone(
