@@ -1,11 +1,14 @@
 """A server under load: is everybody served, how much faster, and what becomes of deadlines?
 
-Clients ask the embedded pipeline over the loopback, one request after the other: first for full
-compute, then for twice the speed; images are then drawn alone with the same decisions, and
-compared bit by bit. Who asks while all places are taken tells how fast a refusal is.
-Bursts at 1.3 times what full compute could serve go to the engine directly, with deadlines of 1.2
-to 4 times what an image takes alone; every fixed schedule serves the same trace, and the best one
-is compared that keeps as many deadlines.
+`clients`: 32 ask the embedded pipeline over the loopback, one request after the other, by turns for
+full compute and for twice the speed. Images are then drawn alone with the same decisions, and
+compared bit by bit; memory is that of the server's process after each turn.
+`overload`: who asks while all places are taken tells how fast a refusal is.
+`bursts`: requests at 1.3 times what full compute could serve go to the engine directly, with
+deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to
+the one of the most computes that keeps as many deadlines.
+`drift`: weights change while every batch is audited, until the policy is switched off. Told is the
+most audits that took where the policy's images were below their floor.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +25,9 @@ from PIL import Image
 
 import ditcache_rl as dc
 from benchmarks.harness import Benchmark, console, parser
-from benchmarks.served.bursts import Burst, drawn_alone, play, traffic_of
+from benchmarks.served.bursts import drawn_alone, most_in_time, play, traffic_of
 from benchmarks.served.clients import Exchange, crowd, rush, serving
+from benchmarks.served.drift import drifts
 from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
 from ditcache_rl.instrument.attachment import plain_call
@@ -35,54 +39,67 @@ CLIENTS, PLACES, ROWS = 32, 40, 4
 ROUNDS = 2
 #: Requests, one after the other, that find all places taken.
 REFUSED = 20
-#: Images that are drawn once more, alone.
-COMPARED = 64
-#: Computes of the fixed schedules.
-FIXED = (2, 3, 4, 5, 6, 7, 9, 12)
-FIXED_QUICK = (2, 4, 7)
+#: Changes of weights, over their standard deviation; of the first there is nothing to be noticed.
+CHANGES = (0.0, 0.3, 0.6, 1.0)
+#: Requests before weights change; after that, at most as many as may be audited.
+BEFORE, AUDITED = 10, 20
+
+Measured = tuple[dict[str, float], dict[str, Any]]
+
+
+class Amounts(NamedTuple):
+    """How much is asked for."""
+
+    seconds: float
+    """Of clients."""
+    compared: int
+    """Images that are drawn once more, alone."""
+    requests: int
+    """In bursts."""
+    changes: Sequence[float]
+
+
+FULL = Amounts(180.0, 64, 120, CHANGES)
+QUICK = Amounts(20.0, 16, 32, (0.0, 1.0))
 
 
 def main() -> None:
     """Serve, ask, compare, report."""
-    options = parser(__doc__, quick="20 s of clients for 3 min, 32 requests with deadlines for 96")
+    options = parser(__doc__, quick="20 s of clients for 3 min, 32 requests with deadlines for 120")
+    options.add_argument("--only", choices=[*PARTS], action="append", help="parts; may be repeated")
     given = options.parse_args()
     run = Benchmark()
     torch.set_num_threads(1)
     prompts = load_env("shapes").read_prompts("test")
     pipe: Any = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    served, details = _served(pipe, prompts, seconds=20.0 if given.quick else 180.0)
-    fixed = FIXED_QUICK if given.quick else FIXED
-    kept, bursts = _bursts(pipe, prompts, requests=32 if given.quick else 96, fixed=fixed)
-    run.finish(
-        served | kept, {**details, "bursts": bursts}, given.json, title="A server under load"
-    )
+    figures, details = dict[str, float](), dict[str, Any]()
+    for name in given.only or PARTS:
+        began = time.perf_counter()
+        found, more = PARTS[name](pipe, prompts, QUICK if given.quick else FULL)
+        figures |= found
+        details[name] = {**more, "seconds": round(time.perf_counter() - began, 1)}
+        console.print(f"{name}:", {key: round(value, 4) for key, value in found.items()})
+    run.finish(figures, details, given.json, title="A server under load")
 
 
-def _served(
-    pipe: Any, prompts: Sequence[str], *, seconds: float
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure clients that ask in turn, and refusals."""
-    options = ("--rows", str(ROWS), "--places", str(PLACES), "--patience-s", "3600")
-    with serving(*options) as url:
-        console.print(f"{CLIENTS} clients, {seconds:g} s with and without a policy")
-        crowd(url, prompts, clients=ROWS, seconds=1.0)  # first use of everything
-        plain, cached = list[Exchange](), list[Exchange]()
-        taken_s = np.zeros(2)
+def _clients(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+    """Measure clients that ask in turn."""
+    plain, cached = list[Exchange](), list[Exchange]()
+    taken_s, held = np.zeros(2), list[int]()
+    with serving(*_options()) as server:
+        crowd(server.url, prompts, clients=CLIENTS, seconds=1.0)  # first use of everything
         for _ in range(ROUNDS):  # by turns: whatever else the machine does falls on both
             for place, (part, speedup) in enumerate(((plain, 1.0), (cached, 2.0))):
+                seconds = amounts.seconds / ROUNDS / 2
                 found, took_s = crowd(
-                    url, prompts, clients=CLIENTS, seconds=seconds / ROUNDS, speedup=speedup
+                    server.url, prompts, clients=CLIENTS, seconds=seconds, speedup=speedup
                 )
                 part += found
                 taken_s[place] += took_s
-        rushed, late = rush(url, prompts[0], requests=PLACES + 2 * ROWS, after=REFUSED)
-    refused = [asked for asked in late if asked.status == 429]
-    refused = refused or [asked for asked in rushed if asked.status == 429]
-    every = [*plain, *cached]
-    failed = [asked for asked in every if asked.status != 200]
-    failed += [asked for asked in (*rushed, *late) if asked.status not in (200, 429)]
-    drawn = [asked for asked in cached if asked.status == 200][:: max(1, len(cached) // COMPARED)]
+                held.append(server.memory_bytes())
+    failed = [asked for asked in (*plain, *cached) if asked.status != 200]
+    drawn = [asked for part in (plain, cached) for asked in _some(part, amounts.compared // 2)]
     same = [_is_same(pipe, asked) for asked in drawn]
     tails = [float(np.percentile([one.seconds for one in part], 95)) for part in (plain, cached)]
     rates = [len(plain) / taken_s[0], len(cached) / taken_s[1]]
@@ -91,17 +108,28 @@ def _served(
         "identical_share": float(np.mean(same)),
         "throughput_x": rates[1] / rates[0],
         "p95_x": tails[1] / tails[0],
-        "overload_answer_s": float(np.percentile([one.seconds for one in refused], 95)),
+        # The first two turns are the first of both kinds.
+        "memory_growth_mb": (held[-1] - held[1]) / 1e6,
     }
     details = {
         "requests": [len(plain), len(cached)],
         "compared": len(same),
         "images_per_s": rates,
         "p95_s": tails,
-        "refused": len(refused),
+        "memory_mb": [round(one / 1e6, 1) for one in held],
         "failures": [[one.status, str(one.answer)[:200]] for one in failed[:5]],
     }
     return figures, details
+
+
+def _options() -> list[str]:
+    return ["--rows", str(ROWS), "--places", str(PLACES), "--patience-s", "3600"]
+
+
+def _some(asked: Sequence[Exchange], count: int) -> Sequence[Exchange]:
+    """Choose from those that were answered, evenly over time."""
+    drawn = [one for one in asked if one.status == 200]
+    return drawn[:: -(-len(drawn) // count)] if drawn else []
 
 
 def _is_same(pipe: Any, asked: Exchange) -> bool:
@@ -116,11 +144,23 @@ def _is_same(pipe: Any, asked: Exchange) -> bool:
     return np.array_equal(np.asarray(alone), np.asarray(served))
 
 
-def _bursts(
-    pipe: Any, prompts: Sequence[str], *, requests: int, fixed: Sequence[int]
-) -> tuple[dict[str, float], dict[str, Any]]:
+def _overload(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+    """Measure refusals."""
+    with serving(*_options()) as server:
+        rushed, late = rush(server.url, prompts[0], requests=PLACES + 2 * ROWS, after=REFUSED)
+    refused = [asked for asked in late if asked.status == 429]
+    refused = refused or [asked for asked in rushed if asked.status == 429]
+    statuses = sorted({one.status for one in (*rushed, *late)})
+    if not set(statuses) <= {200, 429}:
+        raise RuntimeError(f"expected images and refusals, received {statuses}")
+    seconds = [one.seconds for one in refused]
+    figures = {"overload_answer_s": float(np.percentile(seconds, 95))}
+    return figures, {"refused": len(refused), "slowest_s": max(seconds)}
+
+
+def _bursts(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     """Measure deadlines, by the engine and by fixed schedules."""
-    plain = plain_call(pipe)
+    plain, requests = plain_call(pipe), amounts.requests
 
     def draw(prompt: str, seed: int) -> Image.Image:
         generator = torch.Generator().manual_seed(seed)
@@ -130,33 +170,49 @@ def _bursts(
     began = time.perf_counter()
     references = drawn_alone(draw, prompts, requests)
     image_s = (time.perf_counter() - began) / requests
-    console.print(
-        f"{requests} requests in bursts, {image_s:.2f} s an image, {len(fixed)} schedules"
-    )
     traffic = traffic_of(requests, image_s, seed=0)
-    painter = Painter(pipe, open_policy("shapes-ppo"))
-    engine = Engine(painter, ServerSettings(rows=ROWS, places=requests))
+    policy = open_policy("shapes-ppo")
+    engine = Engine(Painter(pipe, policy), ServerSettings(rows=ROWS, places=requests))
     engine.start()
-    engine.ready.wait()
-    ours = play(engine, traffic, prompts, references)
-    others = {
-        computes: play(engine, traffic, prompts, references, computes=computes)
-        for computes in fixed
-    }
-    engine.stop()
-    as_many = [one for one in others.values() if one.kept_share >= ours.kept_share]
-    best: Burst = max(as_many or others.values(), key=lambda one: one.psnr_db)
-    figures = {
-        "deadline_kept_share": ours.kept_share,
-        "quality_gain_db": ours.psnr_db - best.psnr_db,
-    }
+    try:
+        engine.ready.wait()
+        ours = play(engine, traffic, prompts, references)
+        console.print(f"{image_s:.2f} s an image; the engine: {ours}")
+        fixed = most_in_time(
+            lambda computes: play(engine, traffic, prompts, references, computes=computes),
+            [*policy.tables[policy.steps[0]]],
+            ours.kept_share,
+        )
+    finally:
+        engine.stop()
+    as_many = [one for one in fixed.values() if one.kept_share >= ours.kept_share]
+    figures = {"deadline_kept_share": ours.kept_share}
+    if as_many:
+        figures["quality_gain_db"] = ours.psnr_db - max(one.psnr_db for one in as_many)
     details = {
         "image_s": image_s,
         "ours": ours._asdict(),
-        "fixed": {str(computes): one._asdict() for computes, one in others.items()},
+        "fixed": {str(computes): one._asdict() for computes, one in fixed.items()},
         "some_fixed_keeps_as_many": bool(as_many),
     }
     return figures, details
+
+
+def _drift(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+    """Measure how soon changed weights are noticed."""
+    unchanged, *found = drifts(pipe, prompts, amounts.changes, before=BEFORE, most=AUDITED)
+    worse = [one for one in found if one.below]
+    figures = {"drift_caught_requests": float(max(one.caught or AUDITED + 1 for one in worse))}
+    figures["drift_false_alarms"] = float(unchanged.caught is not None)
+    return figures, {"changes": [one._asdict() for one in (unchanged, *found)]}
+
+
+PARTS: dict[str, Callable[[Any, Sequence[str], Amounts], Measured]] = {
+    "clients": _clients,
+    "overload": _overload,
+    "bursts": _bursts,
+    "drift": _drift,
+}
 
 
 if __name__ == "__main__":

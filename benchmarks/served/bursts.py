@@ -87,6 +87,33 @@ def play(
     return _judged(tickets, references, refused)
 
 
+def most_in_time(
+    play_at: Callable[[int], Burst], computes: Sequence[int], kept_share: float
+) -> dict[int, Burst]:
+    """Play fixed schedules, up to the one of the most computes that keeps as many deadlines.
+
+    What computes more keeps no more, so that half of those that are left are ruled out each time.
+
+    Args:
+        play_at: Plays the schedule of so many computes.
+        computes: Of all schedules, ascending.
+        kept_share: Deadlines that must be kept.
+
+    Returns:
+        What was played, by computes.
+    """
+    played = dict[int, Burst]()
+    low, high = 0, len(computes)
+    while low < high:
+        middle = (low + high) // 2
+        one = played[computes[middle]] = play_at(computes[middle])
+        if one.kept_share >= kept_share:
+            low = middle + 1
+        else:
+            high = middle
+    return played
+
+
 def _judged(
     tickets: Sequence[ImageTicket | None], references: Mapping[int, Image.Image], refused: int
 ) -> Burst:

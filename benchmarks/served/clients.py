@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -31,9 +32,21 @@ class Exchange(NamedTuple):
     answer: Mapping[str, Any]
 
 
+class Served(NamedTuple):
+    """A server in a process of its own."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def memory_bytes(self) -> int:
+        """Return the memory that it holds."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
-def serving(*options: str) -> Iterator[str]:
-    """Serve the embedded pipeline; gives the address, once calls have been measured."""
+def serving(*options: str) -> Iterator[Served]:
+    """Serve the embedded pipeline; gives the server, once calls have been measured."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -45,7 +58,7 @@ def serving(*options: str) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, process)
-        yield url
+        yield Served(url, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
