@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.race.frontiers import FrontierLine, curves
 from benchmarks.race.sheet import cells_of
-from ditcache_rl.evaluate.drawings import COLORS, DASHES, MARKERS
+from ditcache_rl.evaluate.drawings import COLORS, DASHES, MARKERS, SPEEDUP_TICKS
 from ditcache_rl.evaluate.methods import OURS
 from ditcache_rl.files import replacing
 from ditcache_rl.page import document, escaped, picture_uri, plot, plot_scripts, table
@@ -108,10 +108,10 @@ def _plot(lines: Sequence[FrontierLine]) -> str:
         data.append(drawn)
     layout = {
         "xaxis": {
-            "title": {"text": "measured speed-up of the pipeline call"},
+            "title": {"text": "measured speed-up of the pipeline call", "standoff": 24},
             "type": "log",
-            "tickvals": [1, 1.5, 2, 3, 4.5, 6, 8],
-            "ticksuffix": "x",
+            "tickvals": SPEEDUP_TICKS,
+            "ticktext": [f"{tick:g}×" for tick in SPEEDUP_TICKS],
         },
         "yaxis": {"title": {"text": "mean PSNR against the reference (dB)"}},
         # Below, in as many columns as there is room for, and never more than half of the height.

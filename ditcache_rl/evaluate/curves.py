@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ditcache_rl.evaluate.drawings import COLORS
+from ditcache_rl.evaluate.drawings import COLORS, SPEEDUP_TICKS
 from ditcache_rl.evaluate.methods import OURS
 from ditcache_rl.machine import require
 from ditcache_rl.types import Floats
@@ -21,7 +21,6 @@ from ditcache_rl.types import Floats
 #: More lines than these have no room for their names beside them, and get a legend.
 MOST_LABELLED = 10
 _MARKERS, _DASHES = "osD^vP*X", ("-", "--", ":", "-.")
-_TICKS = (1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16)
 #: Shares of black that tell lines of a family, and their labels, apart.
 _SHADES = (0.0, 0.45, 0.7)
 #: Of a line, between two of its points: what a label must not cover lies denser than letters.
@@ -69,8 +68,8 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str) -> None:
         )
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+    ticks = [tick for tick in SPEEDUP_TICKS if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("measured speed-up of the pipeline call (reference = 1)")
     axes.set_ylabel("mean PSNR against the reference (dB)")

@@ -31,17 +31,22 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       margin,
       xaxis: axis(layout.xaxis),
-      yaxis: axis(names ? { ...layout.yaxis, tickfont: { size: 9 } } : layout.yaxis),
+      yaxis: axis(names ? { ...layout.yaxis, tickfont: { size: 8 } } : layout.yaxis),
       legend: { font: { size: narrow ? 11 : 12, color: ink }, ...layout.legend },
       hoverlabel: { bgcolor: paper, bordercolor: soft, font: { color: ink } },
     };
   };
+  // On narrow screens the name of a line takes two of them, method above setting.
+  const wrapped = (trace) =>
+    trace.type === "heatmap" && window.innerWidth < 600
+      ? { ...trace, y: trace.y.map((name) => name.replace(/, (?=[^,]*$)/, ",<br>")) }
+      : trace;
   const places = [...document.querySelectorAll(".dc-plot")];
   const drawn = new Set();
   const draw = (place) => {
     const source = document.querySelector(`script[data-plot="${place.id}"]`);
     const figure = JSON.parse(source.textContent);
-    Plotly.react(place, figure.data, themed(figure.layout), config);
+    Plotly.react(place, figure.data.map(wrapped), themed(figure.layout), config);
     drawn.add(place);
   };
   // What is hidden has no width; it is drawn when it is seen.

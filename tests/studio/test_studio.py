@@ -179,8 +179,17 @@ def test_an_image_is_drawn_compared_and_decided_anew(studio: Studio, served: Any
         address = served(studio_page(studio))
         for one in (page, other.page):
             one.goto(address)
-        for one in (page, other.page):  # the second while the first is drawn
-            one.get_by_role("button", name="Generate").click()
+        with studio._drawing:  # the first is being drawn, for as long as this takes
+            page.get_by_role("button", name="Generate").click()
+            page.wait_for_selector("#shown .progress-text, #shown .progress-level, #shown .wrap")
+            other.page.wait_for_selector("#foreseen .dc-strip")
+            before = other.page.locator("#foreseen .dc-strip").inner_text()
+            _target(other.page, "4")
+            other.page.wait_for_function(
+                "old => document.querySelector('#foreseen .dc-strip')?.innerText !== old",
+                arg=before,
+            )
+            other.page.get_by_role("button", name="Generate").click()
         for one in (other.page, page):
             one.wait_for_selector("#shown .dc-strip")
         other.page.close()
