@@ -46,9 +46,9 @@ def fit(
     traces = [loop.run(solver, decode=images) for loop in loops]
     error = _error(loops, traces)
     for _ in range(rounds):
-        places = _places(solver, free)
+        places = numbers(solver, free)
         sides = [
-            _sides(loop, trace, solver, places, images)
+            _sides(loop, trace, solver, places, images=images)
             for loop, trace in zip(loops, traces, strict=True)
         ]
         gram, moment = sum(s[0] for s in sides), sum(s[1] for s in sides)
@@ -56,7 +56,7 @@ def fit(
         for _ in range(_TRIES):
             curvature = np.diag(damping * np.diag(gram) + _TINY)
             step = np.linalg.solve(gram + curvature, moment)
-            tried = _moved(solver, places, step)
+            tried = moved(solver, places, step)
             found = [loop.run(tried, decode=images) for loop in loops]
             if _error(loops, found) < error:
                 solver, traces, error = tried, found, _error(loops, found)
@@ -70,10 +70,11 @@ def fit(
 
 
 #: One number of a solver: the name of its array, and where it is there.
-_Place = tuple[str, tuple[int, ...]]
+Place = tuple[str, tuple[int, ...]]
 
 
-def _places(solver: FreeSolver, free: Sequence[str]) -> list[_Place]:
+def numbers(solver: FreeSolver, free: Sequence[str]) -> list[Place]:
+    """List the numbers of some arrays of a solver."""
     steps, history = solver.updates.shape
     every: dict[str, list[tuple[int, ...]]] = {
         "times": [(k,) for k in range(steps)],
@@ -83,20 +84,28 @@ def _places(solver: FreeSolver, free: Sequence[str]) -> list[_Place]:
     return [(name, at) for name in free for at in every[name]]
 
 
-def _moved(solver: FreeSolver, places: Sequence[_Place], step: Floats) -> FreeSolver:
+def moved(solver: FreeSolver, places: Sequence[Place], step: Floats) -> FreeSolver:
+    """Return a solver with something added to some of its numbers."""
     arrays = {name: value.copy() for name, value in solver._asdict().items()}
     for (name, at), change in zip(places, step, strict=True):
         arrays[name][at] += change
     return FreeSolver(**arrays)
 
 
+def relative_curvature(loop: FreeLoop, solver: FreeSolver, places: Sequence[Place]) -> Floats:
+    """Tell what a unit of each number does: its square over that of what is lacking, on average."""
+    run = loop.run(solver)
+    gram, _ = _sides(loop, run, solver, places, images=False)
+    return np.diag(gram) / run.latents[-1].numel()
+
+
 def _sides(
-    loop: FreeLoop, trace: FreeRun, solver: FreeSolver, places: Sequence[_Place], images: bool
+    loop: FreeLoop, trace: FreeRun, solver: FreeSolver, places: Sequence[Place], *, images: bool
 ) -> tuple[Floats, Floats]:
     """Return both sides of the normal equations."""
     end, effects = _end(trace), []
     for name, at in places:
-        nudged = _moved(solver, [(name, at)], np.array([_NUDGE]))
+        nudged = moved(solver, [(name, at)], np.array([_NUDGE]))
         first = at[0] + (name != "times")
         other = loop.run(nudged, known=trace, first=first, decode=images)
         effects.append((_end(other) - end) / _NUDGE)

@@ -48,6 +48,11 @@ class FreeSolver(NamedTuple):
         """Invert `write`."""
         return cls(*(np.array(entry[name]) for name in cls._fields))
 
+    def with_history(self, history: int) -> FreeSolver:
+        """Return the same with room for so many outputs, at least as many as now."""
+        wider = ((0, 0), (0, history - self.updates.shape[1]))
+        return self._replace(updates=np.pad(self.updates, wider))
+
     def write(self) -> dict[str, Any]:
         """Write it as a file of JSON holds it."""
         return {name: value.tolist() for name, value in self._asdict().items()}
@@ -116,6 +121,12 @@ class FreeRun(NamedTuple):
     """(cases, ...) of the denoiser at every step, guided."""
     images: Tensor | None
     """(cases, 3, H, W) in [0, 1], if they were asked for."""
+
+    @property
+    def decoded(self) -> Tensor:
+        """The images, of a run that was asked for them."""
+        assert self.images is not None, "decode=True makes them"
+        return self.images
 
 
 class FreeLoop:

@@ -114,6 +114,4 @@ def adams(levels: Floats, history: int) -> FreeSolver:
 
 
 def _quality(loop: FreeLoop, solver: FreeSolver) -> float:
-    images = loop.run(solver, decode=True).images
-    assert images is not None, "they were asked for"
-    return float(psnr_db(images, loop.images).mean())
+    return float(psnr_db(loop.run(solver, decode=True).decoded, loop.images).mean())

@@ -1,9 +1,12 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.free_times import Fits, Work
+from benchmarks.learned.residual import ResidualSolvers
 from benchmarks.peers.fitting import fit
 from benchmarks.peers.free import FreeLoop, FreeSolver
 from ditcache_rl.bench import Case
@@ -78,3 +81,35 @@ def test_a_fit_comes_nearer_to_full_compute_the_more_is_free(pipe: Any, images: 
     assert error(everything) < error(coefficients) < error(start)
     np.testing.assert_array_equal(coefficients.times, start.times)
     assert FreeSolver.read(everything.write()).times.tolist() == everything.times.tolist()
+
+
+def test_what_is_fitted_is_chosen_kept_and_gone_on_with(pipe: Any, tmp_path: Path) -> None:
+    fits, file = Fits(train=2, select=2, test=2, rounds=1, starts=1), tmp_path / "kept.json"
+    work = Work(pipe, fits, file=file, resume=False)
+
+    chosen = work.choose(2)
+
+    assert set(chosen) == {"searched", "grid", "times", "all", "images", "ppo"}
+    (ways,) = work.known.values()
+    assert ways["ppo"]["outputs"] >= ways["times"]["outputs"] > ways["grid"]["outputs"] > 0
+    grid, times = chosen["grid"][1], chosen["times"][1]
+    assert grid.times.tolist() == chosen["searched"][1].times.tolist()
+    assert times.times.tolist() != grid.times.tolist()
+    assert work.psnr("train", times).mean() > work.psnr("train", grid).mean()
+    again = Work(pipe, fits, file=file, resume=True)
+    assert again.known == work.known
+    assert Work(pipe, fits._replace(rounds=2), file=file, resume=True).known == {}
+
+
+def test_an_action_of_nothing_is_the_base_and_gains_nothing(pipe: Any) -> None:
+    loop = FreeLoop(pipe, CASES, steps=STEPS, call=CALL)
+    env = ResidualSolvers([loop], euler(np.linspace(1, 0, 3)), ("times", "updates"))
+    env.reset(seed=0)
+
+    _, none, done, _, _ = env.step(np.zeros(5, np.float32))
+    _, some, _, _, _ = env.step(np.full(5, 3.0, np.float32))
+
+    assert env.action_space.shape == (5,)
+    assert none == pytest.approx(0.0, abs=1e-4)
+    assert done
+    assert abs(some) > 0.1
