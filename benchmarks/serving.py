@@ -6,6 +6,8 @@ compared bit by bit. Who asks while all places are taken tells how fast a refusa
 Bursts at 1.3 times what full compute could serve go to the engine directly, with deadlines of 1.2
 to 4 times what an image takes alone; every fixed schedule serves the same trace, and the best one
 is compared that keeps as many deadlines.
+Two workers on Ray play a batch and score its baselines, by turns with one that is pinned to one
+core. `--only` takes parts.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ import ditcache_rl as dc
 from benchmarks.harness import Benchmark, console, parser
 from benchmarks.served.bursts import Burst, drawn_alone, play, traffic_of
 from benchmarks.served.clients import Exchange, crowd, rush, serving
+from benchmarks.served.workers import RoundTimes, pin, rounds_of, scenarios_on, throughput_x
 from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
 from ditcache_rl.instrument.attachment import plain_call
+from ditcache_rl.rl.fleet import Fleet, fleet_of
 from ditcache_rl.serve.server import Engine, Painter, ServerSettings
 from ditcache_rl.shapes import CALL, load_pipeline
 
@@ -40,23 +44,47 @@ COMPARED = 64
 #: Computes of the fixed schedules.
 FIXED = (2, 3, 4, 5, 6, 7, 9, 12)
 FIXED_QUICK = (2, 4, 7)
+#: Workers on Ray, what they play at once, and how often.
+WORKERS, BATCH, TURNS, TURNS_QUICK = 2, 16, 5, 1
+PARTS = ("clients", "bursts", "ray")
 
 
 def main() -> None:
     """Serve, ask, compare, report."""
-    options = parser(__doc__, quick="20 s of clients for 3 min, 32 requests with deadlines for 96")
+    quick = "20 s of clients for 3 min, 32 requests with deadlines for 96, 1 batch for 5"
+    options = parser(__doc__, quick=quick)
+    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts")
     given = options.parse_args()
     run = Benchmark()
     torch.set_num_threads(1)
     prompts = load_env("shapes").read_prompts("test")
     pipe: Any = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    served, details = _served(pipe, prompts, seconds=20.0 if given.quick else 180.0)
-    fixed = FIXED_QUICK if given.quick else FIXED
-    kept, bursts = _bursts(pipe, prompts, requests=32 if given.quick else 96, fixed=fixed)
-    run.finish(
-        served | kept, {**details, "bursts": bursts}, given.json, title="A server under load"
-    )
+    figures, details = dict[str, float](), dict[str, Any]()
+    if "clients" in given.only:
+        served, told = _served(pipe, prompts, seconds=20.0 if given.quick else 180.0)
+        figures, details = figures | served, details | told
+    if "bursts" in given.only:
+        fixed = FIXED_QUICK if given.quick else FIXED
+        kept, bursts = _bursts(pipe, prompts, requests=32 if given.quick else 96, fixed=fixed)
+        figures, details = figures | kept, details | {"bursts": bursts}
+    if "ray" in given.only:
+        found = _workers(turns=TURNS_QUICK if given.quick else TURNS)
+        figures, details = (
+            figures | {"ray_throughput_x": throughput_x(found)},
+            details | {"ray": {"rows": BATCH, "seconds": found}},
+        )
+    run.finish(figures, details, given.json, title="A server under load")
+
+
+def _workers(*, turns: int) -> dict[int, list[RoundTimes]]:
+    """Measure two workers and one of them alone."""
+    config = load_env("shapes")
+    with fleet_of(config, workers=WORKERS) as fleet:
+        assert fleet is not None, "workers are asked for"
+        pin(fleet)
+        fleets = {1: Fleet(fleet._actors[:1]), WORKERS: fleet}
+        return rounds_of(scenarios_on(fleets, config), rows=BATCH, rounds=turns)
 
 
 def _served(

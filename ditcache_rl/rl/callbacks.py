@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
-from ditcache_rl.files import replacing
 from ditcache_rl.rl.episodes import Outcome
-from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.scenario import Scenario
 
 _SHOWN_IMAGES = 4
 
@@ -31,40 +29,27 @@ class EpisodeLog:
         self.episodes = 0
 
     def hear(self, outcome: Outcome, baseline: NDArray[np.float64]) -> None:
-        """Note a batch and the return of its baseline."""
-        rows = range(len(outcome.tasks))
-        infos = [{**outcome.info(row), "baseline": float(baseline[row])} for row in rows]
-        self.note(outcome.tasks, outcome.returns - baseline, infos)
-        shown = [task.case for task in outcome.tasks[:_SHOWN_IMAGES]]
-        references = self._scenario.board.references(shown)
-        images = outcome.images[:_SHOWN_IMAGES]
-        error = (4 * (images - references).abs()).clamp(0, 1)
-        strips = [torch.cat(list(part), dim=2) for part in (references, images, error)]
-        self.pairs = torch.cat(strips, dim=1)
-
-    def note(
-        self,
-        tasks: Sequence[Task],
-        gains: NDArray[np.floating[Any]],
-        infos: Sequence[Mapping[str, Any]],
-    ) -> None:
-        """Note a batch whose images are elsewhere.
-
-        Args:
-            tasks: One per row.
-            gains: (rows,) returns over those of the baseline.
-            infos: What `DenoiseVecEnv` says of each.
-        """
-        self.episodes += len(tasks)
+        """Note a batch and the return of its baseline; images that are elsewhere are not shown."""
+        self.episodes += len(outcome.tasks)
         site_steps = self._scenario.table.site_steps
-        for task, gain, facts in zip(tasks, gains.tolist(), infos, strict=True):
+        gains = (outcome.returns - baseline).tolist()
+        for row, (task, gain) in enumerate(zip(outcome.tasks, gains, strict=True)):
             target = f"{task.computes / site_steps:.2f}" if task.computes else "tradeoff"
-            self._values["train/reward"].append(gain + facts["baseline"])
+            facts = outcome.info(row)
+            self._values["train/reward"].append(float(outcome.returns[row]))
             self._values["train/paired_gain"].append(gain)
             self._values[f"paired_gain/{target}"].append(gain)
             self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])
             self._values[f"quality/ssim_{target}"].append(facts["ssim"])
             self._values[f"compute_share/{target}"].append(facts["compute_share"])
+        images = outcome.images[:_SHOWN_IMAGES]
+        if not len(images):
+            return
+        shown = [task.case for task in outcome.tasks[:_SHOWN_IMAGES]]
+        references = self._scenario.board.references(shown)
+        error = (4 * (images - references).abs()).clamp(0, 1)
+        strips = [torch.cat(list(part), dim=2) for part in (references, images, error)]
+        self.pairs = torch.cat(strips, dim=1)
 
     def drain(self) -> dict[str, float]:
         """Return the means since the last call."""
@@ -78,7 +63,7 @@ class TrainingCallback(BaseCallback):
 
     Args:
         log: Hears the episodes.
-        checkpoint: Where the model is saved.
+        save: Keeps how far the training has come.
         on_episodes: Hears the episodes played so far and the latest mean gain.
         hyperparameters: What the training is set to.
     """
@@ -86,12 +71,12 @@ class TrainingCallback(BaseCallback):
     def __init__(
         self,
         log: EpisodeLog,
-        checkpoint: Path,
+        save: Callable[[BaseAlgorithm], None],
         on_episodes: Callable[[int, float], None],
         hyperparameters: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self._log, self._checkpoint, self._on_episodes = log, checkpoint, on_episodes
+        self._log, self._save, self._on_episodes = log, save, on_episodes
         self._hyperparameters = hyperparameters
         self._gain = 0.0
 
@@ -121,10 +106,11 @@ class TrainingCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self.logger.dump(self.num_timesteps)  # losses, at the step that they were made at
-        save_checkpoint(self.model, self._checkpoint)
+        self._save(self.model)
+        # So what comes depends on nothing before that is not kept.
+        self.model.set_random_seed(_seed_at(self.model.seed, self.num_timesteps))
 
 
-def save_checkpoint(model: BaseAlgorithm, path: Path) -> None:
-    """Write a checkpoint as a whole or not at all."""
-    with replacing(path) as partial:
-        model.save(partial)
+def _seed_at(seed: int | None, steps: int) -> int:
+    """Return the seed of all that is drawn from so many steps on, until the next rollout."""
+    return int(np.random.SeedSequence([seed or 0, steps]).generate_state(1)[0])
