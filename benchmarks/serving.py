@@ -7,6 +7,8 @@ compared bit by bit; memory is that of the server's process after each turn.
 `bursts`: requests at 1.3 times what full compute could serve go to the engine directly, with
 deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to
 the one of the most computes that keeps as many deadlines.
+`ray`: two workers on Ray play a batch and score its baselines, by turns with one alone, each on a
+core of its own.
 `drift`: weights change while every batch is audited, until the policy is switched off. Told is the
 most audits that took where the policy's images were below their floor.
 """
@@ -28,9 +30,11 @@ from benchmarks.harness import Benchmark, console, parser
 from benchmarks.served.bursts import drawn_alone, most_in_time, play, traffic_of
 from benchmarks.served.clients import Exchange, crowd, rush, serving
 from benchmarks.served.drift import drifts
+from benchmarks.served.workers import pin, rounds_of, scenarios_on, throughput_x
 from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
 from ditcache_rl.instrument.attachment import plain_call
+from ditcache_rl.rl.fleet import Fleet, fleet_of
 from ditcache_rl.serve.server import Engine, Painter, ServerSettings
 from ditcache_rl.shapes import CALL, load_pipeline
 
@@ -39,6 +43,8 @@ CLIENTS, PLACES, ROWS = 32, 40, 4
 ROUNDS = 2
 #: Requests, one after the other, that find all places taken.
 REFUSED = 20
+#: Workers on Ray, and what they play at once.
+WORKERS, BATCH = 2, 16
 #: Changes of weights, over their standard deviation; of the first there is nothing to be noticed.
 CHANGES = (0.0, 0.3, 0.6, 1.0)
 #: Requests before weights change; after that, at most as many as may be audited.
@@ -57,10 +63,12 @@ class Amounts(NamedTuple):
     requests: int
     """In bursts."""
     changes: Sequence[float]
+    turns: int
+    """Of workers on Ray."""
 
 
-FULL = Amounts(180.0, 64, 120, CHANGES)
-QUICK = Amounts(20.0, 16, 32, (0.0, 1.0))
+FULL = Amounts(180.0, 64, 120, CHANGES, 5)
+QUICK = Amounts(20.0, 16, 32, (0.0, 1.0), 1)
 
 
 def main() -> None:
@@ -207,11 +215,23 @@ def _drift(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return figures, {"changes": [one._asdict() for one in (unchanged, *found)]}
 
 
+def _ray(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+    """Measure two workers and one of them alone."""
+    config = load_env("shapes")
+    with fleet_of(config, workers=WORKERS) as fleet:
+        assert fleet is not None, "workers are asked for"
+        pin(fleet)
+        fleets = {1: Fleet(fleet._actors[:1]), WORKERS: fleet}
+        found = rounds_of(scenarios_on(fleets, config), rows=BATCH, rounds=amounts.turns)
+    return {"ray_throughput_x": throughput_x(found)}, {"rows": BATCH, "rounds": found}
+
+
 PARTS: dict[str, Callable[[Any, Sequence[str], Amounts], Measured]] = {
     "clients": _clients,
     "overload": _overload,
     "bursts": _bursts,
     "drift": _drift,
+    "ray": _ray,
 }
 
 

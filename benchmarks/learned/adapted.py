@@ -139,7 +139,7 @@ def adapt(board: Board, config: EnvConfig, policy: Policy, computed: int) -> dic
     with Meter(board) as meter:
         fitter = GapFitter(board, cases)
         path = climb_paths(
-            fitter.error,
+            fitter.errors,
             [one.path for one in problem.first(computed, None, propose=True)],
             board.steps,
             evaluations=DEDICATED,
@@ -173,13 +173,15 @@ def adapted(
     with Meter(board) as meter:
         fitter = GapFitter(board, cases)
 
-        def error(path: ComputePath) -> float:
-            found = fitter.error(path)
-            seen.append((found, path, meter.episodes))
+        def errors(paths: Sequence[ComputePath]) -> list[float]:
+            found = []
+            for path in paths:
+                found.append(fitter.error(path))
+                seen.append((found[-1], path, meter.episodes))
             return found
 
         climb_paths(
-            error,
+            errors,
             [pay_up(Schedule(one.modes), computed).path for one in first],
             board.steps,
             evaluations=CANDIDATES[-1],

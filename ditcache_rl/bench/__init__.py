@@ -1,6 +1,6 @@
 """The laboratory: draw images under a controller, replay loops, measure costs."""
 
-from ditcache_rl.bench.board import Board, Quality, Scorer, caps_of, cases_of, named_computes
+from ditcache_rl.bench.board import Board, Crew, Quality, Scorer, caps_of, cases_of, named_computes
 from ditcache_rl.bench.draw import Case, Drawn, draw
 from ditcache_rl.bench.profile import keep_profile, measure_profile
 from ditcache_rl.bench.replay import Replay
@@ -10,6 +10,7 @@ __all__ = [
     "Bill",
     "Board",
     "Case",
+    "Crew",
     "Drawn",
     "ImageMemory",
     "MemoryWorld",

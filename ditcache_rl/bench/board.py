@@ -6,8 +6,8 @@ and prompts are batched together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,12 +27,19 @@ _NO_CAPS = Caps()
 #: Seeds of the images of one prompt lie so far apart; no part has as many prompts.
 _ROUND = 100_000
 
+T = TypeVar("T")
+
 
 class Quality(NamedTuple):
     """Similarity to the reference, one number per row."""
 
     psnr_db: Floats
     ssim: Floats
+
+    @classmethod
+    def joined(cls, parts: Iterable[Quality]) -> Quality:
+        """Return that of all rows of all parts."""
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 class Scorer(Protocol):
@@ -52,6 +59,20 @@ class Scorer(Protocol):
         ...
 
 
+class Crew(Protocol):
+    """Replicas of a pipeline in other processes."""
+
+    def __len__(self) -> int:
+        """Count the replicas."""
+        ...
+
+    def spread(
+        self, board: Board, function: Callable[..., T], parts: Sequence[tuple[Any, ...]]
+    ) -> Iterator[T]:
+        """Do what `Board.spread` does, on replicas that have the references of the board."""
+        ...
+
+
 class Board:
     """A pipeline at one step count, with the reference images of every case that was asked for.
 
@@ -63,6 +84,7 @@ class Board:
         rows: Most images per call.
         caps: Bytes per tier, for all calls together.
         blocks: Where the blocks are, as in `BlockRunner`; None to find them.
+        crew: Draws references and scores in place of this process; None to do it here.
     """
 
     def __init__(
@@ -75,19 +97,18 @@ class Board:
         rows: int = 32,
         caps: Caps = _NO_CAPS,
         blocks: str | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.pipe, self.steps, self.sites, self.rows = pipe, steps, sites, rows
-        self.blocks = blocks
+        self.blocks, self.crew = blocks, crew
         self.call = call
         self.cache = TieredCache.under(caps, device=torch.device(pipe.device))
-        #: Scores in place of this process, as workers do.
-        self.elsewhere: Callable[[Sequence[Case], Sequence[Schedule]], Quality] | None = None
         self._references: dict[Case, Tensor] = {}
         self._sigmas: Floats | None = None
         self._entry_bytes: int | None = None
 
     @classmethod
-    def of(cls, config: EnvConfig, pipe: Any, *, steps: int) -> Board:
+    def of(cls, config: EnvConfig, pipe: Any, *, steps: int, crew: Crew | None = None) -> Board:
         """Set up the board of an environment at one step count."""
         return cls(
             pipe,
@@ -97,6 +118,7 @@ class Board:
             rows=config.agent.rows,
             caps=caps_of(config, pipe),
             blocks=config.cache.blocks,
+            crew=crew,
         )
 
     def draw(self, cases: Sequence[Case], controller: Controller | None = None) -> Drawn:
@@ -111,6 +133,39 @@ class Board:
             blocks=self.blocks,
             cache=self.cache,
         )
+
+    @property
+    def hands(self) -> int:
+        """Replicas of the pipeline that draw."""
+        return 1 if self.crew is None else len(self.crew)
+
+    def parts(self, *columns: Sequence[Any], whole: bool = False) -> list[tuple[Any, ...]]:
+        """Cut columns of one entry per case, cases first, into what `spread` takes.
+
+        Args:
+            columns: Of equal lengths.
+            whole: Whether parts have `rows` cases, however many workers then have nothing to do.
+        """
+        count = len(columns[0])
+        size = max(1, min(self.rows, -(-count // (1 if whole else self.hands))))
+        return [
+            tuple(column[start : start + size] for column in columns)
+            for start in range(0, count, size)
+        ]
+
+    def spread(self, function: Callable[..., T], parts: Sequence[tuple[Any, ...]]) -> Iterator[T]:
+        """Call a function of a board once per part, in a crew if there is one.
+
+        Args:
+            function: Of a module, and without memory, as any replica of the board may run it.
+            parts: Further arguments; the first are the cases whose references it may look at.
+
+        Returns:
+            What it returns for every part, in their order.
+        """
+        if self.crew is not None:
+            return self.crew.spread(self, function, parts)
+        return (function(self, *part) for part in parts)
 
     def prepare(
         self, cases: Sequence[Case], *, on_batch: Callable[[int], None] | None = None
@@ -127,11 +182,19 @@ class Board:
                 "expected a plain pipeline to draw references, received one that is attached; "
                 "finish or close what runs on it first"
             )
-        for start in range(0, len(missing), self.rows):
-            part = missing[start : start + self.rows]
-            self._references.update(zip(part, self.draw(part).images, strict=True))
+        parts = self.parts(missing, whole=True)  # the same company, whoever draws them
+        for (part,), images in zip(parts, self.spread(_drawn, parts), strict=True):
+            self.keep(dict(zip(part, images, strict=True)))
             if on_batch is not None:
                 on_batch(len(part))
+
+    def keep(self, references: Mapping[Case, Tensor]) -> None:
+        """Take images of full compute, (3, H, W) each, that were drawn before."""
+        self._references.update(references)
+
+    def known(self, cases: Sequence[Case]) -> dict[Case, Tensor]:
+        """Return the references of cases as far as they are there."""
+        return {case: self._references[case] for case in cases if case in self._references}
 
     def references(self, cases: Sequence[Case]) -> Tensor:
         """Return the images of full compute: (len(cases), 3, H, W)."""
@@ -169,17 +232,16 @@ class Board:
             cases: What to draw.
             schedules: One per case.
         """
-        if self.elsewhere is not None:
-            return self.elsewhere(cases, schedules)
-        parts = []
-        for start in range(0, len(cases), self.rows):
-            part = cases[start : start + self.rows]
-            controller = StaticSchedule(*schedules[start : start + self.rows])
-            parts.append(self.judge(self.draw(part, controller).images, part))
-        return Quality(
-            np.concatenate([part.psnr_db for part in parts]),
-            np.concatenate([part.ssim for part in parts]),
-        )
+        self.prepare(cases)
+        return Quality.joined(self.spread(_scored, self.parts(cases, schedules)))
+
+
+def _drawn(board: Board, cases: Sequence[Case]) -> Tensor:
+    return board.draw(cases).images
+
+
+def _scored(board: Board, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
+    return board.judge(board.draw(cases, StaticSchedule(*schedules)).images, cases)
 
 
 def named_computes(config: EnvConfig, steps: int) -> list[int]:

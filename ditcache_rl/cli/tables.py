@@ -105,7 +105,8 @@ def render_estimate(found: TrainEstimate) -> Table:
     for title in ("stage", "images", "minutes", hours):
         table.add_column(title, justify="left" if title == "stage" else "right")
     for stage in (*found.stages, found.total):
-        minutes, spent = stage.seconds / 60, stage.seconds / 3600
+        minutes = stage.seconds / 60
+        spent = minutes / 60 * max(1, found.workers)  # all are held until the end
         end = stage is found.stages[-1]
         line = (stage.name, f"{stage.images}", f"{minutes:.1f}", f"{spent:.2f}")
         table.add_row(*line, end_section=end)

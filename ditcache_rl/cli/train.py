@@ -20,6 +20,7 @@ from ditcache_rl.cli.options import (
     run_folder,
 )
 from ditcache_rl.config import check_within, find_policy, load_env
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.types import MOST_COUNT
 
 HELP = "learn a policy"
@@ -70,7 +71,13 @@ def run(options: Namespace) -> int:
     if options.episodes is not None:
         check_within("--episodes", options.episodes, 1, MOST_COUNT)
         config = replace(config, agent=replace(config.agent, episodes=options.episodes))
+    check_within("--workers", options.workers, 0, MOST_COUNT)
     old = None if options.retarget is None else find_policy(options.retarget)
+    if old is not None and (options.workers or options.ray is not None):
+        raise ConfigError(
+            "expected --retarget without --workers and --ray, received both; it measures what "
+            "calls cost on this machine, and draws nothing that workers could"
+        )
     folder = run_folder(RUNS / config.name, options.resume)
 
     from rich.console import Console
@@ -87,7 +94,13 @@ def run(options: Namespace) -> int:
 
     bar = shown_progress("train", options)
     if options.estimate:
-        found = estimate(config, progress=bar)
+        found = estimate(
+            config,
+            workers=options.workers,
+            address=options.ray,
+            retargets=old is not None,
+            progress=bar,
+        )
         print(found.headline)
         Console().print(render_estimate(found))
         print(*found.advice(), sep="\n")

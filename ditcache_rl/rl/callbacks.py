@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,39 +44,21 @@ class EpisodeLog:
         self.episodes = 0
 
     def hear(self, outcome: Outcome, baseline: NDArray[np.float64]) -> None:
-        """Note a batch and the return of its baseline."""
-        infos = [
-            {**outcome.info(row), "baseline": float(value), "modes": outcome.log.modes[:, row]}
-            for row, value in enumerate(baseline)
-        ]
-        self.note(outcome.tasks, outcome.returns - baseline, infos)
-        for task, image in zip(outcome.tasks, outcome.images, strict=True):
-            self._shown[self._target(task)] = task.case, image
-
-    def note(
-        self,
-        tasks: Sequence[Task],
-        gains: NDArray[np.floating[Any]],
-        infos: Sequence[Mapping[str, Any]],
-    ) -> None:
-        """Note a batch whose images are elsewhere.
-
-        Args:
-            tasks: One per row.
-            gains: (rows,) returns over those of the baseline.
-            infos: What `DenoiseVecEnv` says of each.
-        """
-        self.episodes += len(tasks)
-        for task, gain, facts in zip(tasks, gains.tolist(), infos, strict=True):
-            target = self._target(task)
-            self._values["train/reward"].append(gain + facts["baseline"])
+        """Note a batch and the return of its baseline; images that are elsewhere are not shown."""
+        self.episodes += len(outcome.tasks)
+        gains = (outcome.returns - baseline).tolist()
+        for row, (task, gain) in enumerate(zip(outcome.tasks, gains, strict=True)):
+            target, facts = self._target(task), outcome.info(row)
+            self._values["train/reward"].append(float(outcome.returns[row]))
             self._values["train/paired_gain"].append(gain)
             self._values[f"paired_gain/{target}"].append(gain)
             self._values[f"quality/psnr_db_{target}"].append(facts["psnr_db"])
             self._values[f"quality/ssim_{target}"].append(facts["ssim"])
             self._values[f"compute_share/{target}"].append(facts["compute_share"])
             self._gains[target].append(gain)
-            self._modes[target].append(facts["modes"])
+            self._modes[target].append(outcome.modes[:, row])
+        for task, image in zip(outcome.tasks, outcome.images, strict=False):
+            self._shown[self._target(task)] = task.case, image
 
     def drain(self) -> tuple[dict[str, float], dict[str, Tensor | Image]]:
         """Return what was heard since the last call, by `group/name`.

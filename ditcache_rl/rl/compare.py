@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ditcache_rl.bench import Case, named_computes
+from ditcache_rl.bench import Board, Case, named_computes
 from ditcache_rl.control import PolicyNetwork, best_actions
 from ditcache_rl.interval import Interval, mean_interval
 from ditcache_rl.rl.episodes import Episodes
-from ditcache_rl.rl.scenario import Scenario, Task
+from ditcache_rl.rl.scenario import BareScenario, Scenario, Task
 from ditcache_rl.types import Floats, Tick
 
 #: Weights on latency at which a tradeoff is compared with its static schedule, as places in their
@@ -95,18 +96,31 @@ def play(
     scenario: Scenario, network: PolicyNetwork, tasks: Sequence[Task]
 ) -> tuple[Floats, Floats]:
     """Return PSNR and return of every task, with the best action of a network at every step."""
-    episodes, choose = Episodes(scenario), network.on_host()
-    patterns, rows = len(scenario.actions.patterns), scenario.board.rows
-    psnr, returns = [], []
-    for start in range(0, len(tasks), rows):
-        episodes.begin(tasks[start : start + rows])
-        outcome = None
-        while outcome is None:
-            logits = choose(episodes.observation)
-            outcome = episodes.act(best_actions(logits, episodes.masks, patterns))
-        psnr.append(outcome.quality.psnr_db)
-        returns.append(outcome.returns)
-    return np.concatenate(psnr), np.concatenate(returns)
+    board, cases = scenario.board, [task.case for task in tasks]
+    board.prepare(cases)
+    one = partial(_played, scene=BareScenario.of(scenario), network=network)
+    parts = board.spread(one, board.parts(cases, tasks))
+    psnr, returns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return psnr, returns
+
+
+def _played(
+    board: Board,
+    cases: Sequence[Case],
+    tasks: Sequence[Task],
+    *,
+    scene: BareScenario,
+    network: PolicyNetwork,
+) -> tuple[Floats, Floats]:
+    """Play a part of the tasks, whose cases are those."""
+    scenario, choose = scene.on(board), network.on_host()
+    episodes, outcome = Episodes(scenario), None
+    episodes.begin(tasks)
+    while outcome is None:
+        logits = choose(episodes.observation)
+        best = best_actions(logits, episodes.masks, len(scenario.actions.patterns))
+        outcome = episodes.act(best)
+    return outcome.quality.psnr_db, outcome.returns
 
 
 def used_at(comparisons: Mapping[tuple[int, float], Comparison]) -> set[tuple[int, float]]:

@@ -19,12 +19,11 @@ from ditcache_rl.bench import Case, Drawn, ImageMemory, Quality, bill_of
 from ditcache_rl.control import ActionSpace, ActionState, Controller
 from ditcache_rl.control.observation import Observation, RowTargets
 from ditcache_rl.errors import ShapeError, StateError
-from ditcache_rl.instrument import RequestLog
 from ditcache_rl.rl.reward import RewardTerms
 from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.rl.view import View
-from ditcache_rl.types import Decision, Mode, StepInfo, Tier
+from ditcache_rl.types import Decision, Floats, Mode, Modes, StepInfo, Tier
 
 
 class Outcome(NamedTuple):
@@ -32,18 +31,37 @@ class Outcome(NamedTuple):
 
     tasks: Sequence[Task]
     images: Tensor
+    """(rows, 3, H, W); no rows where they are on workers."""
     quality: Quality
     terms: RewardTerms
-    log: RequestLog
+    modes: Modes
+    """(steps, rows, sites) that were effective."""
     returns: NDArray[np.float64]
     """(rows,) what the terms come to."""
+
+    @property
+    def compute_share(self) -> Floats:
+        """(rows,) computed sites over all sites of all steps."""
+        return np.asarray((self.modes == Mode.COMPUTE).mean(axis=(0, 2)), dtype=np.float64)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outcome]) -> Outcome:
+        """Return that of all rows of all parts."""
+        return cls(
+            [task for one in parts for task in one.tasks],
+            torch.cat([one.images for one in parts]),
+            Quality.joined(one.quality for one in parts),
+            RewardTerms.joined(one.terms for one in parts),
+            np.concatenate([one.modes for one in parts], axis=1),
+            np.concatenate([one.returns for one in parts]),
+        )
 
     def info(self, row: int) -> dict[str, float]:
         """Name the numbers of one row, for `info` of an environment."""
         return {
             "psnr_db": float(self.quality.psnr_db[row]),
             "ssim": float(self.quality.ssim[row]),
-            "compute_share": float(self.log.compute_share[row]),
+            "compute_share": float(self.compute_share[row]),
             "reward/psnr": float(self.terms.psnr[row]),
             "reward/ssim": float(self.terms.ssim[row]),
             "reward/latency": float(self.terms.latency[row]),
@@ -132,9 +150,10 @@ class Episodes:
             assert log is not None, "a controller makes one"
             quality = self.scenario.board.judge(images, self._cases)
             bill = bill_of(self._memories) if self._memories else None
-            terms = self.scenario.earned(self._tasks, quality, log, bill)
+            terms = self.scenario.earned(self._tasks, quality, log.modes, bill)
+            returns = self.scenario.returns(terms)
             self._images = images
-            return Outcome(self._tasks, images, quality, terms, log, self.scenario.returns(terms))
+            return Outcome(self._tasks, images, quality, terms, log.modes, returns)
         self._levels = event.run.sigmas[event.step - 1 : event.step + 1]
         self._observe(event)
         return None

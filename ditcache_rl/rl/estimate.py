@@ -1,7 +1,8 @@
 """Tell what a training would take here, from a few timed calls, before anything is trained.
 
-Images are counted as the stages draw them, and priced by their share of full compute. What depends
-on what a search finds is counted as it is typically; nothing here trains or writes.
+Images are counted as the stages draw them, and priced by their share of full compute: on workers,
+where there are some, what they draw. What depends on what a search finds is counted as it is
+typically; nothing here trains or writes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.machine import machine_facts
 from ditcache_rl.pipelines import open_configured
+from ditcache_rl.rl.fleet import fleet_of
 from ditcache_rl.rl.stages import FEW_CASES, searched_computes
 from ditcache_rl.schedules import computes_of, spaced
 from ditcache_rl.search import GapFitter
@@ -62,6 +64,10 @@ class Price(NamedTuple):
         """Return the seconds of images that compute a share of their steps."""
         return images * (self.fixed_s + share * self.compute_s)
 
+    def over(self, workers: int) -> Price:
+        """Return what an image costs where so many draw at this price."""
+        return Price(self.fixed_s / workers, self.compute_s / workers)
+
 
 class TrainEstimate(NamedTuple):
     """What a training takes on this machine."""
@@ -70,11 +76,13 @@ class TrainEstimate(NamedTuple):
     device: str
     on_gpu: bool
     image_s: float
-    """Of an image of full compute, in a call of `rows`."""
+    """Of an image of full compute, in a call of `rows`: on one worker, where there are some."""
     rows: int
     stages: list[Stage]
     simulates: bool
     """Whether deadlines are learned too: in simulation, which no image tells the time of."""
+    workers: int = 0
+    """That draw beside the learner; 0 where it draws."""
 
     @property
     def total(self) -> Stage:
@@ -85,9 +93,10 @@ class TrainEstimate(NamedTuple):
     @property
     def headline(self) -> str:
         """What was timed, and where."""
+        where = f", on each of {self.workers} workers" if self.workers else ""
         return (
             f"{self.env_id} on {self.device}: {self.image_s:.2f} s an image of full compute, "
-            f"{self.rows} in a call"
+            f"{self.rows} in a call{where}"
         )
 
     def advice(self) -> list[str]:
@@ -95,28 +104,51 @@ class TrainEstimate(NamedTuple):
         longest = sorted(self.stages, key=lambda stage: -stage.seconds)[:2]
         lines = [f"{one.name}: {_ADVICE[one.name]}" for one in longest if one.name in _ADVICE]
         simulated = "deadlines are learned in simulation, without images: not counted here"
-        return ["to train faster, turn down", *lines, *([simulated] if self.simulates else [])]
+        head = ["to train faster, turn down"] if lines else []
+        return [*head, *lines, *([simulated] if self.simulates else [])]
 
 
-def estimate(config: EnvConfig, *, progress: Progress = UNSEEN) -> TrainEstimate:
+def estimate(
+    config: EnvConfig,
+    *,
+    workers: int = 0,
+    address: str | None = None,
+    retargets: bool = False,
+    progress: Progress = UNSEEN,
+) -> TrainEstimate:
     """Open the pipeline, time a few calls, and add up what the stages would draw.
 
+    Args:
+        config: The environment.
+        workers: That would draw, and `address`, of their cluster, as `fleet_of` takes them: all of
+            them draw at once while they are timed.
+        address: See `workers`.
+        retargets: Whether a policy is brought to other weights, and nothing is learned.
+        progress: Hears what is done.
+
     Raises:
-        ConfigError: If the pipeline cannot be opened, or refuses the arguments of its call.
+        ConfigError: If the pipeline cannot be opened, or refuses the arguments of its call, or as
+            `fleet_of`.
         UnsupportedModelError: If it cannot be cached.
     """
-    with progress:
+    with progress, fleet_of(config, workers=workers, address=address) as fleet:
         progress.stage("open")
         pipe = open_configured(config.pipeline)
         steps, rows = config.steps[0], config.agent.rows
-        board = Board.of(config, pipe, steps=steps)
+        board = Board.of(config, pipe, steps=steps, crew=fleet)
         train, select = cases_of(config, "train"), cases_of(config, "select")
         progress.stage("time")
         board.sigmas()  # under a controller: arguments that the pipeline refuses are named
-        fits = GapFitter.is_possible(board, train)
         single = _price(board, train[:1])
-        batch = _price(board, train[:rows]) if rows > 1 else single
-    counted = _Counted(config, batch, len(train), len(select), fits)
+        fits = not retargets and GapFitter.is_possible(board, train)
+        batch = _price(board, train[:rows]) if rows > 1 and not retargets else single
+        drawn, count = batch, 1
+        if fleet is not None:
+            count, rows = len(fleet), -(-rows // len(fleet))
+            parts = [(train[:rows],)] * count
+            list(board.spread(_price, parts))  # warms them up
+            drawn = Price(*np.mean(list(board.spread(_price, parts)), axis=0).tolist())
+    counted = _Counted(config, drawn.over(count), batch, len(train), len(select), fits)
     probes = probe_schedules(steps, config.cache.sites)
     shares = [float((modes == 0).mean()) * len(modes) / steps for modes in probes]
     profile = PROFILE_ROUNDS * sum(single.of(1, share) for share in shares)
@@ -126,10 +158,11 @@ def estimate(config: EnvConfig, *, progress: Progress = UNSEEN) -> TrainEstimate
         config.id,
         str(facts["gpu"] if on_gpu else facts["cpu"]),
         on_gpu,
-        batch.of(1, 1.0),
-        rows,
-        [Stage("profile", images, profile), *counted.stages()],
-        bool(config.world.loads),
+        drawn.of(1, 1.0),
+        1 if retargets else rows,
+        [Stage("profile", images, profile), *([] if retargets else counted.stages())],
+        bool(config.world.loads) and not retargets,
+        0 if fleet is None else len(fleet),
     )
 
 
@@ -145,12 +178,12 @@ def _price(board: Board, cases: Sequence[Case]) -> Price:
 
 
 class _Counted:
-    """Counts what the stages draw, and prices it."""
+    """Counts what the stages draw, and prices it: what the learner draws by itself apart."""
 
     def __init__(
-        self, config: EnvConfig, price: Price, train: int, select: int, fits: bool
+        self, config: EnvConfig, price: Price, own: Price, train: int, select: int, fits: bool
     ) -> None:
-        self._config, self._price, self._fits = config, price, fits
+        self._config, self._price, self._own, self._fits = config, price, own, fits
         self._train, self._select = train, select
         self._prompts = min(config.search.prompts, train)
         self._budgets = config.targets.budgets
@@ -185,7 +218,7 @@ class _Counted:
         if together:  # a rollout per coefficient, from its gap on
             fresh += HISTORY * min(computes, steps - computes) * computes / 2
         share = fresh / whole * steps / self._config.steps[0]
-        return images, seconds + prompts * share * self._price.compute_s
+        return images, seconds + prompts * share * self._own.compute_s
 
     def _search(self) -> tuple[float, float]:
         search, steps = self._config.search, self._config.steps[0]

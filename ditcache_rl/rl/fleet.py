@@ -1,9 +1,9 @@
-"""Workers on Ray, each with a pipeline of its own: they play rows and score cases.
+"""Workers on Ray, each with a pipeline of its own: they play rows, and draw for a board.
 
-What a worker is asked tells it all that it must know: the tasks of an episode and the actions so
-far. So Ray itself mends what dies: it starts another worker and asks it again, which plays the same
-steps up to where the first one was. Tasks, actions, observations, masks, rewards and qualities
-travel; tensors stay where they are made.
+What a worker is asked tells it all that it must know: the tasks of its rows and the actions so far,
+and where in Ray's store the references of its cases are. So Ray itself mends what dies: it starts
+another worker and asks it again, which does the same. References travel once, to the learner and
+to who needs them; of everything else numbers do, and tensors stay where they are made.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import weakref
+import subprocess
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-import numpy as np
-
-from ditcache_rl.bench import Board, Case, Quality
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.errors import BudgetError, ConfigError, StateError
+from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.machine import require
 from ditcache_rl.rl.worker import Worker
-from ditcache_rl.schedules import Schedule
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 #: Times that a worker is started again, and that it is asked again, before it is an error.
@@ -32,8 +33,8 @@ _TRIES = 8
 #: Rounds of waiting for who is slow, each twice as long as the one before: after it the slow ones
 #: are replaced, and who comes instead has to open its pipeline.
 _ROUNDS = 4
-#: How long a cluster may take to take a call.
-_REACH_S = 5.0
+#: How long a cluster may take to take a call, and to let a process join: that takes a few seconds.
+_REACH_S, _JOIN_S = 5.0, 60.0
 
 
 class Fleet:
@@ -46,33 +47,47 @@ class Fleet:
 
     def __init__(self, actors: Sequence[Any], *, patience_s: float = 600.0) -> None:
         self._actors, self._patience_s = list(actors), patience_s
-        #: Whose cases are whose: a reference is drawn by one worker alone.
-        self._homes: dict[Case, int] = {}
-        #: Whose rows the workers play; whoever is forgotten plays no more.
-        self._player: Callable[[], object] = lambda: None
+        #: Handles of the references that workers were told of, by board.
+        self._told: WeakKeyDictionary[Board, dict[Case, Any]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         """Count the workers."""
         return len(self._actors)
 
-    def lend(self, player: object) -> None:
-        """Have the workers play for one alone, until `give_back`: each has one episode in mind.
+    def spread(
+        self, board: Board, function: Callable[..., T], parts: Sequence[tuple[Any, ...]]
+    ) -> Iterator[T]:
+        """Do what `Board.spread` does: whoever is done gets the next part.
 
         Raises:
-            StateError: If they play for another one.
+            BudgetError: As `answers`.
+            DitcacheError: What a worker raised.
         """
-        if self._player() not in (None, player):
-            raise StateError(
-                "expected a fleet that plays for nobody, received one whose workers play the rows "
-                "of another environment, which steps of this one would break into; close that one "
-                "first, or start a fleet for each"
-            )
-        self._player = weakref.ref(player)
+        waiting, free = deque(enumerate(parts)), list(range(len(self)))
+        under_way: dict[Any, tuple[int, int]] = {}  # by handle, the worker and the part
+        found: dict[int, T] = {}
+        for said in range(len(parts)):
+            while said not in found:
+                while waiting and free:
+                    number, part = waiting.popleft()
+                    known, worker = self.references(board, part[0]), free.pop()
+                    _, asked = self.ask(worker, "run", board.steps, function, part, known)
+                    under_way[asked] = worker, number
+                workers = [(worker, asked) for asked, (worker, _) in under_way.items()]
+                (done,) = self._first(workers, 1)
+                worker, number = under_way.pop(done)
+                (found[number],) = self._read([done])
+                free.append(worker)
+            yield found.pop(said)
 
-    def give_back(self, player: object) -> None:
-        """Play for it no more; of whoever plays not it changes nothing."""
-        if self._player() is player:
-            self._player = lambda: None
+    def references(self, board: Board, cases: Sequence[Case]) -> dict[Case, Any]:
+        """Return handles of those references of a board that are there, for its workers."""
+        import ray
+
+        told = self._told.setdefault(board, {})
+        known = board.known(cases)
+        told.update({c: ray.put(image.numpy()) for c, image in known.items() if c not in told})
+        return {case: told[case] for case in known}
 
     def ask(self, worker: int, method: str, *arguments: Any) -> tuple[int, Any]:
         """Ask a worker; `answers` has what it says."""
@@ -85,51 +100,38 @@ class Fleet:
             BudgetError: If one does not come however often its worker is replaced.
             DitcacheError: What a worker raised.
         """
+        self._first(asked, len(asked))
+        return self._read([handle for _, handle in asked])
+
+    def _first(self, asked: Sequence[tuple[int, Any]], count: int) -> list[Any]:
+        """Wait for some answers, and replace who is silent; returns the handles of so many."""
         import ray
 
-        waited_for = [reference for _, reference in asked]
-        try:
-            for turn in range(_ROUNDS):
-                patience_s = self._patience_s * 2**turn
-                _, late = ray.wait(waited_for, num_returns=len(waited_for), timeout=patience_s)
-                if not late:
-                    return list(ray.get(waited_for))
-                for worker, reference in asked:
-                    if reference in late:
-                        _LOG.warning("worker %d is replaced: silent for %g s", worker, patience_s)
-                        ray.kill(self._actors[worker], no_restart=False)
-        except ray.exceptions.RayActorError as error:
-            raise BudgetError(
-                f"expected workers that live, received one that died {_TRIES} times: "
-                f"{str(error).splitlines()[0]}; give them more memory, or ask for fewer workers"
-            ) from error
+        handles = [handle for _, handle in asked]
+        for turn in range(_ROUNDS):
+            patience_s = self._patience_s * 2**turn
+            found, late = ray.wait(handles, num_returns=count, timeout=patience_s)
+            if len(found) == count:
+                return list(found)
+            for worker, handle in asked:
+                if handle in late:
+                    _LOG.warning("worker %d is replaced: silent for %g s", worker, patience_s)
+                    ray.kill(self._actors[worker], no_restart=False)
         raise BudgetError(
             f"expected answers of workers in {self._patience_s:g} s, received none in {_ROUNDS} "
             "rounds, each twice as long as the one before; allow more, or ask for fewer rows"
         )
 
-    def score(self, steps: int, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
-        """Do what `Board.score` does, on all workers."""
-        for case in cases:
-            self._homes.setdefault(case, len(self._homes) % len(self))
-        homes = np.array([self._homes[case] for case in cases])
-        parts = [np.flatnonzero(homes == worker).tolist() for worker in range(len(self))]
-        asked = [
-            self.ask(worker, "score", steps, [cases[i] for i in part], [schedules[i] for i in part])
-            for worker, part in enumerate(parts)
-            if len(part)
-        ]
-        psnr_db, ssim = np.empty(len(cases)), np.empty(len(cases))
-        for part, found in zip((p for p in parts if len(p)), self.answers(asked), strict=True):
-            psnr_db[part], ssim[part] = found
-        return Quality(psnr_db, ssim)
+    def _read(self, handles: Sequence[Any]) -> list[Any]:
+        import ray
 
-
-def shared(board: Board, fleet: Fleet | None) -> Board:
-    """Let workers score in place of a board, if there are some; returns the board."""
-    if fleet is not None:
-        board.elsewhere = partial(fleet.score, board.steps)
-    return board
+        try:
+            return list(ray.get(list(handles)))
+        except ray.exceptions.RayActorError as error:
+            raise BudgetError(
+                f"expected workers that live, received one that died {_TRIES} times: "
+                f"{str(error).splitlines()[0]}; give them more memory, or ask for fewer workers"
+            ) from error
 
 
 @contextmanager
@@ -194,10 +196,9 @@ def _connect(address: str | None) -> None:
     import ray
 
     own = {"include_dashboard": False} if address is None else {}
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
-        if host and port.isdigit():  # told in seconds, where Ray tries for minutes
-            socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+        if address is not None:
+            _try(address)
         ray.init(
             address=address or "local", log_to_driver=False, logging_level=logging.WARNING, **own
         )
@@ -207,3 +208,21 @@ def _connect(address: str | None) -> None:
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
             "; start one with `ray start --head`, or leave --ray out"
         ) from error
+
+
+def _try(address: str) -> None:
+    """Join a cluster in another process, as Ray itself tries for many minutes.
+
+    Raises:
+        OSError: If it takes too long, or fails.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():  # nobody there: told in seconds
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    command = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1])", address]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_JOIN_S)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"no answer of Ray within {_JOIN_S:g} s") from error
+    except subprocess.CalledProcessError as error:
+        raise OSError(error.stderr.strip().splitlines()[-1]) from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from ditcache_rl.bench import Case, Quality
+from ditcache_rl.bench import Board, Case, Quality
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.metrics import PSNR_CAP_DB
 from ditcache_rl.rl.scenario import Scenario
@@ -44,16 +45,15 @@ def with_floors(
 
 def _drawn(scenario: Scenario, cases: Sequence[Case], schedule: Schedule) -> tuple[Quality, Floats]:
     """Draw cases under a schedule: their quality, and (cases, steps, SIGNALS) of their runs."""
-    board, qualities, told = scenario.board, [], []
-    for start in range(0, len(cases), board.rows):
-        part = cases[start : start + board.rows]
-        drawn = board.draw(part, StaticSchedule(schedule))
-        assert drawn.log is not None, "a controller makes one"
-        qualities.append(board.judge(drawn.images, part))
-        told.append(drawn.log.jumps())
-    quality = Quality(*(np.concatenate(values) for values in zip(*qualities, strict=True)))
-    scenario.baselines.update(
-        ((case, schedule), (float(psnr_db), float(ssim)))
-        for case, psnr_db, ssim in zip(cases, *quality, strict=True)
-    )
-    return quality, np.concatenate(told)
+    board = scenario.board
+    board.prepare(cases)
+    parts = list(board.spread(partial(_told, schedule=schedule), board.parts(cases)))
+    quality = Quality.joined(reached for reached, _ in parts)
+    scenario.remember(cases, [schedule] * len(cases), quality)
+    return quality, np.concatenate([jumps for _, jumps in parts])
+
+
+def _told(board: Board, cases: Sequence[Case], *, schedule: Schedule) -> tuple[Quality, Floats]:
+    drawn = board.draw(cases, StaticSchedule(schedule))
+    assert drawn.log is not None, "a controller makes one"
+    return board.judge(drawn.images, cases), drawn.log.jumps()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,11 @@ class RewardTerms(NamedTuple):
     ssim: Floats
     latency: Floats
     memory: Floats
+
+    @classmethod
+    def joined(cls, parts: Iterable[RewardTerms]) -> RewardTerms:
+        """Return those of all rows of all parts."""
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     @property
     def total(self) -> Floats:

@@ -23,7 +23,6 @@ from ditcache_rl.cache.rates import Transfers
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.instrument import RequestLog
 from ditcache_rl.pipelines import open_shared, twin
 from ditcache_rl.policy import Policy
 from ditcache_rl.rl.hooks import Hooks
@@ -36,7 +35,7 @@ from ditcache_rl.schedules import (
     nominal_cost,
     spaced_table,
 )
-from ditcache_rl.types import Floats, Tier
+from ditcache_rl.types import Floats, Modes, Tier
 
 #: Worlds that training meets; more than it has episodes.
 _WORLDS = 2**31
@@ -102,7 +101,7 @@ class Scenario:
         table: The prior of the actions and the paired baseline.
         memory: What memory costs and how it moves; None where it is free.
         hooks: What a user puts in place of ours.
-        baselines: Quality of schedules by case, filled as it is needed.
+        baselines: PSNR and SSIM of schedules by case, filled as it is needed; see `known_as`.
     """
 
     config: EnvConfig
@@ -111,7 +110,7 @@ class Scenario:
     table: ScheduleTable
     memory: MemoryWorld | None = None
     hooks: Hooks = field(default_factory=Hooks)
-    baselines: dict[tuple[Case, Schedule], tuple[float, float]] = field(default_factory=dict)
+    baselines: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.memory is None and self.config.world.prices_memory:
@@ -178,15 +177,20 @@ class Scenario:
 
     def static(self, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
         """Return what schedules reach; nothing is drawn twice."""
-        keys = list(zip(cases, schedules, strict=True))
-        missing = [key for key in dict.fromkeys(keys) if key not in self.baselines]
+        keys = [known_as(*pair) for pair in zip(cases, schedules, strict=True)]
+        pairs = dict(zip(keys, zip(cases, schedules, strict=True), strict=True))
+        missing = [pair for key, pair in pairs.items() if key not in self.baselines]
         if missing:
-            found = self.board.score([case for case, _ in missing], [one for _, one in missing])
-            self.baselines.update(
-                (key, (float(p), float(s)))
-                for key, p, s in zip(missing, found.psnr_db, found.ssim, strict=True)
-            )
+            columns = [case for case, _ in missing], [one for _, one in missing]
+            self.remember(*columns, self.board.score(*columns))
         return Quality(*np.array([self.baselines[key] for key in keys]).T)
+
+    def remember(
+        self, cases: Sequence[Case], schedules: Sequence[Schedule], quality: Quality
+    ) -> None:
+        """Note what schedules reach."""
+        for case, schedule, psnr_db, ssim in zip(cases, schedules, *quality, strict=True):
+            self.baselines[known_as(case, schedule)] = float(psnr_db), float(ssim)
 
     def baseline(self, tasks: Sequence[Task]) -> RewardTerms:
         """Return what the static schedule of each target earns on the same prompt and seed."""
@@ -220,10 +224,17 @@ class Scenario:
         return self.hooks.returns(terms)
 
     def earned(
-        self, tasks: Sequence[Task], quality: Quality, log: RequestLog, bill: Bill | None = None
+        self, tasks: Sequence[Task], quality: Quality, modes: Modes, bill: Bill | None = None
     ) -> RewardTerms:
-        """Return what the rows of a finished call earn, less what memory costs."""
-        return self._terms(tasks, quality, self.cost.share_of_reference(log.modes), bill)
+        """Return what the rows of a finished call earn, less what memory costs.
+
+        Args:
+            tasks: What was asked for.
+            quality: What was reached.
+            modes: (steps, rows, sites) that were played.
+            bill: Of memory.
+        """
+        return self._terms(tasks, quality, self.cost.share_of_reference(modes), bill)
 
     def _terms(
         self,
@@ -242,6 +253,32 @@ class Scenario:
             latency_weight=np.array([bound if t.computes else t.latency_weight for t in tasks]),
             memory=None if bill is None else world.memory_weight * bill.resident_share,
         )
+
+
+class BareScenario(NamedTuple):
+    """A scenario without its board, for whoever has a replica of that."""
+
+    config: EnvConfig
+    steps: int
+    cost: CostModel
+    table: ScheduleTable
+    memory: MemoryWorld | None
+    hooks: Hooks
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> BareScenario:
+        """Take everything but the board, and what is known of images."""
+        one = scenario
+        return cls(one.config, one.board.steps, one.cost, one.table, one.memory, one.hooks)
+
+    def on(self, board: Board) -> Scenario:
+        """Return the scenario on a replica of its board."""
+        return Scenario(self.config, board, self.cost, self.table, self.memory, self.hooks)
+
+
+def known_as(case: Case, schedule: Schedule) -> str:
+    """Name what a schedule reaches on a case, in every process alike."""
+    return f"{schedule.digest} {case.seed} {case.prompt}"
 
 
 def _effective(schedule: Schedule, image: ImageMemory) -> Schedule:

@@ -25,7 +25,7 @@ from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.agents import check_agent
 from ditcache_rl.rl.compare import compare
 from ditcache_rl.rl.export import policy_of
-from ditcache_rl.rl.fleet import fleet_of, shared
+from ditcache_rl.rl.fleet import fleet_of
 from ditcache_rl.rl.gaps import check_gaps
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.learn import learn
@@ -142,7 +142,7 @@ def train(
         )
 
         progress.enter("references")
-        board = shared(Board.of(config, pipe, steps=first), fleet)
+        board = Board.of(config, pipe, steps=first, crew=fleet)
         if config.world.loads:
             check_gaps(board, cases[0])
         drawn = 0
@@ -153,14 +153,13 @@ def train(
             drawn += images
             progress.tick(drawn / len(cases + select), f"{drawn} images")
 
-        if fleet is None:  # whose workers draw their own when they score
-            board.prepare([*cases, *select], on_batch=count)
+        board.prepare([*cases, *select], on_batch=count)
 
         progress.enter("search")
         sample = sample_stage(
             board, cases, config.search.prompts, file=options.run / f"sample-{first}.json"
         )
-        rest = {n: shared(Board.of(config, pipe, steps=n), fleet) for n in others}
+        rest = {n: Board.of(config, pipe, steps=n, crew=fleet) for n in others}
         boards = {first: board} | rest
         found = search_stage(
             config,
@@ -230,7 +229,6 @@ def train(
             seed=options.seed,
             on_episodes=on_episodes,
             callbacks=callbacks,
-            fleet=fleet,
         )
 
         progress.enter("compare")

@@ -26,6 +26,7 @@ class DenoiseVecEnv(Named, SharedVecEnv):
         scenario: Board, prices and schedules.
         rows: Number of environments.
         draw: Draws the task of a row.
+        episodes: Plays the rows; those of the scenario's own board by default.
         on_outcome: Hears every finished batch with the baseline of its rows.
     """
 
@@ -35,11 +36,12 @@ class DenoiseVecEnv(Named, SharedVecEnv):
         rows: int,
         draw: Callable[[], Task],
         *,
+        episodes: Episodes | None = None,
         on_outcome: Callable[[Outcome, NDArray[np.float64]], None] | None = None,
     ) -> None:
         self._scenario = scenario
         self._draw, self._on_outcome = draw, on_outcome
-        self._episodes = Episodes(scenario)
+        self._episodes = episodes or Episodes(scenario)
         self._actions: NDArray[np.int64] | None = None
         super().__init__(rows, *spaces_of(scenario))
 
@@ -74,7 +76,7 @@ class DenoiseVecEnv(Named, SharedVecEnv):
             infos[row] = {
                 **outcome.info(row),
                 "baseline": float(baseline[row]),
-                "modes": outcome.log.modes[:, row],
+                "modes": outcome.modes[:, row],
                 "terminal_observation": last[row],
             }
         if self._on_outcome is not None:

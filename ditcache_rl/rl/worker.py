@@ -1,63 +1,41 @@
-"""What runs on a worker: a replica of the pipeline that plays rows and scores cases.
+"""What runs on a worker: a replica of the pipeline that plays rows and draws what it is asked to.
 
 What it is asked tells it all that it must know, so that another one can be asked in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ditcache_rl.bench import Board, Case, MemoryWorld, Quality
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control.observation import Observation
 from ditcache_rl.pipelines import open_shared, twin
-from ditcache_rl.rl.hooks import Hooks
-from ditcache_rl.rl.scenario import Scenario, Task
-from ditcache_rl.rl.vec_env import DenoiseVecEnv
-from ditcache_rl.schedules import CostModel, Schedule, ScheduleTable
+from ditcache_rl.rl.episodes import Episodes, Outcome
+from ditcache_rl.rl.scenario import BareScenario, Task
+
+T = TypeVar("T")
+#: Handles of reference images in Ray's store.
+References = Mapping[Case, Any]
 
 
-class RemoteScenario(NamedTuple):
-    """What a worker needs to know of a scenario to make its own."""
-
-    config: EnvConfig
-    steps: int
-    cost: CostModel
-    table: ScheduleTable
-    memory: MemoryWorld | None
-    hooks: Hooks
-
-    @classmethod
-    def of(cls, scenario: Scenario) -> RemoteScenario:
-        """Take everything but the board."""
-        board = scenario.board
-        return cls(
-            scenario.config,
-            board.steps,
-            scenario.cost,
-            scenario.table,
-            scenario.memory,
-            scenario.hooks,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PartStep:
-    """Where the rows of a part are, and what their last step earned."""
+class Moment(NamedTuple):
+    """Where the rows of a part are."""
 
     observation: Observation
     masks: NDArray[np.bool_]
-    rewards: NDArray[np.float32]
-    infos: list[dict[str, Any]]
+    """No rows after the last step."""
+    outcome: Outcome | None
+    """After the last step, without its images."""
 
 
 class Worker:
-    """A replica of the pipeline, and what is played and scored on it.
+    """A replica of the pipeline, and what is played and drawn on it.
 
     Args:
         config: The environment.
@@ -66,65 +44,78 @@ class Worker:
 
     def __init__(self, config: EnvConfig, *, threads: int = 0) -> None:
         if threads:
-            import torch
-
             torch.set_num_threads(threads)
         self._config = config
         self._boards: dict[int, Board] = {}
-        self._env: DenoiseVecEnv | None = None
-        self._draws: Iterator[Task] = iter(())
-        #: The episode that runs, and how many of its steps were played.
-        self._at = -1, 0
+        #: By steps and case, the handle that an image was fetched by.
+        self._fetched: dict[tuple[int, Case], Any] = {}
+        self._episodes: Episodes | None = None
+        #: The part that runs, and how many of its steps were played.
+        self._at = "", 0
 
-    def score(self, steps: int, cases: Sequence[Case], schedules: Sequence[Schedule]) -> Quality:
-        """Do what `Board.score` does; an episode that runs is left, and played again if asked."""
-        if self._env is not None:
-            self._env.close()
-        self._at = -1, 0
-        return self._board(steps).score(cases, schedules)
+    def run(
+        self,
+        steps: int,
+        function: Callable[..., T],
+        part: tuple[Any, ...],
+        references: References,
+    ) -> T:
+        """Call a function of the board; an episode that runs is left, and played again if asked."""
+        self._leave()
+        return function(self._board(steps, references), *part)
 
     def play(
         self,
-        scene: RemoteScenario,
-        episode: int,
+        scene: BareScenario,
+        name: str,
         tasks: Sequence[Task],
         actions: Sequence[NDArray[np.int64]],
-        then: Sequence[Task],
-    ) -> PartStep:
-        """Play the rows of an episode up to the last of the actions.
+        references: References,
+    ) -> Moment:
+        """Play the rows of a part up to the last of the actions.
 
         Args:
             scene: What is played in.
-            episode: Number of the episode.
+            name: Of the part.
             tasks: One per row.
-            actions: Of all steps so far, (rows, 2) each. What was played here is not played again.
-            then: Tasks of the next episode, which begins after the last step of this one.
+            actions: Of all steps so far, feasible, (rows, 2) each. What was played here is not
+                played again.
+            references: Of the tasks.
         """
-        rewards = np.zeros(len(tasks), dtype=np.float32)
-        infos: list[dict[str, Any]] = [{} for _ in tasks]
-        observation: Any = None
         fresh = actions[-1:]
-        if self._env is None or not actions or self._at != (episode, len(actions) - 1):
-            self._draws, fresh = iter(tasks), actions
-            observation = self._begin(scene, len(tasks)).reset()
-        assert self._env is not None, "begun above"
-        self._draws = iter(then)
+        if self._episodes is None or self._at != (name, len(actions) - 1):
+            self._leave()
+            self._episodes = Episodes(scene.on(self._board(scene.steps, references)))
+            self._episodes.begin(tasks)
+            fresh = actions
+        outcome = None
         for one in fresh:
-            observation, rewards, _, infos = self._env.step(one)
-        ended = len(actions) == scene.steps
-        self._at = (episode + 1, 0) if ended else (episode, len(actions))
-        return PartStep(observation, self._env.action_masks().copy(), rewards, infos)
+            outcome = self._episodes.act(one)
+        self._at = name, len(actions)
+        observation = self._episodes.observation.copy()
+        if outcome is None:
+            return Moment(observation, self._episodes.masks.copy(), None)
+        self._episodes = None
+        bare = outcome._replace(images=torch.empty(0, *outcome.images.shape[1:]))
+        return Moment(observation, np.empty((0, 0), dtype=np.bool_), bare)
 
-    def _begin(self, scene: RemoteScenario, rows: int) -> DenoiseVecEnv:
-        if self._env is not None:
-            self._env.close()
-        board = self._board(scene.steps)
-        scenario = Scenario(scene.config, board, scene.cost, scene.table, scene.memory, scene.hooks)
-        self._env = DenoiseVecEnv(scenario, rows, lambda: next(self._draws))
-        return self._env
+    def _leave(self) -> None:
+        if self._episodes is not None:
+            self._episodes.close()
+            self._episodes = None
 
-    def _board(self, steps: int) -> Board:
+    def _board(self, steps: int, references: References) -> Board:
+        """Return the board of so many steps, with references as the learner has them."""
+        import ray
+
         if steps not in self._boards:
             pipe = twin(open_shared(self._config.pipeline))
             self._boards[steps] = Board.of(self._config, pipe, steps=steps)
+        known = self._fetched
+        fresh = {case: one for case, one in references.items() if known.get((steps, case)) != one}
+        images = ray.get(list(fresh.values()))
+        self._boards[steps].keep(
+            {case: torch.tensor(image) for case, image in zip(fresh, images, strict=True)}
+        )
+        known.update({(steps, case): one for case, one in fresh.items()})
         return self._boards[steps]

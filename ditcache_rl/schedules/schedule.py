@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +128,11 @@ class Schedule:
     def path(self) -> ComputePath:
         """The steps that compute anything."""
         return tuple(np.flatnonzero(self.costs).tolist())
+
+    @property
+    def digest(self) -> str:
+        """Name the schedule by its content, in every process alike."""
+        return hashlib.blake2b(repr(self._key).encode(), digest_size=16).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and self._key == other._key

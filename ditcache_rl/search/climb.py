@@ -1,7 +1,7 @@
 """Hill climbing and simulated annealing at a fixed number of computes.
 
 `climb` and `anneal` score candidates on the final image and spend what evaluations they have;
-`climb_paths` scores which steps compute by an error of its caller's.
+`climb_paths` scores which steps compute by errors of its caller's.
 
 Source: the search of BudCache (arXiv 2606.13496), extended by the mode of the steps between (reuse,
 forecast of order 1 or 2) and by partial computes.
@@ -9,10 +9,9 @@ forecast of order 1 or 2) and by partial computes.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -76,49 +75,70 @@ def anneal(
 
 
 def climb_paths(
-    error: Callable[[ComputePath], float],
+    errors: Callable[[Sequence[ComputePath]], Sequence[float]],
     first: Sequence[ComputePath],
     steps: int,
     *,
     evaluations: int,
     rng: np.random.Generator,
+    width: int = 1,
 ) -> ComputePath:
     """Climb to the path with the least error, moving one or two computed steps at a time.
 
     Args:
-        error: Scores a path; asked once for each.
+        errors: Scores paths; asked once for each.
         first: Where to start; as many computed steps each.
         steps: Denoising steps.
         evaluations: Paths to score, the first ones included.
         rng: Orders the moves.
+        width: Paths that are scored at once. What is found does not depend on it: those behind a
+            better one are as if they had not been scored.
     """
-    error = functools.cache(error)
+    known: dict[ComputePath, float] = {}
+
+    def score(paths: Sequence[ComputePath]) -> None:
+        fresh = [path for path in dict.fromkeys(paths) if path not in known]
+        known.update(zip(fresh, errors(fresh), strict=True))
+
+    score(first)
     scored = set(first)
-    best = min(dict.fromkeys(first), key=error)
+    best = min(first, key=known.__getitem__)
     moves = _moves(best, steps, rng)
     while len(scored) < evaluations:
-        moved = next((path for path in moves if path not in scored), None)
-        if moved is None:
+        unseen = (path for path in moves if path not in scored)
+        ahead = list(itertools.islice(unseen, min(width, evaluations - len(scored))))
+        if not ahead:
             break  # nothing near is better
-        scored.add(moved)
-        if error(moved) < error(best):
-            best, moves = moved, _moves(moved, steps, rng)
+        score(ahead)
+        for moved in ahead:
+            scored.add(moved)
+            if known[moved] < known[best]:
+                best, moves = moved, _moves(moved, steps, rng)
+                break
     return best
 
 
 def _moves(path: ComputePath, steps: int, rng: np.random.Generator) -> Iterator[ComputePath]:
-    """List the paths nearby, in random order, the nearest first."""
+    """List the paths nearby, in random order, the nearest first; all is drawn at once."""
     places = range(1, len(path))
     near = [((place, change),) for place in places for change in (-1, 1)]
     far = [((place, change),) for place in places for change in (-2, 2)]
     pairs = [(a, b) for (a,), (b,) in itertools.combinations(near, 2)]
-    for group in (near, far, pairs):
-        for index in rng.permutation(len(group)):
-            moved = list(path)
-            for place, change in group[index]:
-                moved[place] += change
-            if moved[-1] < steps and all(a < b for a, b in itertools.pairwise(moved)):
-                yield tuple(moved)
+    groups = (near, far, pairs)
+    orders = [rng.permutation(len(group)) for group in groups]
+
+    def moved(changes: Iterable[tuple[int, int]]) -> ComputePath:
+        found = list(path)
+        for place, change in changes:
+            found[place] += change
+        return tuple(found)
+
+    every = (
+        moved(group[index]) for group, order in zip(groups, orders, strict=True) for index in order
+    )
+    return (
+        one for one in every if one[-1] < steps and all(a < b for a, b in itertools.pairwise(one))
+    )
 
 
 def _unseen(

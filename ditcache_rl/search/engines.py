@@ -95,11 +95,11 @@ def search_under(
     first = tuple(sorted({*schedule.path, *always}))
     known: dict[ComputePath, float] = {}
 
-    def error(path: ComputePath) -> float:
-        known[path] = quality(path)
-        return -known[path]
+    def errors(paths: Sequence[ComputePath]) -> list[float]:
+        known.update((path, quality(path)) for path in paths)
+        return [-known[path] for path in paths]
 
-    best = climb_paths(error, [first], board.steps, evaluations=evaluations, rng=rng)
+    best = climb_paths(errors, [first], board.steps, evaluations=evaluations, rng=rng)
     found = Schedule.on_path(best, board.steps)
     return EngineSearch(found, float(own), known[first], known[best])
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.forecast import line_coefficients, path_coefficients, weighted_sum
+from ditcache_rl.search.equations import normal_equations, solve, squares
 from ditcache_rl.types import HISTORY, Floats
 
 #: States that are kept: those of a schedule and of the moves around it.
@@ -34,8 +36,6 @@ _KEPT = 256
 _RIDGE, _LAST_RIDGE = 1e-6, 1e-2
 #: Change of a coefficient by which its effect on the final latents is measured.
 _NUDGE = 1e-3
-#: Squared errors below this count as this.
-_TINY = 1e-12
 
 
 class _State(NamedTuple):
@@ -68,6 +68,7 @@ class GapFitter:
                 f"{board.sites} sites of its blocks; set sites = 1 and blocks to the name of the "
                 'denoiser, such as "transformer", in the [cache] table'
             )
+        self._cases = tuple(cases)
         parts = [cases[i : i + board.rows] for i in range(0, len(cases), board.rows)]
         self.board, self.steps = board, board.steps
         self._replays = [Replay(board, part) for part in parts]
@@ -85,6 +86,10 @@ class GapFitter:
         except UnsupportedModelError:
             return False
         return True
+
+    def errors(self, paths: Sequence[ComputePath]) -> list[float]:
+        """Return the error of each path, in the crew of the board if there is one."""
+        return list(self._spread("error", [(path,) for path in paths]))
 
     def error(self, path: ComputePath) -> float:
         """Return the mean logarithm of the squared error of the final latents, gaps fitted."""
@@ -105,7 +110,7 @@ class GapFitter:
         end, added = self._end(self._fitted_states(path)[-1], path)
         if not together:
             return path_coefficients(path, self._sigmas, added)
-        error, correction = self._error(end), self._correction(path, added)
+        error, correction = self._error(end), self._correction(path, added, end)
         for share in (1.0, 0.5):
             tried = added + share * correction
             end, _ = self._end(self._states_of(path, tried)[-1], path, tried)
@@ -113,7 +118,7 @@ class GapFitter:
                 return path_coefficients(path, self._sigmas, tried)
         return path_coefficients(path, self._sigmas, added)
 
-    def _correction(self, path: ComputePath, added: Floats) -> Floats:
+    def _correction(self, path: ComputePath, added: Floats, end: Sequence[Tensor]) -> Floats:
         """Return the Gauss-Newton step of all coefficients; cases count by relative errors."""
         places = [
             (gap, place)
@@ -124,18 +129,33 @@ class GapFitter:
         correction = np.zeros_like(added)
         if not places:
             return correction
-        states = self._states_of(path, added)
-        end = self._end(states[-1], path, added)[0]
-        wrong, effects = self._wrong(end), []
-        for gap, place in places:
-            nudged = added.copy()
-            nudged[gap, place] += _NUDGE
-            last = self._states_of(path, nudged, known=states[: gap + 1])[-1]
-            moved = self._end(last, path, nudged)[0]
-            effects.append((torch.cat(moved) - torch.cat(end)).flatten(1).double() / _NUDGE)
-        gram, moment = normal_equations(torch.stack(effects, dim=2), wrong)
-        correction[tuple(np.transpose(places))] = _solve(gram, moment, _LAST_RIDGE)
+        moved = self._spread("nudged", [(path, added, *place) for place in places])
+        effects = [(one - torch.cat(end)).flatten(1).double() / _NUDGE for one in moved]
+        gram, moment = normal_equations(torch.stack(effects, dim=2), self._wrong(end))
+        correction[tuple(np.transpose(places))] = solve(gram, moment, _LAST_RIDGE)
         return correction
+
+    @torch.no_grad()
+    def nudged(self, path: ComputePath, added: Floats, gap: int, place: int) -> Tensor:
+        """Return the final latents with one coefficient of a path moved a little.
+
+        Args:
+            path: Computed steps.
+            added: (gaps, HISTORY) as they were fitted to the path.
+            gap: Of the coefficient.
+            place: In the gap.
+        """
+        moved = added.copy()
+        moved[gap, place] += _NUDGE
+        states = self._fitted_states(path)[: gap + 1]
+        last = self._states_of(path, moved, known=states)[-1]
+        return torch.cat(self._end(last, path, moved)[0])
+
+    def _spread(self, method: str, questions: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """Ask a method every question, of fitters in the crew of the board if there is one."""
+        if self.board.crew is None:
+            return (getattr(self, method)(*one) for one in questions)
+        return self.board.spread(_asked, [(self._cases, method, *one) for one in questions])
 
     @torch.no_grad()
     def _fitted_states(self, path: ComputePath) -> list[_State]:
@@ -228,7 +248,7 @@ class GapFitter:
             found = normal_equations(effect, wrong)
             gram, moment = gram + found[0], moment + found[1]
         added = np.zeros(HISTORY)
-        added[: len(known)] = _solve(gram, moment, _RIDGE)
+        added[: len(known)] = solve(gram, moment, _RIDGE)
         return added
 
     def _reach(
@@ -248,7 +268,7 @@ class GapFitter:
         return latents
 
     def _error(self, latents: Sequence[Tensor]) -> float:
-        return float(_squares(self._wrong(latents)).log().mean())
+        return float(squares(self._wrong(latents)).log().mean())
 
     def _wrong(self, latents: Sequence[Tensor]) -> Tensor:
         """Return what final latents lack: (cases, features)."""
@@ -259,21 +279,14 @@ class GapFitter:
         )
 
 
-def _squares(wrong: Tensor) -> Tensor:
-    return wrong.square().mean(dim=1).clamp_min(_TINY)
+@lru_cache(maxsize=2)  # what is searched on, and what is settled on
+def _fitter_of(board: Board, cases: tuple[Case, ...]) -> GapFitter:
+    return GapFitter(board, cases)
 
 
-def normal_equations(effect: Tensor, wrong: Tensor) -> tuple[Floats, Floats]:
-    """Return both sides of normal equations in which every case counts by its relative error.
-
-    Args:
-        effect: (cases, features, unknowns) what a unit of each unknown does.
-        wrong: (cases, features) what is lacking.
-    """
-    share = 1 / _squares(wrong)
-    gram = torch.einsum("rdk,rdl,r->kl", effect, effect, share)
-    moment = torch.einsum("rdk,rd,r->k", effect, wrong, share)
-    return gram.cpu().numpy(), moment.cpu().numpy()
+def _asked(board: Board, cases: tuple[Case, ...], method: str, *question: Any) -> Any:
+    """Ask a fitter of a worker, which it makes when it is first asked."""
+    return getattr(_fitter_of(board, cases), method)(*question)
 
 
 def _check_sampler(replay: Replay) -> None:
@@ -285,8 +298,3 @@ def _check_sampler(replay: Replay) -> None:
                 "expected a sampler whose steps depend on nothing but latents and output to fit "
                 "forecasts, received one that remembers its last steps or draws noise"
             )
-
-
-def _solve(gram: Floats, moment: Floats, ridge: float) -> Floats:
-    """Solve the normal equations, each unknown damped by a share of its own curvature."""
-    return np.asarray(np.linalg.solve(gram + np.diag(ridge * np.diag(gram) + _TINY), moment))

@@ -99,11 +99,12 @@ def search_fitted(problem: Problem) -> ScheduleTable:
     found, before = [], problem.before
     for computes in problem.computes:
         path = climb_paths(
-            fitter.error,
+            fitter.errors,
             [one.path for one in problem.first(computes, before, propose=True)],
             problem.space.steps,
             evaluations=problem.evaluations,
             rng=problem.rng,
+            width=board.hands,
         )
         before = settled.fit(path, together=problem.fit_together)
         found.append(trials.scored(before))

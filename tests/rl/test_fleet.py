@@ -1,8 +1,12 @@
-import gc
+import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from functools import partial
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +16,16 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from ditcache_rl.bench import Case, cases_of
+from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.errors import ConfigError, ShapeError, StateError
-from ditcache_rl.rl import DenoiseVecEnv, Scenario, Task
-from ditcache_rl.rl.fleet import Fleet, _connect, fleet_of, shared
-from ditcache_rl.rl.fleet_vec_env import FleetVecEnv
+from ditcache_rl.control import PolicyNetwork
+from ditcache_rl.errors import ConfigError, ShapeError
+from ditcache_rl.rl import DenoiseVecEnv, Episodes, Scenario, Task, compare
+from ditcache_rl.rl import fleet as module
+from ditcache_rl.rl.episodes import Outcome
+from ditcache_rl.rl.fleet import Fleet, _connect, fleet_of
+from ditcache_rl.rl.fleet_episodes import episodes_of
+from ditcache_rl.rl.floors import with_floors
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 from ditcache_rl.schedules import Schedule
@@ -84,83 +92,98 @@ def play(env: SharedVecEnv, episodes: int) -> Played:
 
 def halves(scenario: Scenario, seed: int) -> SharedVecEnv:
     """Play both halves of the rows in this process, one after the other."""
-    draw = draws(scenario, seed)
-    waiting: list[list[Task]] = [[], []]
 
-    def of(half: int) -> Task:
-        if not waiting[half]:
-            drawn = [draw() for _ in range(ROWS)]
-            waiting[0] += drawn[: ROWS // 2]
-            waiting[1] += drawn[ROWS // 2 :]
-        return waiting[half].pop(0)
+    class Both(Episodes):
+        """Rows of two calls, as two workers have them."""
 
-    own = [Scenario.nominal(scenario.config) for _ in range(2)]  # a call at a time on each
-    parts = [DenoiseVecEnv(own[half], ROWS // 2, partial(of, half)) for half in (0, 1)]
+        def __init__(self) -> None:
+            super().__init__(scenario)
+            own = [Scenario.nominal(scenario.config) for _ in range(2)]  # a call at a time on each
+            self._halves = [Episodes(one) for one in own]
 
-    class Both(DenoiseVecEnv):
-        def reset(self) -> Any:
-            observations: list[Any] = [one.reset() for one in parts]
-            return np.concatenate(observations)
+        @property
+        def masks(self) -> NDArray[np.bool_]:
+            return np.concatenate([half.masks for half in self._halves])
 
-        def step(self, actions: Any) -> Any:
-            pairs = zip(parts, np.split(actions, 2), strict=True)
-            outs = [one.step(part) for one, part in pairs]
-            joined = [np.concatenate([out[index] for out in outs]) for index in range(3)]
-            return (*joined, [info for out in outs for info in out[3]])
+        def begin(self, tasks: Sequence[Task]) -> None:
+            board, cases = scenario.board, [task.case for task in tasks]
+            board.prepare(cases)
+            for half, part in zip(self._halves, (tasks[:2], tasks[2:]), strict=True):
+                half.scenario.board.keep(board.known(cases))
+                half.begin(part)
+            self._look()
 
-        def action_masks(self) -> NDArray[np.bool_]:
-            return np.concatenate([one.action_masks() for one in parts])
+        def act(self, actions: NDArray[np.int64]) -> Outcome | None:
+            pairs = zip(self._halves, np.split(actions, 2), strict=True)
+            outcomes = [one for half, part in pairs if (one := half.act(part)) is not None]
+            self._look()
+            return Outcome.joined(outcomes) if outcomes else None
 
         def close(self) -> None:
-            for one in parts:
-                one.close()
+            for half in self._halves:
+                half.close()
 
-    return Both(scenario, ROWS, draw)
+        def _look(self) -> None:
+            self.observation = np.concatenate([half.observation for half in self._halves])
+
+    return DenoiseVecEnv(scenario, ROWS, draws(scenario, seed), episodes=Both())
+
+
+def on(fleet: Fleet, scenario: Scenario) -> Scenario:
+    """Return a scenario of its own on workers, with nothing drawn."""
+    config, steps = scenario.config, scenario.board.steps
+    board = Board.of(config, scenario.board.pipe, steps=steps, crew=fleet)
+    return replace(scenario, board=board, baselines={})
+
+
+def apart(fleet: Fleet, scenario: Scenario, seed: int) -> SharedVecEnv:
+    """Play the rows on workers."""
+    there = on(fleet, scenario)
+    return DenoiseVecEnv(there, ROWS, draws(there, seed), episodes=episodes_of(there))
 
 
 def test_the_same_seeds_play_the_same_on_workers_as_in_one_process(
     scenario: Scenario, fleet: Fleet
 ) -> None:
-    apart = play(FleetVecEnv(scenario, ROWS, draws(scenario, 1), fleet=fleet), 3)
+    there = play(apart(fleet, scenario, 1), 3)
     here = play(halves(scenario, 1), 3)
     together = play(DenoiseVecEnv(scenario, ROWS, draws(scenario, 1)), 3)
 
-    # Of as many rows at a time, to the bit; four rows at a time sum in another order, and so may
-    # references and baselines, which are drawn together with those that were missing before.
+    # Of as many rows at a time, to the bit; four rows at a time sum in another order, and so do
+    # baselines, of which workers draw fewer at a time.
     for name in ("observations", "masks"):
-        assert np.array_equal(getattr(apart, name), getattr(here, name)), name
-    np.testing.assert_allclose(apart.rewards, here.rewards, atol=1e-3)
-    assert np.array_equal(apart.masks, together.masks)
-    np.testing.assert_allclose(apart.observations, together.observations, atol=1e-4)
-    np.testing.assert_allclose(apart.rewards, together.rewards, atol=1e-3)
-    assert np.abs(apart.rewards).max() > 0.01
+        assert np.array_equal(getattr(there, name), getattr(here, name)), name
+    np.testing.assert_allclose(there.rewards, here.rewards, atol=1e-3)
+    assert np.array_equal(there.masks, together.masks)
+    np.testing.assert_allclose(there.observations, together.observations, atol=1e-4)
+    np.testing.assert_allclose(there.rewards, together.rewards, atol=1e-3)
+    assert np.abs(there.rewards).max() > 0.01
 
 
-def test_a_fleet_plays_for_one_environment_at_a_time(scenario: Scenario, fleet: Fleet) -> None:
-    def make() -> FleetVecEnv:
-        return FleetVecEnv(scenario, ROWS, draws(scenario, 1), fleet=fleet)
+def trained(
+    fleet: Fleet,
+    scenario: Scenario,
+    folder: Path,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> dict[str, torch.Tensor]:
+    """Train on workers as a process does that knows nothing yet, and return the weights."""
+    told: list[int] = []
 
-    first = make()
-    first.reset()
-    with pytest.raises(StateError, match=r"whose workers play the rows of another environment"):
-        make()
-    first.close()
-    with pytest.raises(StateError, match="call reset first"):
-        first.step(np.zeros((ROWS, 2), dtype=np.int64))
-    second = make()
-    with pytest.raises(StateError, match="close that one first"):
-        first.reset()
-    second.close()
-    first.reset()
-    del first, second
-    gc.collect()
-    make().close()
+    def hear(episodes: int, gain: float) -> None:
+        told.append(episodes)
+        on_step(len(told))
+
+    folder.mkdir(exist_ok=True)
+    there = on(fleet, scenario)
+    model = learn(there, cases_of(there.config, "train"), folder, seed=1, on_episodes=hear)
+    assert told[-1] == there.config.agent.episodes
+    return dict(model.policy.state_dict())
 
 
-def test_a_training_whose_workers_die_and_sleep_ends_as_it_would_have(
+def test_a_training_whose_workers_die_and_sleep_ends_as_it_would_have_to_the_bit(
     scenario: Scenario, fleet: Fleet, tmp_path: Path
 ) -> None:
-    quick, found = Fleet(fleet._actors, patience_s=8), []
+    quick = Fleet(fleet._actors, patience_s=8)
 
     def harm(step: int) -> None:
         if step == STEPS + 2:
@@ -170,45 +193,91 @@ def test_a_training_whose_workers_die_and_sleep_ends_as_it_would_have(
             pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
             os.kill(pid, signal.SIGSTOP)
 
-    for name, crew in (("whole", fleet), ("harmed", quick)):
-        told: list[int] = []
+    whole = trained(fleet, scenario, tmp_path / "whole")
+    harmed = trained(quick, scenario, tmp_path / "harmed", harm)
 
-        def hear(episodes: int, gain: float, told: list[int] = told, name: str = name) -> None:
-            told.append(episodes)
-            if name == "harmed":
-                harm(len(told))
+    assert all(torch.equal(value, harmed[name]) for name, value in whole.items())
 
-        (tmp_path / name).mkdir()
-        cases = cases_of(scenario.config, "train")
-        model = learn(scenario, cases, tmp_path / name, seed=1, on_episodes=hear, fleet=crew)
-        assert told[-1] == scenario.config.agent.episodes
-        found.append(model.policy.state_dict())
 
-    # Not to the bit: who comes instead draws references and baselines in other company.
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, atol=1e-3, rtol=0, msg=name)
+def test_a_training_on_workers_that_is_resumed_equals_an_uninterrupted_one_to_the_bit(
+    scenario: Scenario, fleet: Fleet, tmp_path: Path
+) -> None:
+    longer = replace(scenario.config, agent=replace(scenario.config.agent, episodes=32))
+    scenario = replace(scenario, config=longer)
+
+    def interrupt(step: int) -> None:
+        if step == 6 * STEPS + 1:  # of eight batches; the first four are kept
+            raise KeyboardInterrupt
+
+    whole = trained(fleet, scenario, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained(fleet, scenario, tmp_path / "parts", interrupt)
+    resumed = trained(fleet, scenario, tmp_path / "parts")
+
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_references_are_those_of_one_process_to_the_bit(scenario: Scenario, fleet: Fleet) -> None:
+    cases, there = cases_of(scenario.config, "train"), on(fleet, scenario)
+
+    assert torch.equal(there.board.references(cases), scenario.board.references(cases))
 
 
 def test_workers_score_what_a_board_scores(scenario: Scenario, fleet: Fleet) -> None:
-    env = FleetVecEnv(scenario, ROWS, draws(scenario, 4), fleet=fleet)
+    env = apart(fleet, scenario, 4)
     env.reset()  # an episode that nobody ends
     cases = [*cases_of(scenario.config, "train"), Case("a small green disc", 5)]
     schedules = [Schedule.from_text(text) for text in ("CRCR", "C1C1", "CCCR", "CRRR")]
     here = scenario.board.score(cases, schedules)
 
-    apart = shared(scenario.board, fleet).score(cases, schedules)
+    there = on(fleet, scenario).board.score(cases, schedules)
 
-    np.testing.assert_allclose(apart.psnr_db, here.psnr_db, atol=1e-3)
-    np.testing.assert_allclose(apart.ssim, here.ssim, atol=1e-5)
+    np.testing.assert_allclose(there.psnr_db, here.psnr_db, atol=1e-3)
+    np.testing.assert_allclose(there.ssim, here.ssim, atol=1e-5)
     # It goes on where it was, for whoever comes back to it.
     actions = np.zeros((ROWS, 2), dtype=np.int64)
     assert np.isfinite(np.asarray(env.step(actions)[0])).all()
-    env.close()
+
+
+def test_floors_and_comparison_on_workers_are_those_of_one_process(
+    scenario: Scenario, fleet: Fleet
+) -> None:
+    cases = cases_of(scenario.config, "select")
+    features = len(scenario.actions.schema()) - scenario.actions.logits
+    network = PolicyNetwork(features, scenario.actions.logits)
+    tasks = [Task(case, 2, 0.0) for case in cases]
+    lone = (scenario, on(fleet, scenario))
+
+    floors = [with_floors(one, [1, 2], cases, lambda share, note: None) for one in lone]
+    played = [compare.play(one, network, tasks) for one in lone]
+
+    for computes in (1, 2):
+        here, there = (table[computes].floor_psnr_db for table in floors)
+        assert here == pytest.approx(there, abs=1e-3)
+    np.testing.assert_allclose(played[0][0], played[1][0], atol=1e-3)
+    np.testing.assert_allclose(played[0][1], played[1][1], atol=1e-3)
+
+
+def test_parts_go_to_whoever_is_free_and_come_back_in_order(
+    scenario: Scenario, fleet: Fleet
+) -> None:
+    board = on(fleet, scenario).board
+
+    found = list(board.spread(_slow_at_first, [([], number) for number in range(6)]))
+
+    assert [number for number, _ in found] == list(range(6))
+    process = [pid for _, pid in found]
+    assert process.count(process[0]) == 1  # the others did not wait for it
+
+
+def _slow_at_first(board: Board, cases: Sequence[Case], number: int) -> tuple[int, int]:
+    time.sleep(0.0 if number else 1.0)
+    return number, os.getpid()
 
 
 def test_what_a_worker_raises_is_raised_here(scenario: Scenario, fleet: Fleet) -> None:
     with pytest.raises((ShapeError, ConfigError), match="expected"):
-        fleet.score(STEPS, [Case("a disc", 1)], [Schedule.from_text("CRCR | CRCR")])
+        on(fleet, scenario).board.score([Case("a disc", 1)], [Schedule.from_text("CRCR | CRCR")])
 
 
 @pytest.mark.parametrize(
@@ -217,6 +286,62 @@ def test_what_a_worker_raises_is_raised_here(scenario: Scenario, fleet: Fleet) -
 def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
     with pytest.raises(ConfigError, match=r"expected a Ray cluster at .*ray start --head"):
         _connect(address)
+
+
+def test_whoever_takes_calls_and_is_no_cluster_is_told_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_JOIN_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=r"no answer of Ray within 3 s; start one with"):
+            _connect(address)
+
+
+_STARTS = """
+import os, sys, time
+from ditcache_rl.config import load_env
+from ditcache_rl.rl.fleet import fleet_of
+with fleet_of(load_env(sys.argv[1]), workers=1) as fleet:
+    fleet.answers([fleet.ask(0, "__ray_ready__")])
+    import ray
+    print(ray._private.worker.global_worker.node.get_session_dir_path(), flush=True)
+    if sys.argv[2] == "killed":
+        time.sleep(600)
+time.sleep(600)
+"""
+
+
+def of_session(folder: str) -> list[str]:
+    """List the processes that were started for a session of Ray."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if folder in line:
+                    found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("end", ["left", "killed"])
+def test_ray_leaves_no_process_behind(tiny_env: Path, end: str) -> None:
+    """However it ends: by leaving, or by kill -9 of the training."""
+    command = [sys.executable, "-c", _STARTS, str(tiny_env), end]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        folder = training.stdout.readline().strip()
+        if end == "killed":
+            assert of_session(folder)
+            training.kill()
+        until = time.monotonic() + 30
+        while of_session(folder) and time.monotonic() < until:
+            time.sleep(0.2)
+        left = of_session(folder)
+        training.kill()
+
+    assert folder
+    assert left == []
 
 
 def test_more_workers_than_cores_are_refused(config: EnvConfig, fleet: Fleet) -> None:

@@ -42,6 +42,11 @@ def scenario(tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path) -> Scena
     return tiny_scenario(config, tiny_pipe)
 
 
+def fresh(scenario: Scenario) -> Scenario:
+    """Return what another process would make: nothing is known, no reference drawn."""
+    return tiny_scenario(scenario.config, scenario.board.pipe)
+
+
 def learned(
     scenario: Scenario,
     folder: Path,
@@ -114,7 +119,7 @@ def test_every_algorithm_learns_and_keeps_budgets(scenario: Scenario, algorithm:
     spent: list[tuple[int, float]] = []
 
     def hear(outcome: Outcome, _: object) -> None:
-        computes = 4 * outcome.log.compute_share
+        computes = 4 * outcome.compute_share
         spent.extend(zip((task.computes for task in outcome.tasks), computes, strict=True))
 
     env = DenoiseVecEnv(scenario, 4, tasks.__next__, on_outcome=hear)
@@ -150,6 +155,26 @@ def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
     assert nothing == []
     assert same(begun, finished)
     assert (tmp_path / "agent.zip").stat().st_mtime_ns == saved
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_resumed_training_learns_the_network_of_an_uninterrupted_one_to_the_bit(
+    scenario: Scenario, tmp_path: Path, algorithm: str
+) -> None:
+    scenario = under(scenario, algorithm)
+
+    def interrupt(episodes: int) -> None:
+        if episodes > 16:
+            raise KeyboardInterrupt
+
+    whole, _ = learned(scenario, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        learned(fresh(scenario), tmp_path / "parts", hear=interrupt)
+    np.random.seed(5)  # noqa: NPY002  # what a process begins with is no part of it
+    torch.manual_seed(5)
+    resumed, _ = learned(fresh(scenario), tmp_path / "parts")
+
+    assert same(whole, resumed)
 
 
 def events_of(folder: Path) -> Any:

@@ -230,7 +230,7 @@ def test_an_episode_is_what_a_store_with_its_caps_draws(
             store.close()
 
         assert drawn.log is not None
-        assert np.array_equal(drawn.log.modes, outcome.log.modes)
+        assert np.array_equal(drawn.log.modes, outcome.modes)
         assert torch.equal(drawn.images, outcome.images)
         lost += int((drawn.log.modes[:, 0] != modes).sum())
     assert host or lost, "caps took something away"
@@ -295,6 +295,6 @@ def test_a_network_serves_on_a_store_as_it_plays_in_its_world(
             store.close()
 
         assert drawn.log is not None
-        assert np.array_equal(drawn.log.modes, outcome.log.modes)
+        assert np.array_equal(drawn.log.modes, outcome.modes)
         assert torch.equal(drawn.images, outcome.images)
     assert len({tier for _, tier in chosen}) > 1, "a network that always keeps in one tier"

@@ -72,7 +72,7 @@ def test_rows_decide_for_themselves_and_end_together(scenario: Scenario, tasks: 
     env.close()
 
     ((outcome, baseline),) = heard
-    np.testing.assert_array_equal(outcome.log.modes[:, :, 0], wanted)
+    np.testing.assert_array_equal(outcome.modes[:, :, 0], wanted)
     assert [info["compute_share"] for info in infos] == [0.25, 0.5, 0.75, 0.5]
     assert [info["baseline"] for info in infos] == baseline.tolist()
     for row, info in enumerate(infos):
@@ -99,7 +99,7 @@ def test_the_reward_is_the_return_minus_that_of_the_schedule(
     static = scenario.board.score([task.case for task in tasks], schedules)
     weights = np.array([task.latency_weight for task in tasks])
     earned = 0.2 * outcome.quality.psnr_db + 3 * outcome.quality.ssim
-    earned -= weights * outcome.log.compute_share
+    earned -= weights * outcome.compute_share
     base = 0.2 * static.psnr_db + 3 * static.ssim - weights * 0.75
     # Rows of smaller batches differ by rounding in the pipeline.
     np.testing.assert_allclose(rewards, earned - base, atol=1e-3)

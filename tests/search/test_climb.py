@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -143,9 +144,9 @@ class Valley:
     def error(self, path: ComputePath) -> float:
         return float(sum((a - b) ** 2 for a, b in zip(path, self.least, strict=True)))
 
-    def __call__(self, path: ComputePath) -> float:
-        self.asked.append(path)
-        return self.error(path)
+    def __call__(self, paths: Sequence[ComputePath]) -> list[float]:
+        self.asked += paths
+        return [self.error(path) for path in paths]
 
 
 @given(st.lists(st.integers(1, 11), min_size=3, max_size=3, unique=True), st.integers(0, 99))
@@ -179,6 +180,22 @@ def test_a_climb_over_paths_asks_once_for_each_and_ends_at_the_best_that_it_saw(
         assert path[0] == 0
         assert list(path) == sorted(set(path))
         assert path[-1] < 12
+
+
+@given(
+    st.lists(st.integers(1, 11), min_size=3, max_size=3, unique=True),
+    st.integers(0, 40),
+    st.integers(2, 9),
+)
+def test_a_climb_that_looks_ahead_finds_what_one_finds_that_does_not(
+    later: list[int], evaluations: int, width: int
+) -> None:
+    def found(width: int) -> ComputePath:
+        valley, rng = Valley(0, *sorted(later)), np.random.default_rng(1)
+        first = [(0, 1, 2, 3), (0, 4, 8, 11)]
+        return climb_paths(valley, first, 12, evaluations=evaluations, rng=rng, width=width)
+
+    assert found(width) == found(1)
 
 
 def test_a_climb_over_paths_stops_after_its_evaluations() -> None:

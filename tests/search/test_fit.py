@@ -15,7 +15,7 @@ from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.search import GapFitter
 from ditcache_rl.search.climb import climb_paths
-from ditcache_rl.search.fit import normal_equations
+from ditcache_rl.search.equations import normal_equations
 from ditcache_rl.solver import SolverRunner
 from ditcache_rl.types import HISTORY, Floats, Mode
 from tests.kit.boards import ZooBoard
@@ -157,7 +157,7 @@ def test_a_climb_over_fitted_errors_finds_the_best_of_few(fitter: GapFitter) -> 
     errors = {path: fitter.error(path) for path in every}
 
     found = climb_paths(
-        fitter.error, [(0, 1, 2)], STEPS, evaluations=len(every), rng=np.random.default_rng(0)
+        fitter.errors, [(0, 1, 2)], STEPS, evaluations=len(every), rng=np.random.default_rng(0)
     )
 
     assert found == min(errors, key=errors.__getitem__)
