@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ditcache_rl.bench import Case
-from ditcache_rl.files import replacing
 from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.rl.scenario import Scenario, Task
 from ditcache_rl.types import Mode, Modes
@@ -113,7 +111,7 @@ class TrainingCallback(BaseCallback):
 
     Args:
         log: Hears the episodes.
-        checkpoint: Where the model is saved.
+        save: Keeps how far the training has come.
         on_episodes: Hears the episodes played so far and the latest mean gain.
         hyperparameters: What the training is set to.
     """
@@ -121,12 +119,12 @@ class TrainingCallback(BaseCallback):
     def __init__(
         self,
         log: EpisodeLog,
-        checkpoint: Path,
+        save: Callable[[BaseAlgorithm], None],
         on_episodes: Callable[[int, float], None],
         hyperparameters: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self._log, self._checkpoint, self._on_episodes = log, checkpoint, on_episodes
+        self._log, self._save, self._on_episodes = log, save, on_episodes
         self._hyperparameters = hyperparameters
         self._gain = 0.0
 
@@ -152,10 +150,11 @@ class TrainingCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self.logger.dump(self.num_timesteps)  # losses, at the step that they were made at
-        save_checkpoint(self.model, self._checkpoint)
+        self._save(self.model)
+        # So what comes depends on nothing before that is not kept.
+        self.model.set_random_seed(_seed_at(self.model.seed, self.num_timesteps))
 
 
-def save_checkpoint(model: BaseAlgorithm, path: Path) -> None:
-    """Write a checkpoint as a whole or not at all."""
-    with replacing(path) as partial:
-        model.save(partial)
+def _seed_at(seed: int | None, steps: int) -> int:
+    """Return the seed of all that is drawn from so many steps on, until the next rollout."""
+    return int(np.random.SeedSequence([seed or 0, steps]).generate_state(1)[0])
