@@ -114,7 +114,7 @@ class CallCosts:
             before = known[-2]
             grown = math.log(loads[nearest] / loads[before]) / math.log(nearest / before)
             power = min(max(grown, _LINEAR), _SQUARE)
-        return loads[nearest] * (px / nearest) ** power
+        return float(loads[nearest] * (px / nearest) ** power)
 
     def rows_of(self, batch: Sequence[ImageTicket]) -> float:
         """Return for how many rows of the policy's own size the images of a call count."""

@@ -11,10 +11,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from ditcache_rl.config import check_within
 from ditcache_rl.errors import ConfigError
 
 #: Connections that wait to be taken, as uvicorn has it.
 _BACKLOG = 2048
+#: Numbers of ports have two bytes.
+_MOST_PORT = (1 << 16) - 1
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,10 +43,11 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: If it is not to be had.
     """
+    check_within("port", port, 0, _MOST_PORT, whole=True)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except (OSError, OverflowError) as error:  # OverflowError: no port has such a number
+    except OSError as error:
         raise ConfigError(
             f"expected a port that is free, received {host}:{port}: {error}; choose another --port"
         ) from error
