@@ -13,7 +13,7 @@ from ditcache_rl.errors import StateError
 from ditcache_rl.rl.episodes import Episodes, Outcome
 from ditcache_rl.rl.fleet import Fleet
 from ditcache_rl.rl.scenario import BareScenario, Scenario, Task
-from ditcache_rl.rl.worker import Moment
+from ditcache_rl.rl.worker import PartStep
 
 
 def episodes_of(scenario: Scenario) -> Episodes:
@@ -89,7 +89,7 @@ class FleetEpisodes(Episodes):
             actions = [one[rows] for one in self._played]
             question = self._scene, self._name, tasks, actions, known
             asked.append(self._fleet.ask(worker, "play", *question))
-        moments: list[Moment] = self._fleet.answers(asked)
+        moments: list[PartStep] = self._fleet.answers(asked)
         self.observation = np.concatenate([one.observation for one in moments])
         self._masks = np.concatenate([one.masks for one in moments])
         return [one.outcome for one in moments if one.outcome is not None]

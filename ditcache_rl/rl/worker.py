@@ -24,7 +24,7 @@ T = TypeVar("T")
 References = Mapping[Case, Any]
 
 
-class Moment(NamedTuple):
+class PartStep(NamedTuple):
     """Where the rows of a part are."""
 
     observation: Observation
@@ -71,7 +71,7 @@ class Worker:
         tasks: Sequence[Task],
         actions: Sequence[NDArray[np.int64]],
         references: References,
-    ) -> Moment:
+    ) -> PartStep:
         """Play the rows of a part up to the last of the actions.
 
         Args:
@@ -94,10 +94,10 @@ class Worker:
         self._at = name, len(actions)
         observation = self._episodes.observation.copy()
         if outcome is None:
-            return Moment(observation, self._episodes.masks.copy(), None)
+            return PartStep(observation, self._episodes.masks.copy(), None)
         self._episodes = None
         bare = outcome._replace(images=torch.empty(0, *outcome.images.shape[1:]))
-        return Moment(observation, np.empty((0, 0), dtype=np.bool_), bare)
+        return PartStep(observation, np.empty((0, 0), dtype=np.bool_), bare)
 
     def _leave(self) -> None:
         if self._episodes is not None:

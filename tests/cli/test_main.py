@@ -129,6 +129,8 @@ def test_no_policy_at_all_is_an_empty_list(
         (["eval", "tiny", "--env", "shaped"], "Did you mean 'shapes'?"),
         (["eval", "zebra"], "shapes-ppo, tiny"),
         (["eval", "tiny"], "tiny/manifest.json: expected schema_version 6"),
+        (["train", "--workers", "-1", "--estimate"], "--workers must lie in [0, "),
+        (["train", "--retarget", "shapes-ppo", "--workers", "2"], "without --workers and --ray"),
         (["train", "--resume", "runs/nowhere"], "--resume must name a run folder"),
         (["train", "--resume"], "--resume found no run in runs/shapes"),
         (["search", "shape"], "Did you mean 'shapes'?"),

@@ -62,3 +62,21 @@ def test_advice_names_what_takes_longest_and_the_table_adds_up() -> None:
 
 def test_images_cost_what_does_not_depend_on_steps_and_their_share_of_it() -> None:
     assert Price(fixed_s=1.0, compute_s=8.0).of(3, 0.25) == 9.0
+
+
+def test_of_a_policy_that_is_brought_to_other_weights_the_profile_is_all(tiny_env: Path) -> None:
+    found = estimate(load_env(tiny_env), retargets=True)
+
+    assert [stage.name for stage in found.stages] == ["profile"]
+    assert found.advice() == []
+
+
+def test_what_workers_share_takes_its_part_and_all_are_held_to_the_end() -> None:
+    alone = Price(fixed_s=1.0, compute_s=8.0)
+    stages = [Stage("learn", 9, 3600.0)]
+    found = TrainEstimate("ditcache/x-v0", "a GPU", True, 6.0, 2, stages, False, workers=4)
+
+    assert alone.over(4).of(4, 0.5) == alone.of(1, 0.5)
+    assert found.headline.endswith("2 in a call, on each of 4 workers")
+    hours = list(render_estimate(found).columns[-1].cells)
+    assert hours == ["4.00", "4.00"]
