@@ -34,7 +34,7 @@ class Audits:
     Args:
         share: Of batches.
         min_psnr: Floor in dB of images that ask for none; None for what the policy has promised of
-            the schedule.
+            the schedule, or of the next cheaper one of which it has promised anything.
         seed: Of the choice.
 
     Attributes:
@@ -134,4 +134,4 @@ class Audits:
         table = painter.policy.tables[ticket.steps]
         spent = computes_of(target.budget or 1.0, table.site_steps)
         known = [one.floor_psnr_db for computes, one in table.items() if computes <= spent]
-        return known[-1] if known else math.nan
+        return next((one for one in reversed(known) if not math.isnan(one)), math.nan)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -317,20 +318,25 @@ def test_in_the_shadow_time_is_counted_for_whole_answers(pipe: Any, policy: Poli
     assert engine._costs.slowness < slow, "answers took less than was foretold"
 
 
-def test_a_policy_that_breaks_its_floor_is_followed_no_more(pipe: Any, policy: Policy) -> None:
+@pytest.mark.parametrize("budget", [0.25, 0.5])
+def test_a_policy_that_breaks_its_floor_is_followed_no_more(
+    pipe: Any, policy: Policy, budget: float
+) -> None:
     table = policy.tables[4]
-    # Nothing that is estimated of random weights reaches what is promised here.
-    proud = table.with_lines({1: table[1]._replace(floor_psnr_db=59.0, floor_ssim=0.99)})
+    # Nothing that is estimated of random weights reaches what is promised here, of the schedule
+    # itself or of the one before it.
+    lines = {1: table[1]._replace(floor_psnr_db=59.0, floor_ssim=0.99)}
+    proud = table.with_lines({**lines, 2: table[2]._replace(floor_psnr_db=math.nan)})
     policy = replace(policy, tables={**policy.tables, 4: proud})
     with serving(pipe, policy, rows=1, audit=1.0) as client:
         shares, until = [], time.monotonic() + 30
         while "ditcache_policy_trusted 1.0" in client.get("/metrics").text:
-            shares.append(ask(client, budget=0.25).json()["data"][0]["compute_share"])
+            shares.append(ask(client, budget=budget).json()["data"][0]["compute_share"])
             assert time.monotonic() < until
-        after = ask(client, budget=0.25).json()["data"][0]["compute_share"]
+        after = ask(client, budget=budget).json()["data"][0]["compute_share"]
 
     assert len(shares) in (4, 5)  # the last one may be drawn while the fourth is judged
-    assert (shares[0], after) == (0.25, 1.0)
+    assert (shares[0], after) == (budget, 1.0)
 
 
 def test_what_estimates_leave_not_finite_is_drawn_without_them(

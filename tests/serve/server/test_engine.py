@@ -1,16 +1,20 @@
 """Who is drawn, who waits, and how much each computes."""
 
+import gc
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.served.drift import changed
 from ditcache_rl.inference import Target, open_policy
 from ditcache_rl.instrument.fingerprint import ModelWatch
 from ditcache_rl.policy import Policy
@@ -482,3 +486,69 @@ def test_audits_judge_when_too_many_images_are_below_their_floor() -> None:
     audits.note([30.0], [35.0])
 
     assert audits.verdict.startswith("4 of the last 20 audited images were below the floor")
+
+
+def test_weights_that_change_while_serving_are_noticed_by_audits(
+    tiny_call: dict[str, Any],
+) -> None:
+    pipe = build_tiny_pipe()
+    policy = untrained_policy(pipe, tiny_call)
+    usual = Audits(1.0, min_psnr=0.0)
+
+    def asked(engine: Engine, audits: Audits, seed: int) -> None:
+        one, known = four(60, seed=seed, least=2, most=2), audits.count
+        engine.submit([one])
+        one.answer.result(60)
+        while audits.count == known and not audits.verdict:
+            time.sleep(0.001)
+
+    @contextmanager
+    def serving(audits: Audits) -> Iterator[Engine]:
+        engine = Engine(Painter(pipe, policy), ServerSettings(rows=1), audits=audits)
+        engine.start()
+        try:
+            engine.ready.wait()
+            yield engine
+        finally:
+            engine.stop()
+
+    with serving(usual) as engine:
+        for seed in range(6):
+            asked(engine, usual, seed)
+    audits = Audits(1.0, min_psnr=min(usual.psnr_db) - 1.0)
+    with serving(audits) as engine:
+        for seed in range(6):
+            asked(engine, audits, seed)
+        assert not audits.verdict
+        with changed(pipe.transformer, 3.0):
+            caught = 0
+            while not engine.painter.run.distrusted and caught < 20:
+                asked(engine, audits, caught)
+                caught += 1
+
+    assert audits.verdict.startswith("4 of the last")
+    assert caught < 20
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_two_thousand_requests(engine: Engine) -> None:
+    painter, costs = engine.painter, CallCosts(**COSTS)
+    shares = Shares(painter.policy, costs, rows=1)
+
+    def held_after(count: int) -> int:
+        for seed in range(count):
+            one = four(60, seed=seed, least=1, most=1)
+            engine._draw([one], [], shares, costs)
+            assert one.answer.result(0).png
+        gc.collect()
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    assert painter.run.logs.maxlen == 1000  # of so many requests a log is kept
+    before = held_after(1000)
+    grown = held_after(1000) - before
+
+    # A leaked 64 x 64 image of each would be 12 MB, its latents and residuals far more; allocators
+    # breathe by a few.
+    assert grown < 8e6
+    assert painter.run.cache.used_bytes == 0
