@@ -30,7 +30,7 @@ _PPO = ("maskable", "plain")
 
 
 class _Range(NamedTuple):
-    """Where a setting is looked for: around what PPO is commonly given for short episodes."""
+    """Where a value is looked for: around what PPO is commonly given for short episodes."""
 
     low: float
     high: float
