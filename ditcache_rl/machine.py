@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,31 @@ def require(extra: str, *packages: str) -> None:
             f"expected {', '.join(missing)} to be installed, found none; "
             f"pip install 'ditcache-rl[{extra}]'"
         )
+
+
+def check_port(host: str, port: int, *, least: int = 1) -> None:
+    """Refuse a port that cannot be listened at.
+
+    Args:
+        host: Of this machine.
+        port: TCP port.
+        least: 0 where that takes any free one.
+
+    Raises:
+        ConfigError: If another process has it, or the host is none of this machine's.
+    """
+    if not least <= port < 1 << 16:
+        raise ConfigError(f"--port must lie between {least} and 65535, received {port}")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"expected a port that can be listened at, received {port} on {host!r}: "
+                f"{reason}; choose another with --port"
+            ) from error
 
 
 def machine_facts() -> dict[str, str | int | None]:

@@ -58,11 +58,13 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Serve until interrupted."""
     from ditcache_rl.inference import open_policy
+    from ditcache_rl.machine import check_port
     from ditcache_rl.pipelines import open_pipeline
     from ditcache_rl.serve import server
 
     key = os.environ.get(_KEY) or None
     server.check_host(options.host, key)
+    check_port(options.host, options.port, least=0)
     settings = server.ServerSettings(
         rows=options.rows,
         places=options.places,

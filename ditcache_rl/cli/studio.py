@@ -36,12 +36,12 @@ def run(options: Namespace) -> int:
     for policy in options.policy:
         if not is_there(Path(policy)):
             find_policy(policy)
-    from ditcache_rl.machine import require
+    from ditcache_rl.machine import check_port, require
 
     require("studio", "gradio")
-    from ditcache_rl.studio.serve import check_port, serve
-
     check_port(options.host, options.port)
+    from ditcache_rl.studio.serve import serve
+
     if options.mos is not None:
         from ditcache_rl.mos import Ratings, RatingSet
         from ditcache_rl.studio.rating import rating_page

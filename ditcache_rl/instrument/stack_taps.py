@@ -67,14 +67,12 @@ def known_blocks(denoiser: nn.Module, otherwise: str) -> KnownBlocks:
 
 
 @contextmanager
-def tapped_stack(
-    blocks: KnownBlocks, kind: Callable[..., StackTap[OwnerT]], owner: OwnerT
-) -> Iterator[None]:
+def tapped_stack(blocks: KnownBlocks, kind: Callable[..., Tap], owner: object) -> Iterator[None]:
     """Tap every block.
 
     Args:
         blocks: In their order.
-        kind: A class of taps.
+        kind: A class of `StackTap`s.
         owner: Of all of them.
     """
     last = len(blocks) - 1

@@ -23,7 +23,7 @@
     const names = narrow && margin.l > 160; // of lines: long, and as much as the plot itself
     if (names) margin.l = 160;
     // A legend below the axis has room of its own.
-    if (layout.legend?.orientation === "h") margin.b = narrow ? 250 : 160;
+    if (layout.legend?.orientation === "h") margin.b = narrow ? 250 : 200;
     return {
       ...layout,
       font: { family: "system-ui, sans-serif", size: 13, color: ink },

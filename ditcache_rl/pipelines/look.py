@@ -102,7 +102,7 @@ def look_at(source: str, *, call: Mapping[str, Any] = MappingProxyType({})) -> P
         raise UnsupportedModelError(
             f"expected a pipeline with one of {', '.join(DENOISER_NAMES)}, received {name}"
         )
-    defaults = {
+    defaults: dict[str, Any] = {
         key: None if one.default is inspect.Parameter.empty else one.default
         for key, one in parameters.items()
     }

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ditcache_rl.errors import ConfigError
-from ditcache_rl.machine import require
+from ditcache_rl.machine import check_port, require
 from ditcache_rl.page import STYLE
 
 LOCAL, PORT = "127.0.0.1", 7860
@@ -68,26 +66,6 @@ def theme() -> Any:
         input_placeholder_color="#626975",
         input_placeholder_color_dark="#a9b0bc",
     )
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse a port that cannot be listened at.
-
-    Raises:
-        ConfigError: If another process has it, or the host is none of this machine's.
-    """
-    if not 0 < port < 1 << 16:
-        raise ConfigError(f"--port must lie between 1 and 65535, received {port}")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host, port))
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(
-                f"expected a port that can be listened at, received {port} on {host!r}: "
-                f"{reason}; choose another with --port"
-            ) from error
 
 
 def serve(page: Any, *, host: str = LOCAL, port: int = PORT, blocking: bool = True) -> str:

@@ -14,11 +14,12 @@ import torch
 from ditcache_rl.cli import main
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import BudgetError, ConfigError, DitcacheError
+from ditcache_rl.machine import check_port
 from ditcache_rl.mos import Ratings
 from ditcache_rl.studio.app import studio_page
 from ditcache_rl.studio.draw import MOST_PROMPT, Drawing, Studio
 from ditcache_rl.studio.rating import rating_page
-from ditcache_rl.studio.serve import check_port, serve
+from ditcache_rl.studio.serve import serve
 from tests.kit.browser import Visit, chromium
 from tests.kit.opinions import write_set
 
@@ -113,17 +114,29 @@ def test_a_host_that_cannot_be_is_a_sentence() -> None:
         check_port("a..b", free_port())
 
 
-def test_a_port_in_use_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["studio", "serve"])
+def test_a_port_in_use_is_a_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
 
-        assert main(["studio", "--port", port]) == 2
+        assert main([command, "--port", port]) == 2
 
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"received {port} on '127.0.0.1': Address already in use; choose another" in said
+
+
+def test_no_port_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "70000"]) == 2
+    assert main(["studio", "--port", "0"]) == 2
+
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "error: --port must lie between 0 and 65535, received 70000",
+        "error: --port must lie between 1 and 65535, received 0",
+    ]
 
 
 def test_without_gradio_the_extra_is_named(
