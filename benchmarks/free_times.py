@@ -84,7 +84,7 @@ def main() -> None:
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
     file = RUNS / ("quick.json" if options.quick else "full.json")
-    work = Work(pipe, fits, file=file, resume=options.resume)
+    work = SolverFits(pipe, fits, file=file, resume=options.resume)
     chosen = {count: work.choose(count) for count in options.only}
     figures: dict[str, float] = {}
     details: dict[str, Any] = {"amounts": fits._asdict(), "solvers": work.known}
@@ -104,7 +104,7 @@ def main() -> None:
     run.finish(figures, details, options.json, title=f"{STEPS} steps, {fits.test} test prompts")
 
 
-class Work:
+class SolverFits:
     """Fits solvers, and keeps them.
 
     Args:

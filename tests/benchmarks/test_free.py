@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.free_times import Fits, Work
+from benchmarks.free_times import Fits, SolverFits
 from benchmarks.learned.residual import ResidualSolvers
 from benchmarks.peers.fitting import fit
 from benchmarks.peers.free import FreeLoop, FreeSolver
@@ -85,7 +85,7 @@ def test_a_fit_comes_nearer_to_full_compute_the_more_is_free(pipe: Any, images: 
 
 def test_what_is_fitted_is_chosen_kept_and_gone_on_with(pipe: Any, tmp_path: Path) -> None:
     fits, file = Fits(train=2, select=2, test=2, rounds=1, starts=1), tmp_path / "kept.json"
-    work = Work(pipe, fits, file=file, resume=False)
+    work = SolverFits(pipe, fits, file=file, resume=False)
 
     chosen = work.choose(2)
 
@@ -96,9 +96,9 @@ def test_what_is_fitted_is_chosen_kept_and_gone_on_with(pipe: Any, tmp_path: Pat
     assert grid.times.tolist() == chosen["searched"][1].times.tolist()
     assert times.times.tolist() != grid.times.tolist()
     assert work.psnr("train", times).mean() > work.psnr("train", grid).mean()
-    again = Work(pipe, fits, file=file, resume=True)
+    again = SolverFits(pipe, fits, file=file, resume=True)
     assert again.known == work.known
-    assert Work(pipe, fits._replace(rounds=2), file=file, resume=True).known == {}
+    assert SolverFits(pipe, fits._replace(rounds=2), file=file, resume=True).known == {}
 
 
 def test_an_action_of_nothing_is_the_base_and_gains_nothing(pipe: Any) -> None:
