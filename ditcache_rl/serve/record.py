@@ -7,6 +7,7 @@ line, which the next recorder ends and every reader leaves out. When the file is
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -86,7 +87,10 @@ class Recorder:
                 if self._file.exists() and self._file.stat().st_size + len(data) > self._most_bytes:
                     self._file.replace(aside(self._file))
                 with self._file.open("ab", buffering=0) as opened:
-                    opened.write(data)
+                    before = opened.tell()
+                    if opened.write(data) != len(data):  # a full disk takes a part, and is silent
+                        opened.truncate(before)
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 _LOG.warning("a request is not recorded: %s", error)
 

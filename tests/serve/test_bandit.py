@@ -9,6 +9,7 @@ import pytest
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, nominal_cost, spaced_table
 from ditcache_rl.serve import Arm, Bandit
+from tests.kit.disk import full_at
 
 FLOOR = 35.0
 LEVELS = np.linspace(1, 0, 5)
@@ -44,6 +45,24 @@ def test_nothing_is_served_before_an_audit_where_the_policy_knows_nothing() -> N
     served = serve(Bandit(min_psnr=FLOOR, audit=1e-9), [60, 60, 60], 50)
 
     assert set(served) == {3}
+
+
+def test_a_full_disk_keeps_the_state_that_was_saved_and_fails_no_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "state.json"
+    bandit = Bandit(min_psnr=FLOOR, audit=1.0, state=file)
+    bandit.note_audit("kind", arms(), 0, 40.0)
+    before = file.read_bytes()
+
+    with full_at(len(before) // 2):
+        bandit.note_audit("kind", arms(), 0, 41.0)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+    assert "the bandit's state is not saved" in caplog.text
+
+    bandit.note_audit("kind", arms(), 0, 42.0)
+    assert file.read_bytes() != before
 
 
 def test_what_the_policy_measured_is_served_at_once() -> None:

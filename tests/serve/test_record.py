@@ -12,6 +12,7 @@ from ditcache_rl.instrument import RequestLog
 from ditcache_rl.serve import Recorder, read_requests
 from ditcache_rl.serve.record import aside
 from ditcache_rl.types import RunInfo
+from tests.kit.disk import full_at
 
 
 def log(seconds: float = 1.0) -> RequestLog:
@@ -47,6 +48,23 @@ def test_a_torn_last_line_costs_itself_alone(tmp_path: Path, kept: int) -> None:
     # Cut before its newline alone, the line is complete.
     assert [request.seconds for request in found] == [1.0, *([1.0] if kept == -1 else []), 2.0]
     assert damaged == (kept != -1)
+
+
+def test_a_full_disk_costs_the_line_and_neither_others_nor_the_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "requests.jsonl"
+    recorder = Recorder(file)
+    recorder(log(1.0))
+    with full_at(file.stat().st_size + 10):  # a part of the next line has room
+        recorder(log(2.0))
+        recorder(log(3.0))
+    recorder(log(4.0))
+
+    found, damaged = read_requests(file)
+
+    assert ([request.seconds for request in found], damaged) == ([1.0, 4.0], 0)
+    assert len([one for one in caplog.messages if "a request is not recorded" in one]) == 2
 
 
 def test_the_file_stays_bounded_and_keeps_the_newest(tmp_path: Path) -> None:

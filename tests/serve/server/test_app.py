@@ -192,11 +192,13 @@ def test_prometheus_reads_what_was_done(client: Any) -> None:
     assert client.get("/health").json() == {"status": "alive"}
 
 
-def test_who_is_refused_counts_by_reason_and_not_for_latency(pipe: Any, policy: Policy) -> None:
-    def read(name: str) -> float:
-        found = re.search(rf"^ditcache_{re.escape(name)} (.*)$", client.get("/metrics").text, re.M)
-        return float(found[1]) if found else 0.0
+def number(client: Any, name: str) -> float:
+    """Read a number of `/metrics`; 0 where it is not there."""
+    found = re.search(rf"^ditcache_{re.escape(name)} (.*)$", client.get("/metrics").text, re.M)
+    return float(found[1]) if found else 0.0
 
+
+def test_who_is_refused_counts_by_reason_and_not_for_latency(pipe: Any, policy: Policy) -> None:
     with serving(pipe, policy, rows=1, places=2, most_px=64, most_request_px=64 * 64) as client:
         bodies: list[dict[str, Any]] = [
             {"n": 0},
@@ -211,7 +213,7 @@ def test_who_is_refused_counts_by_reason_and_not_for_latency(pipe: Any, policy: 
         client.get("/ready")
         assert ask(client, n=1).status_code == 200
         reasons = {
-            reason: read(f'refused_total{{reason="{reason}"}}')
+            reason: number(client, f'refused_total{{reason="{reason}"}}')
             for reason in (
                 "invalid_value",
                 "deadline_out_of_reach",
@@ -221,7 +223,7 @@ def test_who_is_refused_counts_by_reason_and_not_for_latency(pipe: Any, policy: 
                 "not_ready",
             )
         }
-        count = read("request_seconds_count")
+        count = number(client, "request_seconds_count")
 
     assert statuses == [400, 400, 400, 429, 404, 413]
     assert reasons == {
