@@ -76,7 +76,7 @@ def rounds_of(
     for scenario in scenarios.values():
         _round(scenario, tasks_of(scenario, rows))  # opens pipelines, draws references
     for number in track(range(rounds), description="rounds"):
-        order = list(scenarios) if number % 2 else list(reversed(scenarios))
+        order = list(scenarios)[:: 1 if number % 2 else -1]
         for count in order:
             found[count].append(_round(scenarios[count], tasks_of(scenarios[count], rows)))
     return found

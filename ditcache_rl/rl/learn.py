@@ -51,7 +51,8 @@ def learn(
         ArtifactError: If the checkpoint is damaged, or one of another network.
     """
     config, board = scenario.config.agent, scenario.board
-    log, tasks = EpisodeLog(scenario), iter(())
+    log = EpisodeLog(scenario)
+    tasks: Iterator[Task] = iter(())
     board.prepare(cases)
     env = DenoiseVecEnv(
         scenario,

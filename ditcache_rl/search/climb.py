@@ -124,7 +124,7 @@ def _moves(path: ComputePath, steps: int, rng: np.random.Generator) -> Iterator[
     near = [((place, change),) for place in places for change in (-1, 1)]
     far = [((place, change),) for place in places for change in (-2, 2)]
     pairs = [(a, b) for (a,), (b,) in itertools.combinations(near, 2)]
-    groups = (near, far, pairs)
+    groups: list[Sequence[Sequence[tuple[int, int]]]] = [near, far, pairs]
     orders = [rng.permutation(len(group)) for group in groups]
 
     def moved(changes: Iterable[tuple[int, int]]) -> ComputePath:

@@ -118,7 +118,7 @@ class GapFitter:
                 return path_coefficients(path, self._sigmas, tried)
         return path_coefficients(path, self._sigmas, added)
 
-    def _correction(self, path: ComputePath, added: Floats, end: Sequence[Tensor]) -> Floats:
+    def _correction(self, path: ComputePath, added: Floats, end: list[Tensor]) -> Floats:
         """Return the Gauss-Newton step of all coefficients; cases count by relative errors."""
         places = [
             (gap, place)
