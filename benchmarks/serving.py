@@ -47,7 +47,7 @@ BEFORE, AUDITED = 10, 20
 Measured = tuple[dict[str, float], dict[str, Any]]
 
 
-class Amounts(NamedTuple):
+class ServedAmounts(NamedTuple):
     """How much is asked for."""
 
     seconds: float
@@ -59,8 +59,8 @@ class Amounts(NamedTuple):
     changes: Sequence[float]
 
 
-FULL = Amounts(180.0, 64, 120, CHANGES)
-QUICK = Amounts(20.0, 16, 32, (0.0, 1.0))
+FULL = ServedAmounts(180.0, 64, 120, CHANGES)
+QUICK = ServedAmounts(20.0, 16, 32, (0.0, 1.0))
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     run.finish(figures, details, given.json, title="A server under load")
 
 
-def _clients(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _clients(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure clients that ask in turn."""
     plain, cached = list[Exchange](), list[Exchange]()
     taken_s, held = np.zeros(2), list[int]()
@@ -144,7 +144,7 @@ def _is_same(pipe: Any, asked: Exchange) -> bool:
     return np.array_equal(np.asarray(alone), np.asarray(served))
 
 
-def _overload(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _overload(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure refusals."""
     with serving(*_options()) as server:
         rushed, late = rush(server.url, prompts[0], requests=PLACES + 2 * ROWS, after=REFUSED)
@@ -158,7 +158,7 @@ def _overload(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return figures, {"refused": len(refused), "slowest_s": max(seconds)}
 
 
-def _bursts(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure deadlines, by the engine and by fixed schedules."""
     plain, requests = plain_call(pipe), amounts.requests
 
@@ -198,7 +198,7 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return figures, details
 
 
-def _drift(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _drift(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure how soon changed weights are noticed."""
     unchanged, *found = drifts(pipe, prompts, amounts.changes, before=BEFORE, most=AUDITED)
     worse = [one for one in found if one.below]
@@ -207,7 +207,7 @@ def _drift(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return figures, {"changes": [one._asdict() for one in (unchanged, *found)]}
 
 
-PARTS: dict[str, Callable[[Any, Sequence[str], Amounts], Measured]] = {
+PARTS: dict[str, Callable[[Any, Sequence[str], ServedAmounts], Measured]] = {
     "clients": _clients,
     "overload": _overload,
     "bursts": _bursts,
