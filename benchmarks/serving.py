@@ -53,7 +53,7 @@ BEFORE, AUDITED = 10, 20
 Measured = tuple[dict[str, float], dict[str, Any]]
 
 
-class Amounts(NamedTuple):
+class ServedAmounts(NamedTuple):
     """How much is asked for."""
 
     seconds: float
@@ -67,8 +67,8 @@ class Amounts(NamedTuple):
     """Of workers on Ray."""
 
 
-FULL = Amounts(180.0, 64, 120, CHANGES, 5)
-QUICK = Amounts(20.0, 16, 32, (0.0, 1.0), 1)
+FULL = ServedAmounts(180.0, 64, 120, CHANGES, 5)
+QUICK = ServedAmounts(20.0, 16, 32, (0.0, 1.0), 1)
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
     run.finish(figures, details, given.json, title="A server under load")
 
 
-def _clients(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _clients(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure clients that ask in turn."""
     plain, cached = list[Exchange](), list[Exchange]()
     taken_s, held = np.zeros(2), list[int]()
@@ -152,7 +152,7 @@ def _is_same(pipe: Any, asked: Exchange) -> bool:
     return np.array_equal(np.asarray(alone), np.asarray(served))
 
 
-def _overload(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _overload(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure refusals."""
     with serving(*_options()) as server:
         rushed, late = rush(server.url, prompts[0], requests=PLACES + 2 * ROWS, after=REFUSED)
@@ -166,7 +166,7 @@ def _overload(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return figures, {"refused": len(refused), "slowest_s": max(seconds)}
 
 
-def _bursts(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure deadlines, by the engine and by fixed schedules."""
     plain, requests = plain_call(pipe), amounts.requests
 
@@ -206,7 +206,7 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return figures, details
 
 
-def _drift(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _drift(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure how soon changed weights are noticed."""
     unchanged, *found = drifts(pipe, prompts, amounts.changes, before=BEFORE, most=AUDITED)
     worse = [one for one in found if one.below]
@@ -215,7 +215,7 @@ def _drift(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return figures, {"changes": [one._asdict() for one in (unchanged, *found)]}
 
 
-def _ray(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
+def _ray(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
     """Measure two workers and one of them alone."""
     config = load_env("shapes")
     with fleet_of(config, workers=WORKERS) as fleet:
@@ -226,7 +226,7 @@ def _ray(pipe: Any, prompts: Sequence[str], amounts: Amounts) -> Measured:
     return {"ray_throughput_x": throughput_x(found)}, {"rows": BATCH, "rounds": found}
 
 
-PARTS: dict[str, Callable[[Any, Sequence[str], Amounts], Measured]] = {
+PARTS: dict[str, Callable[[Any, Sequence[str], ServedAmounts], Measured]] = {
     "clients": _clients,
     "overload": _overload,
     "bursts": _bursts,

@@ -32,7 +32,7 @@ class Exchange(NamedTuple):
     answer: Mapping[str, Any]
 
 
-class Served(NamedTuple):
+class ServerProcess(NamedTuple):
     """A server in a process of its own."""
 
     url: str
@@ -45,7 +45,7 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[Served]:
+def serving(*options: str) -> Iterator[ServerProcess]:
     """Serve the embedded pipeline; gives the server, once calls have been measured."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,7 +58,7 @@ def serving(*options: str) -> Iterator[Served]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, process)
-        yield Served(url, process)
+        yield ServerProcess(url, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)

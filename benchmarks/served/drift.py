@@ -18,7 +18,7 @@ _SPEEDUP = 2.0
 _AUDIT_WITHIN_S = 60.0
 
 
-class Drift(NamedTuple):
+class DriftOutcome(NamedTuple):
     """What became of a policy whose model was changed by so much."""
 
     share: float
@@ -35,7 +35,7 @@ class Drift(NamedTuple):
 
 def drifts(
     pipe: Any, prompts: Sequence[str], shares: Sequence[float], *, before: int, most: int
-) -> list[Drift]:
+) -> list[DriftOutcome]:
     """Change a pipeline's weights while it is served with every batch audited; undone at the end.
 
     Args:
@@ -67,7 +67,7 @@ def drifts(
 
 def _until_caught(
     engine: Engine, audits: Audits, prompts: Sequence[str], share: float, before: int, most: int
-) -> Drift:
+) -> DriftOutcome:
     run, psnrs = engine.painter.run, list[float]()
     below, asked = sum(audits.broken), 0
     while asked < most and not run.distrusted:
@@ -75,7 +75,7 @@ def _until_caught(
         _ask(engine, audits, prompts[place % len(prompts)], place)
         psnrs.append(audits.psnr_db[-1])
         asked += 1
-    return Drift(
+    return DriftOutcome(
         share=share,
         caught=asked if run.distrusted else None,
         psnr_db=float(np.mean(psnrs)) if psnrs else np.nan,
