@@ -148,7 +148,8 @@ def estimate(
             parts = [(train[:rows],)] * count
             list(board.spread(_price, parts))  # warms them up
             drawn = Price(*np.mean(list(board.spread(_price, parts)), axis=0).tolist())
-    counted = _Counted(config, drawn.over(count), batch, len(train), len(select), fits)
+    fitted = drawn.over(min(count, _FIRST))  # more have no candidates to try at once
+    counted = _Counted(config, drawn.over(count), fitted, len(train), len(select), fits)
     probes = probe_schedules(steps, config.cache.sites)
     shares = [float((modes == 0).mean()) * len(modes) / steps for modes in probes]
     profile = PROFILE_ROUNDS * sum(single.of(1, share) for share in shares)
@@ -178,12 +179,12 @@ def _price(board: Board, cases: Sequence[Case]) -> Price:
 
 
 class _Counted:
-    """Counts what the stages draw, and prices it: what the learner draws by itself apart."""
+    """Counts what the stages draw, and prices it: the fits of candidates apart."""
 
     def __init__(
-        self, config: EnvConfig, price: Price, own: Price, train: int, select: int, fits: bool
+        self, config: EnvConfig, price: Price, fitted: Price, train: int, select: int, fits: bool
     ) -> None:
-        self._config, self._price, self._own, self._fits = config, price, own, fits
+        self._config, self._price, self._fitted, self._fits = config, price, fitted, fits
         self._train, self._select = train, select
         self._prompts = min(config.search.prompts, train)
         self._budgets = config.targets.budgets
@@ -218,7 +219,7 @@ class _Counted:
         if together:  # a rollout per coefficient, from its gap on
             fresh += HISTORY * min(computes, steps - computes) * computes / 2
         share = fresh / whole * steps / self._config.steps[0]
-        return images, seconds + prompts * share * self._own.compute_s
+        return images, seconds + prompts * share * self._fitted.compute_s
 
     def _search(self) -> tuple[float, float]:
         search, steps = self._config.search, self._config.steps[0]
