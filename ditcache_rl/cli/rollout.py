@@ -80,9 +80,9 @@ def run(options: Namespace) -> int:
         bar.expect(options.prompts * len(actors))
         for case in cases_of(config, "test")[: options.prompts]:
             takes: list[Take] = []
-            for title, actor in actors.items():
+            for title, controller in actors.items():
                 bar.say(f"{title}: {case.prompt}")
-                takes.append(take(board, case, actor, title=title))
+                takes.append(take(board, case, controller, title=title))
                 bar.advance(1)
             scenes.append((case.prompt, takes))
         write_film(out, scenes)

@@ -1,9 +1,11 @@
+import subprocess
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as imageio
+import imageio_ffmpeg
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.cli import main
@@ -45,6 +47,13 @@ def test_predictions_come_nearer_to_the_image_step_by_step(board: Board) -> None
     assert (np.diff(distance) <= 0).all()
 
 
+def frames_of(film: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Decode a film at its four frames a second."""
+    typed = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(film), "-r", "4"]
+    raw = subprocess.run([*typed, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True)
+    return np.frombuffer(raw.stdout, dtype=np.uint8).reshape(-1, *shape)
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".gif"])
 def test_a_film_has_a_frame_per_step_and_its_decisions_below_the_image(
     board: Board, tmp_path: Path, ending: str
@@ -57,15 +66,9 @@ def test_a_film_has_a_frame_per_step_and_its_decisions_below_the_image(
 
     write_film(film, [(CASE.prompt, takes)])
 
-    frames = imageio.imread(film, index=None if ending == ".mp4" else ...)
-    seconds = 12 / 4  # a frame per step, and eight of the image
-    if ending == ".mp4":
-        assert imageio.immeta(film)["duration"] == pytest.approx(seconds)
-        assert len(frames) == 4 + 8
-    else:
-        durations = [imageio.immeta(film, index=index)["duration"] for index in range(4)]
-        assert sum(durations) == pytest.approx(1000 * seconds)
-    height, width, _ = frames.shape[1:]
+    height, width = 400, 12 + 2 * (256 + 12)
+    frames = frames_of(film, (height, width, 3))
+    assert len(frames) == 4 + 8  # the image stays for two seconds
     strip = frames[-1][height - 12 - 14 - 12 - 14][:, :3]  # in the middle of the cells
     left = 12 + 256 + 12
     cells = [strip[left + 32 + 64 * step].astype(int) for step in range(4)]
@@ -74,7 +77,6 @@ def test_a_film_has_a_frame_per_step_and_its_decisions_below_the_image(
         np.testing.assert_allclose(cell, color, atol=12)  # as far as the codec goes
     ahead = frames[0][height - 12 - 14 - 12 - 14][left + 32 + 64, :3].astype(int)
     np.testing.assert_allclose(ahead, (228, 230, 233), atol=12)
-    assert width == 12 + 2 * (256 + 12)
 
 
 def test_a_film_that_ends_otherwise_is_refused(tmp_path: Path) -> None:

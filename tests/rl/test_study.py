@@ -45,7 +45,7 @@ def test_a_study_that_was_interrupted_goes_on_as_it_says_and_prints_what_can_be_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     begun: list[dict[str, Any]] = []
-    plain = studies.learn
+    plain = vars(studies)["learn"]
 
     def learn(scenario: Any, *arguments: Any, **options: Any) -> Any:
         begun.append(settings_of(scenario.config.agent))
@@ -108,7 +108,7 @@ def test_agents_are_judged_on_prompts_that_they_have_not_seen(
 ) -> None:
     seen: list[str] = []
     judged: list[str] = []
-    plain_learn, plain_play = studies.learn, studies.play
+    plain_learn, plain_play = (vars(studies)[name] for name in ("learn", "play"))
 
     def learn(scenario: Any, cases: Any, *arguments: Any, **options: Any) -> Any:
         seen.extend(case.prompt for case in cases)
