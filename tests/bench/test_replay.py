@@ -93,6 +93,10 @@ def test_every_step_is_that_of_the_pipeline_however_it_guides(name: str) -> None
             output, cached = replay.compute(step, latents)
             again = replay.estimate(step, latents, cached)
             torch.testing.assert_close(again, output, rtol=0, atol=0)
+            if step == 2:  # what is cached of a row belongs to that row
+                turned = np.array([1, 0])
+                _, own = replay.compute(step, latents[turned], rows=turned)
+                assert_close(own, cached[turned])
             latents = replay.advance(step, output, latents)
 
     torch.testing.assert_close(latents, replay.recorded()[-1], rtol=0, atol=0)
