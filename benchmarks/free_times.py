@@ -149,7 +149,7 @@ class SolverFits:
             for way, free in WAYS.items():
                 start = grid if way == "times" else grid.with_history(max(count, HISTORY))
                 self._once(key, way, partial(fit, loops, start, free, rounds=rounds))
-        best = {way: self._best(count, starts, [way]) for way in ("grid", *WAYS)}
+        best = {way: self._best(count, list(starts), [way]) for way in ("grid", *WAYS)}
         name, way = max((best[way][:2] for way in WAYS), key=lambda one: self._select(count, *one))
         latents = self._solver(count, name, way)
         on_images = partial(fit, loops, latents, WAYS[way], rounds=rounds, images=True)

@@ -55,7 +55,7 @@ def fit(
         before = error
         for _ in range(_TRIES):
             curvature = np.diag(damping * np.diag(gram) + _TINY)
-            step = np.linalg.solve(gram + curvature, moment)
+            step = np.asarray(np.linalg.solve(gram + curvature, moment))
             tried = moved(solver, places, step)
             found = [loop.run(tried, decode=images) for loop in loops]
             if _error(loops, found) < error:

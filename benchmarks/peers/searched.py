@@ -71,7 +71,7 @@ def schedules_for(
         `schedules` and `solvers` by contender and computed steps, `settings` by contender, the
         `order` of blocks, and what they belong to.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "model": model_identity(denoiser_of(pipe)),
         "scheduler": scheduler_identity(pipe.scheduler),
         "steps": steps,
@@ -79,7 +79,7 @@ def schedules_for(
     }
     kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     same = [one for one in kept if {name: one[name] for name in identity} == identity]
-    entry = (
+    entry: dict[str, Any] = (
         same[0]
         if same
         else identity
