@@ -112,7 +112,7 @@ def algorithms(
     settings = _settings(steps)
     figures: dict[str, float] = {}
     lines: Lines = []
-    for name in track(settings if names is None else names, "algorithms"):
+    for name in track(list(settings) if names is None else names, "algorithms"):
         rng = np.random.default_rng(seed)
         env = TieredDeadlineVecEnv(
             lambda rng=rng: world.draw(EVERY, _BATCH, rng),

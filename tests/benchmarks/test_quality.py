@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ def test_prompts_that_were_drawn_are_not_drawn_again(
         piece.unlink()
     calls: list[int] = []
     draw = board.draw
-    monkeypatch.setattr(
-        board, "draw", lambda cases, *rest: (calls.append(len(cases)), draw(cases, *rest))[1]
-    )
+
+    def noted(cases: Sequence[Case], *rest: Any) -> Any:
+        calls.append(len(cases))
+        return draw(cases, *rest)
+
+    monkeypatch.setattr(board, "draw", noted)
     resumed = drawn(board, policy, cases, schedules, tmp_path)
 
     assert set(calls) == {1}  # the last prompt alone: two were drawn together
