@@ -233,3 +233,13 @@ def test_the_help_names_every_method(
         main(["search", "--help"])
 
     assert ", ".join(METHODS) + ", or all" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_device_that_was_typed_takes_the_place_of_that_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    said = refused(["rollout", "--device", "cudda"], capsys)
+
+    assert "device must be auto, or one of this machine as 'cpu', received 'cudda'" in said
