@@ -184,7 +184,7 @@ def trained(
 def test_a_training_whose_workers_die_and_sleep_ends_as_it_would_have_to_the_bit(
     scenario: Scenario, fleet: Fleet, tmp_path: Path
 ) -> None:
-    quick = Fleet(fleet._actors, patience_s=15)
+    quick = Fleet(fleet._actors, patience_s=30)
 
     def harm(step: int) -> None:
         if step == STEPS + 2:
