@@ -43,7 +43,7 @@ class Sizes(NamedTuple):
     """For the agent on the rule; 0 leaves it out."""
 
 
-FULL, QUICK = Sizes(24_576, 3072, 12_288, 16, 100_000), Sizes(3072, 768, 1536, 3, 0)
+FULL, QUICK = Sizes(24_576, 3072, 12_288, 16, 51_000), Sizes(3072, 768, 1536, 3, 0)
 
 
 class Clairvoyant:

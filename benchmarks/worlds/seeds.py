@@ -31,7 +31,7 @@ class Trainings(NamedTuple):
     test: int
 
 
-FULL, QUICK = Trainings(5, 100_000, 12_288), Trainings(1, 3000, 1536)
+FULL, QUICK = Trainings(5, 51_000, 12_288), Trainings(1, 3000, 1536)
 
 
 class Opponents:

@@ -51,7 +51,7 @@ class WorldConfig:
     loads: list[str] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=lambda: [0.25, 0.6])
     promised_share: float = 0.95
-    images: int = 100_000
+    images: int = 51_000
     transfers: str = ""
     memory_weight: float = 0.0
     caps: list[float] = field(default_factory=list)

@@ -34,6 +34,7 @@ from ditcache_rl.world import (
     Senses,
     played,
 )
+from ditcache_rl.world.agent import AGENT_NAMES
 from ditcache_rl.world.recording import known_loads
 from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents, with_margin
 from ditcache_rl.world.world import World
@@ -178,6 +179,7 @@ def make_pacer(
         promised_share=promised,
         shortest_s=low * unit,
         longest_s=high * unit,
+        reads=[*AGENT_NAMES],
     )
     pacer = Pacer(
         pacing,

@@ -21,8 +21,9 @@ _PRIOR = 2.0
 _LEAST = 0.4
 #: Computes more than the lower forecast, at which an agent is told what computing now gains.
 _AROUND = np.array([-1, 0, 1, 2])
-#: Gains of computing now, in dB, are divided by this and clipped there.
-_GAIN_DB, _MOST = 3.0, 2.0
+#: Gains of computing now are told by their logarithm from so many dB on, up to the most: where many
+#: computes fit, a tenth of a decibel decides what whole ones decide where few do.
+_SMALL_DB, _MOST_DB, _WIDE = 0.1, 6.0, 3.0
 
 #: Names of what an agent reads.
 AGENT_NAMES = (
@@ -31,7 +32,9 @@ AGENT_NAMES = (
     "forecast_part",  # what the lower forecast is above a whole number of computes
     "forecast_spread",  # between the two, in computes, over 2
     "forecast_count",  # the lower one in computes, over 8
-    *(f"gain_at_forecast_{away:+d}" for away in _AROUND),  # dB of computing now, over 3
+    *(
+        f"log_gain_at_forecast_{away:+d}" for away in _AROUND
+    ),  # of computing now; asinh(dB / 0.1) / 3
 )
 
 
@@ -61,13 +64,14 @@ class Senses:
         now, later = self.prior.placement.ways(left, moment.older, moment.newest, moment.step)
         wanted = now[:, 0] < later[:, 0] if moment.step else np.ones(len(low), dtype=bool)
         lost = moment.lost[:, None]
-        gains = (psnr_of(lost + now[:, 1:]) - psnr_of(lost + later[:, 1:])) / _GAIN_DB
+        gains = psnr_of(lost + now[:, 1:]) - psnr_of(lost + later[:, 1:])
+        gains = np.arcsinh(np.minimum(np.maximum(gains, -_MOST_DB), _MOST_DB) / _SMALL_DB) / _WIDE
         own = (low / ahead, middle / ahead, low - whole, (middle - low) / 2, low / 8)
         read = np.empty((len(low), len(AGENT_NAMES) + ACTIONS), dtype=np.float32)
         read[:, : len(NAMES)] = seen
         for place, column in enumerate(own, len(NAMES)):
             read[:, place] = column
-        read[:, -ACTIONS - len(_AROUND) : -ACTIONS] = np.minimum(np.maximum(gains, -_MOST), _MOST)
+        read[:, -ACTIONS - len(_AROUND) : -ACTIONS] = gains
         read[:, -2], read[:, -1] = _PRIOR * ~wanted, _PRIOR * wanted
         return read
 

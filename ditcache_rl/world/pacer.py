@@ -41,6 +41,7 @@ class Pacing:
         promised_share: Share of the images that are in time.
         shortest_s: Least time that it was made for.
         longest_s: Most time that it was made for.
+        reads: Names of what the agent reads.
     """
 
     compute_s: float
@@ -56,6 +57,7 @@ class Pacing:
     promised_share: float
     shortest_s: float
     longest_s: float
+    reads: list[str]
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,11 @@ class Pacer:
             raise ArtifactError(
                 f"costs must be >= 0 and chosen in [1, {steps}], received costs from "
                 f"{costs.min():g} and chosen in [{counts.min()}, {counts.max()}]"
+            )
+        if parts["network"] and numbers.reads != [*AGENT_NAMES]:
+            raise ArtifactError(
+                f"expected an agent that reads {', '.join(AGENT_NAMES)}, received one that reads "
+                f"{', '.join(numbers.reads)}; train it again with this version"
             )
         network = _network(parts["network"], len(AGENT_NAMES), ACTIONS)
         forecast = _network(parts["forecast"], len(NAMES), len(QUANTILES))

@@ -55,6 +55,7 @@ def tiny_pacer(sigmas: Floats, *, compute_s: float = 1.0, agent: bool = False) -
         promised_share=0.95,
         shortest_s=1.0,
         longest_s=float(steps),
+        reads=[*AGENT_NAMES],
     )
     return Pacer(
         pacing,

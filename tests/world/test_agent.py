@@ -1,8 +1,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
+from ditcache_rl.errors import ArtifactError
 from ditcache_rl.types import Floats
 from ditcache_rl.world import Agent, GapCosts, Pacer, Prices, Requests
 from ditcache_rl.world.gauge import NAMES
@@ -114,3 +116,12 @@ def test_an_agent_reads_of_its_prior_what_the_prior_does() -> None:
         requests.play(rng.random(ROWS) < 0.5)
 
     assert 0 < np.mean(wanted) < 1
+
+
+def test_an_agent_that_reads_something_else_is_refused() -> None:
+    pacer = tiny_pacer(np.linspace(1.0, 0.0, STEPS + 1), agent=True)
+    other = replace(pacer.pacing, reads=[*pacer.pacing.reads[:-1], "gain_at_forecast_+2"])
+
+    assert Pacer.from_arrays(pacer.pacing, pacer.to_arrays()).agent
+    with pytest.raises(ArtifactError, match=r"expected an agent that reads .* train it again"):
+        Pacer.from_arrays(other, pacer.to_arrays())
