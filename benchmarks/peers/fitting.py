@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.free import FreeLoop, FreeRun, FreeSolver
-from ditcache_rl.search.fit import normal_equations
+from ditcache_rl.search.equations import normal_equations
 from ditcache_rl.types import Floats
 
 #: Change of a number by which its effect is measured: float32 tells it to a thousandth.

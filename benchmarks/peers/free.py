@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.bench import Case
-from ditcache_rl.bench.loop import LoopNotes, blank, hand_on
+from ditcache_rl.bench.loop import LoopNotes, hand_on
+from ditcache_rl.bench.outputs import blank
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.clock import noise_levels

@@ -169,10 +169,11 @@ class Request:
     def end_call(self, output: Any) -> None:
         """Note what a denoiser returned."""
         if isinstance(output, Tensor):
+            own = output if self.off else self._last_rows(output)
             if not self.off:
-                self._last_output = self._last_rows(output)
+                self._last_output = own
             if self._latents is not None:
-                self._returned = (0, output) if self.off else (self.chunks[-1], self._last_output)
+                self._returned = 0 if self.off else self.chunks[-1], own
                 self.logs[-1].note_output(self._step, self._latents, output)
         self.off, self.active, self.layout, self.stack_input = True, None, None, ()
 

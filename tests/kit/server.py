@@ -10,7 +10,7 @@ from pathlib import Path
 import ditcache_rl as dc
 from ditcache_rl.mos import Ratings
 from ditcache_rl.serve.server import ServerSettings, open_app
-from ditcache_rl.serve.server.process import serve_forever
+from ditcache_rl.serve.server.process import listen, serve_forever
 from tests.kit.environment import untrained_policy
 from tests.kit.pipelines import CALL, build_tiny_pipe
 
@@ -34,7 +34,7 @@ def run(folder: Path, port: int) -> None:
         record=dc.Recorder(folder / HISTORY),
         memory=dc.Memory(device="32KiB", disk="4MiB", dir=folder / CACHE),
     )
-    serve_forever(app, host="127.0.0.1", port=port, grace_s=5.0)
+    serve_forever(app, listen("127.0.0.1", port), grace_s=5.0)
 
 
 def _rate(folder: Path) -> None:
