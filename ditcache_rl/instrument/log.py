@@ -49,7 +49,8 @@ class RequestLog:
         self.failed = self.guarded = ""
         self.expected_psnr_db: Floats | None = None
         self._ends: list[Tensor] = []
-        self._estimated: _Estimated | None = None
+        self._returned: _Returned | None = None
+        self._estimated: _Returned | None = None
         self._jumps: dict[int, _Jump] = {}
 
     def note(
@@ -73,36 +74,47 @@ class RequestLog:
             before = table[step, :, site]
             before[:] = modes if before[0] < 0 else np.minimum(before, modes)
 
-    def note_output(self, step: int, latents: Tensor, output: Tensor) -> None:
-        """Look for what is not finite in what the last step saw and returned, in any branch."""
+    def note_output(self, step: int, latents: Tensor, output: Tensor, branch: int = 0) -> None:
+        """Note what a call of a step saw and returned; nobody waits for a device here.
+
+        Args:
+            step: At which it came.
+            latents: Of the whole batch.
+            output: Likewise.
+            branch: The last one in the batch.
+        """
+        if self._returned is not None and self._returned.step != step:
+            self._compare()
+        self._returned = _Returned(step, branch, output[-self.run.rows :])
         if step == len(self.modes) - 1 and (self.modes > Mode.COMPUTE).any():
             # A sum is finite if all numbers are, and of a sane size; on a CPU it is far cheaper.
             self._ends += [tensor.sum(dtype=torch.float32) for tensor in (latents, output)]
 
-    def note_step(self, step: int, branch: int, output: Tensor) -> None:
+    def _compare(self) -> None:
         """Note how far what a step has computed lies from what was estimated at the step before.
 
-        By that, times the noise level, the predicted clean image changes. Nobody waits for a device
-        here.
-
-        Args:
-            step: That has ended.
-            branch: Whose output it is; that of another one is not compared with it.
-            output: (rows, ...) of the denoiser.
+        By that, times the noise level, the predicted clean image changes. Told is the last branch
+        that the step called; that of another one is not compared with it.
         """
-        modes, before, self._estimated = self.modes[step], self._estimated, None
-        estimated = modes.min(axis=1) > Mode.COMPUTE
-        if estimated.any():
-            self._estimated = _Estimated(step, branch, estimated, output)
-        if before is None or (step, branch) != (before.step + 1, before.branch):
+        now, before, self._estimated = self._returned, self._estimated, None
+        if now is None or not 0 <= now.step < len(self.modes):
             return
-        told = before.rows & (modes.max(axis=1) <= Mode.COMPUTE)
-        if told.any() and output.shape == before.output.shape and len(output) == len(told):
-            self._jumps[step] = _Jump(told, jump(output, before.output))
+        modes = self.modes[now.step]
+        if (modes.min(axis=1) > Mode.COMPUTE).any():
+            self._estimated = now
+        if before is None or (now.step, now.branch) != (before.step + 1, before.branch):
+            return
+        told = (self.modes[before.step].min(axis=1) > Mode.COMPUTE) & (
+            modes.max(axis=1) <= Mode.COMPUTE
+        )
+        if told.any() and now.output.shape == before.output.shape and len(now.output) == len(told):
+            self._jumps[now.step] = _Jump(told, jump(now.output, before.output))
 
     def end(self, seconds: float) -> None:
         """Let go of tensors that nobody asks for any more, and note what the call took."""
-        self._estimated, self.seconds = None, seconds
+        self._compare()
+        self._returned = self._estimated = None
+        self.seconds = seconds
 
     def jumps(self) -> Floats:
         """Return how far outputs lie from the estimates before them; waits for the device.
@@ -149,12 +161,11 @@ class RequestLog:
         return np.asarray(computed / self.run.site_steps, dtype=np.float64)
 
 
-class _Estimated(NamedTuple):
-    """What rows of a step have estimated."""
+class _Returned(NamedTuple):
+    """What the last call of a step has returned."""
 
     step: int
     branch: int
-    rows: NDArray[np.bool_]
     output: Tensor
 
 

@@ -64,8 +64,7 @@ class Request:
         changes: Callable[[bool], int] = lambda closely: 0,
     ) -> None:
         self.id = next(_IDS)
-        self.controller = controller
-        self.cache = cache
+        self.controller, self.cache = controller, cache
         #: One log per run: most have one, and none where the pipeline sets no timesteps.
         self.logs: list[RequestLog] = []
         #: The denoisers that belong to the request, by their taps.
@@ -95,8 +94,6 @@ class Request:
         self._decision: Decision | None = None
         self._decides = False
         self._last_output: Tensor | None = None
-        #: What the last call of the step has returned, and for which branch.
-        self._returned: tuple[int, Tensor] | None = None
         self._branches, self._memory = Branches(), RequestMemory(cache, self.id, max_bytes)
         self._latents: Tensor | None = None
 
@@ -113,7 +110,7 @@ class Request:
             self._memory.forget()
             self._end_step()
             self._branches.clear()
-            self._last_output = self._returned = self._latents = self.active = self.layout = None
+            self._last_output = self._latents = self.active = self.layout = None
             self.off = True
             for log in self.logs:
                 log.end(time.perf_counter() - self._began)
@@ -121,7 +118,7 @@ class Request:
     def begin_call(self, layout: Layout, facts: CallFacts) -> None:
         """Note a call of a denoiser; `off` tells afterwards whether it is left alone."""
         self.layout, self.active, self.stack_input = layout, None, ()
-        self._decides, self.off = False, True
+        self._decides, self.off, self.chunks = False, True, [0]
         if not self._clock.started():  # a look at a condition, before there are steps
             return
         rows = len(facts.latents)
@@ -169,12 +166,10 @@ class Request:
     def end_call(self, output: Any) -> None:
         """Note what a denoiser returned."""
         if isinstance(output, Tensor):
-            own = output if self.off else self._last_rows(output)
             if not self.off:
-                self._last_output = own
+                self._last_output = self._last_rows(output)
             if self._latents is not None:
-                self._returned = 0 if self.off else self.chunks[-1], own
-                self.logs[-1].note_output(self._step, self._latents, output)
+                self.logs[-1].note_output(self._step, self._latents, output, self.chunks[-1])
         self.off, self.active, self.layout, self.stack_input = True, None, None, ()
 
     def decide(
@@ -282,15 +277,10 @@ class Request:
         self._memory.begin(rows, planned_modes(self.controller))
 
     def _end_step(self) -> None:
-        """Note that calls that were left alone have computed, and what the step has returned."""
-        returned, self._returned = self._returned, None
-        if not self.logs or not 0 <= self._step < len(self.logs[-1].modes):
-            return
-        if self._decision is None:
+        """Note that calls that were left alone have computed."""
+        if self._decision is None and 0 <= self._step < len(self.logs[-1].modes):
             modes = self.logs[-1].modes[self._step]
             modes[modes < 0] = Mode.COMPUTE
-        if returned is not None:
-            self.logs[-1].note_step(self._step, *returned)
 
     @property
     def _sigma(self) -> float:

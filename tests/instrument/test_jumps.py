@@ -108,8 +108,9 @@ def test_a_log_keeps_no_output_alive(tiny_pipe: Any) -> None:
 def test_an_estimate_of_something_that_is_not_finite_is_infinitely_off(output: float) -> None:
     log = RequestLog(RunInfo(2, np.array([1.0, 0.5, 0.0]), 2, 1))
     log.modes[:, :, 0] = [[1, 0], [0, 0]]
-    log.note_step(0, 0, torch.ones(2, 3))
-    log.note_step(1, 0, torch.full((2, 3), output))
+    log.note_output(0, torch.zeros(2, 3), torch.ones(2, 3))
+    log.note_output(1, torch.zeros(2, 3), torch.full((2, 3), output))
+    log.end(0.0)
 
     error = log.error(1)
     assert error is not None
