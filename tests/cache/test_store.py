@@ -50,6 +50,8 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert self.cache.get(key) is self.model.get(key)
 
         self.stats.device_hits += key in self.model
+        if key in self.model:
+            self.stats.device_hit_bytes += self.model[key].nbytes
         self.stats.misses += key not in self.model
 
     @rule(key=KEYS)

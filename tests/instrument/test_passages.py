@@ -282,11 +282,11 @@ def test_where_no_timesteps_are_set_everything_is_computed_and_said(
 def test_a_loop_on_timesteps_of_before_is_a_run_from_its_second_step(tiny_pipe: Any) -> None:
     class Later(Rewinding):
         def __call__(self, prompt: str, generator: Any = None, steps: int = STEPS) -> Tensor:
-            kept, self.scheduler.set_timesteps = self.scheduler.set_timesteps, lambda **_: None
+            self.scheduler.set_timesteps = lambda **_: None
             try:
                 drawn: Tensor = super().__call__(prompt, generator, steps)
             finally:
-                self.scheduler.set_timesteps = kept
+                del self.scheduler.set_timesteps  # that of its class again
             return drawn
 
     tiny_pipe.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS), mu=0.5)

@@ -23,7 +23,6 @@ from ditcache_rl.errors import ConfigError, ShapeError
 from ditcache_rl.rl import DenoiseVecEnv, Episodes, Scenario, Task, compare
 from ditcache_rl.rl import fleet as module
 from ditcache_rl.rl.episodes import Outcome
-from ditcache_rl.rl.estimate import estimate
 from ditcache_rl.rl.fleet import Fleet, _connect, fleet_of
 from ditcache_rl.rl.fleet_episodes import episodes_of
 from ditcache_rl.rl.floors import with_floors
@@ -297,14 +296,6 @@ def test_whoever_takes_calls_and_is_no_cluster_is_told_in_bounded_time(
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ConfigError, match=r"no answer of Ray within 3 s; start one with"):
             _connect(address)
-
-
-def test_an_estimate_times_calls_on_the_workers(config: EnvConfig, fleet: Fleet) -> None:
-    found = estimate(config, workers=2)
-
-    assert (found.workers, found.rows) == (2, ROWS // 2)
-    assert found.image_s > 0
-    assert {stage.name for stage in found.stages} >= {"references", "search", "learn", "compare"}
 
 
 _STARTS = """
