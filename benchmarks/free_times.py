@@ -33,8 +33,8 @@ from benchmarks.peers.free import FreeLoop, FreeSolver
 from benchmarks.peers.searched import read_entry
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import load_env
-from ditcache_rl.evaluate.stats import bootstrap_mean
 from ditcache_rl.files import write_json
+from ditcache_rl.interval import mean_interval
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.collapse import collapse, euler_steps
@@ -92,7 +92,7 @@ def main() -> None:
         psnr = {way: work.psnr("test", solver) for way, (_, solver) in ways.items()}
         for way, own in psnr.items():
             base = psnr["searched" if way == "grid" else "grid"]
-            gain = bootstrap_mean(own - base, np.random.default_rng(0))
+            gain = mean_interval(own - base)
             if way != "searched":
                 figures[f"{way}_gain_at_{count}_db"] = gain.mean
                 figures[f"{way}_gain_at_{count}_low_db"] = gain.low
