@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
-from benchmarks.peers.fitting import Place, moved, numbers, relative_curvature
-from benchmarks.peers.free import FreeLoop, FreeSolver
 from ditcache_rl.metrics import psnr_db
+from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.told import Place, moved, numbers, relative_curvature
 from ditcache_rl.types import Floats
 
 #: Episodes of an update, epochs of it, and its learning rate: a gaussian of few numbers.

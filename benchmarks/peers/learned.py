@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.fitting import fit
-from benchmarks.peers.free import FreeLoop, FreeSolver
 from benchmarks.peers.linear import l2p_solvers
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.evaluate import silent
 from ditcache_rl.metrics import psnr_db
+from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.told import fit_solver
 from ditcache_rl.types import Floats
 
 #: Computed steps of solvers of either kind. Free times cost a run for every number of theirs.
@@ -72,7 +72,7 @@ def dyweight(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
     length, learned with the scale of the model's time; there by descent along trajectories, here by
     Gauss-Newton steps on what they end with.
     """
-    return fit([loop], start, ["updates", "times"], rounds=_ROUNDS)
+    return fit_solver([loop], start, ["updates", "times"], rounds=_ROUNDS)
 
 
 def s4s_alt(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
@@ -83,7 +83,7 @@ def s4s_alt(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
     """
     for _ in range(_TURNS):
         for free in ("updates", "times"):
-            start = fit([loop], start, [free], rounds=1, images=True)
+            start = fit_solver([loop], start, [free], rounds=1, images=True)
     return start
 
 
