@@ -33,7 +33,6 @@ from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.files import write_json
 from ditcache_rl.interval import mean_interval
-from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.collapse import collapse, euler_steps
 from ditcache_rl.schedules.forecast import path_coefficients
@@ -136,7 +135,7 @@ class SolverFits:
 
     def psnr(self, part: str, solver: FreeSolver) -> Floats:
         """Judge a solver: (cases,)."""
-        return _psnr(self.loops(part), solver)
+        return np.concatenate([loop.psnr(solver) for loop in self.loops(part)])
 
     def choose(self, count: int) -> dict[str, tuple[str, FreeSolver]]:
         """Fit in every way from every start, and return the best of each way with its start."""
@@ -246,12 +245,6 @@ class SolverFits:
     def _collapsed(self, schedule: Schedule) -> FreeSolver:
         sigmas = self._measured().sigmas
         return FreeSolver.of(collapse(schedule, sigmas, euler_steps(sigmas)), HISTORY)
-
-
-def _psnr(loops: Sequence[FreeLoop], solver: FreeSolver) -> Floats:
-    return np.concatenate(
-        [psnr_db(loop.run(solver, decode=True).decoded, loop.images) for loop in loops]
-    )
 
 
 def _parts(cases: Sequence[Case], rows: int) -> Iterator[Sequence[Case]]:

@@ -11,7 +11,6 @@ from benchmarks.peers.linear import l2p_solvers
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.evaluate import silent
-from ditcache_rl.metrics import psnr_db
 from ditcache_rl.search.free import FreeLoop, FreeSolver
 from ditcache_rl.search.told import fit_solver
 from ditcache_rl.types import Floats
@@ -54,7 +53,7 @@ def learned(
             for count in _fewer(FREE_COMPUTES, steps):
                 starts = [adams(loop.levels(count), n) for n in _HISTORIES if n <= count]
                 tried = [FREE[name](loop, start) for start in starts]
-                found[str(count)] = max(tried, key=lambda solver: _quality(judge, solver)).write()
+                found[str(count)] = max(tried, key=lambda solver: judge.psnr(solver).mean()).write()
     except UnsupportedModelError as error:
         say(f"without {name}: {error}")
         return {}
@@ -111,7 +110,3 @@ def adams(levels: Floats, history: int) -> FreeSolver:
     updates[1:, 0] += slope
     updates[1:, 1] -= slope
     return FreeSolver(np.asarray(levels[:-1]), np.ones(len(moves)), updates)
-
-
-def _quality(loop: FreeLoop, solver: FreeSolver) -> float:
-    return float(psnr_db(loop.run(solver, decode=True).decoded, loop.images).mean())

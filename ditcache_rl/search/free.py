@@ -22,6 +22,7 @@ from ditcache_rl.bench.outputs import blank
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.clock import noise_levels
+from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules.collapse import Collapsed, updated
 from ditcache_rl.solver.collapsing import told_timesteps
 from ditcache_rl.types import HISTORY, Floats
@@ -210,6 +211,10 @@ class FreeLoop:
             place["scheduler"] = plain
         self.computes += len(solver.times) - first
         return begun._replace(images=images)
+
+    def psnr(self, solver: FreeSolver) -> Floats:
+        """Compare images under a solver with those of full compute: (cases,) dB."""
+        return psnr_db(self.run(solver, decode=True).decoded, self.images)
 
     def levels(self, steps: int) -> Floats:
         """Return the noise levels of so many steps of the pipeline's own sampler: (steps + 1,)."""

@@ -20,7 +20,6 @@ from torch import Tensor
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.interval import Interval, mean_interval
-from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules.collapse import Collapsed
 from ditcache_rl.schedules.table import is_at
 from ditcache_rl.search.equations import normal_equations, solve, squares
@@ -100,10 +99,7 @@ def told_times(
     found = fit_solver(drawn, start, free, rounds=_ROUNDS, on_round=lambda: progress.advance(1))
     progress.stage("full compute of select prompts")
     drawn = loops(select)
-    own, other = (
-        np.concatenate([psnr_db(one.run(s, decode=True).decoded, one.images) for one in drawn])
-        for s in (start, found)
-    )
+    own, other = (np.concatenate([one.psnr(s) for one in drawn]) for s in (start, found))
     progress.reach(_ROUNDS + 2)
     gain = mean_interval(other - own)
     return ToldTimes(found.within(collapsed), float(own.mean()), float(other.mean()), gain)
