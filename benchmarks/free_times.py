@@ -28,20 +28,19 @@ import numpy as np
 
 from benchmarks.harness import ROOT, Benchmark, console, parser
 from benchmarks.learned.residual import ppo
-from benchmarks.peers.fitting import fit
-from benchmarks.peers.free import FreeLoop, FreeSolver
 from benchmarks.peers.searched import read_entry
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.files import write_json
 from ditcache_rl.interval import mean_interval
-from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.collapse import collapse, euler_steps
 from ditcache_rl.schedules.forecast import path_coefficients
 from ditcache_rl.search.calibrate import ErrorTable, Products, fitted_gap_costs, gap_costs
+from ditcache_rl.search.free import FreeLoop, FreeSolver
 from ditcache_rl.search.gaps import GapSearch
 from ditcache_rl.search.paths import cheapest_path
+from ditcache_rl.search.told import fit_solver
 from ditcache_rl.shapes import CALL, load_pipeline
 from ditcache_rl.types import HISTORY, Floats, Mode
 
@@ -136,7 +135,7 @@ class SolverFits:
 
     def psnr(self, part: str, solver: FreeSolver) -> Floats:
         """Judge a solver: (cases,)."""
-        return _psnr(self.loops(part), solver)
+        return np.concatenate([loop.psnr(solver) for loop in self.loops(part)])
 
     def choose(self, count: int) -> dict[str, tuple[str, FreeSolver]]:
         """Fit in every way from every start, and return the best of each way with its start."""
@@ -144,15 +143,15 @@ class SolverFits:
         loops, rounds = self.loops("train"), self._fits.rounds
         for name, path in starts.items():
             key = f"{count} {name}"
-            on_grid = partial(fit, loops, self._on(path), ["updates"], rounds=rounds)
+            on_grid = partial(fit_solver, loops, self._on(path), ["updates"], rounds=rounds)
             grid = self._once(key, "grid", on_grid)
             for way, free in WAYS.items():
                 start = grid if way == "times" else grid.with_history(max(count, HISTORY))
-                self._once(key, way, partial(fit, loops, start, free, rounds=rounds))
+                self._once(key, way, partial(fit_solver, loops, start, free, rounds=rounds))
         best = {way: self._best(count, list(starts), [way]) for way in ("grid", *WAYS)}
         name, way = max((best[way][:2] for way in WAYS), key=lambda one: self._select(count, *one))
         latents = self._solver(count, name, way)
-        on_images = partial(fit, loops, latents, WAYS[way], rounds=rounds, images=True)
+        on_images = partial(fit_solver, loops, latents, WAYS[way], rounds=rounds, images=True)
         self._once(f"{count} {name}", "images", on_images)
         first = best["grid"][0]
         self._once(
@@ -246,12 +245,6 @@ class SolverFits:
     def _collapsed(self, schedule: Schedule) -> FreeSolver:
         sigmas = self._measured().sigmas
         return FreeSolver.of(collapse(schedule, sigmas, euler_steps(sigmas)), HISTORY)
-
-
-def _psnr(loops: Sequence[FreeLoop], solver: FreeSolver) -> Floats:
-    return np.concatenate(
-        [psnr_db(loop.run(solver, decode=True).decoded, loop.images) for loop in loops]
-    )
 
 
 def _parts(cases: Sequence[Case], rows: int) -> Iterator[Sequence[Case]]:

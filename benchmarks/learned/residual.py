@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
-from benchmarks.peers.fitting import Place, moved, numbers, relative_curvature
-from benchmarks.peers.free import FreeLoop, FreeSolver
-from ditcache_rl.metrics import psnr_db
-from ditcache_rl.types import Floats
+from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.told import Place, moved, numbers, relative_curvature
 
 #: Episodes of an update, epochs of it, and its learning rate: a gaussian of few numbers.
 _EPISODES, _EPOCHS, _RATE = 24, 10, 0.02
@@ -38,7 +36,7 @@ class ResidualSolvers(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.action_space: Any = gym.spaces.Box(-10, 10, (len(self._places),), np.float32)
         curvature = relative_curvature(loops[0], base, self._places)
         self._scale = _SHARE / np.sqrt(len(self._places) * curvature)
-        self._base_db = [_psnr(loop, base) for loop in loops]
+        self._base_db = [loop.psnr(base) for loop in loops]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -52,7 +50,7 @@ class ResidualSolvers(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Draw the cases of a loop."""
         place = int(self.np_random.integers(len(self._loops)))
-        gain = _psnr(self._loops[place], self.solver(action)) - self._base_db[place]
+        gain = self._loops[place].psnr(self.solver(action)) - self._base_db[place]
         return np.ones(1, np.float32), float(gain.mean()), True, False, {}
 
     def solver(self, action: NDArray[np.float32]) -> FreeSolver:
@@ -91,7 +89,3 @@ def ppo(
         agent.learn(_EPISODES, reset_num_timesteps=False)
     action, _ = agent.predict(np.ones(1, np.float32), deterministic=True)
     return env.solver(action)
-
-
-def _psnr(loop: FreeLoop, solver: FreeSolver) -> Floats:
-    return psnr_db(loop.run(solver, decode=True).decoded, loop.images)

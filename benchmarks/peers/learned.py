@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.fitting import fit
-from benchmarks.peers.free import FreeLoop, FreeSolver
 from benchmarks.peers.linear import l2p_solvers
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.evaluate import silent
-from ditcache_rl.metrics import psnr_db
+from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.told import fit_solver
 from ditcache_rl.types import Floats
 
 #: Computed steps of solvers of either kind. Free times cost a run for every number of theirs.
@@ -54,7 +53,7 @@ def learned(
             for count in _fewer(FREE_COMPUTES, steps):
                 starts = [adams(loop.levels(count), n) for n in _HISTORIES if n <= count]
                 tried = [FREE[name](loop, start) for start in starts]
-                found[str(count)] = max(tried, key=lambda solver: _quality(judge, solver)).write()
+                found[str(count)] = max(tried, key=lambda solver: judge.psnr(solver).mean()).write()
     except UnsupportedModelError as error:
         say(f"without {name}: {error}")
         return {}
@@ -72,7 +71,7 @@ def dyweight(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
     length, learned with the scale of the model's time; there by descent along trajectories, here by
     Gauss-Newton steps on what they end with.
     """
-    return fit([loop], start, ["updates", "times"], rounds=_ROUNDS)
+    return fit_solver([loop], start, ["updates", "times"], rounds=_ROUNDS)
 
 
 def s4s_alt(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
@@ -83,7 +82,7 @@ def s4s_alt(loop: FreeLoop, start: FreeSolver) -> FreeSolver:
     """
     for _ in range(_TURNS):
         for free in ("updates", "times"):
-            start = fit([loop], start, [free], rounds=1, images=True)
+            start = fit_solver([loop], start, [free], rounds=1, images=True)
     return start
 
 
@@ -111,7 +110,3 @@ def adams(levels: Floats, history: int) -> FreeSolver:
     updates[1:, 0] += slope
     updates[1:, 1] -= slope
     return FreeSolver(np.asarray(levels[:-1]), np.ones(len(moves)), updates)
-
-
-def _quality(loop: FreeLoop, solver: FreeSolver) -> float:
-    return float(psnr_db(loop.run(solver, decode=True).decoded, loop.images).mean())

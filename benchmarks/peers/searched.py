@@ -16,7 +16,6 @@ import numpy as np
 
 from benchmarks.peers.contender import Setup, denoiser_name
 from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
-from benchmarks.peers.free import FreeSolver
 from benchmarks.peers.learned import LEARNERS, learned
 from benchmarks.peers.linear import LinearSolver
 from benchmarks.peers.settings import SETTINGS, settings_of
@@ -28,6 +27,7 @@ from ditcache_rl.pipelines import model_identity, scheduler_identity
 from ditcache_rl.schedules import ComputePath, Objective, Schedule
 from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, proposals
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
+from ditcache_rl.search.free import FreeSolver
 from ditcache_rl.search.paths import cheapest_path, minimax_path
 from ditcache_rl.types import HISTORY, Mode
 

@@ -22,6 +22,9 @@ HELP = "write a policy's schedules, its network as ONNX, or a schedule as others
 FORMS = ("scheduler", "cache-dit", "mag-cache", "dpcache", "csv")
 #: Select prompts that --search draws: what differs between sets of steps shows on few.
 _SEARCHED = 8
+#: Train prompts that --fit-times fits to, and select prompts that tell whether it gains: a few
+#: tenths of a decibel show on so many.
+_FITTED, _JUDGED = 24, 64
 _TARGETS = ("speedup", "budget", "min_psnr", "min_ssim")
 
 
@@ -51,7 +54,13 @@ def add_options(parser: ArgumentParser) -> None:
         help="try N sets of steps in the engine of --to, on select prompts, and write the best",
     )
     parser.add_argument(
-        "--env", help="environment of --search (default: the shipped one of the policy)"
+        "--fit-times",
+        action="store_true",
+        help="of --to scheduler: fit the times that the model is told, on train prompts",
+    )
+    parser.add_argument(
+        "--env",
+        help="environment of --search and --fit-times (default: the shipped one of the policy)",
     )
     parser.add_argument(
         "--request", metavar="JSON", help="of --to dpcache: what requests to SGLang must match"
@@ -104,9 +113,15 @@ def _check_form(options: Namespace) -> None:
             raise ConfigError(
                 f"expected --search with --to {', '.join(ENGINES)}, received --to {options.to}"
             )
-    elif options.env is not None:
+    elif options.env is not None and not options.fit_times:
         raise ConfigError(
-            f"expected --search N with --env {options.env}, which is where it draws, received none"
+            f"expected --search N or --fit-times with --env {options.env}, which is where they "
+            "draw, received neither"
+        )
+    if options.fit_times and options.to != "scheduler":
+        raise ConfigError(
+            f"expected --fit-times with --to scheduler, received --to {options.to}: others tell "
+            "the times of their own grid"
         )
     if options.request is not None and options.to != "dpcache":
         raise ConfigError(f"expected --request with --to dpcache, received --to {options.to}")
@@ -149,6 +164,9 @@ def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> lis
 
     plain = _scheduler_of(options, policy)
     made = policy_scheduler(policy, plain, target, steps=options.steps)
+    if options.fit_times:
+        made, found = _fit_times(options, policy, made)
+        print(found)
     made.save_pretrained(options.out)
     kind = type(made).__name__
     return [
@@ -156,6 +174,35 @@ def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> lis
         f'pipe.scheduler = {kind}.from_pretrained("{options.out}")',
         f"pipe(..., num_inference_steps={len(made.config.path)})",
     ]
+
+
+def _fit_times(options: Namespace, policy: Policy, made: Any) -> tuple[Any, str]:
+    """Fit the times that a scheduler tells, and say what is gained; return it as is if nothing."""
+    from ditcache_rl.bench import cases_of
+    from ditcache_rl.cli.progress import Bar
+    from ditcache_rl.pipelines import open_configured
+    from ditcache_rl.search.told import told_times
+
+    config = load_env(options.env or _env_of(policy.manifest.env_id))
+    train, select = (cases_of(config, part) for part in ("train", "select"))
+    pipe = open_configured(config.pipeline)
+    with Bar("fit times") as bar:
+        found = told_times(
+            pipe,
+            made.collapsed,
+            train[:_FITTED],
+            select[:_JUDGED],
+            call=config.pipeline.call,
+            rows=config.agent.rows,
+            progress=bar,
+        )
+    gain, told = found.gain, ", ".join(f"{time:.3f}" for time in found.collapsed.times)
+    kept = "kept" if found.gains else "left out, as that is no gain for sure"
+    return made.following(found.collapsed) if found.gains else made, (
+        f"PSNR on {gain.n} select prompts: {found.own_db:.1f} dB at the times of the grid, "
+        f"{found.found_db:.1f} dB at {told}, {gain.mean:+.2f} dB (95 %: {gain.low:+.2f} to "
+        f"{gain.high:+.2f}): {kept}"
+    )
 
 
 def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Schedule, str]:
@@ -196,7 +243,8 @@ def _scheduler_of(options: Namespace, policy: Policy) -> Any:
 
     if options.pipeline:
         return open_scheduler(options.pipeline)
-    return open_scheduler(load_env(_env_of(policy.manifest.env_id)).pipeline.source)
+    config = load_env(options.env or _env_of(policy.manifest.env_id))
+    return open_scheduler(config.pipeline.source)
 
 
 def _read_request(text: str | None) -> dict[str, Any]:
@@ -217,5 +265,5 @@ def _env_of(env_id: str) -> str:
             return name
     raise ConfigError(
         f"expected --pipeline, the folder or Hub id of the pipeline that the policy was made for, "
-        f"or --env for a search: its environment {env_id} is none of the shipped ones"
+        f"or --env where something is drawn: its environment {env_id} is none of the shipped ones"
     )

@@ -7,7 +7,7 @@ weighted sum of computed ones, all steps from one computed step to the next are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +31,19 @@ class Collapsed(NamedTuple):
     """(K,) what the latents are multiplied with."""
     updates: Floats
     """(K, HISTORY) what the last outputs are multiplied with and added, newest first."""
+    told: Floats | None = None
+    """(K,) times that the denoiser is told, over the number of those of training; None for those of
+    the computed steps."""
 
     @property
     def levels(self) -> Floats:
         """(K + 1,) noise levels of the computed steps, and where the run ends."""
         return self.sigmas[[*self.path, len(self.sigmas) - 1]]
+
+    @property
+    def times(self) -> Floats:
+        """(K,) what a denoiser of flow matching is told, whose times are noise levels."""
+        return self.levels[:-1] if self.told is None else self.told
 
     def advance(self, place: int, latents: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """Take the latents from one computed step to the next.
@@ -49,14 +57,29 @@ class Collapsed(NamedTuple):
         Returns:
             In float32, or in float64 if the latents are.
         """
-        dtype = torch.promote_types(latents.dtype, torch.float32)
-        total, keep = latents.to(dtype), float(self.keeps[place])
-        if keep != 1.0:
-            total = total * keep
-        for output, factor in zip(outputs, self.updates[place].tolist(), strict=False):
-            if factor:
-                total = total + output.to(dtype) * factor
-        return total
+        return updated(latents, outputs, keep=self.keeps[place], factors=self.updates[place])
+
+
+def updated(latents: Tensor, outputs: Iterable[Tensor], *, keep: float, factors: Floats) -> Tensor:
+    """Return a share of latents and outputs, summed.
+
+    Args:
+        latents: Not modified.
+        outputs: Of their shape.
+        keep: What the latents are multiplied with.
+        factors: What the outputs are multiplied with, in their order.
+
+    Returns:
+        In float32, or in float64 if the latents are.
+    """
+    dtype = torch.promote_types(latents.dtype, torch.float32)
+    total = latents.to(dtype)
+    if keep != 1.0:
+        total = total * float(keep)
+    for output, factor in zip(outputs, factors.tolist(), strict=False):
+        if factor:
+            total = total + output.to(dtype) * factor
+    return total
 
 
 def euler_steps(sigmas: Floats) -> Floats:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.schedules.collapse import Collapsed
-from ditcache_rl.types import HISTORY
+from ditcache_rl.types import HISTORY, Floats
 
 #: What a step may be given without changing what it does.
 _HARMLESS = {"generator", "return_dict"}
@@ -109,12 +109,14 @@ class Collapsing:
         """Hear of a step."""
 
     def _follow(self, collapsed: Collapsed) -> None:
-        """Keep of the timesteps those that are computed."""
+        """Keep of the timesteps those that are computed, or take those that are told."""
         path = list(collapsed.path)
         sigmas, steps = getattr(self, "sigmas", None), len(collapsed.sigmas) - 1
         if sigmas is not None and len(sigmas) == steps + 1:
             self.sigmas = torch.cat([sigmas[path], sigmas[-1:]])
         self.timesteps: Tensor = self.timesteps[path]
+        if collapsed.told is not None:
+            self.timesteps = told_timesteps(self, collapsed.told).to(self.timesteps.device)
         self.num_inference_steps = len(path)
         self._collapsed, self._place, self._outputs = collapsed, 0, ()
 
@@ -138,6 +140,16 @@ class Collapsing:
                 f"{', '.join(f'{name}={value!r:.20}' for name, value in asked.items())}; leave it "
                 "out, or leave out collapse=True"
             )
+
+
+def told_timesteps(scheduler: Any, told: Floats) -> Tensor:
+    """Return the timesteps of some times: (K,) float32.
+
+    Args:
+        scheduler: Whose config has the number of those of training.
+        told: (K,) times over that number.
+    """
+    return torch.as_tensor(told * scheduler.config.num_train_timesteps).float()
 
 
 def _called_like(plain: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:

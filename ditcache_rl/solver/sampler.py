@@ -56,7 +56,7 @@ def k_diffusion_sampler(scheduler: CollapsedFlowMatchScheduler) -> Callable[...,
         outputs: tuple[Tensor, ...] = ()
         ones, extra = x.new_ones([len(x)]), dict(extra_args or {})
         for place in logging.tqdm(range(len(collapsed.path)), disable=disable):
-            sigma = float(collapsed.levels[place])
+            sigma = float(collapsed.times[place])
             denoised = model(x, sigma * ones, **extra)
             outputs = ((x - denoised) / sigma, *outputs)[:HISTORY]
             if callback is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,10 +31,13 @@ class _Saved(Collapsing):
         path: The K steps of it that compute.
         keeps: (K,) what the latents are multiplied with.
         updates: (K, HISTORY) what the last outputs are multiplied with, newest first.
+        told: (K,) times that the denoiser is told, over the number of those of training; None for
+            those of the computed steps.
         plain: Config of the plain sampler.
 
     Raises:
-        ArtifactError: If shapes do not fit each other, or a number is not finite.
+        ArtifactError: If shapes do not fit each other, a number is not finite, or a time that is
+            told is not above zero.
     """
 
     def __init__(
@@ -43,10 +46,11 @@ class _Saved(Collapsing):
         path: Sequence[int] = (),
         keeps: Sequence[float] = (),
         updates: Sequence[Sequence[float]] = (),
+        told: Sequence[float] | None = None,
         **plain: Any,
     ) -> None:
         super().__init__(**plain)
-        config = {"levels": levels, "path": path, "keeps": keeps, "updates": updates}
+        config = {"levels": levels, "path": path, "keeps": keeps, "updates": updates, "told": told}
         self.collapsed = _read(**config)
         self.register_to_config(**config)  # type: ignore[attr-defined]
 
@@ -108,6 +112,11 @@ class _Saved(Collapsing):
             )
         self._follow(own)
 
+    def following(self, collapsed: Collapsed) -> Self:
+        """Return the same for another collapsed schedule."""
+        made: Self = self.from_config(self.config, **_written(collapsed))  # type: ignore[attr-defined]
+        return made
+
     @property
     def _shifts(self) -> bool:
         return bool(getattr(self.config, "use_dynamic_shifting", False))  # type: ignore[attr-defined]
@@ -158,13 +167,7 @@ def collapsed_scheduler(scheduler: Any, schedule: Schedule, sigmas: Floats) -> A
         )
     check_sampler(scheduler)
     found = collapse(schedule, sigmas, linear_steps(_at(scheduler, sigmas)))
-    return _KINDS[name].from_config(
-        scheduler.config,
-        levels=found.sigmas.tolist(),
-        path=list(found.path),
-        keeps=found.keeps.tolist(),
-        updates=found.updates.tolist(),
-    )
+    return _KINDS[name].from_config(scheduler.config, **_written(found))
 
 
 def _at(scheduler: Any, sigmas: Floats) -> Any:
@@ -183,8 +186,19 @@ def _at(scheduler: Any, sigmas: Floats) -> Any:
     return own
 
 
-def _read(levels: Any, path: Any, keeps: Any, updates: Any) -> Collapsed:
-    """Check what a config holds."""
+def _written(collapsed: Collapsed) -> dict[str, Any]:
+    """Write what a config holds."""
+    return {
+        "levels": collapsed.sigmas.tolist(),
+        "path": list(collapsed.path),
+        "keeps": collapsed.keeps.tolist(),
+        "updates": collapsed.updates.tolist(),
+        "told": None if collapsed.told is None else collapsed.told.tolist(),
+    }
+
+
+def _read(levels: Any, path: Any, keeps: Any, updates: Any, told: Any) -> Collapsed:
+    """Invert `_written`, and check it."""
     try:
         own = tuple(int(step) for step in path)
         found = Collapsed(
@@ -192,9 +206,10 @@ def _read(levels: Any, path: Any, keeps: Any, updates: Any) -> Collapsed:
             own,
             np.array(keeps, dtype=np.float64),
             np.array(updates, dtype=np.float64),
+            None if told is None else np.array(told, dtype=np.float64),
         )
         steps = len(found.sigmas) - 1
-        numbers = np.concatenate([found.sigmas, found.keeps, found.updates.ravel()])
+        numbers = np.concatenate([found.sigmas, found.keeps, found.updates.ravel(), found.times])
         fits = (
             found.sigmas.ndim == 1
             and found.keeps.shape == (len(own),)
@@ -202,14 +217,17 @@ def _read(levels: Any, path: Any, keeps: Any, updates: Any) -> Collapsed:
             and own[:1] == (0,)
             and list(own) == sorted({step for step in own if step < steps})
             and bool(np.isfinite(numbers).all())
+            and found.times.shape == (len(own),)
+            and (told is None or bool((found.times > 0).all()))
         )
-    except (TypeError, ValueError):
+    except (IndexError, TypeError, ValueError):
         fits = False
     if not fits:
         raise ArtifactError(
-            "expected the config of a collapsed scheduler, with levels, path, keeps and updates "
-            f"that fit each other, received levels={levels!r:.40}, path={path!r:.40}, "
-            f"keeps={keeps!r:.40}, updates={updates!r:.40}; export it again"
+            "expected the config of a collapsed scheduler, with levels, path, keeps, updates "
+            f"and told times above 0 that fit each other, received levels={levels!r:.40}, "
+            f"path={path!r:.40}, keeps={keeps!r:.40}, updates={updates!r:.40}, "
+            f"told={told!r:.40}; export it again"
         )
     return found
 

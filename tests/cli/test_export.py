@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,8 +9,10 @@ from torch import Tensor
 
 import ditcache_rl as dc
 from ditcache_rl.cli import main
+from ditcache_rl.policy import save_policy
 from ditcache_rl.shapes import CALL, load_pipeline
 from ditcache_rl.solver import CollapsedFlowMatchScheduler
+from tests.kit.environment import untrained_policy
 
 
 def test_two_lines_of_diffusers_draw_what_the_policy_draws(
@@ -81,7 +85,8 @@ def test_a_schedule_is_written_as_others_take_it(
         (["--pipeline", "nowhere"], "a scheduler of diffusers, received 'nowhere'"),
         (["--search", "3"], "with --to cache-dit, mag-cache, dpcache, received --to scheduler"),
         (["--to", "mag-cache", "--search", "0"], "--search must lie in"),
-        (["--env", "shapes"], "expected --search N with --env shapes"),
+        (["--env", "shapes"], "expected --search N or --fit-times with --env shapes"),
+        (["--to", "csv", "--fit-times"], "with --to scheduler, received --to csv"),
         (["--request", "{}"], "expected --request with --to dpcache, received --to scheduler"),
         (["--to", "dpcache", "--request", "{"], "expected a JSON object, received '{'"),
         (["--to", "dpcache"], "received no pipeline, checkpoint, height, width, guidance_scale"),
@@ -112,3 +117,26 @@ def test_steps_are_searched_again_in_an_engine(
     assert "dB with the same steps in mag-cache" in said.out
     assert "expected --search with --to cache-dit, mag-cache, dpcache" in said.err
     assert json.loads(file.read_text())["mag_ratios"].count(2.0) == 7
+
+
+def test_fitted_times_are_exported_where_they_gain(
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    policy, folder = untrained_policy(tiny_pipe, tiny_call), tmp_path / "scheduler"
+    policy = replace(policy, manifest=replace(policy.manifest, blocks="transformer"))
+    save_policy(policy, tmp_path / "policy", card="")
+    typed = ["export", str(tmp_path / "policy"), "--to", "scheduler", "--budget", "0.5"]
+
+    assert main([*typed, "--out", str(folder), "--fit-times", "--env", str(tiny_env)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    made = CollapsedFlowMatchScheduler.from_pretrained(folder)
+
+    assert said[0].startswith("PSNR on 2 select prompts: ")
+    assert said[1] == str(folder)
+    assert (made.config.told is not None) == said[0].endswith(": kept")
+    assert main([*typed, "--out", str(folder), "--fit-times"]) == 2
+    assert "--env where something is drawn" in capsys.readouterr().err

@@ -61,6 +61,26 @@ def test_a_sampler_draws_what_single_steps_draw(latents: Tensor, levels: Floats)
     assert (found - stepped(latents, schedule, 0.5)).abs().max() < 1e-12
 
 
+def test_told_times_are_those_that_the_model_is_called_with(latents: Tensor) -> None:
+    made = collapsed_scheduler(
+        FlowMatchEulerDiscreteScheduler(), fitted_schedule(STEPS, PATH), LEVELS
+    )
+    own = made.collapsed
+    told, same = np.array([1.04, 0.7, 0.45, 0.2]), own._replace(told=own.levels[:-1])
+    expected, outputs = latents, list[Tensor]()
+    for place, time in enumerate(told):
+        outputs.insert(0, flow(expected, expected.new_full((3,), time)))
+        expected = own.advance(place, expected, outputs[:3])
+
+    def drawn(scheduler: Any) -> Tensor:
+        return k_diffusion_sampler(scheduler)(model, latents, torch.tensor(LEVELS), disable=True)
+
+    # What is called the flow is divided and multiplied by the told level in between.
+    found = drawn(made.following(own._replace(told=told)))
+    assert (found - expected).abs().max() < 1e-12
+    assert torch.equal(drawn(made.following(same)), drawn(made))
+
+
 def test_full_compute_is_the_euler_sampler(latents: Tensor) -> None:
     """As `sample_euler` of k-diffusion without churn: a derivative, and a step along it."""
     expected, sigmas = latents, torch.tensor(LEVELS)

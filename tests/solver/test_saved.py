@@ -16,20 +16,22 @@ from diffusers import (
 )
 
 import ditcache_rl as dc
+from ditcache_rl.bench import Case
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ArtifactError, ConfigError, StateError
 from ditcache_rl.inference import Target, policy_scheduler
 from ditcache_rl.instrument.clock import noise_levels
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import Schedule
+from ditcache_rl.search.free import FreeLoop, FreeSolver
 from ditcache_rl.solver import (
     CollapsedDDIMScheduler,
     CollapsedFlowMatchScheduler,
     collapsed_scheduler,
 )
-from tests.kit.doubles import fitted_schedule
+from tests.kit.doubles import build_double_pipe, fitted_schedule
 from tests.kit.environment import levels_of, untrained_policy
-from tests.kit.pipelines import GUIDANCE, draw
+from tests.kit.pipelines import GUIDANCE, PROMPTS, draw
 from tests.kit.unet import CALL as UNET_CALL
 from tests.kit.unet import save_unet_pipe
 
@@ -110,8 +112,69 @@ def test_ddim_is_saved_as_well(tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "scheduler")
     pipe.scheduler = CollapsedDDIMScheduler.from_pretrained(tmp_path / "scheduler")
 
-    torch.testing.assert_close(drawn(len(PATH)), stepped, rtol=1e-4, atol=1e-4)
+    images = drawn(len(PATH))
+    torch.testing.assert_close(images, stepped, rtol=1e-4, atol=1e-4)
     assert isinstance(pipe.scheduler, DDIMScheduler)
+    told = pipe.scheduler.timesteps.double().numpy() / pipe.scheduler.config.num_train_timesteps
+    pipe.scheduler = pipe.scheduler.following(pipe.scheduler.collapsed._replace(told=told))
+    assert torch.equal(drawn(len(PATH)), images)
+    pipe.scheduler = pipe.scheduler.following(pipe.scheduler.collapsed._replace(told=told / 2))
+    assert not torch.equal(drawn(len(PATH)), images)
+
+
+TOLD = [1.04, 0.7, 0.45, 0.2]
+
+
+@pytest.mark.parametrize("steps", [len(PATH), STEPS])
+def test_told_times_of_the_grid_change_nothing(pipe: Any, saved: Path, steps: int) -> None:
+    own = CollapsedFlowMatchScheduler.from_pretrained(saved)
+    told = own.following(own.collapsed._replace(told=own.collapsed.levels[:-1]))
+    pipe.scheduler = own
+    expected = draw(pipe, steps=steps)
+    pipe.scheduler = told
+
+    assert torch.equal(draw(pipe, steps=steps), expected)
+    assert torch.equal(told.timesteps, own.timesteps)
+    assert own.config.told is None
+
+
+def test_told_times_are_saved_and_told(pipe: Any, saved: Path, tmp_path: Path) -> None:
+    own = CollapsedFlowMatchScheduler.from_pretrained(saved)
+    made = own.following(own.collapsed._replace(told=np.array(TOLD)))
+    made.save_pretrained(tmp_path / "told")
+    found = CollapsedFlowMatchScheduler.from_pretrained(tmp_path / "told")
+    heard = list[float]()
+    pipe.scheduler = found
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda module, args, given: heard.append(float(given["timestep"])), with_kwargs=True
+    )
+    images = draw(pipe, steps=len(PATH))
+    hook.remove()
+    pipe.scheduler = made
+
+    assert dict(found.config) == dict(made.config)
+    np.testing.assert_array_equal(found.collapsed.times, TOLD)
+    np.testing.assert_allclose(heard, TOLD, rtol=1e-6)
+    assert torch.equal(draw(pipe, steps=len(PATH)), images)
+    found.set_timesteps()
+    with pytest.raises(ConfigError, match=r"from its first step"):
+        found.step(images, 1000.0, images)
+
+
+def test_told_times_draw_what_the_loop_that_fits_them_draws(tiny_call: dict[str, Any]) -> None:
+    pipe = build_double_pipe()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    made = collapsed_scheduler(pipe.scheduler, SCHEDULE, levels_of(pipe, tiny_call, STEPS))
+    made = made.following(made.collapsed._replace(told=np.array(TOLD)))
+    loop = FreeLoop(pipe, [Case(PROMPTS[0], 1)], steps=STEPS, call=tiny_call)
+    solver = FreeSolver.of(made.collapsed, 3)
+    expected = loop.run(solver).latents[-1]
+    pipe.scheduler = made
+    drawn = draw(pipe, steps=len(PATH), prompts=PROMPTS[:1], seeds=(1,))
+
+    assert expected.dtype == torch.float64
+    assert (drawn - expected).abs().max() < 1e-12
+    assert solver.within(made.collapsed).updates.tolist() == made.collapsed.updates.tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 28])
@@ -183,6 +246,10 @@ def test_a_second_run_begins_anew(saved: Path) -> None:
         {"levels": []},
         {"updates": "x"},
         {"updates": [[float("nan")] * 3] * 4},
+        {"told": [1.0, 0.5]},
+        {"told": [1.0, 0.5, 0.2, 0.0]},
+        {"told": [1.0, 0.5, 0.2, float("inf")]},
+        {"told": "x"},
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(saved: Path, changed: dict[str, Any]) -> None:

@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.bench import Case
+from ditcache_rl.bench.draw import called
 from ditcache_rl.bench.loop import LoopNotes, hand_on
 from ditcache_rl.bench.outputs import blank
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.clock import noise_levels
-from ditcache_rl.schedules.collapse import Collapsed
-from ditcache_rl.types import Floats
+from ditcache_rl.metrics import psnr_db
+from ditcache_rl.schedules.collapse import Collapsed, updated
+from ditcache_rl.solver.collapsing import told_timesteps
+from ditcache_rl.types import HISTORY, Floats
 
 
 class FreeSolver(NamedTuple):
@@ -42,7 +45,16 @@ class FreeSolver(NamedTuple):
         updates = np.zeros((len(collapsed.path), history))
         shared = min(history, collapsed.updates.shape[1])
         updates[:, :shared] = collapsed.updates[:, :shared]
-        return cls(collapsed.levels[:-1], collapsed.keeps, updates)
+        return cls(collapsed.times, collapsed.keeps, updates)
+
+    def within(self, collapsed: Collapsed) -> Collapsed:
+        """Return a collapsed schedule that does the same, where HISTORY outputs are enough.
+
+        Args:
+            collapsed: Of as many computed steps; whose they are.
+        """
+        updates = self.with_history(HISTORY).updates
+        return collapsed._replace(keeps=self.keeps, updates=updates, told=self.times)
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> FreeSolver:
@@ -66,10 +78,8 @@ class FreeSolver(NamedTuple):
             latents: Before it; not modified.
             outputs: Of the steps so far, newest last; of the shape of the latents.
         """
-        moved = latents.float() * float(self.keeps[place])
-        for factor, output in zip(self.updates[place].tolist(), reversed(outputs), strict=False):
-            if factor:
-                moved = moved + factor * output.float()
+        newest_first, factors = reversed(outputs), self.updates[place]
+        moved = updated(latents, newest_first, keep=self.keeps[place], factors=factors)
         return moved.to(latents.dtype)
 
     def scheduler(self, plain: Any) -> Any:
@@ -82,9 +92,9 @@ class FreeSolver(NamedTuple):
             @wraps(kind.set_timesteps)  # pipelines ask what it takes
             def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
                 super().set_timesteps(*args, **kwargs)
-                told = torch.tensor(solver.times, dtype=torch.float32, device=self.timesteps.device)
-                self.timesteps: Tensor = told * self.config.num_train_timesteps
-                self.sigmas = torch.cat([told, told.new_zeros(1)])
+                device = self.timesteps.device
+                self.timesteps: Tensor = told_timesteps(self, solver.times).to(device)
+                self.sigmas = torch.tensor([*solver.times, 0.0], dtype=torch.float32, device=device)
                 self._outputs: list[Tensor] = []
 
             def step(
@@ -121,7 +131,7 @@ class FreeRun(NamedTuple):
     outputs: list[Tensor]
     """(cases, ...) of the denoiser at every step, guided."""
     images: Tensor | None
-    """(cases, 3, H, W) in [0, 1], if they were asked for."""
+    """(cases, 3, H, W) in [0, 1], float32 on the CPU, if they were asked for."""
 
     @property
     def decoded(self) -> Tensor:
@@ -141,7 +151,8 @@ class FreeLoop:
 
     Attributes:
         target: (cases, ...) final latents of full compute.
-        images: (cases, 3, H, W) what they are decoded to.
+        images: (cases, 3, H, W) what they are decoded to, float32 on the CPU.
+        sigmas: (steps + 1,) noise levels of full compute.
         computes: Denoiser outputs of a case that were computed since.
     """
 
@@ -157,8 +168,9 @@ class FreeLoop:
         self.pipe, self.cases, self.computes = pipe, list(cases), 0
         self._call, (self._denoiser,) = dict(call), denoisers
         notes = LoopNotes()
-        with hand_on(pipe, self._denoiser, notes):
+        with hand_on(pipe, self._denoiser, notes) as scheduler:
             self.images = self._draw(steps)
+            self.sigmas = noise_levels(scheduler)
         first = notes.steps[0]
         self.target, self._start = notes.steps[-1].moved, first.latents
         self._blanks = [blank(one, len(cases), len(cases)) for one in first.returned]
@@ -200,6 +212,10 @@ class FreeLoop:
         self.computes += len(solver.times) - first
         return begun._replace(images=images)
 
+    def psnr(self, solver: FreeSolver) -> Floats:
+        """Compare images under a solver with those of full compute: (cases,) dB."""
+        return psnr_db(self.run(solver, decode=True).decoded, self.images)
+
     def levels(self, steps: int) -> Floats:
         """Return the noise levels of so many steps of the pipeline's own sampler: (steps + 1,)."""
         hand = _Hand(
@@ -213,14 +229,14 @@ class FreeLoop:
         return noise_levels(scheduler)
 
     def _draw(self, steps: int) -> Tensor:
-        found: Tensor = self.pipe(
+        images = called(
+            self.pipe,
             [case.prompt for case in self.cases],
             generator=[torch.Generator().manual_seed(case.seed) for case in self.cases],
             num_inference_steps=steps,
-            output_type="pt",
-            **self._call,
-        ).images
-        return found
+            call=self._call,
+        )
+        return images.float().cpu()
 
 
 class _Done(BaseException):
