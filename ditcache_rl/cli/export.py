@@ -76,8 +76,8 @@ def run(options: Namespace) -> int:
         )
     if bool(options.to) != bool(options.out):
         raise ConfigError("expected --to FORM and --out PATH together, received one of them")
-    paths = [path for path in (options.schedules, options.onnx, options.out) if path]
     _check_form(options)
+    paths = [path for path in (options.schedules, options.onnx, options.out) if path]
     if len(set(paths)) < len(paths):
         raise ConfigError(f"expected different files, received {paths[0]} for two of them")
     folder = find_policy(options.policy)

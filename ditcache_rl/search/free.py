@@ -115,12 +115,13 @@ class FreeSolver(NamedTuple):
     @contextmanager
     def applied(self, pipe: Any) -> Iterator[None]:
         """Put it in the place of a pipeline's scheduler, for as long as it is entered."""
-        plain = pipe.scheduler
-        pipe.scheduler = self.scheduler(plain)
+        plain, place = pipe.scheduler, vars(pipe)
+        # Not by assignment, which diffusers notes in the pipeline's config.
+        place["scheduler"] = self.scheduler(plain)
         try:
             yield
         finally:
-            pipe.scheduler = plain
+            place["scheduler"] = plain
 
 
 class FreeRun(NamedTuple):
@@ -200,15 +201,9 @@ class FreeLoop:
         if first == len(solver.times) and not decode:
             return begun
         hand = _Hand(solver, begun, self._blanks, leaves=not decode)
-        plain, place = self.pipe.scheduler, vars(self.pipe)
-        place["scheduler"] = solver.scheduler(plain)
-        try:
-            with hand_on(self.pipe, self._denoiser, hand):
-                images = self._draw(len(solver.times))
-        except _Done:
-            images = None
-        finally:
-            place["scheduler"] = plain
+        images = None
+        with suppress(_Done), solver.applied(self.pipe), hand_on(self.pipe, self._denoiser, hand):
+            images = self._draw(len(solver.times))
         self.computes += len(solver.times) - first
         return begun._replace(images=images)
 

@@ -142,8 +142,9 @@ def fit_solver(
             tried = moved(solver, places, solve(gram, moment, damping))
             if (tried.times > 0).all():  # there is no noise level below
                 found = [loop.run(tried, decode=images) for loop in loops]
-                if _error(loops, found) < error:
-                    solver, traces, error = tried, found, _error(loops, found)
+                left = _error(loops, found)
+                if left < error:
+                    solver, traces, error = tried, found, left
                     damping /= _HARDER
                     break
             damping *= _HARDER

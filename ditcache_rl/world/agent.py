@@ -32,9 +32,8 @@ AGENT_NAMES = (
     "forecast_part",  # what the lower forecast is above a whole number of computes
     "forecast_spread",  # between the two, in computes, over 2
     "forecast_count",  # the lower one in computes, over 8
-    *(
-        f"log_gain_at_forecast_{away:+d}" for away in _AROUND
-    ),  # of computing now; asinh(dB / 0.1) / 3
+    # Of computing now: asinh(dB / 0.1) / 3.
+    *(f"log_gain_at_forecast_{away:+d}" for away in _AROUND),
 )
 
 

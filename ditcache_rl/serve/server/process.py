@@ -11,13 +11,10 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from ditcache_rl.config import check_within
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.machine import check_port
 
 #: Connections that wait to be taken, as uvicorn has it.
 _BACKLOG = 2048
-#: Numbers of ports have two bytes.
-_MOST_PORT = (1 << 16) - 1
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,19 +35,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port, whose number the socket then tells.
+    """Take a port, whose number the socket then tells; 0 is any free one.
 
     Raises:
-        ConfigError: If it is not to be had.
+        ConfigError: As `check_port`.
     """
-    check_within("port", port, 0, _MOST_PORT, whole=True)
+    check_port(host, port, least=0)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigError(
-            f"expected a port that is free, received {host}:{port}: {error}; choose another --port"
-        ) from error
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 def address_of(listening: socket.socket) -> str:
