@@ -83,7 +83,7 @@ def search_stage(
     rng = np.random.default_rng(seed)
     problem = _problem(config, board, sample.mixed, sample.typical, rng=rng)
     table = _search(replace(problem, computes=below, on_found=done))
-    few = _problem(config, board, sample.mixed[:FEW_CASES], sample.typical, rng=rng)
+    few = _problem(config, board, sample.mixed[:FEW_CASES], sample.typical[:FEW_CASES], rng=rng)
     even = spaced_table(board.sigmas(), board.sites)
     few = replace(few, evaluations=0, propose=None, fit_together=False, start=even, on_found=done)
     # Latents would take what grew from below further up too, where images tell that it is worse.
