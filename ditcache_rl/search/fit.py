@@ -75,9 +75,7 @@ class GapFitter:
             )
         self._cases = tuple(cases)
         self.board, self.steps = board, board.steps
-        self._replays: list[Replay] = []
-        if begun is not None:
-            self._replays += begun._replays
+        self._replays: list[Replay] = [] if begun is None else [*begun._replays]
         for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
             self._replays.append(Replay(board, cases[start : start + board.rows]))
             check_sampler(self._replays[-1])
