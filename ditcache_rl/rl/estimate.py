@@ -187,6 +187,7 @@ class _Counted:
         self._config, self._price, self._fitted, self._fits = config, price, fitted, fits
         self._train, self._select = train, select
         self._prompts = min(config.search.prompts, train)
+        self._half = -(-self._prompts // 2)
         self._budgets = config.targets.budgets
 
     def stages(self) -> list[Stage]:
@@ -207,38 +208,33 @@ class _Counted:
         return images, self._price.of(images, share)
 
     def _searched(
-        self, computes: int, steps: int, *, prompts: int, evaluations: int, together: bool
+        self, computes: int, steps: int, sizes: tuple[int, int, int], *, evaluations: int
     ) -> tuple[float, float]:
-        """Count the search of one number of computes."""
+        """Count the search of one number of computes: prompts to climb, settle and score on."""
         whole = steps * self._config.cache.sites
+        climbed, settled, scored = sizes
         if not self._fits:
-            return self._drawn(prompts * (evaluations or _NEAR), computes / whole)
-        candidates = max(evaluations, _FIRST) if together else _NEAR
-        images, seconds = self._drawn(prompts, computes / whole)
-        fresh = _FRESH * candidates * computes
-        if together:  # a rollout per coefficient, from its gap on
-            fresh += HISTORY * min(computes, steps - computes) * computes / 2
+            return self._drawn(climbed * (evaluations or _NEAR), computes / whole)
+        candidates = max(evaluations, _FIRST) if evaluations else _NEAR
+        images, seconds = self._drawn(scored, computes / whole)
+        fresh = climbed * _FRESH * candidates * computes
+        if settled != climbed:
+            fresh += settled * computes
+        if evaluations:  # a rollout per coefficient, from its gap on
+            fresh += settled * HISTORY * min(computes, steps - computes) * computes / 2
         share = fresh / whole * steps / self._config.steps[0]
-        return images, seconds + prompts * share * self._fitted.compute_s
+        return images, seconds + share * self._fitted.compute_s
 
     def _search(self) -> tuple[float, float]:
         search, steps = self._config.search, self._config.steps[0]
         below, beyond, above = searched_computes(self._config, steps, self._config.cache.sites)
-        parts = [self._drawn(self._train, 1 / 7), self._drawn(3 * self._prompts, 1.0)]
-        for counts, prompts, evaluations in (
-            (below, self._prompts, search.evaluations),
-            (beyond + above, min(FEW_CASES, self._prompts), 0),
-        ):
-            parts += [
-                self._searched(
-                    computes,
-                    steps,
-                    prompts=prompts,
-                    evaluations=evaluations,
-                    together=evaluations > 0,
-                )
-                for computes in counts
-            ]
+        every, few = self._prompts, min(FEW_CASES, self._prompts)
+        sizes = (self._half if self._fits else every, every, every)
+        parts = [self._drawn(self._train, 1 / 7), self._drawn(every + few, 1.0)]
+        for n in below:
+            parts.append(self._searched(n, steps, sizes, evaluations=search.evaluations))
+        for n in beyond + above:
+            parts.append(self._searched(n, steps, (few, few, few), evaluations=0))
         return _sum(parts)
 
     def _floors(self) -> tuple[float, float]:
@@ -249,26 +245,18 @@ class _Counted:
 
     def _safe(self) -> tuple[float, float]:
         steps, search = self._config.steps[0], self._config.search
-        half = max(1, self._prompts // 2)
-        named = named_computes(self._config, steps)
-        return _sum(
-            [
-                self._searched(
-                    n, steps, prompts=half, evaluations=search.evaluations // 2, together=True
-                )
-                for n in named
-            ]
-            + [self._drawn(self._select, n / (steps * self._config.cache.sites)) for n in named]
-        )
+        sizes, parts = (self._half, self._half, min(FEW_CASES, self._prompts)), [(0.0, 0.0)]
+        for n in named_computes(self._config, steps):
+            parts.append(self._searched(n, steps, sizes, evaluations=search.evaluations // 2))
+            parts.append(self._drawn(self._select, n / (steps * self._config.cache.sites)))
+        return _sum(parts)
 
     def _rescale(self) -> tuple[float, float]:
         few, quarter = min(FEW_CASES, self._prompts), self._config.search.evaluations // 4
-        parts = [(0.0, 0.0)]
+        sizes, parts = (few, self._prompts, few), [(0.0, 0.0)]
         for steps in self._config.steps[1:]:
-            parts += [
-                self._searched(n, steps, prompts=few, evaluations=quarter, together=True)
-                for n in named_computes(self._config, steps)
-            ]
+            for n in named_computes(self._config, steps):
+                parts.append(self._searched(n, steps, sizes, evaluations=quarter))
         return _sum(parts)
 
     def _learn(self) -> tuple[float, float]:
