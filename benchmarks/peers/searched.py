@@ -23,7 +23,7 @@ from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.pipelines import pipeline_identity
 from ditcache_rl.schedules import ComputePath, Objective, Schedule
 from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, proposals
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
@@ -72,8 +72,7 @@ def schedules_for(
         `order` of blocks, and what they belong to.
     """
     identity: dict[str, Any] = {
-        "model": model_identity(denoiser_of(pipe)),
-        "scheduler": scheduler_identity(pipe.scheduler),
+        **pipeline_identity(pipe),
         "steps": steps,
         "call": call,
     }

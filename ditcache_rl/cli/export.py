@@ -180,12 +180,12 @@ def _fit_times(options: Namespace, policy: Policy, made: Any) -> tuple[Any, str]
     """Fit the times that a scheduler tells, and say what is gained; return it as is if nothing."""
     from ditcache_rl.bench import cases_of
     from ditcache_rl.cli.progress import Bar
-    from ditcache_rl.pipelines import open_configured
+    from ditcache_rl.pipelines import open_matching
     from ditcache_rl.search.told import told_times
 
     config = load_env(options.env or _env_of(policy.manifest.env_id))
     train, select = (cases_of(config, part) for part in ("train", "select"))
-    pipe = open_configured(config.pipeline)
+    pipe = open_matching(config.pipeline, policy.manifest)
     with Bar("fit times") as bar:
         found = told_times(
             pipe,
@@ -211,13 +211,14 @@ def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Sch
 
     from ditcache_rl.bench import Board, cases_of
     from ditcache_rl.cli.progress import Bar
-    from ditcache_rl.pipelines import open_configured
+    from ditcache_rl.pipelines import open_matching
     from ditcache_rl.search.engines import ENGINES, search_under
 
     config = load_env(options.env or _env_of(policy.manifest.env_id))
     engine, always = ENGINES[options.to]
     cases = cases_of(config, "select")[:_SEARCHED]
-    board = Board.of(config, open_configured(config.pipeline), steps=schedule.steps)
+    pipe = open_matching(config.pipeline, policy.manifest)
+    board = Board.of(config, pipe, steps=schedule.steps)
     with Bar("search") as bar:
         bar.expect(options.search)
         found = search_under(
