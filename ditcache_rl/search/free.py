@@ -54,7 +54,8 @@ class FreeSolver(NamedTuple):
             collapsed: Of as many computed steps; whose they are.
         """
         updates = self.with_history(HISTORY).updates
-        return collapsed._replace(keeps=self.keeps, updates=updates, told=self.times)
+        told = collapsed.told if np.array_equal(self.times, collapsed.times) else self.times
+        return collapsed._replace(keeps=self.keeps, updates=updates, told=told)
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> FreeSolver:
