@@ -17,7 +17,6 @@ import numpy as np
 from benchmarks.peers.contender import Setup, denoiser_name
 from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
 from benchmarks.peers.learned import LEARNERS, learned
-from benchmarks.peers.linear import LinearSolver
 from benchmarks.peers.settings import SETTINGS, settings_of
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
@@ -213,12 +212,7 @@ def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
         for name, found in entry["schedules"].items()
     }
     solvers = {
-        name: {
-            int(computes): LinearSolver(tuple(one["path"]), np.array(one["updates"]))
-            if "path" in one
-            else FreeSolver.read(one)
-            for computes, one in found.items()
-        }
+        name: {int(computes): FreeSolver.read(one) for computes, one in found.items()}
         for name, found in entry["solvers"].items()
     }
     return replace(
