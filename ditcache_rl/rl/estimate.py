@@ -18,7 +18,8 @@ from ditcache_rl.bench.profile import PROFILE_ROUNDS, probe_schedules
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.machine import machine_facts
-from ditcache_rl.pipelines import open_configured
+from ditcache_rl.pipelines import open_configured, open_matching
+from ditcache_rl.policy import Policy
 from ditcache_rl.rl.fleet import fleet_of
 from ditcache_rl.rl.stages import FEW_CASES, searched_computes
 from ditcache_rl.schedules import computes_of, spaced
@@ -113,7 +114,7 @@ def estimate(
     *,
     workers: int = 0,
     address: str | None = None,
-    retargets: bool = False,
+    retargets: Policy | None = None,
     progress: Progress = UNSEEN,
 ) -> TrainEstimate:
     """Open the pipeline, time a few calls, and add up what the stages would draw.
@@ -123,25 +124,29 @@ def estimate(
         workers: That would draw, and `address`, of their cluster, as `fleet_of` takes them: all of
             them draw at once while they are timed.
         address: See `workers`.
-        retargets: Whether a policy is brought to other weights, and nothing is learned.
+        retargets: A policy that would be brought to other weights, in place of learning one.
         progress: Hears what is done.
 
     Raises:
         ConfigError: If the pipeline cannot be opened, or refuses the arguments of its call, or as
             `fleet_of`.
+        ArtifactError: If the policy can't be brought to this pipeline.
         UnsupportedModelError: If it cannot be cached.
     """
     with progress, fleet_of(config, workers=workers, address=address) as fleet:
         progress.stage("open")
-        pipe = open_configured(config.pipeline)
+        if retargets is None:
+            pipe = open_configured(config.pipeline)
+        else:
+            pipe = open_matching(config.pipeline, retargets.manifest, weights=False)
         steps, rows = config.steps[0], config.agent.rows
         board = Board.of(config, pipe, steps=steps, crew=fleet)
         train, select = cases_of(config, "train"), cases_of(config, "select")
         progress.stage("time")
         board.sigmas()  # under a controller: arguments that the pipeline refuses are named
         single = _price(board, train[:1])
-        fits = not retargets and GapFitter.is_possible(board, train)
-        batch = _price(board, train[:rows]) if rows > 1 and not retargets else single
+        fits = retargets is None and GapFitter.is_possible(board, train)
+        batch = _price(board, train[:rows]) if rows > 1 and retargets is None else single
         drawn, count = batch, 1
         if fleet is not None:
             count, rows = len(fleet), -(-rows // len(fleet))
@@ -160,9 +165,9 @@ def estimate(
         str(facts["gpu"] if on_gpu else facts["cpu"]),
         on_gpu,
         drawn.of(1, 1.0),
-        1 if retargets else rows,
-        [Stage("profile", images, profile), *([] if retargets else counted.stages())],
-        bool(config.world.loads) and not retargets,
+        rows if retargets is None else 1,
+        [Stage("profile", images, profile), *(counted.stages() if retargets is None else [])],
+        bool(config.world.loads) and retargets is None,
         0 if fleet is None else len(fleet),
     )
 
