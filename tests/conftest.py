@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pinned_threads() -> None:
     """Sum in one order, so that equal inputs give bit-equal outputs on every machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_rounds() -> None:
+    """Measure what pipelines cost in few rounds: many tests train or search, none asks how well."""
+    profile: Any = sys.modules.get("ditcache_rl.bench.profile")  # None where nobody measures
+    if profile is not None:
+        profile._REPEATS = 4
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,8 @@ from ditcache_rl.files import read_json, write_json
 from ditcache_rl.schedules import CostModel, Schedule, fit_cost
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
-#: Rounds through all schedules, and those with the one that warms up.
+#: Rounds through all schedules, beside the one that warms up.
 _REPEATS = 12
-PROFILE_ROUNDS = _REPEATS + 1
 
 
 def measure_profile(
@@ -30,7 +29,7 @@ def measure_profile(
     prompt: str,
     call: Mapping[str, Any],
     blocks: str | None = None,
-    repeats: int = _REPEATS,
+    repeats: int | None = None,
     on_run: Callable[[float], None] | None = None,
 ) -> CostModel:
     """Fit the cost model to calls of the pipeline under a few very different schedules.
@@ -42,11 +41,13 @@ def measure_profile(
         prompt: What to draw.
         call: Further arguments of the call.
         blocks: Where the blocks are, as in `BlockRunner`.
-        repeats: Rounds through all schedules. What counts is the median of the time over that of
-            full compute in the same round, so that a machine whose speed drifts favours none.
+        repeats: Rounds through all schedules; None for those of `profile_calls`. What counts is the
+            median of the time over that of full compute in the same round, so that a machine whose
+            speed drifts favours none.
         on_run: Called after every call with the share that is done, for a progress bar.
     """
     schedules = probe_schedules(steps, sites)
+    repeats = _REPEATS if repeats is None else repeats
     seconds = np.empty((repeats, len(schedules)))
     for repeat in range(-1, repeats):  # round -1 warms up
         for place in range(len(schedules)):
@@ -100,6 +101,11 @@ def keep_profile(
     )
     write_json(file, cost.to_dict())
     return cost
+
+
+def profile_calls(steps: int, sites: int) -> list[Modes]:
+    """List the schedules of all calls that a profile takes."""
+    return probe_schedules(steps, sites) * (_REPEATS + 1)
 
 
 def probe_schedules(steps: int, sites: int) -> list[Modes]:

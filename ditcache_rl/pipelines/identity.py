@@ -15,7 +15,7 @@ from ditcache_rl.errors import ArtifactError
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines.look import empty_denoiser
-from ditcache_rl.pipelines.open import open_configured, open_scheduler
+from ditcache_rl.pipelines.open import open_configured
 from ditcache_rl.policy import Manifest
 
 _SAMPLES = 64
@@ -83,10 +83,11 @@ def check_identity(manifest: Manifest, pipe: Any, *, weights: bool = True) -> No
     _compare(manifest, "scheduler", manifest.scheduler, received["scheduler"], where)
 
 
-def check_configs(manifest: Manifest, source: str) -> None:
-    """Refuse at once what `check_identity` would refuse by its configs; no weights are read.
+def _check_config(manifest: Manifest, source: str) -> None:
+    """Refuse at once another denoiser by its config; no weights are read.
 
-    What can't be read is left to whoever opens it.
+    What can't be read is left to whoever opens it, and so is the scheduler: some pipelines change
+    its config when they are made.
 
     Args:
         manifest: Of the policy.
@@ -97,14 +98,12 @@ def check_configs(manifest: Manifest, source: str) -> None:
     """
     try:
         name, denoiser = empty_denoiser(source)
-        scheduler = _kind(open_scheduler(source))
     except Exception:  # opening the pipeline says what is wrong with it
         return
     model = _kind(denoiser)
     if "quantization_config" in getattr(denoiser, "config", {}):  # loading rewrites it
         del model["config_sha256"]
     _compare(manifest, name, {key: manifest.model[key] for key in model}, model, source)
-    _compare(manifest, "scheduler", manifest.scheduler, scheduler, source)
 
 
 def open_matching(config: PipelineConfig, manifest: Manifest, *, weights: bool = True) -> Any:
@@ -119,7 +118,7 @@ def open_matching(config: PipelineConfig, manifest: Manifest, *, weights: bool =
         ArtifactError: As `check_identity`.
         ConfigError: As `open_configured`.
     """
-    check_configs(manifest, config.source)
+    _check_config(manifest, config.source)
     pipe = open_configured(config)
     check_identity(manifest, pipe, weights=weights)
     return pipe

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ditcache_rl.bench import Board, Case, cases_of, named_computes
-from ditcache_rl.bench.profile import PROFILE_ROUNDS, probe_schedules
+from ditcache_rl.bench.profile import profile_calls
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.machine import machine_facts
@@ -155,10 +155,9 @@ def estimate(
             drawn = Price(*np.mean(list(board.spread(_price, parts)), axis=0).tolist())
     fitted = drawn.over(min(count, _FIRST))  # more have no candidates to try at once
     counted = _Counted(config, drawn.over(count), fitted, len(train), len(select), fits)
-    probes = probe_schedules(steps, config.cache.sites)
-    shares = [float((modes == 0).mean()) * len(modes) / steps for modes in probes]
-    profile = PROFILE_ROUNDS * sum(single.of(1, share) for share in shares)
-    images = PROFILE_ROUNDS * len(probes)
+    calls = profile_calls(steps, config.cache.sites)
+    shares = [float((modes == 0).mean()) * len(modes) / steps for modes in calls]
+    profile = sum(single.of(1, share) for share in shares)
     facts, on_gpu = machine_facts(), pipe.device.type == "cuda"
     return TrainEstimate(
         config.id,
@@ -166,7 +165,7 @@ def estimate(
         on_gpu,
         drawn.of(1, 1.0),
         rows if retargets is None else 1,
-        [Stage("profile", images, profile), *(counted.stages() if retargets is None else [])],
+        [Stage("profile", len(calls), profile), *(counted.stages() if retargets is None else [])],
         bool(config.world.loads) and retargets is None,
         0 if fleet is None else len(fleet),
     )

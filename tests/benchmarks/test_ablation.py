@@ -64,10 +64,11 @@ def test_groups_are_centred_one_by_one() -> None:
 def test_every_variant_trains_and_is_judged_at_every_budget(scenario: Scenario, name: str) -> None:
     seen, judged = cases_of(scenario.config, "train"), cases_of(scenario.config, "select")
 
-    found, again = (train(scenario, seen, judged, VARIANTS[name], 16, seed=1) for _ in range(2))
+    found = train(scenario, seen, judged, VARIANTS[name], 16, seed=1)
 
     assert len(found.gain_db) == len(ablated.COMPUTES)
     assert len(found.curve_db) == 1  # a rollout of four batches of four rows
     assert np.isfinite(found.gain_db + found.curve_db).all()
-    assert found == again
+    if name in ("default", "plain"):  # of each algorithm one
+        assert train(scenario, seen, judged, VARIANTS[name], 16, seed=1) == found
     json.dumps(found._asdict())

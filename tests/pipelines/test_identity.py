@@ -13,7 +13,6 @@ from ditcache_rl.pipelines import (
     model_identity,
     open_matching,
     open_pipeline,
-    open_scheduler,
     scheduler_identity,
 )
 from ditcache_rl.pipelines import identity as module
@@ -111,24 +110,24 @@ def test_other_weights_of_the_same_configs_are_told_from_another_model(
         check_identity(manifest, tiny_pipe, weights=False)
 
 
-@pytest.mark.parametrize("part", ["model", "scheduler"])
-def test_a_pipeline_of_other_configs_is_refused_before_its_weights_are_read(
-    part: str, manifest: Manifest, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_model_is_refused_before_its_weights_are_read(
+    manifest: Manifest, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = PipelineConfig(str(tiny_folder), device="cpu")
     open_matching(source, manifest)
-    getattr(manifest, part)["config_sha256"] = "another"
+    manifest.model["config_sha256"] = "another"
     monkeypatch.setattr(module, "open_configured", None)
 
     with pytest.raises(ArtifactError, match=f"config_sha256 another, received .* {tiny_folder}"):
         open_matching(source, manifest)
 
 
-def test_configs_tell_what_the_opened_pipeline_does(tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_config_of_a_denoiser_tells_what_the_opened_one_does(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     for source in (BUILTIN, str(tiny_folder), str(save_unet_pipe(tmp_path))):
         pipe = open_pipeline(source, device="cpu")
         name, empty = empty_denoiser(source)
         denoiser: Any = empty
 
         assert config_digest(denoiser.config) == config_digest(getattr(pipe, name).config)
-        assert scheduler_identity(open_scheduler(source)) == scheduler_identity(pipe.scheduler)
