@@ -19,7 +19,7 @@ from ditcache_rl.queueing import Traffic
 from ditcache_rl.serve.server.costs import CallCosts
 from ditcache_rl.serve.server.order import joining, late_at_best, lost_by
 from ditcache_rl.serve.server.shares import Shares
-from ditcache_rl.serve.server.ticket import Drawing, ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 TRACES, REQUESTS = 4, 200
 #: Standard deviation of the logarithm of what the machine takes, from one begin to the next.
@@ -70,7 +70,7 @@ class SimulatedServer:
             for seed, deadline in enumerate(traffic.deadline_s[0])
         ]
         waiting: list[ImageTicket] = []
-        drawn: list[Drawing] = []
+        drawn: list[DrawnTicket] = []
         found: list[float] = []
         place, now, slow = 0, 0.0, 1.0
         while place < len(tickets) or waiting or drawn:
@@ -86,7 +86,7 @@ class SimulatedServer:
                 waiting = [one for one in waiting if one not in begun]
                 chosen = self._shares.computes(begun, drawn, waiting, now)
                 made = [self._table.within(count).computes for count in chosen]
-                drawn += [Drawing(*one) for one in zip(begun, made, strict=True)]
+                drawn += [DrawnTicket(*one) for one in zip(begun, made, strict=True)]
                 slow = float(np.exp(NOISE * self._rng.standard_normal()))
                 now += self._costs.around_s(len(begun)) * slow
             now += self._costs.together_s(1, len(drawn)) * slow if drawn else 0.0
@@ -107,7 +107,7 @@ class SimulatedServer:
         return ImageTicket("", seed, table.steps, None, least, most, None, deadline, asks_time)
 
     def _admit(
-        self, one: ImageTicket, waiting: list[ImageTicket], drawn: list[Drawing], now: float
+        self, one: ImageTicket, waiting: list[ImageTicket], drawn: list[DrawnTicket], now: float
     ) -> None:
         """Take somebody, or not."""
 

@@ -20,7 +20,7 @@ from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules import computes_of
 from ditcache_rl.serve.adaptive import images_of
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
-from ditcache_rl.serve.server.ticket import Drawing, ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 _LOG = logging.getLogger(__name__)
 #: Audits that count, and so many below the floor are too many: of a policy that keeps its floor in
@@ -64,7 +64,7 @@ class Audits:
                 ticket.gone = True
 
     def consider(
-        self, painter: Painter, drawing: Drawing, target: Target, painted: Painted
+        self, painter: Painter, drawing: DrawnTicket, target: Target, painted: Painted
     ) -> None:
         """Audit an image that was answered, or not; nothing that goes wrong here is anybody's.
 

@@ -23,7 +23,7 @@ from ditcache_rl.inference import Target
 from ditcache_rl.queueing import TickCosts
 from ditcache_rl.serve.server.meeting import Tally
 from ditcache_rl.serve.server.painter import Painted, Painter
-from ditcache_rl.serve.server.ticket import Drawing, ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 #: Of the logarithm of what was taken over what was foretold, which is believed: about the last
 #: three images count, as other work comes and goes.
@@ -135,7 +135,7 @@ class CallCosts:
         """Return how many images have no more pixels than so many of the policy's own size."""
         return max(1, min(rows, rows * self.own_px // self.pixels(size)))
 
-    def left(self, drawing: Drawing) -> int:
+    def left(self, drawing: DrawnTicket) -> int:
         """Return the site computes that an image has to come."""
         return drawing.left(self._forwards)
 
@@ -205,14 +205,15 @@ def measured_costs(painter: Painter, *, rows: int) -> CallCosts:
     steps = painter.policy.steps[0]
     table = painter.policy.tables[steps]
 
-    def drawn(*computes: int) -> tuple[list[Drawing], list[Painted]]:
+    def drawn(*computes: int) -> tuple[list[DrawnTicket], list[Painted]]:
         ticket = ImageTicket(_PROMPT, _SEED, steps, None, 1, 1, None, np.inf, False)
-        drawings = [Drawing(ticket, count) for count in computes]
+        drawings = [DrawnTicket(ticket, count) for count in computes]
         return drawings, _side_by_side(painter, drawings)
 
     drawn(table.least)  # tells what a call runs
     (first,), (alone,) = drawn(max(table))
-    drawn(max(table), next((count for count in table if count > 1), 1))  # at other steps
+    if rows > 1:  # two that compute at other steps tell whether they can be computed together
+        drawn(max(table), next((count for count in table if count > 1), 1))
     return CallCosts.measured(
         lambda count, computes: max(one.seconds for one in drawn(*[computes] * count)[1]),
         rows=rows,
@@ -223,12 +224,12 @@ def measured_costs(painter: Painter, *, rows: int) -> CallCosts:
     )
 
 
-def _side_by_side(painter: Painter, drawings: Sequence[Drawing]) -> list[Painted]:
+def _side_by_side(painter: Painter, drawings: Sequence[DrawnTicket]) -> list[Painted]:
     """Draw in threads, which end before their errors are raised."""
     steps = painter.policy.tables[drawings[0].ticket.steps].site_steps
     answers = [Future[Painted]() for _ in drawings]
 
-    def draw(drawing: Drawing, answer: Future[Painted]) -> None:
+    def draw(drawing: DrawnTicket, answer: Future[Painted]) -> None:
         try:
             answer.set_result(painter.draw(drawing, Target(budget=drawing.computes / steps)))
         except BaseException as error:

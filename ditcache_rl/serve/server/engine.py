@@ -17,7 +17,7 @@ from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
 from ditcache_rl.serve.server.ticket import (
-    Drawing,
+    DrawnTicket,
     ImageTicket,
     Refused,
     dead,
@@ -58,8 +58,8 @@ class Engine:
         self.painter, self.settings, self.audits = painter, settings, audits
         self.ready = threading.Event()
         self._watch = watch
-        self._waiting: list[ImageTicket] = []
-        self._drawn: list[Drawing] = []
+        self._waiting: list[ImageTicket] = []  # as a whole: others read meanwhile
+        self._drawn: list[DrawnTicket] = []  # likewise
         self._news = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="ditcache-rl engine", daemon=True)
@@ -88,7 +88,7 @@ class Engine:
             self.painter.ended.set()
             for ticket in (*self._waiting, *(one.ticket for one in self._drawn)):
                 ticket.refuse(stopping())
-            self._waiting.clear()
+            self._waiting = []
             self._news.notify_all()
         self._thread.join(_LAST_STEP_S)
         if self.alive:
@@ -147,8 +147,7 @@ class Engine:
                     "deadline_out_of_reach",
                     now,
                 )
-            self._waiting += tickets
-            self._waiting.sort(key=lambda one: one.deadline)
+            self._waiting = sorted([*self._waiting, *tickets], key=lambda one: one.deadline)
             self._news.notify_all()
 
     def forget(self, tickets: Sequence[ImageTicket]) -> None:
@@ -212,14 +211,14 @@ class Engine:
         for thread in threads:
             thread.join()
 
-    def _next(self, costs: CallCosts) -> list[Drawing]:
+    def _next(self, costs: CallCosts) -> list[DrawnTicket]:
         """Wait until somebody can begin, and return who does; nobody once all is done."""
         with self._news:
             while not (begun := self._take(costs)) and (self._waiting or not self._stopping):
                 self._news.wait()
         return begun
 
-    def _take(self, costs: CallCosts) -> list[Drawing]:
+    def _take(self, costs: CallCosts) -> list[DrawnTicket]:
         """Take who begins off the queue, and tell those that cannot be in time any more."""
         self._drop_gone()
         self._follow_no_more(self._waiting)
@@ -231,25 +230,23 @@ class Engine:
         drawn = [one.ticket for one in self._drawn]
         begun = joining(drawn, left, costs, rows=self._rows)
         self._waiting = [one for one in left if one not in begun]
-        found = [Drawing(one, one.most) for one in begun]
+        found = [DrawnTicket(one, one.most) for one in begun]
         self._drawn = [*self._drawn, *found]
         return found
 
-    def _grant(self, begun: Sequence[Drawing], shares: Shares) -> None:
+    def _grant(self, begun: Sequence[DrawnTicket], shares: Shares) -> None:
         """Decide how much those compute who begin."""
-        with self._news:
-            drawn = [one for one in self._drawn if one not in begun]
-            waiting = list(self._waiting)
+        drawn = [one for one in self._drawn if one not in begun]
         tickets = [one.ticket for one in begun]
         try:
-            granted = shares.computes(tickets, drawn, waiting, time.perf_counter())
+            granted = shares.computes(tickets, drawn, self._waiting, time.perf_counter())
         except Exception:  # nobody waits for ever
             _LOG.exception("nobody knows how much to compute; it is as little as may be")
             granted = [one.least for one in tickets]
         for drawing, computes in zip(begun, granted, strict=True):
             drawing.computes = computes
 
-    def _draw(self, drawing: Drawing, shares: Shares, costs: CallCosts) -> None:
+    def _draw(self, drawing: DrawnTicket, shares: Shares, costs: CallCosts) -> None:
         """Answer a ticket, whatever goes wrong."""
         try:
             self._call(drawing, shares, costs)
@@ -261,27 +258,32 @@ class Engine:
         finally:
             self._done(drawing)
 
-    def _call(self, drawing: Drawing, shares: Shares, costs: CallCosts) -> None:
+    def _call(self, drawing: DrawnTicket, shares: Shares, costs: CallCosts) -> None:
         began, ticket = time.perf_counter(), drawing.ticket
         target = shares.target_of(ticket, drawing.computes)
         if self.settings.shadow:
             painted = self.painter.reference(drawing)
         else:
             painted = self.painter.draw(drawing, target)
-        answer(ticket, target, painted, began)
         costs.note(painted.work, painted.seconds, ticket.size)
-        self._watch(painted)
-        if self.audits is not None and (again := self._again(drawing)) is not None:
-            try:
+        again = self._again(drawing)
+        self._done(drawing)  # others may begin while the image is written
+        try:
+            answer(ticket, target, painted, began)
+            self._watch(painted)
+            if self.audits is not None and again is not None:
                 self.audits.consider(self.painter, again, target, painted)
-            finally:
+        finally:
+            if again is not None:
                 self._done(again)
 
-    def _again(self, drawing: Drawing) -> Drawing | None:
-        """Put an audit in the place of an image, if that makes nobody late."""
+    def _again(self, drawing: DrawnTicket) -> DrawnTicket | None:
+        """Put an audit in the place of an image, if there are any and that makes nobody late."""
+        if self.audits is None:
+            return None
         whole = self.painter.policy.tables[drawing.ticket.steps].site_steps
         # Who has gone away, or has the answer, has an image that tells as much.
-        again = Drawing(replace(drawing.ticket, gone=False, deadline=math.inf), whole)
+        again = DrawnTicket(replace(drawing.ticket, gone=False, deadline=math.inf), whole)
         with self._news:
             before = self._drawn
             self._drawn = [*(one for one in before if one is not drawing), again]
@@ -290,7 +292,7 @@ class Engine:
                 return None
         return again
 
-    def _done(self, drawing: Drawing) -> None:
+    def _done(self, drawing: DrawnTicket) -> None:
         """Free the place of an image."""
         with self._news:
             self._drawn = [one for one in self._drawn if one is not drawing]

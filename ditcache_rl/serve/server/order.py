@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ditcache_rl.serve.server.costs import CallCosts
-from ditcache_rl.serve.server.ticket import Drawing, ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 
 def joining(
@@ -35,7 +35,7 @@ def joining(
 
 
 def late_at_best(
-    drawn: Sequence[Drawing],
+    drawn: Sequence[DrawnTicket],
     waiting: Sequence[ImageTicket],
     now: float,
     costs: CallCosts,
@@ -52,7 +52,7 @@ def late_at_best(
 
 
 def ends_at_best(
-    drawn: Sequence[Drawing],
+    drawn: Sequence[DrawnTicket],
     waiting: Sequence[ImageTicket],
     now: float,
     costs: CallCosts,

@@ -30,7 +30,7 @@ from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server.meeting import Meeting, Tally
-from ditcache_rl.serve.server.ticket import Drawing, ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 _LOG = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Painter:
             return table.site_steps, table.site_steps
         return (computes if target.names_floor else table.least), computes
 
-    def draw(self, drawing: Drawing, target: Target) -> Painted:
+    def draw(self, drawing: DrawnTicket, target: Target) -> Painted:
         """Draw an image under the policy.
 
         Where nothing finite comes of estimates, it is drawn once more without; where the policy is
@@ -148,13 +148,13 @@ class Painter:
             _LOG.warning("an image is drawn once more without the policy: %s", error)
         return self.reference(drawing)
 
-    def reference(self, drawing: Drawing) -> Painted:
+    def reference(self, drawing: DrawnTicket) -> Painted:
         """Draw it as the plain pipeline does; `AbandonedError` as of `draw`."""
         drawing.computes = self.policy.tables[drawing.ticket.steps].site_steps
         drawing.forwards = 0
         return self._timed(plain_call(self._pipe), drawing, logs=False)
 
-    def _timed(self, call: Callable[..., Any], drawing: Drawing, *, logs: bool) -> Painted:
+    def _timed(self, call: Callable[..., Any], drawing: DrawnTicket, *, logs: bool) -> Painted:
         began, before = time.perf_counter(), self.meeting.tally
         with self.meeting.turn(drawing):
             pipe = self._spare.pop() if self._spare else session(self._pipe)

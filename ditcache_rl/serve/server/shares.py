@@ -15,7 +15,7 @@ from ditcache_rl.inference import Target
 from ditcache_rl.policy import Policy
 from ditcache_rl.queueing import PRICES_DB, FittingPrice, Fronts, QueueState, at_price
 from ditcache_rl.serve.server.costs import CallCosts
-from ditcache_rl.serve.server.ticket import Drawing, ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 #: Schedules of a table that must be measured, for the others to be left out.
 _KNOWN = 3
@@ -48,7 +48,7 @@ class Shares:
     def computes(
         self,
         begun: Sequence[ImageTicket],
-        drawn: Sequence[Drawing],
+        drawn: Sequence[DrawnTicket],
         waiting: Sequence[ImageTicket],
         now: float,
     ) -> list[int]:
@@ -92,7 +92,7 @@ class Shares:
         ]
 
     def _matters_until(
-        self, one: Drawing, drawn: Sequence[Drawing], now: float, around_s: float
+        self, one: DrawnTicket, drawn: Sequence[DrawnTicket], now: float, around_s: float
     ) -> float:
         """Return the seconds that one has who is drawn; inf if it is late whatever others do."""
         there_s = one.ticket.deadline - now - around_s

@@ -97,7 +97,7 @@ class ImageTicket:
 
 
 @dataclass(slots=True, eq=False)
-class Drawing:
+class DrawnTicket:
     """A ticket that is drawn.
 
     Attributes:

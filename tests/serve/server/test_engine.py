@@ -30,7 +30,7 @@ from ditcache_rl.serve.server import (
 from ditcache_rl.serve.server.meeting import Tally
 from ditcache_rl.serve.server.order import joining
 from ditcache_rl.serve.server.shares import Shares
-from ditcache_rl.serve.server.ticket import Drawing
+from ditcache_rl.serve.server.ticket import DrawnTicket
 from tests.kit.environment import untrained_policy
 from tests.kit.pipelines import build_tiny_pipe
 
@@ -197,7 +197,7 @@ def test_a_call_that_nobody_waits_for_ends_early(engine: Engine) -> None:
     transformer = engine.painter._pipe.transformer
     counted = transformer.register_forward_pre_hook(lambda *given: calls.append(1))
     with pytest.raises(AbandonedError):
-        engine.painter.draw(Drawing(gone, 4), Target(budget=1.0))
+        engine.painter.draw(DrawnTicket(gone, 4), Target(budget=1.0))
     counted.remove()
     assert run.cache.used_bytes == 0
     assert len(calls) == 1
@@ -227,7 +227,7 @@ def test_everybody_is_answered_whatever_fails(engine: Engine, shapes: Policy) ->
         def target_of(self, *given: Any) -> Target:
             raise RuntimeError("nor of anybody's")
 
-    begun, costs = [Drawing(four(60), 4), Drawing(four(60), 4)], CallCosts(**COSTS)
+    begun, costs = [DrawnTicket(four(60), 4), DrawnTicket(four(60), 4)], CallCosts(**COSTS)
     broken = Broken(shapes, costs, rows=2)
     engine._grant(begun, broken)
     assert [one.computes for one in begun] == [1, 1]
@@ -260,14 +260,14 @@ def test_nobody_looks_at_weights_between_the_steps_of_a_served_call(
         return real(watch, closely=closely)
 
     monkeypatch.setattr(ModelWatch, "as_before", as_before)
-    engine.painter.draw(Drawing(four(60), 2), Target(budget=0.5))
+    engine.painter.draw(DrawnTicket(four(60), 2), Target(budget=0.5))
 
     assert looks
     assert not any(looks), "a look at weights waits for the device"
 
 
 def test_what_is_out_of_reach_computes_everything(engine: Engine) -> None:
-    painted = engine.painter.draw(Drawing(four(60), 4), Target(speedup=99.0))
+    painted = engine.painter.draw(DrawnTicket(four(60), 4), Target(speedup=99.0))
 
     assert painted.log is not None
     assert painted.log.compute_share.tolist() == [1.0]
@@ -290,9 +290,9 @@ def test_calls_of_other_sizes_do_not_count_for_what_those_of_the_own_size_take(
     costs = CallCosts(row_s=0.0, compute_s=0.0, compute_row_s=9.0, own_px=64 * 64)
     shares = Shares(engine.painter.policy, costs, rows=2)
 
-    engine._draw(Drawing(four(60, size=(32, 32)), 4), shares, costs)
+    engine._draw(DrawnTicket(four(60, size=(32, 32)), 4), shares, costs)
     assert costs.slowness == 1.0
-    engine._draw(Drawing(four(60), 4), shares, costs)
+    engine._draw(DrawnTicket(four(60), 4), shares, costs)
     assert costs.slowness < 1.0
 
 
@@ -541,7 +541,7 @@ def test_requests_that_were_served_keep_next_to_nothing(engine: Engine) -> None:
     def held_after(count: int) -> int:
         for seed in range(count):
             one = four(60, seed=seed, least=1, most=1)
-            engine._draw(Drawing(one, 1), shares, costs)
+            engine._draw(DrawnTicket(one, 1), shares, costs)
             assert one.answer.result(0).png
         gc.collect()
         tensors = [one for one in gc.get_objects() if type(one) is Tensor]

@@ -1,7 +1,6 @@
 """Images that are drawn side by side, and computed together where that may be."""
 
 import math
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from ditcache_rl.serve.server.meeting import Meeting
 from ditcache_rl.serve.server.order import ends_at_best, joining, late_at_best
 from ditcache_rl.serve.server.painter import Painted
 from ditcache_rl.serve.server.shares import Shares
-from ditcache_rl.serve.server.ticket import Drawing
+from ditcache_rl.serve.server.ticket import DrawnTicket
 from tests.kit.environment import PROMPTS, untrained_policy
 from tests.kit.pipelines import build_tiny_pipe
 
@@ -68,7 +67,7 @@ def painting(
     pipe = build_tiny_pipe().to(dtype)
     painter = Painter(pipe, policy_of(pipe, call, blocks))
     try:
-        painter.draw(Drawing(ticket(9), 1), Target(budget=0.25))
+        painter.draw(DrawnTicket(ticket(9), 1), Target(budget=0.25))
         yield painter
     finally:
         painter.close()
@@ -79,7 +78,7 @@ def pixels(painted: Painted) -> NDArray[np.int16]:
 
 
 def alone(painter: Painter, seed: int, budget: float, **given: Any) -> NDArray[np.int16]:
-    return pixels(painter.draw(Drawing(ticket(seed, **given), 4), Target(budget=budget)))
+    return pixels(painter.draw(DrawnTicket(ticket(seed, **given), 4), Target(budget=budget)))
 
 
 def halfway(painter: Painter, draws: Sequence[Any]) -> list[Any]:
@@ -217,18 +216,20 @@ def test_rows_in_lists_go_together_and_others_do_not() -> None:
         (torch.ones(2, 3) * 3, 1.0),
         (torch.ones(4, 3) * 4, 0.0),
     ]
-    everybody = threading.Barrier(len(given))
 
     def draw(place: int) -> list[Tensor]:
         row, shift = given[place]
-        everybody.wait()
-        with meeting.turn(Drawing(ticket(), 8)):
+        with meeting.turn(DrawnTicket(ticket(), 8)):
             t = torch.tensor(2.0 + place)
             return [module([row, row], t, shift=shift)[0][1] for _ in range(8)]
 
     try:
         with ThreadPoolExecutor(len(given)) as pool:
-            found = [*pool.map(draw, range(len(given)))]
+            with meeting.turn(DrawnTicket(ticket(), 0)):
+                drawn = [pool.submit(draw, place) for place in range(len(given))]
+                while len(meeting._ready) < len(given):
+                    time.sleep(0.001)
+            found = [one.result() for one in drawn]
     finally:
         meeting.end()
 
@@ -241,7 +242,7 @@ def test_rows_in_lists_go_together_and_others_do_not() -> None:
 
 def test_ends_are_foretold_as_places_become_free() -> None:
     costs = CallCosts(row_s=0.5, compute_s=0.0, compute_row_s=1.0, own_px=64 * 64)
-    drawn = Drawing(ticket(), 4, forwards=1)
+    drawn = DrawnTicket(ticket(), 4, forwards=1)
     one, other = ticket(deadline=1e9), ticket(deadline=2e9)
     large = ticket(deadline=1.5e9, size=(128, 64), least=2)
 
@@ -275,7 +276,7 @@ def test_who_begins_leaves_those_in_time_who_are_drawn(tiny_call: dict[str, Any]
     now = time.perf_counter()
 
     def found(deadline_s: float) -> int:
-        drawn = Drawing(ticket(deadline=now + deadline_s), 4)
+        drawn = DrawnTicket(ticket(deadline=now + deadline_s), 4)
         begun = ticket(most=4, asks_time=True, deadline=now + 600)
         return shares.computes([begun], [drawn], [], now)[0]
 
@@ -322,7 +323,9 @@ def test_who_comes_begins_before_others_end_and_who_leaves_frees_the_place(
         found = [one.answer.result(60) for one in (first, third)]
         hook.remove()
         painter = engine.painter
-        with_nobody = [painter.draw(Drawing(one, 1), Target(budget=1.0)) for one in (first, third)]
+        with_nobody = [
+            painter.draw(DrawnTicket(one, 1), Target(budget=1.0)) for one in (first, third)
+        ]
 
     assert gone.answer.cancelled()
     ends = [
