@@ -1,8 +1,8 @@
 """The queue of a server on a simulated clock: its own rules, and what a policy says of quality.
 
 `python -m benchmarks.served.simulated` compares them with fixed schedules, in bursts at 1.3 times
-what full compute could serve, on machines whose calls cost a number for themselves and one for
-each row. No image is drawn: a schedule is worth the mean PSNR that the policy has measured.
+what full compute could serve, on machines whose computed steps cost a number for themselves and
+one for each row. No image is drawn: a schedule is worth the mean PSNR that the policy has measured.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from ditcache_rl.inference import open_policy
 from ditcache_rl.policy import Policy
 from ditcache_rl.queueing import Traffic
 from ditcache_rl.serve.server.costs import CallCosts
-from ditcache_rl.serve.server.order import late_at_best, lost_by, next_batch
+from ditcache_rl.serve.server.order import joining, late_at_best, lost_by
 from ditcache_rl.serve.server.shares import Shares
-from ditcache_rl.serve.server.ticket import ImageTicket
-from ditcache_rl.types import Floats, Mode
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 TRACES, REQUESTS = 4, 200
-#: Standard deviation of the logarithm of what a call takes.
+#: Standard deviation of the logarithm of what the machine takes, from one begin to the next.
 NOISE = 0.05
 #: A computed step of a row takes 20 ms on both, as that of the embedded pipeline.
 MACHINES = {
@@ -48,7 +47,7 @@ class SimulatedServer:
 
     Args:
         policy: Whose schedules are followed.
-        costs: Of calls.
+        costs: Of images.
         rng: Scatters them.
     """
 
@@ -71,25 +70,34 @@ class SimulatedServer:
             for seed, deadline in enumerate(traffic.deadline_s[0])
         ]
         waiting: list[ImageTicket] = []
+        drawn: list[DrawnTicket] = []
         found: list[float] = []
-        place, now = 0, 0.0
-        while place < len(tickets) or waiting:
-            now = max(now, comes_s[place]) if not waiting else now
-            place = self._admit(waiting, tickets, comes_s, place, now, ends=now)
+        place, now, slow = 0, 0.0, 1.0
+        while place < len(tickets) or waiting or drawn:
+            if not waiting and not drawn:
+                now = max(now, comes_s[place])
+            while place < len(tickets) and comes_s[place] <= now:
+                self._admit(tickets[place], waiting, drawn, now)
+                place += 1
             lost = lost_by(waiting, now, self._costs)
             waiting = sorted((one for one in waiting if one not in lost), key=_deadline)
-            if not waiting:
-                continue
-            batch, waiting = next_batch(waiting, self._costs, rows=self._rows)
-            chosen = self._shares.computes(batch, waiting, now)
-            ends = now + self._seconds(chosen)
-            place = self._admit(waiting, tickets, comes_s, place, ends, ends=ends)
-            now = ends
+            begun = joining([one.ticket for one in drawn], waiting, self._costs, rows=self._rows)
+            if begun:
+                waiting = [one for one in waiting if one not in begun]
+                chosen = self._shares.computes(begun, drawn, waiting, now)
+                made = [self._table.within(count).computes for count in chosen]
+                drawn += [DrawnTicket(*one) for one in zip(begun, made, strict=True)]
+                slow = float(np.exp(NOISE * self._rng.standard_normal()))
+                now += self._costs.around_s(len(begun)) * slow
+            now += self._costs.together_s(1, len(drawn)) * slow if drawn else 0.0
+            for one in drawn:
+                one.forwards += 1
             found += [
-                self._psnr_db(count)
-                for one, count in zip(batch, chosen, strict=True)
-                if now <= one.deadline
+                self._psnr_db(one.computes)
+                for one in drawn
+                if not self._costs.left(one) and now <= one.ticket.deadline
             ]
+            drawn = [one for one in drawn if self._costs.left(one)]
         return InTime(len(found) / len(tickets), float(np.mean(found)) if found else 0.0)
 
     def _ticket(self, seed: int, deadline: float, computes: int | None) -> ImageTicket:
@@ -99,32 +107,18 @@ class SimulatedServer:
         return ImageTicket("", seed, table.steps, None, least, most, None, deadline, asks_time)
 
     def _admit(
-        self,
-        waiting: list[ImageTicket],
-        tickets: list[ImageTicket],
-        comes_s: Floats,
-        place: int,
-        until: float,
-        *,
-        ends: float,
-    ) -> int:
-        """Take or refuse who comes up to a second; returns who comes next."""
-        while place < len(tickets) and comes_s[place] <= until:
-            at = max(ends, comes_s[place])
-            after = late_at_best([*waiting, tickets[place]], at, self._costs, rows=self._rows)
-            if not after - late_at_best(waiting, at, self._costs, rows=self._rows):
-                waiting.append(tickets[place])
-            place += 1
-        return place
+        self, one: ImageTicket, waiting: list[ImageTicket], drawn: list[DrawnTicket], now: float
+    ) -> None:
+        """Take somebody, or not."""
 
-    def _seconds(self, chosen: list[int]) -> float:
-        tables = [self._table.within(count).modes == Mode.COMPUTE for count in chosen]
-        computing = np.sum(tables, axis=0).ravel().astype(np.int64)
-        scatter = np.exp(NOISE * self._rng.standard_normal())
-        return self._costs.seconds(computing, len(chosen)) * float(scatter)
+        def late(*tickets: ImageTicket) -> set[int]:
+            return late_at_best(drawn, tickets, now, self._costs, rows=self._rows)
+
+        if not late(*waiting, one) - late(*waiting):
+            waiting.append(one)
 
     def _psnr_db(self, computes: int) -> float:
-        known = self._table[self._table.within(computes).computes].psnr_db
+        known = self._table[computes].psnr_db
         return known if np.isfinite(known) else _UNTOUCHED_DB
 
 
@@ -140,7 +134,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     details: dict[str, dict[str, list[float]]] = {}
     for name, prices in MACHINES.items():
-        costs = CallCosts(fixed_s=0.02, row_s=0.01, own_px=64 * 64, **prices)
+        costs = CallCosts(row_s=0.03, own_px=64 * 64, **prices)
         image_s = costs.batch_s(policy.steps[0], 1)
         traces = [
             Traffic.drawn(

@@ -1,8 +1,9 @@
 """Serve a pipeline under a policy over HTTP; needs the `serve` extra.
 
-A request becomes tickets (`ticket`) in the queue of an `engine`, whose one thread runs the pipeline
-(`painter`) for several of them at a time. How much each computes follows from the time that all who
-are there may take (`shares`) and from what calls cost here (`costs`). `app` alone knows HTTP.
+A request becomes tickets (`ticket`) in the queue of an `engine`, which has each drawn by a call of
+its own (`painter`); images that are drawn at the same time are computed together (`meeting`). Who
+begins when is said by `order`. How much each computes follows from the time that all who are there
+may take (`shares`) and from what images cost here (`costs`). `app` alone knows HTTP.
 
 Raises:
     ConfigError: On import, if what the extra brings is not installed.

@@ -34,7 +34,7 @@ from ditcache_rl.serve.server.protocol import (
     StateResponse,
 )
 from ditcache_rl.serve.server.settings import ServerSettings
-from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, dead
+from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage, dead, not_ready
 
 _LOG = logging.getLogger(__name__)
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -157,7 +157,7 @@ def _add_state(app: FastAPI, engine: Engine, measures: ServerMeasures) -> None:
         if not engine.alive:
             raise dead()
         if not engine.ready.is_set():
-            raise Refused("calls are being measured", status=503, code="not_ready", retry_after_s=1)
+            raise not_ready()
         return StateResponse(status="ready")
 
     @app.get(

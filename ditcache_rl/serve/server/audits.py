@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules import computes_of
 from ditcache_rl.serve.adaptive import images_of
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
-from ditcache_rl.serve.server.ticket import ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 _LOG = logging.getLogger(__name__)
 #: Audits that count, and so many below the floor are too many: of a policy that keeps its floor in
@@ -29,10 +29,10 @@ _REMEMBERED, _TOO_MANY = 20, 4
 
 
 class Audits:
-    """Compares a share of the batches.
+    """Compares a share of the images.
 
     Args:
-        share: Of batches.
+        share: Of images.
         min_psnr: Floor in dB of images that ask for none; None for what the policy has promised of
             the schedule, or of the next cheaper one of which it has promised anything.
         seed: Of the choice.
@@ -53,48 +53,56 @@ class Audits:
         self._share, self._min_psnr = share, min_psnr
         self._rng = np.random.default_rng(seed)
         self._stopped = False
-        self._drawn: Sequence[ImageTicket] = ()
+        self._drawn: list[ImageTicket] = []
+        self._lock = threading.Lock()  # audits may end at the same time
 
     def stop(self) -> None:
-        """Have the audit that runs end at its next step, and begin no other."""
-        self._stopped = True
-        for ticket in self._drawn:
-            ticket.gone = True
+        """Have audits end at their next step, and begin no other."""
+        with self._lock:
+            self._stopped = True
+            for ticket in self._drawn:
+                ticket.gone = True
 
     def consider(
-        self,
-        painter: Painter,
-        batch: Sequence[ImageTicket],
-        targets: Sequence[Target],
-        painted: Painted,
+        self, painter: Painter, drawing: DrawnTicket, target: Target, painted: Painted
     ) -> None:
-        """Audit a batch that was answered, or not; nothing that goes wrong here is anybody's."""
-        if painter.run.distrusted or self._rng.random() >= self._share:
-            return
-        # Who has gone away, or has the answer, has an image that tells as much.
-        self._drawn = batch = [replace(ticket, gone=False) for ticket in batch]
-        if self._stopped:
-            return
+        """Audit an image that was answered, or not; nothing that goes wrong here is anybody's.
+
+        Args:
+            painter: Draws.
+            drawing: To draw it once more.
+            target: What it was drawn for.
+            painted: What came of it.
+        """
+        with self._lock:
+            if self._stopped or painter.run.distrusted or self._rng.random() >= self._share:
+                return
+            self._drawn.append(drawing.ticket)
         try:
             if painted.log is None:
-                cached, reference = painter.draw(batch, targets), painted
+                cached, reference = painter.draw(drawing, target), painted
             else:
-                cached, reference = painted, painter.reference(batch)
+                cached, reference = painted, painter.reference(drawing)
         except AbandonedError:
             return
         except Exception:
             _LOG.exception("an audit failed")
             return
-        self.policy_s += cached.seconds
-        self.reference_s += reference.seconds
-        ours, theirs = images_of((list(cached.images),)), images_of((list(reference.images),))
+        finally:
+            with self._lock:
+                self._drawn.remove(drawing.ticket)
+        ours, theirs = images_of(([cached.image],)), images_of(([reference.image],))
         if ours is None or theirs is None:
             return
-        floors = [self._floor(painter, *one) for one in zip(batch, targets, strict=True)]
+        floor = self._floor(painter, drawing.ticket, target)
         whole = cached.log is not None  # else nothing finite came of the estimates
-        self.note([float(one) * whole for one in psnr_db(ours, theirs)], floors)
-        if self.verdict:
-            painter.run.distrust(self.verdict)
+        psnr = float(psnr_db(ours, theirs)[0]) * whole
+        with self._lock:
+            self.policy_s += cached.own_s
+            self.reference_s += reference.own_s
+            self.note([psnr], [floor])
+            if self.verdict:
+                painter.run.distrust(self.verdict)
 
     def note(self, psnrs: Sequence[float], floors: Sequence[float]) -> None:
         """Note what images reached, and judge.

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from ditcache_rl.inference import Target
 from ditcache_rl.serve.server.answers import answer
 from ditcache_rl.serve.server.audits import Audits
 from ditcache_rl.serve.server.costs import CallCosts, measured_costs
-from ditcache_rl.serve.server.order import ends_at_best, late_at_best, lost_by, next_batch
+from ditcache_rl.serve.server.order import ends_at_best, joining, late_at_best, lost_by
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
 from ditcache_rl.serve.server.ticket import (
+    DrawnTicket,
     ImageTicket,
     Refused,
     dead,
     failed,
+    missed,
+    not_ready,
     stopping,
 )
 
@@ -31,7 +35,7 @@ _LAST_STEP_S = 5.0
 
 
 class Engine:
-    """Draws what is asked for, in one thread of its own.
+    """Draws what is asked for, each image in a thread of its own.
 
     Args:
         painter: Draws.
@@ -40,7 +44,7 @@ class Engine:
         watch: Hears of calls.
 
     Attributes:
-        ready: Set once calls have been measured.
+        ready: Set once drawings have been measured.
     """
 
     def __init__(
@@ -54,11 +58,10 @@ class Engine:
         self.painter, self.settings, self.audits = painter, settings, audits
         self.ready = threading.Event()
         self._watch = watch
-        self._waiting: list[ImageTicket] = []
-        self._drawn: list[ImageTicket] = []
+        self._waiting: list[ImageTicket] = []  # as a whole: others read meanwhile
+        self._drawn: list[DrawnTicket] = []  # likewise
         self._news = threading.Condition()
         self._stopping = False
-        self._ends = 0.0  # when the present call will probably end
         self._thread = threading.Thread(target=self._work, name="ditcache-rl engine", daemon=True)
         self._costs: CallCosts | None = None
         self._rows = settings.rows
@@ -83,9 +86,9 @@ class Engine:
         self._thread.join(self.settings.grace_s)
         with self._news:
             self.painter.ended.set()
-            for ticket in (*self._waiting, *self._drawn):
+            for ticket in (*self._waiting, *(one.ticket for one in self._drawn)):
                 ticket.refuse(stopping())
-            self._waiting.clear()
+            self._waiting = []
             self._news.notify_all()
         self._thread.join(_LAST_STEP_S)
         if self.alive:
@@ -127,12 +130,7 @@ class Engine:
             if self._thread.ident is not None and not self.alive:
                 raise dead()
             if self._costs is None:
-                raise Refused(
-                    "expected a server that is ready, which /ready tells; it measures its calls",
-                    status=503,
-                    code="not_ready",
-                    retry_after_s=1.0,
-                )
+                raise not_ready()
             self._drop_gone()
             now = time.perf_counter()
             self._follow_no_more([*self._waiting, *tickets])
@@ -149,8 +147,7 @@ class Engine:
                     "deadline_out_of_reach",
                     now,
                 )
-            self._waiting += tickets
-            self._waiting.sort(key=lambda one: one.deadline)
+            self._waiting = sorted([*self._waiting, *tickets], key=lambda one: one.deadline)
             self._news.notify_all()
 
     def forget(self, tickets: Sequence[ImageTicket]) -> None:
@@ -176,9 +173,8 @@ class Engine:
     def _refused(self, why: str, code: str, now: float) -> Refused:
         """Say when to come again: when the images that are here are probably done."""
         assert self._costs is not None
-        ends, at = ends_at_best, max(now, self._ends)
-        *_, last = at, *(end for _, end in ends(self._waiting, at, self._costs, rows=self._rows))
-        seconds = last - now
+        ends = ends_at_best(self._drawn, self._waiting, now, self._costs, rows=self._rows)
+        seconds = max(ends.values(), default=now) - now
         after_s = min(max(1.0, seconds), _LONGEST_RETRY_S)
         return Refused(
             f"{why}: come again in {after_s:.0f} s, or allow more time",
@@ -190,7 +186,7 @@ class Engine:
     def _late(self, tickets: Sequence[ImageTicket], now: float) -> set[int]:
         """Return who would be late if everybody computed as little as may be."""
         assert self._costs is not None
-        return late_at_best(tickets, max(now, self._ends), self._costs, rows=self._rows)
+        return late_at_best(self._drawn, tickets, now, self._costs, rows=self._rows)
 
     def _work(self) -> None:
         try:
@@ -204,83 +200,100 @@ class Engine:
             return
         self._costs = costs
         self.ready.set()
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._waiting or self._stopping)
-                batch = self._take(costs)
-                waiting = list(self._waiting)
-                if not batch and self._stopping and not waiting:
-                    return
-            if batch:
-                self._draw(batch, waiting, shares, costs)
+        threads = list[threading.Thread]()
+        while begun := self._next(costs):
+            self._grant(begun, shares)
+            threads = [one for one in threads if one.is_alive()]
+            for drawing in begun:
+                given = drawing, shares, costs
+                threads.append(threading.Thread(target=self._draw, args=given, daemon=True))
+                threads[-1].start()
+        for thread in threads:
+            thread.join()
 
-    def _take(self, costs: CallCosts) -> list[ImageTicket]:
-        """Take the next images off the queue, and tell those that cannot be in time any more."""
+    def _next(self, costs: CallCosts) -> list[DrawnTicket]:
+        """Wait until somebody can begin, and return who does; nobody once all is done."""
+        with self._news:
+            while not (begun := self._take(costs)) and (self._waiting or not self._stopping):
+                self._news.wait()
+        return begun
+
+    def _take(self, costs: CallCosts) -> list[DrawnTicket]:
+        """Take who begins off the queue, and tell those that cannot be in time any more."""
         self._drop_gone()
         self._follow_no_more(self._waiting)
         now = time.perf_counter()
         lost = lost_by(self._waiting, now, costs)
         for ticket in lost:
-            ticket.refuse(
-                Refused(
-                    f"the deadline passed after {now - ticket.came:.2f} s in the queue",
-                    status=504,
-                    code="deadline_missed",
-                )
-            )
-        self._waiting = [one for one in self._waiting if one not in lost]
-        self._drawn = []
-        if self._waiting:
-            self._drawn, self._waiting = next_batch(self._waiting, costs, rows=self._rows)
-            most = max(one.most for one in self._drawn)
-            self._ends = now + costs.batch_s(most, costs.rows_of(self._drawn))
-        return self._drawn
+            ticket.refuse(missed(now - ticket.came))
+        left = [one for one in self._waiting if one not in lost]
+        drawn = [one.ticket for one in self._drawn]
+        begun = joining(drawn, left, costs, rows=self._rows)
+        self._waiting = [one for one in left if one not in begun]
+        found = [DrawnTicket(one, one.most) for one in begun]
+        self._drawn = [*self._drawn, *found]
+        return found
 
-    def _draw(
-        self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
-    ) -> None:
-        """Answer a batch, whatever goes wrong."""
-        left: list[ImageTicket] = []
+    def _grant(self, begun: Sequence[DrawnTicket], shares: Shares) -> None:
+        """Decide how much those compute who begin."""
+        drawn = [one for one in self._drawn if one not in begun]
+        tickets = [one.ticket for one in begun]
         try:
-            self._call(batch, waiting, shares, costs)
+            granted = shares.computes(tickets, drawn, self._waiting, time.perf_counter())
+        except Exception:  # nobody waits for ever
+            _LOG.exception("nobody knows how much to compute; it is as little as may be")
+            granted = [one.least for one in tickets]
+        for drawing, computes in zip(begun, granted, strict=True):
+            drawing.computes = computes
+
+    def _draw(self, drawing: DrawnTicket, shares: Shares, costs: CallCosts) -> None:
+        """Answer a ticket, whatever goes wrong."""
+        try:
+            self._call(drawing, shares, costs)
         except AbandonedError:
-            for ticket in batch:
-                ticket.answer.cancel()
+            drawing.ticket.answer.cancel()
         except Exception as error:
-            left = [one for one in batch if not one.answer.done()]
-            if len(batch) == 1:
-                _LOG.exception("a call failed")
-                batch[0].refuse(failed(error))
-                return
-        # Whoever is to blame fails alone. Out of the handler: its error keeps the call's tensors.
-        for ticket in left:
-            self._draw([ticket], waiting, shares, costs)
+            _LOG.exception("an image failed")
+            drawing.ticket.refuse(failed(error))
+        finally:
+            self._done(drawing)
 
-    def _call(
-        self, batch: list[ImageTicket], waiting: list[ImageTicket], shares: Shares, costs: CallCosts
-    ) -> None:
-        began = time.perf_counter()
-        computes = shares.computes(batch, waiting, began)
-        targets = [shares.target_of(*one) for one in zip(batch, computes, strict=True)]
-        self._ends = began + costs.batch_s(max(computes), costs.rows_of(batch))
-        painted = self._paint(batch, targets)
-        answer(batch, targets, painted, began)
-        table = self.painter.policy.tables[batch[0].steps]
-        costs.note(
-            painted.computing(table.site_steps), len(batch), painted.seconds, size=batch[0].size
-        )
-        self._watch(painted)
-        if self.audits is not None and self._has_time(costs, batch):
-            self.audits.consider(self.painter, batch, targets, painted)
-
-    def _paint(self, batch: Sequence[ImageTicket], targets: Sequence[Target]) -> Painted:
+    def _call(self, drawing: DrawnTicket, shares: Shares, costs: CallCosts) -> None:
+        began, ticket = time.perf_counter(), drawing.ticket
+        target = shares.target_of(ticket, drawing.computes)
         if self.settings.shadow:
-            return self.painter.reference(batch)
-        return self.painter.draw(batch, targets)
+            painted = self.painter.reference(drawing)
+        else:
+            painted = self.painter.draw(drawing, target)
+        costs.note(painted.work, painted.seconds, ticket.size)
+        again = self._again(drawing)
+        self._done(drawing)  # others may begin while the image is written
+        try:
+            answer(ticket, target, painted, began)
+            self._watch(painted)
+            if self.audits is not None and again is not None:
+                self.audits.consider(self.painter, again, target, painted)
+        finally:
+            if again is not None:
+                self._done(again)
 
-    def _has_time(self, costs: CallCosts, batch: Sequence[ImageTicket]) -> bool:
-        """Tell whether a call with every step computed would make nobody late who waits."""
-        steps = self.painter.policy.tables[batch[0].steps].site_steps
+    def _again(self, drawing: DrawnTicket) -> DrawnTicket | None:
+        """Put an audit in the place of an image, if there are any and that makes nobody late."""
+        if self.audits is None:
+            return None
+        whole = self.painter.policy.tables[drawing.ticket.steps].site_steps
+        # Who has gone away, or has the answer, has an image that tells as much.
+        again = DrawnTicket(replace(drawing.ticket, gone=False, deadline=math.inf), whole)
         with self._news:
-            self._ends = time.perf_counter() + costs.batch_s(steps, costs.rows_of(batch))
-            return not (self._stopping or self._late(self._waiting, time.perf_counter()))
+            before = self._drawn
+            self._drawn = [*(one for one in before if one is not drawing), again]
+            if self._stopping or self._late(self._waiting, time.perf_counter()):
+                self._drawn = before
+                return None
+        return again
+
+    def _done(self, drawing: DrawnTicket) -> None:
+        """Free the place of an image."""
+        with self._news:
+            self._drawn = [one for one in self._drawn if one is not drawing]
+            self._news.notify_all()

@@ -38,7 +38,10 @@ class ServerMeasures:
             "ditcache_queue_seconds", "In the queue", buckets=_SECONDS, registry=self.registry
         )
         self._rows = Histogram(
-            "ditcache_call_images", "Images of a call", buckets=_ROWS, registry=self.registry
+            "ditcache_images_together",
+            "Images that were computed at a time, in the mean while one was drawn",
+            buckets=_ROWS,
+            registry=self.registry,
         )
         self._steps = Counter(
             "ditcache_site_steps", "Site steps by what was done", ["mode"], registry=self.registry
@@ -59,7 +62,7 @@ class ServerMeasures:
 
     def called(self, painted: Painted) -> None:
         """Count a call of the pipeline."""
-        self._rows.observe(len(painted.images))
+        self._rows.observe(painted.together)
         if painted.log is not None:
             for mode in Mode:
                 count = int((painted.log.modes == mode).sum())

@@ -1,4 +1,7 @@
-"""Draw the images of some tickets in one call of the pipeline."""
+"""Draw the image of a ticket by a call of the pipeline, side by side with others.
+
+A call has a thread, and a session of the pipeline; what can be computed together is (`meeting`).
+"""
 
 from __future__ import annotations
 
@@ -6,49 +9,61 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ArtifactError, ConfigError
-from ditcache_rl.inference import PolicyController, Run, Target, TargetsByRow, attach
+from ditcache_rl.inference import (
+    PolicyController,
+    Run,
+    Target,
+    TargetsByRow,
+    attach,
+    session,
+)
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.instrument.attachment import plain_call
 from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
-from ditcache_rl.serve.server.ticket import ImageTicket
-from ditcache_rl.types import Mode
+from ditcache_rl.serve.server.meeting import Meeting, Tally
+from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 _LOG = logging.getLogger(__name__)
 
 
 class AbandonedError(Exception):
-    """Nobody waits for any image of a call any more."""
+    """Nobody waits for an image any more."""
 
 
 class Painted(NamedTuple):
     """What came of a call."""
 
-    images: Sequence[Any]
-    """PIL images."""
+    image: Any
+    """A PIL image."""
     log: RequestLog | None
     """None where the policy was left out."""
     seconds: float
+    """From when it was asked for, while others were drawn too."""
+    work: Tally
+    """What was done meanwhile, for whoever was drawn."""
 
-    def computing(self, site_steps: int) -> NDArray[np.int64]:
-        """Return how many rows computed at each of so many steps and sites."""
-        if self.log is None:
-            return np.full(site_steps, len(self.images))
-        return np.asarray((self.log.modes == Mode.COMPUTE).sum(axis=1)).ravel()
+    @property
+    def together(self) -> float:
+        """Images that were computed at a time, in the mean."""
+        return self.work.rows / self.work.forwards if self.work.forwards else 1.0
+
+    @property
+    def own_s(self) -> float:
+        """Its share of the seconds."""
+        return self.seconds / self.together
 
 
 class Painter:
-    """Has a pipeline under a policy, for one thread.
+    """Has a pipeline under a policy, for many threads, of which one at a time runs.
 
     Args:
         pipe: A diffusers pipeline that draws images of prompts.
@@ -59,6 +74,7 @@ class Painter:
     Attributes:
         policy: Is followed.
         run: The attachment, whose end is `close`.
+        meeting: Where images that are drawn at the same time are computed together.
         ended: Once it is set, calls end at their next step.
 
     Raises:
@@ -77,9 +93,12 @@ class Painter:
         self.ended = threading.Event()
         self._usual = Target(speedup=speedup)
         self.run: Run = attach(pipe, policy, speedup=speedup, **options)
+        self.meeting = Meeting()
+        self._spare: list[Any] = []  # sessions that nobody draws with
 
     def close(self) -> None:
         """Leave the pipeline as it was."""
+        self.meeting.end()
         self.run.detach()
 
     @property
@@ -107,58 +126,65 @@ class Painter:
             return table.site_steps, table.site_steps
         return (computes if target.names_floor else table.least), computes
 
-    def draw(self, tickets: Sequence[ImageTicket], targets: Sequence[Target]) -> Painted:
-        """Draw images under the policy; arguments are one for each.
+    def draw(self, drawing: DrawnTicket, target: Target) -> Painted:
+        """Draw an image under the policy.
 
-        Where nothing finite comes of estimates, they are drawn once more without; where the policy
-        is followed no more, without at once.
+        Where nothing finite comes of estimates, it is drawn once more without; where the policy is
+        followed no more, without at once.
+
+        Args:
+            drawing: What is drawn.
+            target: What it is drawn for.
 
         Raises:
             AbandonedError: If meanwhile nobody waits any more.
         """
         if self.run.distrusted:
-            return self.reference(tickets)
+            return self.reference(drawing)
         try:
-            with asking(TargetsByRow(tuple(targets))):
-                images, seconds = self._timed(self._pipe, tickets)
+            with asking(TargetsByRow((target,))):
+                return self._timed(lambda pipe, **call: pipe(**call), drawing, logs=True)
         except ArtifactError as error:
-            _LOG.warning("a call is drawn once more without the policy: %s", error)
-            return self.reference(tickets)
-        return Painted(images, self.run.logs[-1], seconds)
+            _LOG.warning("an image is drawn once more without the policy: %s", error)
+        return self.reference(drawing)
 
-    def reference(self, tickets: Sequence[ImageTicket]) -> Painted:
-        """Draw them as the plain pipeline does."""
-        plain = plain_call(self._pipe)
-        images, seconds = self._timed(lambda **call: plain(self._pipe, **call), tickets)
-        return Painted(images, None, seconds)
+    def reference(self, drawing: DrawnTicket) -> Painted:
+        """Draw it as the plain pipeline does; `AbandonedError` as of `draw`."""
+        drawing.computes = self.policy.tables[drawing.ticket.steps].site_steps
+        drawing.forwards = 0
+        return self._timed(plain_call(self._pipe), drawing, logs=False)
 
-    def _timed(
-        self, call: Callable[..., Any], tickets: Sequence[ImageTicket]
-    ) -> tuple[Sequence[Any], float]:
-        synchronize()
-        began = time.perf_counter()
-        output = call(**self._arguments(tickets))
-        synchronize()
-        return output.images, time.perf_counter() - began
+    def _timed(self, call: Callable[..., Any], drawing: DrawnTicket, *, logs: bool) -> Painted:
+        began, before = time.perf_counter(), self.meeting.tally
+        with self.meeting.turn(drawing):
+            pipe = self._spare.pop() if self._spare else session(self._pipe)
+            try:
+                output = call(pipe, **self._arguments(drawing.ticket))
+            finally:
+                self._spare.append(pipe)
+            synchronize()
+            if not self.meeting.held:  # now all is known of what a call runs
+                self.meeting.hold(self._pipe)
+            log = self.run.logs[-1] if logs else None
+        work = self.meeting.tally.since(before)
+        return Painted(output.images[0], log, time.perf_counter() - began, work)
 
-    def _arguments(self, tickets: Sequence[ImageTicket]) -> dict[str, Any]:
-        first = tickets[0]
-        generators = [torch.Generator().manual_seed(one.seed) for one in tickets]
+    def _arguments(self, ticket: ImageTicket) -> dict[str, Any]:
         call = dict(self.policy.manifest.call) | {
-            "prompt": [one.prompt for one in tickets],
-            "num_inference_steps": first.steps,
-            "generator": generators,
+            "prompt": [ticket.prompt],
+            "num_inference_steps": ticket.steps,
+            "generator": [torch.Generator().manual_seed(ticket.seed)],
             "output_type": "pil",
         }
-        if first.size is not None:
-            call |= {"width": first.size[0], "height": first.size[1]}
+        if ticket.size is not None:
+            call |= {"width": ticket.size[0], "height": ticket.size[1]}
         if "callback_on_step_end" in self._takes:
 
             @harmless
             def look(
                 pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]
             ) -> dict[str, Any]:
-                if self.ended.is_set() or all(one.gone for one in tickets):
+                if self.ended.is_set() or ticket.gone:
                     raise AbandonedError
                 return {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -42,9 +43,7 @@ class ServedImage(NamedTuple):
     compute_share: float
     queue_s: float
     seconds: float
-    """Of the call that drew it."""
-    rows: int
-    """Images of that call."""
+    """From then on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,8 +82,8 @@ class ImageTicket:
     gone: bool = False
 
     def goes_with(self, other: ImageTicket) -> bool:
-        """Tell whether one call can draw both."""
-        return (self.steps, self.size) == (other.steps, other.size)
+        """Tell whether both can be computed together."""
+        return self.size == other.size
 
     def give(self, image: ServedImage) -> None:
         """Answer; whoever waits may go away, and cancel the answer, at any moment."""
@@ -97,10 +96,48 @@ class ImageTicket:
             self.answer.set_exception(refused)
 
 
+@dataclass(slots=True, eq=False)
+class DrawnTicket:
+    """A ticket that is drawn.
+
+    Attributes:
+        ticket: Is drawn.
+        computes: Site computes that it was granted.
+        forwards: Modules that were computed for it so far.
+    """
+
+    ticket: ImageTicket
+    computes: int
+    forwards: int = 0
+
+    def left(self, forwards: float) -> int:
+        """Return the site computes to come, of so many forwards each."""
+        return max(0, math.ceil(self.computes - self.forwards / forwards))
+
+
 def stopping() -> Refused:
     """Say that the server goes away."""
     return Refused(
         "the server is being stopped; ask another one", status=503, code="stopping", retry_after_s=5
+    )
+
+
+def not_ready() -> Refused:
+    """Say that it is too early."""
+    return Refused(
+        "expected a server that is ready, which /ready tells; it measures what images take",
+        status=503,
+        code="not_ready",
+        retry_after_s=1.0,
+    )
+
+
+def missed(waited_s: float) -> Refused:
+    """Say that it is too late."""
+    return Refused(
+        f"the deadline passed after {waited_s:.2f} s in the queue",
+        status=504,
+        code="deadline_missed",
     )
 
 

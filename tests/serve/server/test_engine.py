@@ -27,15 +27,16 @@ from ditcache_rl.serve.server import (
     ServedImage,
     ServerSettings,
 )
-from ditcache_rl.serve.server.order import next_batch
+from ditcache_rl.serve.server.meeting import Tally
+from ditcache_rl.serve.server.order import joining
 from ditcache_rl.serve.server.shares import Shares
+from ditcache_rl.serve.server.ticket import DrawnTicket
 from tests.kit.environment import untrained_policy
 from tests.kit.pipelines import build_tiny_pipe
 
 #: 28 steps of the embedded pipeline on a machine where rows come one after the other.
 COSTS: dict[str, Any] = {
-    "fixed_s": 0.02,
-    "row_s": 0.01,
+    "row_s": 0.03,
     "compute_s": 0.0,
     "compute_row_s": 0.02,
     "own_px": 64 * 64,
@@ -62,40 +63,40 @@ def ticket(within_s: float, **given: Any) -> ImageTicket:
     return ImageTicket(deadline=time.perf_counter() + within_s, **known)
 
 
-def test_costs_of_calls_are_found_and_followed() -> None:
-    true = {"fixed_s": 0.05, "row_s": 0.01, "compute_s": 0.02, "compute_row_s": 0.005}
-    px = 64 * 64
+def work_of(computes: int, rows: int = 1) -> Tally:
+    """What is done while rows are drawn side by side that compute the same."""
+    return Tally(computes, computes * rows, rows)
 
+
+def test_costs_of_images_are_found_and_followed() -> None:
     def seconds(rows: int, computes: int) -> float:
-        return 0.05 + 0.01 * rows + computes * (0.02 + 0.005 * rows)
+        return 0.01 * rows + computes * (0.02 + 0.005 * rows)
 
-    costs = CallCosts.measured(seconds, rows=8, least=2, most=28, own_px=px)
-    same = CallCosts(**true, own_px=px)
+    costs = CallCosts.measured(seconds, rows=8, least=2, most=28, own_px=64 * 64)
 
     for rows, computes in ((1, 28), (5, 9), (8, 2)):
-        counts = np.full(computes, rows)
         assert costs.batch_s(computes, rows) == pytest.approx(seconds(rows, computes))
-        assert costs.seconds(counts, rows) == pytest.approx(same.seconds(counts, rows))
+    costs.note(work_of(9, 4), seconds(4, 9))
+    assert costs.slowness == pytest.approx(1.0)
     for _ in range(60):
-        costs.note(np.full(9, 4), 4, 3 * seconds(4, 9))
+        costs.note(work_of(9, 4), 3 * seconds(4, 9))
     assert costs.batch_s(20, 1) == pytest.approx(3 * seconds(1, 20), rel=0.01)
 
 
-def test_a_call_has_as_many_rows_as_make_images_cheaper() -> None:
+def test_as_many_are_drawn_at_a_time_as_make_images_cheaper() -> None:
     one_by_one = CallCosts(**COSTS)
-    together = CallCosts(
-        fixed_s=0.02, row_s=0.001, compute_s=0.02, compute_row_s=0.001, own_px=64 * 64
-    )
+    some = CallCosts(row_s=0.01, compute_s=0.01, compute_row_s=0.01, own_px=64 * 64)
+    together = CallCosts(row_s=0.001, compute_s=0.02, compute_row_s=0.001, own_px=64 * 64)
 
-    assert one_by_one.rows_that_pay(8, 9) == 1
-    assert one_by_one.rows_that_pay(8, 2) == 2
+    assert one_by_one.rows_that_pay(8, 2) == 1
+    assert some.rows_that_pay(8, 2) == 2
     assert together.rows_that_pay(8, 2) == 6
 
 
 def test_where_there_is_time_everybody_gets_what_was_asked_for(shapes: Policy) -> None:
     shares = Shares(shapes, CallCosts(**COSTS), rows=4)
 
-    found = shares.computes([ticket(60, most=14), ticket(60, most=5)], [], time.perf_counter())
+    found = shares.computes([ticket(60, most=14), ticket(60, most=5)], [], [], time.perf_counter())
 
     assert found == [14, 5]
 
@@ -106,7 +107,7 @@ def test_under_load_everybody_computes_less_and_floors_are_kept(shapes: Policy) 
     counts = []
     for waiting in (0, 8, 16, 24):
         others = [ticket(3.0) for _ in range(waiting)]
-        found = shares.computes(batch, others, time.perf_counter())
+        found = shares.computes(batch, [], others, time.perf_counter())
         counts.append(found[0])
         assert found[1] == 9
         assert shares.target_of(batch[1], found[1]) is floor
@@ -124,7 +125,7 @@ def test_computes_are_bought_only_where_a_measured_schedule_gains_by_them(shapes
     for places in range(0, 60, 3):
         waiting = [ticket(4.0, most=28, asks_time=True) for _ in range(places)]
         (given,) = shares.computes(
-            [ticket(1.0, most=28, asks_time=True)], waiting, time.perf_counter()
+            [ticket(1.0, most=28, asks_time=True)], [], waiting, time.perf_counter()
         )
         assert given in known
         assert known[given] == max(psnr for n, psnr in known.items() if n <= given)
@@ -137,9 +138,7 @@ def engine(tiny_call: dict[str, Any]) -> Engine:
     engine = Engine(
         Painter(pipe, untrained_policy(pipe, tiny_call)), ServerSettings(rows=2, places=5)
     )
-    engine._costs = CallCosts(
-        fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=1.0, own_px=64 * 64
-    )
+    engine._costs = CallCosts(row_s=0.0, compute_s=0.0, compute_row_s=1.0, own_px=64 * 64)
     return engine
 
 
@@ -198,7 +197,7 @@ def test_a_call_that_nobody_waits_for_ends_early(engine: Engine) -> None:
     transformer = engine.painter._pipe.transformer
     counted = transformer.register_forward_pre_hook(lambda *given: calls.append(1))
     with pytest.raises(AbandonedError):
-        engine.painter.draw([gone], [Target(budget=1.0)])
+        engine.painter.draw(DrawnTicket(gone, 4), Target(budget=1.0))
     counted.remove()
     assert run.cache.used_bytes == 0
     assert len(calls) == 1
@@ -217,18 +216,25 @@ def test_who_goes_away_while_being_answered_harms_nobody() -> None:
         given.answer = LeftMeanwhile()
         leave(given.answer)
         given.refuse(Refused("no", status=503, code="no"))
-        given.give(ServedImage(b"", "", "", 1.0, 0.0, 0.0, 1))
+        given.give(ServedImage(b"", "", "", 1.0, 0.0, 0.0))
 
 
 def test_everybody_is_answered_whatever_fails(engine: Engine, shapes: Policy) -> None:
     class Broken(Shares):
-        def computes(self, batch: Any, waiting: Any, now: float) -> list[int]:
+        def computes(self, *given: Any) -> list[int]:
             raise RuntimeError("of nobody's making")
 
-    batch, costs = [four(60), four(60)], CallCosts(**COSTS)
-    engine._draw(batch, [], Broken(shapes, costs, rows=2), costs)
+        def target_of(self, *given: Any) -> Target:
+            raise RuntimeError("nor of anybody's")
 
-    assert {type(one.answer.exception(timeout=0)) for one in batch} == {Refused}
+    begun, costs = [DrawnTicket(four(60), 4), DrawnTicket(four(60), 4)], CallCosts(**COSTS)
+    broken = Broken(shapes, costs, rows=2)
+    engine._grant(begun, broken)
+    assert [one.computes for one in begun] == [1, 1]
+    for one in begun:
+        engine._draw(one, broken, costs)
+
+    assert {type(one.ticket.answer.exception(timeout=0)) for one in begun} == {Refused}
 
 
 def test_who_comes_after_the_end_is_told(engine: Engine) -> None:
@@ -254,19 +260,18 @@ def test_nobody_looks_at_weights_between_the_steps_of_a_served_call(
         return real(watch, closely=closely)
 
     monkeypatch.setattr(ModelWatch, "as_before", as_before)
-    engine.painter.draw([four(60)], [Target(budget=0.5)])
+    engine.painter.draw(DrawnTicket(four(60), 2), Target(budget=0.5))
 
     assert looks
     assert not any(looks), "a look at weights waits for the device"
 
 
-def test_rows_of_a_call_follow_targets_of_their_own(engine: Engine) -> None:
-    wanted = [Target(budget=0.25), Target(budget=1.0), Target(speedup=99.0)]
-    painted = engine.painter.draw([four(60)] * 3, wanted)
+def test_what_is_out_of_reach_computes_everything(engine: Engine) -> None:
+    painted = engine.painter.draw(DrawnTicket(four(60), 4), Target(speedup=99.0))
 
     assert painted.log is not None
-    assert painted.log.compute_share.tolist() == [0.25, 1.0, 1.0]
-    assert str(painted.log.target) == "budget=0.25; budget=1.0; speedup=99.0"
+    assert painted.log.compute_share.tolist() == [1.0]
+    assert str(painted.log.target) == "speedup=99.0"
 
 
 def test_who_is_followed_no_more_needs_every_compute(engine: Engine) -> None:
@@ -282,53 +287,54 @@ def test_who_is_followed_no_more_needs_every_compute(engine: Engine) -> None:
 def test_calls_of_other_sizes_do_not_count_for_what_those_of_the_own_size_take(
     engine: Engine,
 ) -> None:
-    costs = CallCosts(fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=9.0, own_px=64 * 64)
+    costs = CallCosts(row_s=0.0, compute_s=0.0, compute_row_s=9.0, own_px=64 * 64)
     shares = Shares(engine.painter.policy, costs, rows=2)
 
-    engine._draw([four(60, size=(32, 32))], [], shares, costs)
+    engine._draw(DrawnTicket(four(60, size=(32, 32)), 4), shares, costs)
     assert costs.slowness == 1.0
-    engine._draw([four(60)], [], shares, costs)
+    engine._draw(DrawnTicket(four(60), 4), shares, costs)
     assert costs.slowness < 1.0
 
 
 def test_an_image_of_many_pixels_counts_for_as_many_rows() -> None:
-    costs = CallCosts(fixed_s=1.0, row_s=0.1, compute_s=0.5, compute_row_s=0.25, own_px=64 * 64)
+    costs = CallCosts(row_s=0.1, compute_s=0.5, compute_row_s=0.25, own_px=64 * 64)
 
     for n, size, rows in ((1, (128, 64), 2), (3, (128, 128), 12), (1, (2048, 2048), 1024)):
         found = costs.rows_of([ticket(1, size=size)] * n)
         assert found == rows
-        assert costs.batch_s(7, found) == pytest.approx(1 + 0.1 * rows + 7 * (0.5 + 0.25 * rows))
-        assert costs.seconds(np.full(7, n), n, size) == pytest.approx(costs.batch_s(7, found))
+        assert costs.batch_s(7, found) == pytest.approx(0.1 * rows + 7 * (0.5 + 0.25 * rows))
     assert costs.rows_of([ticket(1)] * 3) == 3
 
 
 def test_how_attention_grows_is_learned_from_what_was_served() -> None:
     """Times of tokens and of tokens squared, as linear layers and attention take."""
-    costs = CallCosts(fixed_s=0.0, row_s=0.0, compute_s=0.0, compute_row_s=1.0, own_px=64 * 64)
+    costs = CallCosts(row_s=0.0, compute_s=0.0, compute_row_s=1.0, own_px=64 * 64)
 
     def seconds(side: int) -> float:
         tokens = (side / 64) ** 2
         return 4 * 0.5 * (tokens + tokens**2)
 
-    computing = np.ones(4, dtype=np.int64)
+    def foretold(side: int) -> float:
+        return costs.batch_s(4, costs.load((side, side)))
+
     for side in (128, 256):
-        first = costs.seconds(computing, 1, (side, side))
+        first = foretold(side)
         assert (side / 64) ** 2 * 4 <= first + 1e-9 < seconds(side), "at least by the pixels"
         for _ in range(2):
-            costs.note(computing, 1, seconds(side), (side, side))
-        assert costs.seconds(computing, 1, (side, side)) == pytest.approx(seconds(side))
+            costs.note(work_of(4), seconds(side), (side, side))
+        assert foretold(side) == pytest.approx(seconds(side))
     assert costs.slowness == 1.0
     # Beyond and between, by what is known: never by more than attention, or less than the pixels.
-    beyond, between = (costs.seconds(computing, 1, (side, side)) for side in (512, 192))
+    beyond, between = (foretold(side) for side in (512, 192))
     assert 0.7 * seconds(512) < beyond <= 16 * 4 * seconds(256)
     assert between == pytest.approx(seconds(192), rel=0.15)
-    assert costs.seconds(computing, 1, (32, 32)) == pytest.approx(1.0)
+    assert foretold(32) == pytest.approx(1.0)
 
 
 def test_sizes_that_are_remembered_have_an_end() -> None:
     costs = CallCosts(**COSTS)
     for side in range(80, 80 + 16 * 100, 16):
-        costs.note(np.ones(4, dtype=np.int64), 1, 1.0, (side, side))
+        costs.note(work_of(4), 1.0, (side, side))
 
     assert len(costs._loads) <= 32
     assert costs.load(None) == 1.0
@@ -342,16 +348,14 @@ def test_a_large_image_is_not_admitted_as_if_it_were_small(engine: Engine) -> No
     with pytest.raises(Refused, match="in time for everybody"):
         engine.submit([four(290)] * 2 + [four(290, size=(512, 512))])
 
-    engine._ends = 0.0
     engine.forget(list(engine._waiting))
 
 
-def test_a_call_has_no_more_pixels_than_its_rows_at_the_own_size() -> None:
+def test_no_more_pixels_are_drawn_at_a_time_than_of_rows_at_the_own_size() -> None:
     costs, rows = CallCosts(**COSTS), 8
     for size, count in (((64, 64), 8), ((32, 32), 8), ((128, 64), 4), ((2048, 2048), 1)):
         waiting = [ticket(9, size=size) for _ in range(20)]
-        batch, left = next_batch(waiting, costs, rows=rows)
-        assert (len(batch), len(left)) == (count, 20 - count)
+        assert joining([], waiting, costs, rows=rows) == waiting[:count]
 
 
 def test_an_image_of_twice_the_work_waits_as_two(shapes: Policy) -> None:
@@ -360,7 +364,7 @@ def test_an_image_of_twice_the_work_waits_as_two(shapes: Policy) -> None:
     now = time.perf_counter()
 
     def found(*waiting: ImageTicket) -> int:
-        return shares.computes(batch, waiting, now)[0]
+        return shares.computes(batch, [], waiting, now)[0]
 
     two, halves = (128, 64), (64, 32)
     many = found(*(ticket(3.0) for _ in range(24)))
@@ -384,20 +388,21 @@ def test_who_waits_when_the_policy_is_trusted_no_more_is_drawn_without_it(
     painter.run.distrust("for a test")
     try:
         with engine._news:
-            batch = engine._take(costs)
+            begun = engine._take(costs)
         late = four(60, most=1)  # bounds of before, and only now in the queue
         engine.submit([late])
-        engine._draw(batch, [], shares, costs)
+        batch = [one.ticket for one in begun]
+        for one in begun:
+            engine._draw(one, shares, costs)
     finally:
         painter.run.distrust("")
 
     assert len(batch) == 2
     assert [(one.least, one.most) for one in (*batch, late)] == [(4, 4)] * 3
-    for one in batch:
-        drawn = one.answer.result(timeout=0)
+    for asked in batch:
+        drawn = asked.answer.result(timeout=0)
         assert (drawn.target, drawn.compute_share) == ("", 1.0)
     assert len(painter.run.logs) == finished, "the plain pipeline drew"
-    engine._ends = 0.0
     engine.forget([late])
 
 
@@ -536,7 +541,7 @@ def test_requests_that_were_served_keep_next_to_nothing(engine: Engine) -> None:
     def held_after(count: int) -> int:
         for seed in range(count):
             one = four(60, seed=seed, least=1, most=1)
-            engine._draw([one], [], shares, costs)
+            engine._draw(DrawnTicket(one, 1), shares, costs)
             assert one.answer.result(0).png
         gc.collect()
         tensors = [one for one in gc.get_objects() if type(one) is Tensor]
