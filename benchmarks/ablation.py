@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from benchmarks.harness import ROOT, Benchmark, Kept, console, parser, writable
+from benchmarks.harness import ROOT, Benchmark, KeptParts, console, parser, writable
 from benchmarks.learned.ablated import (
     COMPUTES,
     VARIANTS,
@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
     run = Benchmark(arguments)
     if options.quick:
         options.episodes, options.seeds = 32, 2
-    kept = Kept(options.pieces / str(options.episodes), options.episodes, resume=options.resume)
+    kept = KeptParts(
+        options.pieces / str(options.episodes), options.episodes, resume=options.resume
+    )
     config = load_env(ENV)
     pipe = open_configured(config.pipeline)
     pipe.set_progress_bar_config(disable=True)

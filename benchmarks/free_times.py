@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.harness import ROOT, Benchmark, Kept, parser
+from benchmarks.harness import ROOT, Benchmark, KeptParts, parser
 from benchmarks.learned.residual import ppo
 from benchmarks.peers.searched import read_entry
 from ditcache_rl.bench import Board, Case, cases_of
@@ -79,7 +79,7 @@ def main() -> None:
     fits = QUICK if options.quick else FULL
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    kept = Kept(RUNS / ("quick" if options.quick else "full"), fits, resume=options.resume)
+    kept = KeptParts(RUNS / ("quick" if options.quick else "full"), fits, resume=options.resume)
     work = SolverFits(pipe, fits, kept)
     chosen = {count: work.choose(count) for count in options.only}
     figures: dict[str, float] = {}
@@ -109,7 +109,7 @@ class SolverFits:
         kept: Has solvers by K, start and way, with the outputs of the denoiser that each took.
     """
 
-    def __init__(self, pipe: Any, fits: Fits, kept: Kept) -> None:
+    def __init__(self, pipe: Any, fits: Fits, kept: KeptParts) -> None:
         self.pipe, self._fits, self._kept = pipe, fits, kept
         config = load_env("shapes")
         self._cases = {

@@ -24,7 +24,7 @@ import torch
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from benchmarks.harness import ROOT, Benchmark, Kept, console, parser
+from benchmarks.harness import ROOT, Benchmark, KeptParts, console, parser
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.control import StaticSchedule
@@ -69,7 +69,7 @@ def main() -> None:
     schedules = {str(count): tables[0][count].schedule for count in COMPUTES}
     for floor, blend in blends.items():
         schedules |= {f"cheap {floor:.0f}": blend.cheap, f"dear {floor:.0f}": blend.dear}
-    kept = Kept(options.pieces, [*schedules], resume=options.resume)
+    kept = KeptParts(options.pieces, [*schedules], resume=options.resume)
     found = drawn(board, policy, cases, schedules, kept)
     figures: dict[str, float] = {}
     for count in COMPUTES:
@@ -91,7 +91,7 @@ def drawn(
     policy: Policy,
     cases: Sequence[Case],
     schedules: Mapping[str, Schedule],
-    kept: Kept,
+    kept: KeptParts,
 ) -> dict[str, Foretold]:
     """Draw prompts under all schedules, a call's prompts after the other, and keep each part.
 

@@ -12,7 +12,7 @@ from benchmarks.harness.report import console
 from ditcache_rl.files import write_json
 
 
-class Kept:
+class KeptParts:
     """What parts of a run have found.
 
     Args:

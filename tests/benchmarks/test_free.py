@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.free_times import Fits, SolverFits
-from benchmarks.harness import Kept
+from benchmarks.harness import KeptParts
 from benchmarks.learned.residual import ResidualSolvers
 from ditcache_rl.bench import Case
 from ditcache_rl.search.free import FreeLoop, FreeSolver
@@ -21,7 +21,7 @@ def pipe() -> Any:
 
 def test_what_is_fitted_is_chosen_kept_and_gone_on_with(pipe: Any, tmp_path: Path) -> None:
     fits = Fits(train=2, select=2, test=2, rounds=1, starts=1)
-    kept = Kept(tmp_path, fits, resume=False)
+    kept = KeptParts(tmp_path, fits, resume=False)
     work = SolverFits(pipe, fits, kept)
 
     chosen = work.choose(2)
@@ -35,7 +35,7 @@ def test_what_is_fitted_is_chosen_kept_and_gone_on_with(pipe: Any, tmp_path: Pat
     assert grid.times.tolist() == chosen["searched"][1].times.tolist()
     assert times.times.tolist() != grid.times.tolist()
     assert work.psnr("train", times).mean() > work.psnr("train", grid).mean()
-    again = Kept(tmp_path, fits, resume=True)
+    again = KeptParts(tmp_path, fits, resume=True)
     assert all(part in again for part in kept.done)
     assert again.done == kept.done
 

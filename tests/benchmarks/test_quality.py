@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import Kept
+from benchmarks.harness import KeptParts
 from benchmarks.quality import drawn
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.schedules.spacing import spaced
@@ -22,8 +22,8 @@ def test_prompts_that_were_drawn_are_not_drawn_again(
     cases = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS["train"])][:3]
     schedules = {str(count): spaced(STEPS, 1, count) for count in (1, 2)}
 
-    def kept() -> Kept:
-        return Kept(tmp_path, [*schedules], resume=True)
+    def kept() -> KeptParts:
+        return KeptParts(tmp_path, [*schedules], resume=True)
 
     whole = drawn(board, policy, cases, schedules, kept())
     first, _ = sorted(tmp_path.iterdir())

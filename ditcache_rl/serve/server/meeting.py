@@ -38,7 +38,7 @@ class Present(Protocol):
     """Modules that were computed for it."""
 
 
-class Tally(NamedTuple):
+class JointWork(NamedTuple):
     """What was done at a meeting so far, or from one moment to another."""
 
     forwards: int = 0
@@ -48,9 +48,9 @@ class Tally(NamedTuple):
     images: float = 0.0
     """Images that were drawn; of one that has only begun, or only ended, a half."""
 
-    def since(self, before: Tally) -> Tally:
+    def since(self, before: JointWork) -> JointWork:
         """Return what was done after a moment."""
-        return Tally(
+        return JointWork(
             self.forwards - before.forwards,
             self.rows - before.rows,
             self.images - before.images,
@@ -65,7 +65,7 @@ class Meeting:
     """
 
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.tally = JointWork()
         self._lock = threading.Lock()
         self._taken = False  # somebody has the turn
         self._ready: deque[threading.Event] = deque()  # who could go on
@@ -174,7 +174,7 @@ class Meeting:
 
     def _count(self, *, forwards: int = 0, rows: int = 0, images: float = 0.0) -> None:
         had = self.tally
-        self.tally = Tally(had.forwards + forwards, had.rows + rows, had.images + images)
+        self.tally = JointWork(had.forwards + forwards, had.rows + rows, had.images + images)
 
 
 #: The meeting that this thread draws at, and for whom.

@@ -29,7 +29,7 @@ from ditcache_rl.instrument.attachment import plain_call
 from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
-from ditcache_rl.serve.server.meeting import Meeting, Tally
+from ditcache_rl.serve.server.meeting import Meeting, JointWork
 from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Painted(NamedTuple):
     """None where the policy was left out."""
     seconds: float
     """From when it was asked for, while others were drawn too."""
-    work: Tally
+    work: JointWork
     """What was done meanwhile, for whoever was drawn."""
 
     @property
