@@ -29,7 +29,7 @@ from ditcache_rl.instrument.attachment import plain_call
 from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
-from ditcache_rl.serve.server.meeting import Meeting, JointWork
+from ditcache_rl.serve.server.meeting import JointWork, Meeting
 from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 _LOG = logging.getLogger(__name__)
