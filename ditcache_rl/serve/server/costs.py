@@ -21,7 +21,7 @@ import numpy as np
 
 from ditcache_rl.inference import Target
 from ditcache_rl.queueing import TickCosts
-from ditcache_rl.serve.server.meeting import JointWork
+from ditcache_rl.serve.server.meeting import WorkDone
 from ditcache_rl.serve.server.painter import Painted, Painter
 from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
@@ -169,7 +169,7 @@ class CallCosts:
         each_s = [self.batch_s(computes, rows) / rows for rows in range(1, most + 1)]
         return 1 + next(place for place, one in enumerate(each_s) if one <= _PAYS * min(each_s))
 
-    def note(self, work: JointWork, taken_s: float, size: tuple[int, int] | None = None) -> None:
+    def note(self, work: WorkDone, taken_s: float, size: tuple[int, int] | None = None) -> None:
         """Learn from an image: at the policy's own size how slow the machine is, else of the size.
 
         Args:

@@ -38,7 +38,7 @@ class Present(Protocol):
     """Modules that were computed for it."""
 
 
-class JointWork(NamedTuple):
+class WorkDone(NamedTuple):
     """What was done at a meeting so far, or from one moment to another."""
 
     forwards: int = 0
@@ -48,9 +48,9 @@ class JointWork(NamedTuple):
     images: float = 0.0
     """Images that were drawn; of one that has only begun, or only ended, a half."""
 
-    def since(self, before: JointWork) -> JointWork:
+    def since(self, before: WorkDone) -> WorkDone:
         """Return what was done after a moment."""
-        return JointWork(
+        return WorkDone(
             self.forwards - before.forwards,
             self.rows - before.rows,
             self.images - before.images,
@@ -61,11 +61,11 @@ class Meeting:
     """Lets threads draw by turns, and computes together what they have in common.
 
     Attributes:
-        tally: What was done so far.
+        work: What was done so far.
     """
 
     def __init__(self) -> None:
-        self.tally = JointWork()
+        self.work = WorkDone()
         self._lock = threading.Lock()
         self._taken = False  # somebody has the turn
         self._ready: deque[threading.Event] = deque()  # who could go on
@@ -173,8 +173,8 @@ class Meeting:
                 _LOG.warning("%s is computed for one image at a time", type(tap.module).__name__)
 
     def _count(self, *, forwards: int = 0, rows: int = 0, images: float = 0.0) -> None:
-        had = self.tally
-        self.tally = JointWork(had.forwards + forwards, had.rows + rows, had.images + images)
+        had = self.work
+        self.work = WorkDone(had.forwards + forwards, had.rows + rows, had.images + images)
 
 
 #: The meeting that this thread draws at, and for whom.

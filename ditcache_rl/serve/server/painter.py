@@ -29,7 +29,7 @@ from ditcache_rl.instrument.attachment import plain_call
 from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
-from ditcache_rl.serve.server.meeting import JointWork, Meeting
+from ditcache_rl.serve.server.meeting import Meeting, WorkDone
 from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Painted(NamedTuple):
     """None where the policy was left out."""
     seconds: float
     """From when it was asked for, while others were drawn too."""
-    work: JointWork
+    work: WorkDone
     """What was done meanwhile, for whoever was drawn."""
 
     @property
@@ -155,7 +155,7 @@ class Painter:
         return self._timed(plain_call(self._pipe), drawing, logs=False)
 
     def _timed(self, call: Callable[..., Any], drawing: DrawnTicket, *, logs: bool) -> Painted:
-        began, before = time.perf_counter(), self.meeting.tally
+        began, before = time.perf_counter(), self.meeting.work
         with self.meeting.turn(drawing):
             pipe = self._spare.pop() if self._spare else session(self._pipe)
             try:
@@ -166,7 +166,7 @@ class Painter:
             if not self.meeting.held:  # now all is known of what a call runs
                 self.meeting.hold(self._pipe)
             log = self.run.logs[-1] if logs else None
-        work = self.meeting.tally.since(before)
+        work = self.meeting.work.since(before)
         return Painted(output.images[0], log, time.perf_counter() - began, work)
 
     def _arguments(self, ticket: ImageTicket) -> dict[str, Any]:

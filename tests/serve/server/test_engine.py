@@ -27,7 +27,7 @@ from ditcache_rl.serve.server import (
     ServedImage,
     ServerSettings,
 )
-from ditcache_rl.serve.server.meeting import JointWork
+from ditcache_rl.serve.server.meeting import WorkDone
 from ditcache_rl.serve.server.order import joining
 from ditcache_rl.serve.server.shares import Shares
 from ditcache_rl.serve.server.ticket import DrawnTicket
@@ -63,9 +63,9 @@ def ticket(within_s: float, **given: Any) -> ImageTicket:
     return ImageTicket(deadline=time.perf_counter() + within_s, **known)
 
 
-def work_of(computes: int, rows: int = 1) -> JointWork:
+def work_of(computes: int, rows: int = 1) -> WorkDone:
     """What is done while rows are drawn side by side that compute the same."""
-    return JointWork(computes, computes * rows, rows)
+    return WorkDone(computes, computes * rows, rows)
 
 
 def test_costs_of_images_are_found_and_followed() -> None:

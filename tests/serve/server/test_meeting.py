@@ -118,7 +118,7 @@ def test_an_image_that_joins_halfway_is_the_one_drawn_alone(
             seed: alone(painter, seed, budget, steps=steps)
             for seed, (budget, steps) in wanted.items()
         }
-        before = painter.meeting.tally
+        before = painter.meeting.work
         found = halfway(
             painter,
             [
@@ -128,7 +128,7 @@ def test_an_image_that_joins_halfway_is_the_one_drawn_alone(
                 for seed, (budget, steps) in wanted.items()
             ],
         )
-        work = painter.meeting.tally.since(before)
+        work = painter.meeting.work.since(before)
         assert painter.run.cache.stats.emptied == 0, "nobody takes a meeting for another model"
 
     assert work.rows > 1.5 * work.forwards, "they are computed together"
@@ -139,11 +139,11 @@ def test_an_image_that_joins_halfway_is_the_one_drawn_alone(
 
 def test_who_does_not_compute_holds_up_nobody(tiny_call: dict[str, Any]) -> None:
     with painting(tiny_call) as painter:
-        before = painter.meeting.tally
+        before = painter.meeting.work
         draws = [lambda b=b: alone(painter, 1, b) for b in (1.0, 0.25)]
         with ThreadPoolExecutor(2) as pool:
             assert len([*pool.map(lambda draw: draw(), draws)]) == 2
-        work = painter.meeting.tally.since(before)
+        work = painter.meeting.work.since(before)
 
     assert (work.rows, work.images) == (5, 2)
     assert work.forwards in (4, 5), "one step together, if both were there"
@@ -188,9 +188,9 @@ def test_a_module_that_mixes_rows_is_computed_for_one_image_at_a_time(
         hook = painter._pipe.transformer.register_forward_hook(mix)
         expected = [alone(painter, seed, 1.0) for seed in range(3)]
         found = halfway(painter, [lambda seed=seed: alone(painter, seed, 1.0) for seed in range(3)])
-        before = painter.meeting.tally
+        before = painter.meeting.work
         halfway(painter, [lambda: alone(painter, 0, 1.0)] * 2)
-        work = painter.meeting.tally.since(before)
+        work = painter.meeting.work.since(before)
         hook.remove()
 
     assert np.array_equal(found, expected)
@@ -237,7 +237,7 @@ def test_rows_in_lists_go_together_and_others_do_not() -> None:
         for one in found[place]:
             assert torch.equal(one, row * (2.0 + place) + shift)
     assert set(calls) == {2, 4}
-    assert sum(calls) - 3 * 4 == 2 * 8 * len(given) == 2 * meeting.tally.rows
+    assert sum(calls) - 3 * 4 == 2 * 8 * len(given) == 2 * meeting.work.rows
 
 
 def test_ends_are_foretold_as_places_become_free() -> None:
