@@ -27,13 +27,14 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 train: setup ## Train a policy; ARGS="envs/NAME.toml --help"
-	@$(BIN)/python train.py $(ARGS)
+	@$(BIN)/python train.py $(or $(ARGS),--workers $(JOBS))
 
 eval: setup ## Evaluate a policy against its reference; ARGS="policies/NAME"
 	@$(BIN)/python eval.py $(ARGS)
 
 test: setup ## Run the tests that need neither GPU nor network; ARGS="tests/cache -x"
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	  $(ARGS)
 
 check: setup ## Check format, lint, types, layers and spelling
 	@$(BIN)/ruff format --check .

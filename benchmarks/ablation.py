@@ -12,15 +12,14 @@ Every training leaves a piece, and `--resume` goes on after the last one.
 
 from __future__ import annotations
 
-import json
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
-from benchmarks.harness import ROOT, Benchmark, console, parser, writable
+from benchmarks.harness import ROOT, Benchmark, Kept, console, parser, writable
 from benchmarks.learned.ablated import (
     COMPUTES,
     VARIANTS,
@@ -33,7 +32,6 @@ from benchmarks.learned.ablated import (
 from benchmarks.learned.curves import draw, percent, sheet_of, summary
 from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
-from ditcache_rl.files import write_json
 from ditcache_rl.pipelines import open_configured
 
 ENV = ROOT / "benchmarks" / "shapes-12.toml"
@@ -48,9 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     run = Benchmark(arguments)
     if options.quick:
         options.episodes, options.seeds = 32, 2
-    pieces = options.pieces / str(options.episodes)
-    if not options.resume:
-        shutil.rmtree(pieces, ignore_errors=True)
+    kept = Kept(options.pieces / str(options.episodes), options.episodes, resume=options.resume)
     config = load_env(ENV)
     pipe = open_configured(config.pipeline)
     pipe.set_progress_bar_config(disable=True)
@@ -63,11 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     found: dict[str, list[Training]] = {name: [] for name in VARIANTS}
     jobs = [(seed, name) for seed in seeds for name in VARIANTS]
     for seed, name in track(jobs, "trainings", console=console):
-        piece = pieces / f"{name}-{seed}.json"
-        if not piece.exists():
-            made = train(scenario, seen, judged, VARIANTS[name], options.episodes, seed=seed)
-            write_json(piece, made._asdict())
-        found[name].append(Training(**json.loads(piece.read_text())))
+        make = partial(train, scenario, seen, judged, VARIANTS[name], options.episodes, seed=seed)
+        found[name].append(Training(*kept.once(f"{name}-{seed}", make)))
 
     figures, details = summary(found, np.random.default_rng(0))
     for computes, gain in zip(COMPUTES, forecasts_gain(scenario, judged), strict=True):

@@ -18,20 +18,17 @@ What is fitted is kept; `--resume` goes on after an interruption, `--only` takes
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, Kept, parser
 from benchmarks.learned.residual import ppo
 from benchmarks.peers.searched import read_entry
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import load_env
-from ditcache_rl.files import write_json
 from ditcache_rl.interval import mean_interval
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.collapse import collapse, euler_steps
@@ -82,11 +79,11 @@ def main() -> None:
     fits = QUICK if options.quick else FULL
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    file = RUNS / ("quick.json" if options.quick else "full.json")
-    work = SolverFits(pipe, fits, file=file, resume=options.resume)
+    kept = Kept(RUNS / ("quick" if options.quick else "full"), fits, resume=options.resume)
+    work = SolverFits(pipe, fits, kept)
     chosen = {count: work.choose(count) for count in options.only}
     figures: dict[str, float] = {}
-    details: dict[str, Any] = {"amounts": fits._asdict(), "solvers": work.known}
+    details: dict[str, Any] = {"amounts": fits._asdict(), "solvers": kept.done}
     for count, ways in chosen.items():
         psnr = {way: work.psnr("test", solver) for way, (_, solver) in ways.items()}
         for way, own in psnr.items():
@@ -109,15 +106,11 @@ class SolverFits:
     Args:
         pipe: The pipeline.
         fits: How much is fitted.
-        file: Keeps what is done.
-        resume: Whether to go on with what is there.
+        kept: Has solvers by K, start and way, with the outputs of the denoiser that each took.
     """
 
-    def __init__(self, pipe: Any, fits: Fits, *, file: Path, resume: bool) -> None:
-        self.pipe, self._fits, self._file = pipe, fits, file
-        found = json.loads(self._file.read_text()) if resume and self._file.exists() else {}
-        #: Solvers by K, start and way, with the outputs of the denoiser that each took.
-        self.known: dict[str, Any] = found.get("known", {}) if found.get("fits") == [*fits] else {}
+    def __init__(self, pipe: Any, fits: Fits, kept: Kept) -> None:
+        self.pipe, self._fits, self._kept = pipe, fits, kept
         config = load_env("shapes")
         self._cases = {
             part: cases_of(config, part)[: getattr(fits, part)]
@@ -142,26 +135,26 @@ class SolverFits:
         starts = dict(list(self._starts(count).items())[: self._fits.starts])
         loops, rounds = self.loops("train"), self._fits.rounds
         for name, path in starts.items():
-            key = f"{count} {name}"
             on_grid = partial(fit_solver, loops, self._on(path), ["updates"], rounds=rounds)
-            grid = self._once(key, "grid", on_grid)
+            grid = self._once(count, name, "grid", on_grid)
             for way, free in WAYS.items():
                 start = grid if way == "times" else grid.with_history(max(count, HISTORY))
-                self._once(key, way, partial(fit_solver, loops, start, free, rounds=rounds))
+                self._once(count, name, way, partial(fit_solver, loops, start, free, rounds=rounds))
         best = {way: self._best(count, list(starts), [way]) for way in ("grid", *WAYS)}
         name, way = max((best[way][:2] for way in WAYS), key=lambda one: self._select(count, *one))
         latents = self._solver(count, name, way)
         on_images = partial(fit_solver, loops, latents, WAYS[way], rounds=rounds, images=True)
-        self._once(f"{count} {name}", "images", on_images)
+        self._once(count, name, "images", on_images)
         first = best["grid"][0]
         self._once(
-            f"{count} {first}",
+            count,
+            first,
             "ppo",
             lambda: ppo(
                 [self._loop(rows) for rows in _parts(self._cases["train"], 8)],
                 self._solver(count, first, "grid"),
                 WAYS["times"],
-                outputs=self.known[f"{count} {first}"]["times"]["outputs"],
+                outputs=self._kept.done[_part(count, first, "times")]["outputs"],
             ),
         )
         chosen = {way: (best[way][0], self._solver(count, *best[way])) for way in best}
@@ -174,32 +167,26 @@ class SolverFits:
         return max(pairs, key=lambda one: self._select(count, *one))
 
     def _select(self, count: int, name: str, way: str) -> float:
-        entry = self.known[f"{count} {name}"][way]
-        if "select_db" not in entry:
-            entry["select_db"] = float(self.psnr("select", self._solver(count, name, way)).mean())
-            self._keep()
-        return float(entry["select_db"])
+        def judge() -> float:
+            return float(self.psnr("select", self._solver(count, name, way)).mean())
+
+        return float(self._kept.once(f"{_part(count, name, way)}, select", judge))
 
     def _solver(self, count: int, name: str, way: str) -> FreeSolver:
-        return FreeSolver.read(self.known[f"{count} {name}"][way]["solver"])
+        return FreeSolver.read(self._kept.done[_part(count, name, way)]["solver"])
 
-    def _once(self, key: str, way: str, make: Callable[[], FreeSolver]) -> FreeSolver:
+    def _once(self, count: int, name: str, way: str, make: Callable[[], FreeSolver]) -> FreeSolver:
         """Fit what is not known, and keep it."""
-        entry = self.known.setdefault(key, {})
-        if way not in entry:
-            began, before = time.perf_counter(), self._outputs()
-            solver = make()
-            took, outputs = time.perf_counter() - began, self._outputs() - before
-            entry[way] = {"solver": solver.write(), "outputs": outputs, "seconds": took}
-            self._keep()
-            console.print(f"{key}, {way}: {outputs} outputs, {took:.0f} s")
-        return FreeSolver.read(entry[way]["solver"])
+
+        def fit() -> dict[str, Any]:
+            before = self._outputs()
+            return {"solver": make().write(), "outputs": self._outputs() - before}
+
+        self._kept.once(_part(count, name, way), fit)
+        return self._solver(count, name, way)
 
     def _outputs(self) -> int:
         return sum(loop.computes * len(loop.cases) for loop in self._every)
-
-    def _keep(self) -> None:
-        write_json(self._file, {"fits": self._fits, "known": self.known})
 
     def _loop(self, cases: Sequence[Case]) -> FreeLoop:
         self._every.append(FreeLoop(self.pipe, cases, steps=STEPS, call=CALL))
@@ -245,6 +232,10 @@ class SolverFits:
     def _collapsed(self, schedule: Schedule) -> FreeSolver:
         sigmas = self._measured().sigmas
         return FreeSolver.of(collapse(schedule, sigmas, euler_steps(sigmas)), HISTORY)
+
+
+def _part(count: int, name: str, way: str) -> str:
+    return f"{count} {name}, {way}"
 
 
 def _parts(cases: Sequence[Case], rows: int) -> Iterator[Sequence[Case]]:

@@ -14,8 +14,6 @@ Prompts that are drawn together leave a piece, and `--resume` goes on after the 
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +24,10 @@ import torch
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, Kept, console, parser
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.files import write_json
 from ditcache_rl.inference import Target
 from ditcache_rl.inference.blend import Blend
 from ditcache_rl.inference.expected import expected_psnr_db
@@ -64,8 +61,6 @@ def main() -> None:
     built.add_argument("--pieces", type=Path, default=PIECES, help="folder of the pieces")
     options = built.parse_args()
     run, config = Benchmark(), load_env("shapes")
-    if not options.resume:
-        shutil.rmtree(options.pieces, ignore_errors=True)
     policy = load_policy(find_policy("shapes-ppo"))
     board = Board.of(config, open_configured(config.pipeline), steps=config.steps[0])
     cases = cases_of(config, "test")[: QUICK if options.quick else FULL]
@@ -74,7 +69,8 @@ def main() -> None:
     schedules = {str(count): tables[0][count].schedule for count in COMPUTES}
     for floor, blend in blends.items():
         schedules |= {f"cheap {floor:.0f}": blend.cheap, f"dear {floor:.0f}": blend.dear}
-    found = drawn(board, policy, cases, schedules, options.pieces)
+    kept = Kept(options.pieces, [*schedules], resume=options.resume)
+    found = drawn(board, policy, cases, schedules, kept)
     figures: dict[str, float] = {}
     for count in COMPUTES:
         figures |= _told(count, found[str(count)])
@@ -95,7 +91,7 @@ def drawn(
     policy: Policy,
     cases: Sequence[Case],
     schedules: Mapping[str, Schedule],
-    pieces: Path,
+    kept: Kept,
 ) -> dict[str, Foretold]:
     """Draw prompts under all schedules, a call's prompts after the other, and keep each part.
 
@@ -104,18 +100,19 @@ def drawn(
         policy: Expects.
         cases: Prompts with their seeds.
         schedules: By name.
-        pieces: Folder; what is there is not drawn again.
+        kept: What is there is not drawn again.
     """
     found: dict[str, list[Foretold]] = {name: [] for name in schedules}
     for start in track(range(0, len(cases), board.rows), "prompts", console=console):
         part = cases[start : start + board.rows]
-        piece = pieces / f"{start}-{len(part)}.json"
-        if not piece.exists():
+
+        def draw(part: Sequence[Case] = part) -> dict[str, list[list[float | None]]]:
             once = {id(one): one for one in schedules.values()}  # some have two names
             reached = {key: _drawn(board, policy, part, one) for key, one in once.items()}
-            every = {name: reached[id(one)] for name, one in schedules.items()}
-            write_json(piece, {n: [_plain(db) for db in one] for n, one in every.items()})
-        for name, (psnr_db, expected_db) in json.loads(piece.read_text()).items():
+            return {n: [_plain(db) for db in reached[id(one)]] for n, one in schedules.items()}
+
+        piece = kept.once(f"{start}-{len(part)}", draw)
+        for name, (psnr_db, expected_db) in piece.items():
             found[name].append(Foretold(_floats(psnr_db), _floats(expected_db)))
     return {
         name: Foretold(*(np.concatenate(parts) for parts in zip(*every, strict=True)))

@@ -20,11 +20,9 @@ will take is told beforehand.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,12 +30,11 @@ import torch
 from torch import Tensor
 
 import ditcache_rl as dc
-from benchmarks.harness import ROOT, Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, Kept, console, parser
 from benchmarks.zoo.double import in_double
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.control import StaticSchedule
-from ditcache_rl.files import write_json
 from ditcache_rl.inference import Target, policy_scheduler
 from ditcache_rl.machine import synchronize
 from ditcache_rl.pipelines import twin
@@ -107,19 +104,15 @@ def main() -> None:
             for part, name in SEARCHES.items()
         },
     }
-    folder = RUNS / ("quick" if options.quick else "full")
-    due = [part for part in options.only if not (options.resume and kept(folder, part, amounts))]
+    kept = Kept(RUNS / ("quick" if options.quick else "full"), amounts, resume=options.resume)
     for part, expected in expected_s(pipe, cases[0], amounts).items():
-        state = "now" if part in due else "kept" if kept(folder, part, amounts) else "not asked for"
+        state = "kept" if part in kept else "now" if part in options.only else "not asked for"
         console.print(f"{part}: about {expected / 60:.1f} minutes, {state}")
-    for part in due:
-        began = time.perf_counter()
-        found = dict(parts[part]())
-        took = time.perf_counter() - began
-        write_json(folder / f"{part}.json", found | {"amounts": amounts, "seconds": took})
-        console.print(f"{part}: {took / 60:.1f} minutes")
-    done = {part: found for part in PARTS if (found := kept(folder, part, amounts))}
-    done = {part: found for part, found in done.items() if part in options.only or options.resume}
+    done = {
+        part: kept.once(part, make)
+        for part, make in parts.items()
+        if part in options.only or part in kept
+    }
     figures = {name: x for found in done.values() for name, x in found.get("figures", {}).items()}
     if done.keys() >= SEARCHES.keys():
         figures |= gains(done["fitted"]["psnr_db"], done["newton"]["psnr_db"])
@@ -132,13 +125,6 @@ def quiet_pipeline() -> Any:
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def kept(folder: Path, part: str, amounts: Amounts) -> dict[str, Any]:
-    """Read a part that was done with the same amounts; empty if there is none."""
-    file = folder / f"{part}.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found if found.get("amounts") == list(amounts) else {}
 
 
 def expected_s(pipe: Any, case: Case, amounts: Amounts) -> dict[str, float]:

@@ -28,6 +28,17 @@ def test_data_folders_hold_no_code(folder: str) -> None:
     assert not strays, f"{folder}/ holds data only; code belongs into ditcache_rl/: {strays}"
 
 
+def test_files_with_slow_tests_begin(request: pytest.FixtureRequest) -> None:
+    """Else `make test` ends with one worker on them, and the other idle."""
+    items = request.session.items
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    order = [item.path in slow for item in items]
+
+    assert order == sorted(order, reverse=True)
+    assert "--no-loadscope-reorder" in (ROOT / "Makefile").read_text()  # files of few tests first
+
+
 @pytest.mark.parametrize("name", ["train", "eval"])
 def test_root_scripts_are_a_docstring_and_one_call(name: str) -> None:
     tree = ast.parse((ROOT / f"{name}.py").read_text())

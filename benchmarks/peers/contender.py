@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ditcache_rl.evaluate import Family, Method
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.schedules import Schedule
+from ditcache_rl.search.free import FreeSolver
 
 Value = float | int | str
-
-
-class LearnedSolver(Protocol):
-    """A sampler with numbers of its own."""
-
-    def applied(self, pipe: Any) -> AbstractContextManager[None]:
-        """Put it in the place of a pipeline's scheduler, for as long as it is entered."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +33,7 @@ class Setup:
     calibrate: Callable[[], object]
     schedules: Mapping[str, Mapping[int, Schedule]] = field(default_factory=dict)
     order: Sequence[int] = ()
-    solvers: Mapping[str, Mapping[int, LearnedSolver]] = field(default_factory=dict)
+    solvers: Mapping[str, Mapping[int, FreeSolver]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

@@ -17,13 +17,12 @@ import numpy as np
 from benchmarks.peers.contender import Setup, denoiser_name
 from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
 from benchmarks.peers.learned import LEARNERS, learned
-from benchmarks.peers.linear import LinearSolver
 from benchmarks.peers.settings import SETTINGS, settings_of
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.pipelines import pipeline_identity
 from ditcache_rl.schedules import ComputePath, Objective, Schedule
 from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, proposals
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
@@ -72,8 +71,7 @@ def schedules_for(
         `order` of blocks, and what they belong to.
     """
     identity: dict[str, Any] = {
-        "model": model_identity(denoiser_of(pipe)),
-        "scheduler": scheduler_identity(pipe.scheduler),
+        **pipeline_identity(pipe),
         "steps": steps,
         "call": call,
     }
@@ -214,12 +212,7 @@ def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
         for name, found in entry["schedules"].items()
     }
     solvers = {
-        name: {
-            int(computes): LinearSolver(tuple(one["path"]), np.array(one["updates"]))
-            if "path" in one
-            else FreeSolver.read(one)
-            for computes, one in found.items()
-        }
+        name: {int(computes): FreeSolver.read(one) for computes, one in found.items()}
         for name, found in entry["solvers"].items()
     }
     return replace(

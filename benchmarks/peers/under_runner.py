@@ -77,7 +77,7 @@ def shipped_policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
 
     def make(setup: Setup, value: float) -> dict[str, Any]:
         policy = load_policy(find_policy("shapes-ppo"))
-        check_identity(policy.manifest.model, policy.manifest.scheduler, setup.pipe)
+        check_identity(policy.manifest, setup.pipe)
         asked: dict[str, Any] = {target: value}
         controller = PolicyController(policy, Target(**asked))
         made_for = policy.manifest

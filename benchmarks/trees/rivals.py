@@ -71,7 +71,7 @@ def policy_plays(
 ) -> Lines:
     """Play a policy with every number of computes; the figures are those of the last one given."""
     policy = load_policy(find_policy(folder))
-    check_identity(policy.manifest.model, policy.manifest.scheduler, board.pipe)
+    check_identity(policy.manifest, board.pipe)
     board = copy.copy(board)
     board.blocks = policy.manifest.blocks  # the table's forecasts are of what the blocks add
     lines: Lines = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -36,6 +37,24 @@ def meeting(rank: int, world: int, folder: str) -> Iterator[None]:
         # the group joins that thread with the GIL in hand: both would wait for ever.
         time.sleep(0.5)
         distributed.destroy_process_group()
+
+
+def in_turn(
+    rank: int, world: int, folder: str, laws: Sequence[Callable[[int, int, str], None]]
+) -> None:
+    """Do several things on the same processes, whose start takes seconds; each leaves a file.
+
+    Args:
+        rank: Of this process.
+        world: Number of processes.
+        folder: Has one for each, by its name.
+        laws: What is done; the first that fails is the last.
+    """
+    for law in laws:
+        own = Path(folder, law.__name__)
+        own.mkdir(exist_ok=True)
+        law(rank, world, str(own))
+        (own / f"done-{rank}").touch()
 
 
 def wrapped(rank: int, world: int, folder: str) -> None:
@@ -76,7 +95,7 @@ def split(rank: int, world: int, folder: str) -> None:
     assert not torch.equal(drawn, plain)
 
 
-def rank_disagreements(rank: int, world: int, folder: str, steps: int) -> None:
+def rank_disagreements(rank: int, world: int, folder: str, steps: int = 200) -> None:
     """Decide random steps on one of several ranks; writes how often the ranks disagreed.
 
     Args:

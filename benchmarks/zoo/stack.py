@@ -74,7 +74,7 @@ def int8_figures(*, prompts: int) -> dict[str, float]:
     full, int8 = open_pipeline("builtin:shapes"), open_pipeline("builtin:shapes")
     quantize_weights(int8.transformer, "int8")
     try:
-        check_identity(policy.manifest.model, policy.manifest.scheduler, int8)
+        check_identity(policy.manifest, int8)
     except ArtifactError:
         refused = 1
     else:
@@ -82,7 +82,7 @@ def int8_figures(*, prompts: int) -> dict[str, float]:
     started = time.perf_counter()
     fresh = retarget(policy, int8, config)
     took = time.perf_counter() - started
-    check_identity(fresh.manifest.model, fresh.manifest.scheduler, int8)
+    check_identity(fresh.manifest, int8)
     texts = config.read_prompts("test")[:prompts]
     at_full = _qualities(full, policy, texts, config.pipeline.call)
     at_int8 = _qualities(int8, fresh, texts, config.pipeline.call)

@@ -56,7 +56,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--fit-times",
         action="store_true",
-        help="of --to scheduler: fit the times that the model is told, on train prompts",
+        help="of --to scheduler: fit its coefficients, and the times that the model is told too, "
+        "on train prompts",
     )
     parser.add_argument(
         "--env",
@@ -166,7 +167,7 @@ def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> lis
     made = policy_scheduler(policy, plain, target, steps=options.steps)
     if options.fit_times:
         made, found = _fit_times(options, policy, made)
-        print(found)
+        print(*found, sep="\n")
     made.save_pretrained(options.out)
     kind = type(made).__name__
     return [
@@ -176,33 +177,38 @@ def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> lis
     ]
 
 
-def _fit_times(options: Namespace, policy: Policy, made: Any) -> tuple[Any, str]:
-    """Fit the times that a scheduler tells, and say what is gained; return it as is if nothing."""
+def _fit_times(options: Namespace, policy: Policy, made: Any) -> tuple[Any, list[str]]:
+    """Fit what a scheduler adds and tells, and say what is gained; return it as is if nothing."""
     from ditcache_rl.bench import cases_of
     from ditcache_rl.cli.progress import Bar
-    from ditcache_rl.pipelines import open_configured
+    from ditcache_rl.pipelines import open_matching
     from ditcache_rl.search.told import told_times
 
     config = load_env(options.env or _env_of(policy.manifest.env_id))
     train, select = (cases_of(config, part) for part in ("train", "select"))
-    pipe = open_configured(config.pipeline)
+    pipe, select = open_matching(config.pipeline, policy.manifest), select[:_JUDGED]
     with Bar("fit times") as bar:
         found = told_times(
             pipe,
             made.collapsed,
             train[:_FITTED],
-            select[:_JUDGED],
+            select,
             call=config.pipeline.call,
             rows=config.agent.rows,
             progress=bar,
         )
-    gain, told = found.gain, ", ".join(f"{time:.3f}" for time in found.collapsed.times)
-    kept = "kept" if found.gains else "left out, as that is no gain for sure"
-    return made.following(found.collapsed) if found.gains else made, (
-        f"PSNR on {gain.n} select prompts: {found.own_db:.1f} dB at the times of the grid, "
-        f"{found.found_db:.1f} dB at {told}, {gain.mean:+.2f} dB (95 %: {gain.low:+.2f} to "
-        f"{gain.high:+.2f}): {kept}"
-    )
+    said = [f"PSNR on {len(select)} select prompts: {found.own_db:.1f} dB by the policy's schedule"]
+    said += [
+        f"{one.free} fitted: {one.found_db:.1f} dB, {one.gain.mean:+.2f} dB (95 %: "
+        f"{one.gain.low:+.2f} to {one.gain.high:+.2f})"
+        for one in found.fitted
+    ]
+    best = found.best
+    if best is None:
+        return made, [*said, "kept: the policy's schedule, as nothing is a gain for sure"]
+    told = ", ".join(f"{time:.3f}" for time in best.collapsed.times)
+    kept = f"kept: {best.free}, {best.gain.mean:+.2f} dB, told {told}"
+    return made.following(best.collapsed), [*said, kept]
 
 
 def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Schedule, str]:
@@ -211,13 +217,14 @@ def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Sch
 
     from ditcache_rl.bench import Board, cases_of
     from ditcache_rl.cli.progress import Bar
-    from ditcache_rl.pipelines import open_configured
+    from ditcache_rl.pipelines import open_matching
     from ditcache_rl.search.engines import ENGINES, search_under
 
     config = load_env(options.env or _env_of(policy.manifest.env_id))
     engine, always = ENGINES[options.to]
     cases = cases_of(config, "select")[:_SEARCHED]
-    board = Board.of(config, open_configured(config.pipeline), steps=schedule.steps)
+    pipe = open_matching(config.pipeline, policy.manifest)
+    board = Board.of(config, pipe, steps=schedule.steps)
     with Bar("search") as bar:
         bar.expect(options.search)
         found = search_under(

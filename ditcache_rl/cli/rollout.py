@@ -56,7 +56,7 @@ def run(options: Namespace) -> int:
     from ditcache_rl.control import AllCompute, Controller, NetworkController
     from ditcache_rl.files import check_writable
     from ditcache_rl.inference import PolicyController, Target
-    from ditcache_rl.pipelines import check_identity, open_configured
+    from ditcache_rl.pipelines import open_matching
     from ditcache_rl.policy import load_policy, load_schedules
     from ditcache_rl.rl.film import Take, check_film, take, write_film
 
@@ -64,8 +64,7 @@ def run(options: Namespace) -> int:
     check_writable(out)
     found = load_schedules(source) if source.is_file() else {"policy": load_policy(source)}
     policy = next(iter(found.values()))
-    pipe = open_configured(config.pipeline)
-    check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
+    pipe = open_matching(config.pipeline, policy.manifest)
     board = Board.of(config, pipe, steps=options.steps or policy.steps[0])
     target = Target(budget=options.budget or min(config.targets.budgets))
     actors: dict[str, Controller] = {"reference": AllCompute()}

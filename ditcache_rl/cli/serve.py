@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 
+from ditcache_rl.config import PipelineConfig
+
 HELP = "serve a pipeline under a policy over HTTP"
 
 #: Environment variable with the key; on a command line everybody on the machine reads it.
@@ -59,7 +61,7 @@ def run(options: Namespace) -> int:
     """Serve until interrupted."""
     from ditcache_rl.inference import open_policy
     from ditcache_rl.machine import check_port
-    from ditcache_rl.pipelines import open_pipeline
+    from ditcache_rl.pipelines import open_matching
     from ditcache_rl.serve import server
 
     key = os.environ.get(_KEY) or None
@@ -76,7 +78,8 @@ def run(options: Namespace) -> int:
         shadow=options.shadow,
     )
     policy = open_policy(options.policy)
-    pipe = open_pipeline(options.pipeline, dtype=options.dtype, device=options.device)
+    source = PipelineConfig(options.pipeline, dtype=options.dtype, device=options.device)
+    pipe = open_matching(source, policy.manifest)
     app = server.open_app(pipe, policy, settings, model=options.pipeline, api_key=key)
     listening = server.listen(options.host, options.port)
     where = server.address_of(listening)

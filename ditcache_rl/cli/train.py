@@ -92,13 +92,14 @@ def run(options: Namespace) -> int:
     from ditcache_rl.rl.tracking import Tracker
     from ditcache_rl.rl.train import TrainOptions, train
 
+    policy = None if old is None else load_policy(old)
     bar = shown_progress("train", options)
     if options.estimate:
         found = estimate(
             config,
             workers=options.workers,
             address=options.ray,
-            retargets=old is not None,
+            retargets=policy,
             progress=bar,
         )
         print(found.headline)
@@ -112,8 +113,8 @@ def run(options: Namespace) -> int:
     )
     check_writable(folder, out, folders=True)
     settings.check()
-    if old is not None:
-        retarget_folder(old, out, config, force=options.force)
+    if policy is not None:
+        retarget_folder(policy, out, config, force=options.force)
         print(f"policy: {out}\n{_measuring(out, options)}")
         return 0
     trackers = []

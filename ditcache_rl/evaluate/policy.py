@@ -14,7 +14,7 @@ from ditcache_rl.evaluate.methods import OURS, Family, Method, default_baselines
 from ditcache_rl.evaluate.results import Results
 from ditcache_rl.evaluate.run import KEPT_PROMPTS, evaluate
 from ditcache_rl.inference import PolicyController, Target
-from ditcache_rl.pipelines import check_identity, open_configured
+from ditcache_rl.pipelines import open_matching
 from ditcache_rl.policy import Policy, load_policy, load_schedules
 from ditcache_rl.schedules import computes_of
 from ditcache_rl.types import MOST_STEPS, UNSEEN, Floats, Progress
@@ -65,8 +65,7 @@ def evaluate_policy(
     chosen, manifest = steps or policy.steps[0], policy.manifest
     if source.is_file():
         ours = schedule_methods(found, steps=chosen)
-    pipe = open_configured(config.pipeline)
-    check_identity(manifest.model, manifest.scheduler, pipe)
+    pipe = open_matching(config.pipeline, manifest)
     sigmas = Board.of(config, pipe, steps=chosen).sigmas()  # refuses what the pipeline does
     if not source.is_file():
         ours = policy_methods(policy, config, sigmas)

@@ -138,7 +138,7 @@ def attach(
             )
         check_together(ranks=ranks, adapt=adapt, deadline_s=deadline_s, over=over)
         manifest = policy.manifest
-        check_identity(manifest.model, manifest.scheduler, pipe)
+        check_identity(manifest, pipe)
         target = Target(**(asked or {"speedup": 2.0}), over=over)
         chosen = PolicyController(policy, target, ranked=ranks is not None)
         sigmas = next(iter(policy.tables.values())).sigmas

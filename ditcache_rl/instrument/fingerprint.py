@@ -71,7 +71,10 @@ class ModelWatch:
 
     def changes(self) -> str:
         """Look, and name what has changed since the last time; "" if nothing has."""
-        before, self._seen = self._seen, self.look()
+        before = self._seen
+        if before is not None and self._glance.same_model():
+            return ""  # faster than another fingerprint
+        self._seen = self.look()
         return "" if before is None else changed_parts(before, self._seen)
 
     def look(self) -> Fingerprint:
@@ -91,7 +94,7 @@ class ModelWatch:
                 settings.append((attributes, "processor"))
                 settings += _settings_in(getattr(processor, "__dict__", {}))
             settings += _settings_in(attributes)
-            for tensor in (*attributes["_parameters"].values(), *_saved_buffers(attributes)):
+            for tensor in _owned(attributes):
                 if type(tensor) is nn.Parameter:
                     tensors.append(tensor)
                 elif tensor is not None:
@@ -119,10 +122,11 @@ class ModelWatch:
         return glance.same() and (not closely or glance.same_weights())
 
 
-def _saved_buffers(attributes: dict[str, Any]) -> list[Tensor | None]:
-    """Return the buffers of a module that are saved with its weights."""
+def _owned(attributes: dict[str, Any]) -> list[Tensor | None]:
+    """Return the parameters of a module, and the buffers that are saved with them."""
     made = attributes["_non_persistent_buffers_set"]
-    return [tensor for name, tensor in attributes["_buffers"].items() if name not in made]
+    buffers = [one for name, one in attributes["_buffers"].items() if name not in made]
+    return [*attributes["_parameters"].values(), *buffers]
 
 
 class _Glance:
@@ -142,18 +146,14 @@ class _Glance:
         settings: list[tuple[dict[str, Any], str]],
         samples: _Samples | None,
     ) -> None:
+        self._modules = modules
+        self._attributes = [module.__dict__ for module in modules]
         self._children = [module._modules for module in modules]
-        self._owned: list[dict[str, Any]] = [
-            owned
-            for module in modules
-            for owned in (module._parameters, module._buffers)
-            if owned and not (owned is module._buffers and module._non_persistent_buffers_set)
-        ]
         self._tensors, self._settings, self._samples = tensors, settings, samples
         self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
         *others, values = self._now()
         self._found = (*others, [_copied(value) for value in values])
-        self._places = self._now_at()
+        self._places, self._marks = self._now_at(), self._now_marked()
         self.samples = b"" if samples is None else samples.fetch()
 
     def same(self) -> bool:
@@ -166,6 +166,10 @@ class _Glance:
             return True
         return self._now_at() == self._places and self._samples.fetch() == self.samples
 
+    def same_model(self) -> bool:
+        """Compare all that a fingerprint tells."""
+        return self.same() and self._now_marked() == self._marks and self.same_weights()
+
     def _now(self) -> tuple[int, list[Any], list[Any]]:
         return (
             sum(map(attrgetter("_version"), self._counted)),  # each of them only grows
@@ -174,8 +178,16 @@ class _Glance:
         )
 
     def _now_at(self) -> tuple[list[int], list[int]]:
-        owned = chain.from_iterable(map(dict.values, self._owned))
+        owned = chain.from_iterable(map(_owned, self._attributes))
         return list(map(id, owned)), list(map(Tensor.data_ptr, self._tensors))
+
+    def _now_marked(self) -> tuple[list[Any], ...]:
+        return (
+            list(map(type, self._modules)),
+            list(map(is_compiled, self._modules)),
+            list(map(_is_moved, self._attributes)),
+            [attributes.get("processor") for attributes in self._attributes],
+        )
 
 
 class _Samples:

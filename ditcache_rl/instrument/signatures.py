@@ -11,6 +11,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -233,10 +234,9 @@ def parameters_of(module: nn.Module) -> tuple[str, ...]:
     Of a wrapper that takes anything, these are the names of the one module that it wraps. Where
     that does not tell either, arguments without a name are left out; see `names_of`.
     """
-    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
-    names = tuple([item.name for item in parameters if item.kind not in _ANYTHING])
-    children = list(module.children())
-    if takes_anything(module) and len(children) == 1:
+    names, anything = _read(type(module).forward)
+    children = list(module.children()) if anything else []
+    if len(children) == 1:
         inner = parameters_of(children[0])
         return inner if inner[: len(names)] == names else names
     return names
@@ -244,8 +244,15 @@ def parameters_of(module: nn.Module) -> tuple[str, ...]:
 
 def takes_anything(module: nn.Module) -> bool:
     """Tell whether the signature of a module's class leaves arguments open, as a wrapper's does."""
-    kinds = {item.kind for item in inspect.signature(type(module).forward).parameters.values()}
-    return inspect.Parameter.VAR_POSITIONAL in kinds
+    return _read(type(module).forward)[1]
+
+
+@cache
+def _read(forward: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
+    """Return the names that a method takes, and whether it takes any number of others."""
+    _, *parameters = inspect.signature(forward).parameters.values()
+    names = tuple([item.name for item in parameters if item.kind not in _ANYTHING])
+    return names, inspect.Parameter.VAR_POSITIONAL in {item.kind for item in parameters}
 
 
 def names_of(parameters: tuple[str, ...], args: Sequence[Any]) -> tuple[str, ...]:

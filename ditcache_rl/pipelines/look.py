@@ -73,13 +73,7 @@ def look_at(source: str, *, call: Mapping[str, Any] = MappingProxyType({})) -> P
     """
     import diffusers
 
-    folder = folder_of(source)
-    try:
-        index = diffusers.DiffusionPipeline.load_config(folder)
-    except Exception as error:  # whatever the libraries make of a damaged folder
-        raise ConfigError(
-            f"expected a pipeline folder or a Hub id, received {source!r}: {error}"
-        ) from error
+    folder, index = _read_index(source)
     name = str(index.get("_class_name"))
     kind = getattr(diffusers, name, None)
     if kind is None:
@@ -93,15 +87,7 @@ def look_at(source: str, *, call: Mapping[str, Any] = MappingProxyType({})) -> P
             f"expected a pipeline that is called with a prompt and a number of steps, received "
             f"{name}, which takes {', '.join(list(parameters)[1:6])}, .."
         )
-    denoisers = {
-        part: _empty(folder, part, index[part])
-        for part in DENOISER_NAMES
-        if _is_known(index.get(part))
-    }
-    if not denoisers:
-        raise UnsupportedModelError(
-            f"expected a pipeline with one of {', '.join(DENOISER_NAMES)}, received {name}"
-        )
+    denoisers = {part: _empty(folder, part, index[part]) for part in _denoisers_in(index)}
     defaults: dict[str, Any] = {
         key: None if one.default is inspect.Parameter.empty else one.default
         for key, one in parameters.items()
@@ -125,6 +111,41 @@ def look_at(source: str, *, call: Mapping[str, Any] = MappingProxyType({})) -> P
         examined=_examined(name),
         notes=_notes(name, parameters),
     )
+
+
+def empty_denoiser(source: str) -> tuple[str, nn.Module]:
+    """Return the name of a pipeline's first denoiser, and that without memory for its weights.
+
+    Raises:
+        ConfigError: If there is no pipeline, or its denoiser is none of diffusers.
+        UnsupportedModelError: If it has no denoiser that is known by name.
+    """
+    folder, index = _read_index(source)
+    name = _denoisers_in(index)[0]
+    return name, _empty(folder, name, index[name])
+
+
+def _read_index(source: str) -> tuple[str, dict[str, Any]]:
+    """Return the folder of a pipeline, or its Hub id, and its parts by name."""
+    import diffusers
+
+    folder = folder_of(source)
+    try:
+        return folder, diffusers.DiffusionPipeline.load_config(folder)
+    except Exception as error:  # whatever the libraries make of a damaged folder
+        raise ConfigError(
+            f"expected a pipeline folder or a Hub id, received {source!r}: {error}"
+        ) from error
+
+
+def _denoisers_in(index: Mapping[str, Any]) -> list[str]:
+    found = [part for part in DENOISER_NAMES if _is_known(index.get(part))]
+    if not found:
+        raise UnsupportedModelError(
+            f"expected a pipeline with one of {', '.join(DENOISER_NAMES)}, received "
+            f"{index.get('_class_name')}"
+        )
+    return found
 
 
 def _is_known(part: Any) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from ditcache_rl.schedules.placement import Placement
 from ditcache_rl.types import Floats
@@ -36,23 +34,6 @@ class Worth(NamedTuple):
         """Tell what paths of these costs are worth; those that do not exist (inf) are at -inf."""
         return self.most_db - self.bend_db * np.log1p(self.factor * costs**self.power)
 
-    @classmethod
-    def fitted(cls, costs: Floats, psnr_db: Floats, *, most_db: float) -> Worth:
-        """Find what costs mean from the measured PSNR of some paths.
-
-        Args:
-            costs: (paths,) of all gaps of each path.
-            psnr_db: (paths,) mean over images.
-            most_db: PSNR of an image without gaps.
-        """
-
-        def missed(logs: Floats) -> Floats:
-            return cls(most_db, *np.exp(logs)).psnr_db(costs) - psnr_db
-
-        # Bend of a few dB, and a cost that is felt: from there every table so far was fitted.
-        start = np.array([np.log(4.0), -np.log(np.median(costs)), 0.0])
-        return cls(most_db, *np.exp(least_squares(missed, start).x).tolist())
-
 
 #: Fitted to the gap costs of the embedded pipeline at 28 steps (R2 .94 of their logarithm), and to
 #: the PSNR of its schedules.
@@ -69,38 +50,32 @@ class Fronts:
     Args:
         costs: (T, T, T + 1) of gaps, as in `Placement`.
         worth: What the cost of all gaps of a row means.
+        fresh_db: (T + 1,) what a row that has not begun can reach by at most so many computes; None
+            for what the cheapest path of so many is worth.
 
     Raises:
         ShapeError: If the costs have another shape.
     """
 
-    def __init__(self, costs: Floats, worth: Worth) -> None:
+    def __init__(self, costs: Floats, worth: Worth, fresh_db: Floats | None = None) -> None:
         self.placement = Placement(costs, len(costs))
         self.costs, self.worth, self.steps = costs, worth, len(costs)
-        begin = np.zeros((), dtype=np.int64)
-        #: (T + 1,) what a row that has not begun can reach by at most so many computes.
-        self.fresh_db: Floats = worth.psnr_db(self.placement.least_costs(begin, begin, 0))
+        if fresh_db is None:
+            begin = np.zeros((), dtype=np.int64)
+            fresh_db = worth.psnr_db(self.placement.least_costs(begin, begin, 0))
+        self.fresh_db = fresh_db
 
     @classmethod
-    def fitted(cls, costs: Floats, psnr_db: Mapping[int, float]) -> Fronts:
-        """Take the cheapest path of so many computes to be worth what was measured.
-
-        Args:
-            costs: (T, T, T + 1) of gaps.
-            psnr_db: By computes, more than one; the highest is that of an image without gaps.
-        """
-        begin = np.zeros((), dtype=np.int64)
-        least = Placement(costs, len(costs)).least_costs(begin, begin, 0)[list(psnr_db)]
-        worth = Worth.fitted(least, np.array(list(psnr_db.values())), most_db=max(psnr_db.values()))
-        return cls(costs, worth)
-
-    @classmethod
-    def nominal(cls, steps: int) -> Fronts:
+    def nominal(cls, steps: int, fresh_db: Floats | None = None) -> Fronts:
         """Assume smooth residuals, each forecast on the line through the last two.
 
         At m steps after the newest and n after the older computed one, such a forecast is off by
         m n times the curvature; where nothing was computed before the newest, n is m + 2. What that
         means in dB are figures of the embedded pipeline.
+
+        Args:
+            steps: Of the run.
+            fresh_db: As of `Fronts`.
         """
         ahead = np.arange(steps + 1)
         ones, squares = ahead.cumsum(), (ahead**2).cumsum()  # sums of m and of m * m
@@ -108,7 +83,7 @@ class Fronts:
         skipped = np.maximum(ahead - newest - 1, 0)
         apart = np.where(older < newest, newest - older, 2)
         off = (squares[skipped] + apart * ones[skipped]) / steps**2
-        return cls(off**_NOMINAL_POWER, _NOMINAL)
+        return cls(off**_NOMINAL_POWER, _NOMINAL, fresh_db)
 
     def psnr_db(self, older: Ints, newest: Ints, step: Ints, spent: Floats) -> Floats:
         """Return what rows can reach by at most so many further computes: (..., T + 1).

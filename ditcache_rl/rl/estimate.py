@@ -18,7 +18,8 @@ from ditcache_rl.bench.profile import PROFILE_ROUNDS, probe_schedules
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.machine import machine_facts
-from ditcache_rl.pipelines import open_configured
+from ditcache_rl.pipelines import open_configured, open_matching
+from ditcache_rl.policy import Policy
 from ditcache_rl.rl.fleet import fleet_of
 from ditcache_rl.rl.stages import FEW_CASES, searched_computes
 from ditcache_rl.schedules import computes_of, spaced
@@ -113,7 +114,7 @@ def estimate(
     *,
     workers: int = 0,
     address: str | None = None,
-    retargets: bool = False,
+    retargets: Policy | None = None,
     progress: Progress = UNSEEN,
 ) -> TrainEstimate:
     """Open the pipeline, time a few calls, and add up what the stages would draw.
@@ -123,25 +124,29 @@ def estimate(
         workers: That would draw, and `address`, of their cluster, as `fleet_of` takes them: all of
             them draw at once while they are timed.
         address: See `workers`.
-        retargets: Whether a policy is brought to other weights, and nothing is learned.
+        retargets: A policy that would be brought to other weights, in place of learning one.
         progress: Hears what is done.
 
     Raises:
         ConfigError: If the pipeline cannot be opened, or refuses the arguments of its call, or as
             `fleet_of`.
+        ArtifactError: If the policy can't be brought to this pipeline.
         UnsupportedModelError: If it cannot be cached.
     """
     with progress, fleet_of(config, workers=workers, address=address) as fleet:
         progress.stage("open")
-        pipe = open_configured(config.pipeline)
+        if retargets is None:
+            pipe = open_configured(config.pipeline)
+        else:
+            pipe = open_matching(config.pipeline, retargets.manifest, weights=False)
         steps, rows = config.steps[0], config.agent.rows
         board = Board.of(config, pipe, steps=steps, crew=fleet)
         train, select = cases_of(config, "train"), cases_of(config, "select")
         progress.stage("time")
         board.sigmas()  # under a controller: arguments that the pipeline refuses are named
         single = _price(board, train[:1])
-        fits = not retargets and GapFitter.is_possible(board, train)
-        batch = _price(board, train[:rows]) if rows > 1 and not retargets else single
+        fits = retargets is None and GapFitter.is_possible(board, train)
+        batch = _price(board, train[:rows]) if rows > 1 and retargets is None else single
         drawn, count = batch, 1
         if fleet is not None:
             count, rows = len(fleet), -(-rows // len(fleet))
@@ -160,9 +165,9 @@ def estimate(
         str(facts["gpu"] if on_gpu else facts["cpu"]),
         on_gpu,
         drawn.of(1, 1.0),
-        1 if retargets else rows,
-        [Stage("profile", images, profile), *([] if retargets else counted.stages())],
-        bool(config.world.loads) and not retargets,
+        rows if retargets is None else 1,
+        [Stage("profile", images, profile), *(counted.stages() if retargets is None else [])],
+        bool(config.world.loads) and retargets is None,
         0 if fleet is None else len(fleet),
     )
 
@@ -187,6 +192,7 @@ class _Counted:
         self._config, self._price, self._fitted, self._fits = config, price, fitted, fits
         self._train, self._select = train, select
         self._prompts = min(config.search.prompts, train)
+        self._half = -(-self._prompts // 2)
         self._budgets = config.targets.budgets
 
     def stages(self) -> list[Stage]:
@@ -207,38 +213,33 @@ class _Counted:
         return images, self._price.of(images, share)
 
     def _searched(
-        self, computes: int, steps: int, *, prompts: int, evaluations: int, together: bool
+        self, computes: int, steps: int, sizes: tuple[int, int, int], *, evaluations: int
     ) -> tuple[float, float]:
-        """Count the search of one number of computes."""
+        """Count the search of one number of computes: prompts to climb, settle and score on."""
         whole = steps * self._config.cache.sites
+        climbed, settled, scored = sizes
         if not self._fits:
-            return self._drawn(prompts * (evaluations or _NEAR), computes / whole)
-        candidates = max(evaluations, _FIRST) if together else _NEAR
-        images, seconds = self._drawn(prompts, computes / whole)
-        fresh = _FRESH * candidates * computes
-        if together:  # a rollout per coefficient, from its gap on
-            fresh += HISTORY * min(computes, steps - computes) * computes / 2
+            return self._drawn(climbed * (evaluations or _NEAR), computes / whole)
+        candidates = max(evaluations, _FIRST) if evaluations else _NEAR
+        images, seconds = self._drawn(scored, computes / whole)
+        fresh = climbed * _FRESH * candidates * computes
+        if settled != climbed:
+            fresh += settled * computes
+        if evaluations:  # a rollout per coefficient, from its gap on
+            fresh += settled * HISTORY * min(computes, steps - computes) * computes / 2
         share = fresh / whole * steps / self._config.steps[0]
-        return images, seconds + prompts * share * self._fitted.compute_s
+        return images, seconds + share * self._fitted.compute_s
 
     def _search(self) -> tuple[float, float]:
         search, steps = self._config.search, self._config.steps[0]
         below, beyond, above = searched_computes(self._config, steps, self._config.cache.sites)
-        parts = [self._drawn(self._train, 1 / 7), self._drawn(3 * self._prompts, 1.0)]
-        for counts, prompts, evaluations in (
-            (below, self._prompts, search.evaluations),
-            (beyond + above, min(FEW_CASES, self._prompts), 0),
-        ):
-            parts += [
-                self._searched(
-                    computes,
-                    steps,
-                    prompts=prompts,
-                    evaluations=evaluations,
-                    together=evaluations > 0,
-                )
-                for computes in counts
-            ]
+        every, few = self._prompts, min(FEW_CASES, self._prompts)
+        sizes = (self._half if self._fits else every, every, every)
+        parts = [self._drawn(self._train, 1 / 7), self._drawn(every + few, 1.0)]
+        for n in below:
+            parts.append(self._searched(n, steps, sizes, evaluations=search.evaluations))
+        for n in beyond + above:
+            parts.append(self._searched(n, steps, (few, few, few), evaluations=0))
         return _sum(parts)
 
     def _floors(self) -> tuple[float, float]:
@@ -249,26 +250,18 @@ class _Counted:
 
     def _safe(self) -> tuple[float, float]:
         steps, search = self._config.steps[0], self._config.search
-        half = max(1, self._prompts // 2)
-        named = named_computes(self._config, steps)
-        return _sum(
-            [
-                self._searched(
-                    n, steps, prompts=half, evaluations=search.evaluations // 2, together=True
-                )
-                for n in named
-            ]
-            + [self._drawn(self._select, n / (steps * self._config.cache.sites)) for n in named]
-        )
+        sizes, parts = (self._half, self._half, min(FEW_CASES, self._prompts)), [(0.0, 0.0)]
+        for n in named_computes(self._config, steps):
+            parts.append(self._searched(n, steps, sizes, evaluations=search.evaluations // 2))
+            parts.append(self._drawn(self._select, n / (steps * self._config.cache.sites)))
+        return _sum(parts)
 
     def _rescale(self) -> tuple[float, float]:
         few, quarter = min(FEW_CASES, self._prompts), self._config.search.evaluations // 4
-        parts = [(0.0, 0.0)]
+        sizes, parts = (few, self._prompts, few), [(0.0, 0.0)]
         for steps in self._config.steps[1:]:
-            parts += [
-                self._searched(n, steps, prompts=few, evaluations=quarter, together=True)
-                for n in named_computes(self._config, steps)
-            ]
+            for n in named_computes(self._config, steps):
+                parts.append(self._searched(n, steps, sizes, evaluations=quarter))
         return _sum(parts)
 
     def _learn(self) -> tuple[float, float]:

@@ -15,8 +15,7 @@ from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
-from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.pipelines import model_identity, scheduler_identity
+from ditcache_rl.pipelines import pipeline_identity
 from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
 from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of, used_at
@@ -107,13 +106,9 @@ def export_model(
     config, board = scenario.config, scenario.board
     chosen = cases_of(config, "select") if cases is None else cases
     comparisons = compare(scenario, network, chosen, tick=lambda share, note: None)
-    identity = {
-        "model": model_identity(denoiser_of(board.pipe)),
-        "scheduler": scheduler_identity(board.pipe.scheduler),
-    }
     policy = policy_of(
         config,
-        identity,
+        pipeline_identity(board.pipe),
         network,
         {board.steps: scenario.table},
         scenario.table,

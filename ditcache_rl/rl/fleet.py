@@ -35,6 +35,9 @@ _TRIES = 8
 _ROUNDS = 4
 #: How long a cluster may take to take a call, and to let a process join: that takes a few seconds.
 _REACH_S, _JOIN_S = 5.0, 60.0
+#: After how long it is said that cores are waited for, and for how long they are: those of a fleet
+#: that has just ended are free in a second.
+_SAID_S, _FREE_S = 3.0, 60.0
 
 
 class Fleet:
@@ -151,7 +154,8 @@ def fleet_of(
         patience_s: As in `Fleet`.
 
     Raises:
-        ConfigError: If Ray is not installed or does not answer, or has no room for the workers.
+        ConfigError: If Ray is not installed or does not answer, or has no room for the workers, or
+            others hold it for longer than a minute.
     """
     if not workers and address is None:
         yield None
@@ -165,7 +169,10 @@ def fleet_of(
     started = not ray.is_initialized()
     if started:
         _connect(address)
-    actors: list[Any] = []
+    from ray.util import remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    actors, room = list[Any](), None
     try:
         total = ray.cluster_resources()
         gpus, cores = int(total.get("GPU", 0)), int(total.get("CPU", 1))
@@ -176,7 +183,9 @@ def fleet_of(
         each = max(1, cores // count)
         if each * count > cores:
             raise ConfigError(f"expected at most one worker per core, {cores}, received {count}")
+        room = _room(each, 1 if gpus else 0, count)
         made = ray.remote(Worker).options(
+            scheduling_strategy=PlacementGroupSchedulingStrategy(room),
             num_cpus=each,
             num_gpus=1 if gpus else 0,
             max_restarts=_TRIES,
@@ -187,8 +196,46 @@ def fleet_of(
     finally:
         for actor in actors:
             ray.kill(actor)
+        if room is not None:
+            remove_placement_group(room)
         if started:
             ray.shutdown()
+
+
+def _room(cores: int, gpus: int, workers: int) -> Any:
+    """Hold what all workers need, or nothing: two fleets never have a part each, and wait.
+
+    Args:
+        cores: Of a worker.
+        gpus: Likewise.
+        workers: How many.
+
+    Raises:
+        ConfigError: If it does not become free in time.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    def free() -> str:
+        parts = {"CPU": "cores", **({"GPU": "GPUs"} if gpus else {})}
+        found = ray.available_resources()
+        return ", ".join(f"{found.get(name, 0):g} free {said}" for name, said in parts.items())
+
+    share = {"CPU": cores, "GPU": gpus} if gpus else {"CPU": cores}
+    wanted = f"room for {workers} workers of {', '.join(f'{n} {k}' for k, n in share.items())} each"
+    room = placement_group([share] * workers)
+    if room.wait(_SAID_S):
+        return room
+    _LOG.warning("waiting up to %g s for %s; there are %s", _FREE_S, wanted, free())
+    if room.wait(_FREE_S):
+        return room
+    found = free()
+    remove_placement_group(room)
+    raise ConfigError(
+        f"expected {wanted} within {_FREE_S:g} s, {cores * workers} cores in all, received "
+        f"{found}; wait until who holds the others has ended, ask for other --workers, or take "
+        "another cluster"
+    )
 
 
 def _connect(address: str | None) -> None:

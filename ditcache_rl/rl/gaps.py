@@ -23,7 +23,7 @@ from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo, Tick
 from ditcache_rl.world import Prices
 
 #: Rounds of paths that gap models are fitted on, paths of each, and train cases.
-_ROUNDS, _PATHS, _CASES = 5, 64, 64
+_ROUNDS, _PATHS, _CASES = 5, 48, 64
 #: Images that the costs of gaps are scaled to.
 _SCALED = 64
 #: Of what a stage leaves: costs of a hundred steps have 8 MB.

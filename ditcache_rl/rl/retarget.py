@@ -13,17 +13,16 @@ from typing import Any
 
 from ditcache_rl.bench import measure_profile
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.errors import ArtifactError, ConfigError
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
-from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
-from ditcache_rl.policy import Policy, load_policy, save_policy
+from ditcache_rl.pipelines import check_identity, open_matching, pipeline_identity
+from ditcache_rl.policy import Policy, save_policy
 from ditcache_rl.policy.card import write_card
 from ditcache_rl.policy.save import MANIFEST
 
 
 def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
-    """Return the policy for another pipeline of the same class and scheduler.
+    """Return the policy for another pipeline of the same configs.
 
     Args:
         policy: Trained on other weights.
@@ -31,15 +30,10 @@ def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
         config: The environment, for a prompt and the arguments of a call.
 
     Raises:
-        ArtifactError: If the pipeline is of another class, or has another scheduler.
+        ArtifactError: If its model has another class or config, or its scheduler.
     """
     manifest = policy.manifest
-    model, scheduler = model_identity(denoiser_of(pipe)), scheduler_identity(pipe.scheduler)
-    if model["class"] != manifest.model["class"] or scheduler != dict(manifest.scheduler):
-        raise ArtifactError(
-            f"expected a pipeline with {manifest.model['class']} and the scheduler of the policy, "
-            f"received {model['class']} and {scheduler['class']}; train a policy for this pipeline"
-        )
+    check_identity(manifest, pipe, weights=False)
     cost = measure_profile(
         pipe,
         steps=policy.steps[0],
@@ -48,6 +42,7 @@ def retarget(policy: Policy, pipe: Any, config: EnvConfig) -> Policy:
         call=config.pipeline.call,
         blocks=manifest.blocks,
     )
+    model = pipeline_identity(pipe)["model"]
     fresh = replace(manifest, model=model, profile=cost.to_dict(), network=None)
     tables, safe = (
         {steps: table.without_floors() for steps, table in kept.items()}
@@ -72,16 +67,16 @@ def check_place(out: Path, *, force: bool) -> None:
         raise ConfigError(f"--force replaces policies only; {out} has no {MANIFEST}")
 
 
-def retarget_folder(source: Path, out: Path, config: EnvConfig, *, force: bool = False) -> Path:
-    """Recalibrate a policy folder into another one, for the pipeline of an environment.
+def retarget_folder(policy: Policy, out: Path, config: EnvConfig, *, force: bool = False) -> Path:
+    """Recalibrate a policy into a folder, for the pipeline of an environment.
 
     Raises:
         ConfigError: As `check_place`, or if the pipeline cannot be opened.
-        ArtifactError: If the policy is damaged, or as `retarget`.
+        ArtifactError: As `retarget`, before its weights are read.
     """
     check_place(out, force=force)
-    policy = load_policy(source)
-    fresh = retarget(policy, open_configured(config.pipeline), config)
+    pipe = open_matching(config.pipeline, policy.manifest, weights=False)
+    fresh = retarget(policy, pipe, config)
     with replacing_folder(out) as partial:
         save_policy(fresh, partial, card=write_card(fresh))
     return out

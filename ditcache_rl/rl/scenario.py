@@ -23,7 +23,7 @@ from ditcache_rl.cache.rates import Transfers
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import ActionSpace
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.pipelines import open_shared, twin
+from ditcache_rl.pipelines import check_identity, open_shared, twin
 from ditcache_rl.policy import Policy
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.reward import RewardTerms, reward_terms
@@ -145,6 +145,7 @@ class Scenario:
 
         Raises:
             ConfigError: If the policy was made for other sites.
+            ArtifactError: If it was made for another model.
         """
         known, own = policy.manifest, config.cache
         if (known.sites, known.blocks) != (own.sites, own.blocks):
@@ -152,8 +153,9 @@ class Scenario:
                 f"{config.path}: expected a policy for {own.sites} sites of {own.blocks!r}, "
                 f"received one for {known.sites} of {known.blocks!r}"
             )
-        steps = policy.steps[0]
-        board = Board.of(config, twin(open_shared(config.pipeline)), steps=steps)
+        pipe, steps = open_shared(config.pipeline), policy.steps[0]
+        check_identity(known, pipe)
+        board = Board.of(config, twin(pipe), steps=steps)
         return cls(config, board, policy.cost, policy.tables[steps], hooks=hooks or Hooks())
 
     @property

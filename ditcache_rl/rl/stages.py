@@ -82,8 +82,11 @@ def search_stage(
 
     rng = np.random.default_rng(seed)
     problem = _problem(config, board, sample.mixed, sample.typical, rng=rng)
+    if every := problem.fit_on:
+        # Which steps compute is found on fewer cases than coefficients are.
+        problem = replace(problem, fit_on=every[: -(-len(every) // 2)], settle_on=every)
     table = _search(replace(problem, computes=below, on_found=done))
-    few = _problem(config, board, sample.mixed[:FEW_CASES], sample.typical, rng=rng)
+    few = _problem(config, board, sample.mixed[:FEW_CASES], sample.typical[:FEW_CASES], rng=rng)
     even = spaced_table(board.sigmas(), board.sites)
     few = replace(few, evaluations=0, propose=None, fit_together=False, start=even, on_found=done)
     # Latents would take what grew from below further up too, where images tell that it is worse.
@@ -121,10 +124,10 @@ def rescale_stage(
 ) -> ScheduleTable:
     """Carry schedules over to another step count, and climb a little at named budgets.
 
-    On few cases: what is carried over, or found in full compute, is good already. Coefficients need
-    more of them. Where more steps compute than the largest named budget has at the first step
-    count, there is no climb, gaps are fitted one by one, and so are those of the schedules between
-    that are carried over without a fit.
+    On few cases: what is carried over, or found in full compute, is good already. Coefficients that
+    are fitted together need more of them. Where more steps compute than the largest named budget
+    has at the first step count, there is no climb, gaps are fitted one by one, and so are those of
+    the schedules between that are carried over without a fit.
     """
     if file.exists():
         return read_table(file, board)
@@ -147,19 +150,18 @@ def rescale_stage(
         sample.mixed[:FEW_CASES],
         sample.typical[:FEW_CASES],
         rng=np.random.default_rng(seed),
-        settle_on=sample.mixed,
     )
     problem = replace(problem, start=carried, propose=gap_proposals, on_found=done)
+    every = sample.mixed if problem.fit_on else ()
+    near = replace(problem, evaluations=config.search.evaluations // 4, settle_on=every)
+    far = replace(problem, evaluations=0, fit_together=False)
     joined = carried
-    for part, evaluations in (
-        ([n for n in counts if n <= most], config.search.evaluations // 4),
-        ([n for n in counts if n > most], 0),
+    for part, one in (
+        ([n for n in counts if n <= most], near),
+        ([n for n in counts if n > most], far),
     ):
         if part:
-            found = replace(
-                problem, computes=part, evaluations=evaluations, fit_together=evaluations > 0
-            )
-            joined = joined.with_lines(_search(found))
+            joined = joined.with_lines(_search(replace(one, computes=part)))
     write_table(file, joined)
     return joined
 
@@ -171,7 +173,6 @@ def _problem(
     scored: Sequence[Case],
     *,
     rng: np.random.Generator,
-    settle_on: Sequence[Case] = (),
 ) -> Problem:
     """Set a search up, with fitted forecasts where the pipeline allows it.
 
@@ -186,7 +187,6 @@ def _problem(
         rng=rng,
         calibration=Calibration(board, cases),
         fit_on=cases if fits else (),
-        settle_on=settle_on if fits else (),
     )
 
 
@@ -243,7 +243,7 @@ def safe_stage(
         tick(share, f"{computes}/{table.site_steps}: {_db(scored)}")
 
     rng = np.random.default_rng(seed)
-    problem = _problem(config, board, sample.hard, sample.typical, rng=rng)
+    problem = _problem(config, board, sample.hard, sample.typical[:FEW_CASES], rng=rng)
     problem = replace(problem, computes=named, start=table, on_found=done)
     found = _search(replace(problem, evaluations=config.search.evaluations // 2))
     careful = replace(scenario, table=found, baselines={})

@@ -12,6 +12,7 @@ from ditcache_rl.bench.run import alone_in, describe_run, keep_run
 from ditcache_rl.config import AgentConfig, EnvConfig, check_within
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.machine import require
+from ditcache_rl.pipelines import pipeline_identity
 from ditcache_rl.policy import load_policy
 from ditcache_rl.rl.agents import check_agent, settings_of
 from ditcache_rl.rl.compare import play, targets_of
@@ -90,6 +91,7 @@ def study(config: EnvConfig, options: StudyOptions, *, progress: Progress = UNSE
     Raises:
         ConfigError: If optuna is not installed, the algorithm is no PPO whose network can be
             exported, there is but one train prompt, or the folder belongs to something else.
+        ArtifactError: If the policy is damaged, or made for another model.
     """
     require("study", "optuna")
     check_within("--trials", options.trials, 1, MOST_COUNT)
@@ -112,7 +114,7 @@ def study(config: EnvConfig, options: StudyOptions, *, progress: Progress = UNSE
     )
     scenario = Scenario.nominal(config) if policy is None else Scenario.of(config, policy)
     with alone_in(options.run), progress as bar:
-        keep_run(options.run, facts)
+        keep_run(options.run, facts | pipeline_identity(scenario.board.pipe))
         found = _Study(scenario, cases, options)
         bar.expect(options.trials)
         bar.reach(len(found.tried()))

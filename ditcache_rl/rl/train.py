@@ -18,8 +18,7 @@ from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
 from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
-from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
+from ditcache_rl.pipelines import open_configured, pipeline_identity
 from ditcache_rl.policy import save_policy
 from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.agents import check_agent
@@ -123,12 +122,8 @@ def train(
     with alone_in(options.run), crew as fleet, bar:
         check_run(options.run, facts)
         progress = StagedBar(bar, config)
-        source = config.pipeline
-        pipe = open_configured(source)
-        identity = {
-            "model": model_identity(denoiser_of(pipe)),
-            "scheduler": scheduler_identity(pipe.scheduler),
-        }
+        pipe = open_configured(config.pipeline)
+        identity = pipeline_identity(pipe)
         keep_run(options.run, facts | identity)
         cases = cases_of(config, "train")
 

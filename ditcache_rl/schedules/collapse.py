@@ -30,7 +30,8 @@ class Collapsed(NamedTuple):
     keeps: Floats
     """(K,) what the latents are multiplied with."""
     updates: Floats
-    """(K, HISTORY) what the last outputs are multiplied with and added, newest first."""
+    """(K, H) what the last H outputs are multiplied with and added, newest first; those of a
+    schedule are HISTORY."""
     told: Floats | None = None
     """(K,) times that the denoiser is told, over the number of those of training; None for those of
     the computed steps."""
@@ -51,8 +52,8 @@ class Collapsed(NamedTuple):
         Args:
             place: Number of the computed step.
             latents: Before it. Not modified.
-            outputs: Of this computed step and those before, newest first, at most HISTORY; of the
-                shape of the latents.
+            outputs: Of this computed step and those before, newest first, at most H; of the shape
+                of the latents.
 
         Returns:
             In float32, or in float64 if the latents are.

@@ -73,18 +73,28 @@ class ErrorTable(NamedTuple):
         return table
 
 
-@torch.no_grad()
 def measure_products(board: Board, cases: Sequence[Case]) -> Products:
     """Draw cases with everything computed, and compare every residual with the others."""
-    residuals = []
     with Replay(board, cases) as replay:
-        latents, sigmas = replay.start(), replay.sigmas
-        for step in range(board.steps):
-            output, residual = replay.compute(step, latents)
-            latents = replay.advance(step, output, latents)
-            residuals.append(residual.float())
-    stacked = torch.stack(residuals, dim=1)
-    return Products((stacked @ stacked.transpose(1, 2)).double().cpu().numpy(), sigmas)
+        return products_of([replay])
+
+
+@torch.no_grad()
+def products_of(replays: Sequence[Replay]) -> Products:
+    """Compare the residuals of cases that were recorded; each replay must have been entered."""
+    grams = []
+    for replay in replays:
+        stacked = torch.stack([one.float() for one in _residuals(replay)], dim=1)
+        grams.append((stacked @ stacked.transpose(1, 2)).double().cpu().numpy())
+    return Products(np.concatenate(grams), replays[0].sigmas)
+
+
+def _residuals(replay: Replay) -> list[Tensor]:
+    """Return what is cached at every step of full compute: (rows, features) each."""
+    if replay.linear:  # nothing is computed: what the scheduler was given is what is cached
+        return [output.flatten(1) for output in replay.outputs()]
+    latents = replay.recorded()[:-1]
+    return [replay.compute(step, before)[1] for step, before in enumerate(latents)]
 
 
 def fitted_gap_costs(products: Products) -> Floats:

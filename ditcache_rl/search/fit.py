@@ -26,7 +26,9 @@ from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.forecast import line_coefficients, path_coefficients, weighted_sum
+from ditcache_rl.search.calibrate import Products, products_of
 from ditcache_rl.search.equations import normal_equations, solve, squares
+from ditcache_rl.search.samplers import check_sampler
 from ditcache_rl.types import HISTORY, Floats
 
 #: States that are kept: those of a schedule and of the moves around it.
@@ -55,13 +57,16 @@ class GapFitter:
     Args:
         board: Pipeline and steps.
         cases: What is drawn; their conditioning and full trajectories are recorded first.
+        begun: Has recorded the first of the cases already.
 
     Raises:
         UnsupportedModelError: If the denoiser is not cached as one site, or the pipeline's loop
             can't be taken apart.
     """
 
-    def __init__(self, board: Board, cases: Sequence[Case]) -> None:
+    def __init__(
+        self, board: Board, cases: Sequence[Case], *, begun: GapFitter | None = None
+    ) -> None:
         if board.sites != 1 or not is_whole(board.blocks):
             raise UnsupportedModelError(
                 "expected a denoiser that is cached as a whole to fit forecasts, received "
@@ -69,14 +74,18 @@ class GapFitter:
                 'denoiser, such as "transformer", in the [cache] table'
             )
         self._cases = tuple(cases)
-        parts = [cases[i : i + board.rows] for i in range(0, len(cases), board.rows)]
         self.board, self.steps = board, board.steps
-        self._replays = [Replay(board, part) for part in parts]
+        self._replays: list[Replay] = [] if begun is None else [*begun._replays]
+        for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
+            self._replays.append(Replay(board, cases[start : start + board.rows]))
+            check_sampler(self._replays[-1])
         self._sigmas = self._replays[0].sigmas
-        for replay in self._replays:
-            _check_sampler(replay)
         self._targets = [replay.recorded() for replay in self._replays]
         self._states: OrderedDict[ComputePath, _State] = OrderedDict()
+
+    def products(self) -> Products:
+        """Return what residuals of full compute have to do with each other, for a calibration."""
+        return products_of(self._replays)
 
     @classmethod
     def is_possible(cls, board: Board, cases: Sequence[Case]) -> bool:
@@ -287,14 +296,3 @@ def _fitter_of(board: Board, cases: tuple[Case, ...]) -> GapFitter:
 def _asked(board: Board, cases: tuple[Case, ...], method: str, *question: Any) -> Any:
     """Ask a fitter of a worker, which it makes when it is first asked."""
     return getattr(_fitter_of(board, cases), method)(*question)
-
-
-def _check_sampler(replay: Replay) -> None:
-    """Take every step of full compute once more, the last one first."""
-    recorded, outputs = replay.recorded(), replay.outputs()
-    for step in reversed(range(len(outputs))):
-        if not torch.equal(replay.advance(step, outputs[step], recorded[step]), recorded[step + 1]):
-            raise UnsupportedModelError(
-                "expected a sampler whose steps depend on nothing but latents and output to fit "
-                "forecasts, received one that remembers its last steps or draws noise"
-            )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.clock import noise_levels
 from ditcache_rl.metrics import psnr_db
 from ditcache_rl.schedules.collapse import Collapsed, updated
-from ditcache_rl.solver.collapsing import told_timesteps
+from ditcache_rl.solver.collapsing import Collapsing
 from ditcache_rl.types import HISTORY, Floats
 
 
@@ -54,7 +53,8 @@ class FreeSolver(NamedTuple):
             collapsed: Of as many computed steps; whose they are.
         """
         updates = self.with_history(HISTORY).updates
-        return collapsed._replace(keeps=self.keeps, updates=updates, told=self.times)
+        told = collapsed.told if np.array_equal(self.times, collapsed.times) else self.times
+        return collapsed._replace(keeps=self.keeps, updates=updates, told=told)
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> FreeSolver:
@@ -84,31 +84,15 @@ class FreeSolver(NamedTuple):
 
     def scheduler(self, plain: Any) -> Any:
         """Derive a sampler from one of flow matching."""
-        solver, kind = self, type(plain)
+        levels, path = np.append(self.times, 0.0), tuple(range(len(self.times)))
+        collapsed = Collapsed(levels, path, self.keeps, self.updates, told=self.times)
+        kind: Any = type(plain)
 
-        class FreeTimes(kind):  # type: ignore[misc, valid-type]
+        class FreeTimes(Collapsing, kind):  # type: ignore[misc]
             """Tells the denoiser the times of a solver, and follows it."""
 
-            @wraps(kind.set_timesteps)  # pipelines ask what it takes
-            def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-                super().set_timesteps(*args, **kwargs)
-                device = self.timesteps.device
-                self.timesteps: Tensor = told_timesteps(self, solver.times).to(device)
-                self.sigmas = torch.tensor([*solver.times, 0.0], dtype=torch.float32, device=device)
-                self._outputs: list[Tensor] = []
-
-            def step(
-                self,
-                model_output: Tensor,
-                timestep: Any,
-                sample: Tensor,
-                *args: Any,
-                **kwargs: Any,
-            ) -> tuple[Tensor]:
-                self._outputs.append(model_output)
-                place = len(self._outputs) - 1
-                self._step_index = place + 1
-                return (solver.advance(place, sample, self._outputs).to(model_output.dtype),)
+            def _collapse(self) -> Collapsed:
+                return collapsed
 
         return FreeTimes.from_config(plain.config)
 

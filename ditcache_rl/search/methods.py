@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -11,7 +12,6 @@ import numpy as np
 from ditcache_rl.errors import StateError
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
 from ditcache_rl.search.climb import anneal, climb, climb_paths
-from ditcache_rl.search.fit import GapFitter
 from ditcache_rl.search.front import evolve
 from ditcache_rl.search.problem import Problem, Propose
 from ditcache_rl.search.proposals import dp_proposals, minimax_proposals, threshold_proposals
@@ -94,8 +94,10 @@ def search_fitted(problem: Problem) -> ScheduleTable:
             f"of {board.steps} steps beside a {type(trials.board).__name__} of "
             f"{trials.board.steps}; make both on one board"
         )
-    fitter = GapFitter(board, problem.fit_on or trials.cases)
-    settled = GapFitter(board, problem.settle_on) if problem.settle_on else fitter
+    fitter = problem.calibration.fitter(problem.fit_on or trials.cases)
+    settled = problem.calibration.fitter(problem.settle_on) if problem.settle_on else fitter
+    # The cases are recorded: their residuals need not be drawn once more.
+    problem = replace(problem, calibration=problem.calibration.resting_on(fitter.products()))
     found, before = [], problem.before
     for computes in problem.computes:
         path = climb_paths(

@@ -20,6 +20,7 @@ from ditcache_rl.search.calibrate import (
     measure_gaps,
     measure_products,
 )
+from ditcache_rl.search.fit import GapFitter
 from ditcache_rl.search.paths import cheapest_path, minimax_path, threshold_for
 from ditcache_rl.search.space import Space
 from ditcache_rl.types import Floats, Mode
@@ -48,6 +49,25 @@ class Calibration:
     _errors: ErrorTable | None = None
     _fitted: Floats | None = None
     _gaps: dict[Mode, Floats] = field(default_factory=dict)
+    _fitters: dict[tuple[Case, ...], GapFitter] = field(default_factory=dict)
+
+    def fitter(self, cases: Sequence[Case]) -> GapFitter:
+        """Return what fits forecasts to cases; those that a known one has are not drawn again.
+
+        Raises:
+            UnsupportedModelError: As `GapFitter`.
+        """
+        wanted = tuple(cases)
+        if wanted not in self._fitters:
+            begun = [one for part, one in self._fitters.items() if part == wanted[: len(part)]]
+            self._fitters[wanted] = GapFitter(
+                self.board, wanted, begun=begun[-1] if begun else None
+            )
+        return self._fitters[wanted]
+
+    def resting_on(self, products: Products) -> Calibration:
+        """Return one whose residuals were compared elsewhere."""
+        return Calibration(self.board, self.cases, self.say, products)
 
     def products(self) -> Products:
         """Return what residuals have to do with each other."""

@@ -14,8 +14,7 @@ from ditcache_rl.bench import Board, Case, cases_of, keep_profile
 from ditcache_rl.bench.run import alone_in, check_run, describe_run, keep_run
 from ditcache_rl.config import EnvConfig, check_within
 from ditcache_rl.errors import ConfigError, UnsupportedModelError, closest
-from ditcache_rl.instrument.runner import denoiser_of
-from ditcache_rl.pipelines import model_identity, open_configured, scheduler_identity
+from ditcache_rl.pipelines import open_configured, pipeline_identity
 from ditcache_rl.policy import Manifest, Policy, save_schedules
 from ditcache_rl.schedules import Objective, ScheduleTable, Scored, computes_of, rescale
 from ditcache_rl.search.methods import METHODS
@@ -105,8 +104,8 @@ def search_schedules(
 def _search_alone(config: EnvConfig, options: SearchOptions, progress: Progress) -> Path:
     options.check(config)
     pipe = open_configured(config.pipeline)
-    model, scheduler = model_identity(denoiser_of(pipe)), scheduler_identity(pipe.scheduler)
-    keep_run(options.run, options.facts(config) | {"model": model, "scheduler": scheduler})
+    identity = pipeline_identity(pipe)
+    keep_run(options.run, options.facts(config) | identity)
     cases = cases_of(config, "train")[: options.prompts]
     with progress as bar:
         bar.say("profile")
@@ -121,8 +120,8 @@ def _search_alone(config: EnvConfig, options: SearchOptions, progress: Progress)
                 tables[name][steps] = table
     manifest = Manifest.of(
         config,
-        model=model,
-        scheduler=scheduler,
+        model=identity["model"],
+        scheduler=identity["scheduler"],
         cost=cost,
         prompts=options.prompts,
         evaluations=options.evaluations,

@@ -1,7 +1,8 @@
 """Fit the times that a denoiser is told, together with what outputs are weighed with.
 
 A collapsed schedule tells the times of its computed steps. What a run of few steps ends with is
-nearer to full compute where those may lie off the grid of steps, even above pure noise.
+nearer to full compute where those may lie off the grid of steps, even above pure noise; with more
+computed the coefficients alone gain as much or more, so both are judged.
 
 Source: the form of DyWeight (arXiv 2603.11607), which learns such sums together with the scale of
 the model's time; there by descent along trajectories, here by Gauss-Newton steps on what they end
@@ -28,6 +29,8 @@ from ditcache_rl.types import HISTORY, UNSEEN, Floats, Progress
 
 #: Gauss-Newton steps; with two computed the fourth gains nothing any more.
 _ROUNDS = 4
+#: What is fitted one after the other, each from where the one before ended.
+_FREE = {"coefficients": ("updates",), "coefficients and told times": ("times", "updates")}
 #: Change of a number by which its effect is measured: float32 tells it to a thousandth.
 _NUDGE = 1e-3
 #: Share of a number's own curvature that is added: at first, the factor that a step that fails
@@ -35,22 +38,30 @@ _NUDGE = 1e-3
 _DAMPING, _HARDER, _TRIES = 1e-3, 8.0, 4
 
 
-class ToldTimes(NamedTuple):
-    """Times that were fitted, and what they are worth."""
+class FittedUpdates(NamedTuple):
+    """What was fitted of a collapsed schedule, and what it is worth."""
 
+    free: str
+    """What was fitted, in words."""
     collapsed: Collapsed
-    """With the fitted times and updates."""
+    found_db: float
+    """Mean PSNR on the select prompts."""
+    gain: Interval
+    """Of the PSNR of a prompt over the schedule as it was."""
+
+
+class ToldTimes(NamedTuple):
+    """Coefficients fitted alone and together with told times, beside what they started from."""
+
     own_db: float
     """Mean PSNR on the select prompts as it was."""
-    found_db: float
-    """The same as it was fitted."""
-    gain: Interval
-    """Of the PSNR of a prompt."""
+    fitted: tuple[FittedUpdates, ...]
 
     @property
-    def gains(self) -> bool:
-        """Whether the interval of what is gained lies above zero."""
-        return self.gain.low > 0
+    def best(self) -> FittedUpdates | None:
+        """The best of those whose interval of what is gained lies above zero; None without any."""
+        sure = [one for one in self.fitted if one.gain.low > 0]
+        return max(sure, key=lambda one: one.found_db, default=None)
 
 
 def told_times(
@@ -63,7 +74,7 @@ def told_times(
     rows: int,
     progress: Progress = UNSEEN,
 ) -> ToldTimes:
-    """Fit the times that a collapsed schedule tells together with its updates.
+    """Fit the updates of a collapsed schedule, and from there also the times that it tells.
 
     Args:
         pipe: Of one denoiser, with the flow-matching sampler that was collapsed.
@@ -84,7 +95,7 @@ def told_times(
         parts = [cases[start : start + rows] for start in range(0, len(cases), rows)]
         return [FreeLoop(pipe, part, steps=steps, call=call) for part in parts]
 
-    progress.expect(_ROUNDS + 2)
+    progress.expect(_ROUNDS * len(_FREE) + 2)
     progress.stage("full compute of train prompts")
     drawn = loops(train)
     if not is_at(collapsed.sigmas, drawn[0].sigmas):
@@ -93,16 +104,27 @@ def told_times(
             f"received {drawn[0].sigmas}; take the environment that the policy was made for"
         )
     progress.advance(1)
-    progress.stage("fit")
-    start = FreeSolver.of(collapsed, HISTORY)
-    free = ("times", "updates")
-    found = fit_solver(drawn, start, free, rounds=_ROUNDS, on_round=lambda: progress.advance(1))
+    solvers = [FreeSolver.of(collapsed, HISTORY)]
+    for done, (what, free) in enumerate(_FREE.items(), start=1):
+        progress.stage(f"fit {what}")
+        found = fit_solver(
+            drawn, solvers[-1], free, rounds=_ROUNDS, on_round=lambda: progress.advance(1)
+        )
+        solvers.append(found)
+        progress.reach(1 + done * _ROUNDS)
     progress.stage("full compute of select prompts")
-    drawn = loops(select)
-    own, other = (np.concatenate([one.psnr(s) for one in drawn]) for s in (start, found))
-    progress.reach(_ROUNDS + 2)
-    gain = mean_interval(other - own)
-    return ToldTimes(found.within(collapsed), float(own.mean()), float(other.mean()), gain)
+    judged = loops(select)
+    own, *others = (np.concatenate([one.psnr(each) for one in judged]) for each in solvers)
+    progress.reach(_ROUNDS * len(_FREE) + 2)
+    return ToldTimes(
+        float(own.mean()),
+        tuple(
+            FittedUpdates(
+                what, solver.within(collapsed), float(psnr.mean()), mean_interval(psnr - own)
+            )
+            for what, solver, psnr in zip(_FREE, solvers[1:], others, strict=True)
+        ),
+    )
 
 
 def fit_solver(

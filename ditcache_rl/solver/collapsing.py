@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.schedules.collapse import Collapsed
-from ditcache_rl.types import HISTORY, Floats
+from ditcache_rl.types import Floats
 
 #: What a step may be given without changing what it does.
 _HARMLESS = {"generator", "return_dict"}
@@ -97,7 +97,7 @@ class Collapsing:
         if self._place == 0 and getattr(self, "_begin_index", None) is None:
             self._check_start(timestep)
         # A copy: what a compiled denoiser returns may be written over by its next call.
-        self._outputs = (model_output.clone(), *self._outputs)[:HISTORY]
+        self._outputs = (model_output.clone(), *self._outputs)[: collapsed.updates.shape[1]]
         moved = collapsed.advance(self._place, sample, self._outputs).to(model_output.dtype)
         self._noted(self._place, sample, model_output)
         self._place += 1

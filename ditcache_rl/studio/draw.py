@@ -207,7 +207,7 @@ class Studio:
 
     def _policy(self, source: str, pipe: Any) -> Policy:
         policy = open_policy(source)
-        check_identity(policy.manifest.model, policy.manifest.scheduler, pipe)
+        check_identity(policy.manifest, pipe)
         return policy
 
     def _draw(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.free_times import Fits, SolverFits
+from benchmarks.harness import Kept
 from benchmarks.learned.residual import ResidualSolvers
 from ditcache_rl.bench import Case
 from ditcache_rl.search.free import FreeLoop, FreeSolver
@@ -19,21 +20,24 @@ def pipe() -> Any:
 
 
 def test_what_is_fitted_is_chosen_kept_and_gone_on_with(pipe: Any, tmp_path: Path) -> None:
-    fits, file = Fits(train=2, select=2, test=2, rounds=1, starts=1), tmp_path / "kept.json"
-    work = SolverFits(pipe, fits, file=file, resume=False)
+    fits = Fits(train=2, select=2, test=2, rounds=1, starts=1)
+    kept = Kept(tmp_path, fits, resume=False)
+    work = SolverFits(pipe, fits, kept)
 
     chosen = work.choose(2)
 
     assert set(chosen) == {"searched", "grid", "times", "all", "images", "ppo"}
-    (ways,) = work.known.values()
-    assert ways["ppo"]["outputs"] >= ways["times"]["outputs"] > ways["grid"]["outputs"] > 0
+    ppo, both, alone = (
+        kept.done[f"2 {chosen['grid'][0]}, {way}"]["outputs"] for way in ("ppo", "times", "grid")
+    )
+    assert ppo >= both > alone > 0
     grid, times = chosen["grid"][1], chosen["times"][1]
     assert grid.times.tolist() == chosen["searched"][1].times.tolist()
     assert times.times.tolist() != grid.times.tolist()
     assert work.psnr("train", times).mean() > work.psnr("train", grid).mean()
-    again = SolverFits(pipe, fits, file=file, resume=True)
-    assert again.known == work.known
-    assert SolverFits(pipe, fits._replace(rounds=2), file=file, resume=True).known == {}
+    again = Kept(tmp_path, fits, resume=True)
+    assert all(part in again for part in kept.done)
+    assert again.done == kept.done
 
 
 def test_an_action_of_nothing_is_the_base_and_gains_nothing(pipe: Any) -> None:

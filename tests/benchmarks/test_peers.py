@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.peers.contender import Setup
-from benchmarks.peers.linear import LinearSolver, l2p, lacking, learned_solver, paths
+from benchmarks.peers.linear import l2p, lacking, learned_solver, paths
 from benchmarks.peers.settings import best_options
 from benchmarks.peers.solvers import other_solver
 from benchmarks.peers.verified import VerifiedForecast
@@ -35,10 +35,14 @@ def products(outputs: Any) -> Products:
 def test_a_solver_that_computes_every_step_is_the_sampler_itself(pipe: Any) -> None:
     outputs = np.random.default_rng(0).normal(size=(STEPS, 20))
     solver = l2p(products(outputs), tuple(range(STEPS)))
-    np.testing.assert_allclose(solver.updates, np.diag(np.diff(SIGMAS)))
+    alone = np.zeros((STEPS, STEPS))
+    alone[:, 0] = np.diff(SIGMAS)
+    np.testing.assert_allclose(solver.updates, alone, atol=1e-15)
     # The levels of the pipeline itself, which are shifted.
     draw(pipe, steps=STEPS)
-    own = LinearSolver(solver.path, np.diag(np.diff(pipe.scheduler.sigmas.double().numpy())))
+    levels = pipe.scheduler.sigmas.double().numpy()
+    alone[:, 0] = np.diff(levels)
+    own = solver._replace(times=levels[:-1], updates=alone)
     setup = Setup(pipe, STEPS, lambda: None, solvers={"L2P": {STEPS: own}})
 
     with learned_solver("L2P")(setup, STEPS)["applied"](pipe):
@@ -56,9 +60,10 @@ def test_outputs_that_are_sums_of_computed_ones_are_learned_exactly() -> None:
     solver = l2p(products(outputs), path)
 
     moved = np.diff(SIGMAS) @ outputs
-    np.testing.assert_allclose(solver.updates.sum(axis=0) @ outputs[list(path)], moved, atol=1e-4)
-    assert lacking(products(outputs), solver) < 1e-8
-    assert lacking(products(rng.normal(size=(STEPS, 20))), solver) > 1e-3
+    added = [solver.updates[k, : k + 1] @ outputs[list(path[k::-1])] for k in range(len(path))]
+    np.testing.assert_allclose(np.sum(added, axis=0), moved, atol=1e-4)
+    assert lacking(products(outputs), path, solver) < 1e-8
+    assert lacking(products(rng.normal(size=(STEPS, 20))), path, solver) > 1e-3
 
 
 def test_paths_begin_at_once_and_have_as_many_steps_as_asked_for() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.harness import Kept
 from benchmarks.quality import drawn
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.schedules.spacing import spaced
@@ -21,7 +22,10 @@ def test_prompts_that_were_drawn_are_not_drawn_again(
     cases = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS["train"])][:3]
     schedules = {str(count): spaced(STEPS, 1, count) for count in (1, 2)}
 
-    whole = drawn(board, policy, cases, schedules, tmp_path)
+    def kept() -> Kept:
+        return Kept(tmp_path, [*schedules], resume=True)
+
+    whole = drawn(board, policy, cases, schedules, kept())
     first, _ = sorted(tmp_path.iterdir())
     for piece in set(tmp_path.iterdir()) - {first}:
         piece.unlink()
@@ -33,7 +37,7 @@ def test_prompts_that_were_drawn_are_not_drawn_again(
         return draw(cases, *rest)
 
     monkeypatch.setattr(board, "draw", noted)
-    resumed = drawn(board, policy, cases, schedules, tmp_path)
+    resumed = drawn(board, policy, cases, schedules, kept())
 
     assert set(calls) == {1}  # the last prompt alone: two were drawn together
     for name, reached in whole.items():

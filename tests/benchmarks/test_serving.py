@@ -3,9 +3,10 @@ import pytest
 
 from benchmarks.harness.report import Lines
 from benchmarks.worlds import serving
-from benchmarks.worlds.gaps import POLICY, STEPS, shapes_fronts
+from benchmarks.worlds.gaps import POLICY, STEPS, fitted_worth, shapes_fronts
 from benchmarks.worlds.serving import compared, difference, tune
 from ditcache_rl.policy import load_policy
+from ditcache_rl.queueing import Fronts, Worth
 from ditcache_rl.rl import Service
 from tests.kit.queueing import BATCHY, fronts
 
@@ -18,6 +19,19 @@ def test_images_are_worth_what_the_shipped_schedules_reach() -> None:
     # Three numbers describe them all.
     assert np.abs(missed_db[1:]).max() < 1.3
     assert np.abs(missed_db).mean() < 0.5
+
+
+def test_what_costs_mean_is_found_from_paths_that_were_measured() -> None:
+    costs = np.random.default_rng(0).uniform(1, 2, (6, 6, 7))
+    for newest in range(6):
+        costs[:, newest, newest + 1] = 0.0
+    worth = Worth(most_db=60.0, bend_db=4.0, factor=10.0, power=1.2)
+    measured = dict(enumerate(Fronts(costs, worth).fresh_db[1:].tolist(), start=1))
+
+    found = fitted_worth(costs, measured)
+
+    assert Fronts(costs, found).fresh_db[1:] == pytest.approx(list(measured.values()), abs=0.01)
+    assert found.most_db == 60.0
 
 
 def test_every_rule_is_tuned_and_judged_with_and_without_a_barrier() -> None:

@@ -1,17 +1,6 @@
-from pathlib import Path
-
 import pytest
 
-from benchmarks.solver import FULL, QUICK, gains, kept
-from ditcache_rl.files import write_json
-
-
-def test_a_part_is_taken_again_if_it_was_done_with_the_same_amounts(tmp_path: Path) -> None:
-    write_json(tmp_path / "calls.json", {"figures": {"a_x": 1.0}, "amounts": QUICK})
-
-    assert kept(tmp_path, "calls", QUICK)["figures"] == {"a_x": 1.0}
-    assert kept(tmp_path, "calls", FULL) == {}
-    assert kept(tmp_path, "fitted", QUICK) == {}
+from benchmarks.solver import gains
 
 
 def test_two_searches_are_compared_at_each_count_and_the_least_gain_is_told() -> None:

@@ -104,10 +104,15 @@ def test_what_cannot_be_exported_is_one_line(
 
 
 def test_steps_are_searched_again_in_an_engine(
-    tiny_env: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = tmp_path / "file"
-    typed = ["export", "--to", "mag-cache", "--budget", "0.25", "--out", str(file)]
+    file, folder = tmp_path / "file", tmp_path / "policy"
+    save_policy(untrained_policy(tiny_pipe, tiny_call, steps=[8]), folder, card="")
+    typed = ["export", str(folder), "--to", "mag-cache", "--budget", "0.5", "--out", str(file)]
 
     assert main([*typed, "--search", "3", "--env", str(tiny_env)]) == 0
     assert main(["export", "--to", "csv", "--out", str(file), "--search", "3"]) == 2
@@ -116,7 +121,7 @@ def test_steps_are_searched_again_in_an_engine(
     assert said.out.startswith("PSNR on ")
     assert "dB with the same steps in mag-cache" in said.out
     assert "expected --search with --to cache-dit, mag-cache, dpcache" in said.err
-    assert json.loads(file.read_text())["mag_ratios"].count(2.0) == 7
+    assert json.loads(file.read_text())["mag_ratios"].count(2.0) == 4
 
 
 def test_fitted_times_are_exported_where_they_gain(
@@ -136,7 +141,11 @@ def test_fitted_times_are_exported_where_they_gain(
     made = CollapsedFlowMatchScheduler.from_pretrained(folder)
 
     assert said[0].startswith("PSNR on 2 select prompts: ")
-    assert said[1] == str(folder)
-    assert (made.config.told is not None) == said[0].endswith(": kept")
+    fitted = ["coefficients", "coefficients and told times"]
+    assert [line.partition(" fitted: ")[0] for line in said[1:3]] == fitted
+    kept = said[3].removeprefix("kept: ").partition(",")[0]
+    assert kept in ("the policy's schedule", *fitted)
+    assert said[4] == str(folder)
+    assert (made.config.told is not None) == (kept == fitted[1])
     assert main([*typed, "--out", str(folder), "--fit-times"]) == 2
     assert "--env where something is drawn" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ def unet_env(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every command fail, with a traceback, that opens a pipeline."""
-    for module in (evaluation, searching, analyzing, training, retargeting):
+    for module in (searching, analyzing, training):
         monkeypatch.setattr(module, "open_configured", None)
+    for module in (evaluation, retargeting):
+        monkeypatch.setattr(module, "open_matching", None)
 
 
 def test_an_analysis_leaves_a_map_and_a_picture(
@@ -197,6 +200,57 @@ def test_a_damaged_policy_is_named_before_work(
     assert main([*asked, str(tmp_path / "policy")]) == 2
 
     assert "expected schema_version 6, received None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "train ENV --retarget POLICY",
+        "train ENV --retarget POLICY --estimate",
+        "study ENV --policy POLICY",
+        "eval POLICY --env ENV --prompts 1",
+        "mos prepare POLICY --env ENV --prompts 1 --out OUT",
+        "rollout POLICY --env ENV",
+        "export POLICY --env ENV --to cache-dit --search 1 --out OUT",
+        "export POLICY --env ENV --to scheduler --fit-times --out OUT",
+        "serve PIPELINE --policy POLICY --port 0",
+    ],
+)
+def test_a_policy_of_another_model_is_refused_before_anything_is_drawn(
+    asked: str,
+    tiny_pipe: Any,
+    tiny_call: dict[str, Any],
+    tiny_env: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = untrained_policy(tiny_pipe, tiny_call)
+    made.manifest.model["config_sha256"] = "another"
+    made = replace(made, manifest=replace(made.manifest, blocks="transformer", network=None))
+    if asked.startswith("study"):  # which asks for the blocks of the environment first
+        made = replace(made, manifest=replace(made.manifest, blocks=""))
+    save_policy(replace(made, network=None), tmp_path / "policy", card="")
+    places = {
+        "ENV": tiny_env,
+        "POLICY": tmp_path / "policy",
+        "PIPELINE": tiny_folder,
+        "OUT": tmp_path / "out",
+    }
+    monkeypatch.chdir(tmp_path)
+
+    def drawn(pipe: Any, **call: Any) -> None:
+        raise AssertionError("something was drawn")
+
+    monkeypatch.setattr(type(tiny_pipe), "__call__", drawn)
+
+    assert main([str(places.get(word, word)) for word in asked.split()]) == 2
+
+    said = capsys.readouterr().err
+    assert "expected transformer config_sha256 another, received" in said
+    assert "that of ditcache/tiny-v0" in said
+    assert "; train a policy for this pipeline" in said
 
 
 def test_what_is_no_policy_is_never_replaced_by_one(

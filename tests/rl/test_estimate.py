@@ -12,7 +12,7 @@ from ditcache_rl.config import load_env
 from ditcache_rl.rl.estimate import Price, Stage, TrainEstimate, estimate
 from ditcache_rl.rl.train import TrainOptions, train
 from ditcache_rl.types import Progress
-from tests.kit.environment import write_env
+from tests.kit.environment import untrained_policy, write_env
 
 
 class Listening(Progress):
@@ -64,8 +64,12 @@ def test_images_cost_what_does_not_depend_on_steps_and_their_share_of_it() -> No
     assert Price(fixed_s=1.0, compute_s=8.0).of(3, 0.25) == 9.0
 
 
-def test_of_a_policy_that_is_brought_to_other_weights_the_profile_is_all(tiny_env: Path) -> None:
-    found = estimate(load_env(tiny_env), retargets=True)
+def test_of_a_policy_that_is_brought_to_other_weights_the_profile_is_all(
+    tiny_env: Path, tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    policy = untrained_policy(tiny_pipe, tiny_call)
+
+    found = estimate(load_env(tiny_env), retargets=policy)
 
     assert [stage.name for stage in found.stages] == ["profile"]
     assert found.advice() == []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +22,10 @@ from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.errors import ConfigError, ShapeError
 from ditcache_rl.rl import DenoiseVecEnv, Episodes, Scenario, Task, compare
+from ditcache_rl.rl import estimate as estimating
 from ditcache_rl.rl import fleet as module
 from ditcache_rl.rl.episodes import Outcome
+from ditcache_rl.rl.estimate import estimate
 from ditcache_rl.rl.fleet import Fleet, _connect, fleet_of
 from ditcache_rl.rl.fleet_episodes import episodes_of
 from ditcache_rl.rl.floors import with_floors
@@ -183,7 +186,7 @@ def trained(
 def test_a_training_whose_workers_die_and_sleep_ends_as_it_would_have_to_the_bit(
     scenario: Scenario, fleet: Fleet, tmp_path: Path
 ) -> None:
-    quick = Fleet(fleet._actors, patience_s=30)
+    quick = Fleet(fleet._actors, patience_s=60)
 
     def harm(step: int) -> None:
         if step == STEPS + 2:
@@ -192,6 +195,7 @@ def test_a_training_whose_workers_die_and_sleep_ends_as_it_would_have_to_the_bit
             actor = fleet._actors[0]
             pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
             os.kill(pid, signal.SIGSTOP)
+            quick._patience_s = 8  # from here on: who died before had to open its pipeline
 
     whole = trained(fleet, scenario, tmp_path / "whole")
     harmed = trained(quick, scenario, tmp_path / "harmed", harm)
@@ -299,16 +303,15 @@ def test_whoever_takes_calls_and_is_no_cluster_is_told_in_bounded_time(
 
 
 _STARTS = """
-import os, sys, time
+import sys
+import ray
 from ditcache_rl.config import load_env
 from ditcache_rl.rl.fleet import fleet_of
-with fleet_of(load_env(sys.argv[1]), workers=1) as fleet:
-    fleet.answers([fleet.ask(0, "__ray_ready__")])
-    import ray
-    print(ray._private.worker.global_worker.node.get_session_dir_path(), flush=True)
-    if sys.argv[2] == "killed":
-        time.sleep(600)
-time.sleep(600)
+for _ in range(2):
+    with fleet_of(load_env(sys.argv[1]), workers=1) as fleet:
+        fleet.answers([fleet.ask(0, "__ray_ready__")])
+        print(ray._private.worker.global_worker.node.get_session_dir_path(), flush=True)
+        sys.stdin.readline()
 """
 
 
@@ -324,24 +327,58 @@ def of_session(folder: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("end", ["left", "killed"])
-def test_ray_leaves_no_process_behind(tiny_env: Path, end: str) -> None:
+def test_ray_leaves_no_process_behind(tiny_env: Path) -> None:
     """However it ends: by leaving, or by kill -9 of the training."""
-    command = [sys.executable, "-c", _STARTS, str(tiny_env), end]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
-        assert training.stdout is not None
-        folder = training.stdout.readline().strip()
-        if end == "killed":
-            assert of_session(folder)
-            training.kill()
+
+    def left(folder: str) -> list[str]:
         until = time.monotonic() + 30
         while of_session(folder) and time.monotonic() < until:
             time.sleep(0.2)
-        left = of_session(folder)
-        training.kill()
+        return of_session(folder)
 
-    assert folder
-    assert left == []
+    command = [sys.executable, "-c", _STARTS, str(tiny_env)]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as training:
+        assert training.stdout is not None
+        assert training.stdin is not None
+        first = training.stdout.readline().strip()
+        assert of_session(first)
+        training.stdin.write("leave\n")
+        training.stdin.flush()
+        second = training.stdout.readline().strip()
+        assert left(first) == []
+        assert of_session(second)
+        training.kill()
+        assert left(second) == []
+
+
+def test_a_second_fleet_does_not_wait_for_cores_for_ever(
+    config: EnvConfig, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(module, "_SAID_S", 1.0)
+    monkeypatch.setattr(module, "_FREE_S", 1.0)
+
+    # One worker would have all cores, of which the fleet that is there has all but one or all.
+    with (
+        pytest.raises(ConfigError, match=r"room for 1 workers .* cores in all, received [01] free"),
+        fleet_of(config, workers=1),
+    ):
+        pass
+
+    assert "waiting up to 1 s for room for 1 workers" in caplog.text
+
+
+def test_an_estimate_times_calls_on_the_workers(
+    config: EnvConfig, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # This fleet holds all cores: another one would wait for them.
+    monkeypatch.setattr(estimating, "fleet_of", lambda *_, **__: nullcontext(fleet))
+
+    found = estimate(config, workers=2)
+
+    assert (found.workers, found.rows) == (2, ROWS // 2)
+    assert found.image_s > 0
+    assert {stage.name for stage in found.stages} >= {"references", "search", "learn", "compare"}
 
 
 def test_more_workers_than_cores_are_refused(config: EnvConfig, fleet: Fleet) -> None:

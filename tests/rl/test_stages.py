@@ -1,10 +1,11 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from ditcache_rl.bench import Board, Case, cases_of
+from ditcache_rl.bench import Board, Case, Replay, cases_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import ArtifactError
@@ -16,7 +17,7 @@ from ditcache_rl.rl.stages import (
     search_stage,
 )
 from ditcache_rl.schedules import Expectation, Schedule, ScheduleTable, expected, spaced_table
-from ditcache_rl.search import Sample
+from ditcache_rl.search import GapFitter, Sample
 from ditcache_rl.types import Mode
 from tests.kit.boards import Puzzle, hidden_schedule
 from tests.kit.environment import tiny_config, tiny_scenario
@@ -163,6 +164,38 @@ def test_what_is_carried_without_a_fit_between_named_budgets_is_fitted(
 
     for computes in (4, 5, 6):
         assert carried[computes].schedule.coefficients is not None
+
+
+def test_a_stage_records_full_compute_of_a_case_once(
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"steps": [6, 12], "budgets": [0.25, 0.5]}
+    config = tiny_config(tmp_path, tiny_call, **options)
+    boards = [Board(tiny_pipe, n, sites=1, call=tiny_call, blocks="transformer") for n in (6, 12)]
+    cases = [Case(prompt, seed) for seed, prompt in enumerate("abcde")]
+    sample = Sample(cases, cases, cases[:1])
+    recorded: list[Case] = []
+
+    class Noted(Replay):
+        def __init__(self, board: Board, cases: Sequence[Case]) -> None:
+            recorded.extend(cases)
+            super().__init__(board, cases)
+
+    monkeypatch.setattr("ditcache_rl.search.fit.Replay", Noted)
+    monkeypatch.setattr("ditcache_rl.search.calibrate.Replay", Noted)
+    monkeypatch.setattr("ditcache_rl.rl.stages.FEW_CASES", 2)
+    monkeypatch.setattr(GapFitter, "is_possible", lambda *_: True)
+    file = tmp_path / "table-6.npz"
+    table = search_stage(config, boards[0], sample, file=file, seed=0, tick=Ticks())
+    # What is found above named budgets is fitted on few cases, apart from the rest.
+    assert sorted(recorded) == sorted([*cases, *cases[:2]])
+    recorded.clear()
+
+    # Three of 12 steps are searched on few cases and settled on all, six are fitted on few.
+    file = tmp_path / "table-12.npz"
+    rescale_stage(config, table, boards[1], sample, file=file, seed=0, tick=Ticks())
+
+    assert sorted(recorded) == sorted(cases)
 
 
 def test_a_sample_is_chosen_once(tmp_path: Path) -> None:

@@ -52,6 +52,24 @@ def test_errors_are_those_of_estimates_that_are_formed(board: Board, mode: Mode)
     assert np.isinf(table.relative[mode][0, 2, 2])
 
 
+def test_residuals_of_full_compute_are_noted_not_computed_again(
+    tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    board = Board(tiny_pipe, STEPS, sites=1, call=tiny_call, blocks="transformer")
+    with Replay(board, CASES) as replay, torch.no_grad():
+        latents = replay.recorded()[:-1]
+        computed = [replay.compute(step, before)[1] for step, before in enumerate(latents)]
+    calls: list[None] = []
+    hook = tiny_pipe.transformer.x_embedder.register_forward_hook(lambda *_: calls.append(None))
+
+    products = measure_products(board, CASES)
+
+    hook.remove()
+    assert len(calls) == STEPS, "a step of the recorded call each"
+    outputs = torch.stack(computed, dim=1).double()
+    np.testing.assert_allclose(products.gram, (outputs @ outputs.mT).numpy(), rtol=1e-4)
+
+
 def test_a_fitted_gap_lacks_what_no_sum_of_its_two_residuals_can_give() -> None:
     rng = np.random.default_rng(0)
     residuals, sigmas = rng.normal(size=(3, STEPS, 7)), np.sort(rng.uniform(size=STEPS + 1))[::-1]

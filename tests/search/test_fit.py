@@ -132,6 +132,21 @@ def test_a_case_whose_errors_are_larger_counts_as_any_other(scales: list[float])
         np.testing.assert_allclose(side, same, rtol=1e-5)
 
 
+def test_cases_that_were_recorded_are_not_drawn_again(board: Board, fitter: GapFitter) -> None:
+    calls: list[int] = []
+    begun = GapFitter(board, CASES[:1])
+    embedder = board.pipe.transformer.x_embedder
+    hook = embedder.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
+
+    found = GapFitter(board, CASES, begun=begun)
+
+    hook.remove()
+    assert calls == [len(CASES) - 1] * STEPS
+    for path in PATHS:
+        # Sums of float32 in another order.
+        assert found.error(path) == pytest.approx(fitter.error(path), abs=1e-3)
+
+
 def test_a_path_scores_the_same_whatever_was_scored_before(board: Board) -> None:
     fresh = {path: GapFitter(board, CASES).error(path) for path in PATHS}
     shared = GapFitter(board, CASES)

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -6,10 +6,11 @@ from diffusers import DDIMScheduler
 
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
+from ditcache_rl.interval import Interval
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.schedules.collapse import collapse, euler_steps
 from ditcache_rl.search.free import FreeLoop, FreeSolver
-from ditcache_rl.search.told import fit_solver, told_times
+from ditcache_rl.search.told import FittedUpdates, ToldTimes, fit_solver, told_times
 from ditcache_rl.types import Progress
 from tests.kit.environment import levels_of
 from tests.kit.pipelines import CALL, PROMPTS, STEPS, build_tiny_pipe
@@ -55,7 +56,7 @@ def test_a_time_that_is_told_stays_above_zero(pipe: Any) -> None:
     assert (fit_solver([loop], near, ["times"], rounds=2).times > 0).all()
 
 
-def test_fitted_times_are_those_of_a_collapsed_schedule_with_what_they_gain(pipe: Any) -> None:
+def test_coefficients_alone_are_judged_beside_told_times(pipe: Any) -> None:
     sigmas = levels_of(pipe, CALL, STEPS)
     own = collapse(Schedule.on_path((0, 1), STEPS), sigmas, euler_steps(sigmas))
     heard = list[float]()
@@ -69,13 +70,29 @@ def test_fitted_times_are_those_of_a_collapsed_schedule_with_what_they_gain(pipe
 
     found = told_times(pipe, own, CASES, CASES, call=CALL, rows=1, progress=Heard())
 
-    assert found.gain.n == 2
-    assert found.gain.mean == pytest.approx(found.found_db - found.own_db)
-    assert found.gain.mean > 0  # these are what it was fitted to
-    assert found.collapsed.path == own.path
-    assert found.collapsed.times.tolist() != own.times.tolist()
-    assert found.gains == (found.gain.low > 0)
+    coefficients, both = found.fitted
     assert heard[0] == heard[-1]
+    assert (coefficients.free, both.free) == ("coefficients", "coefficients and told times")
+    for one in found.fitted:
+        assert one.gain.n == 2
+        assert one.gain.mean == pytest.approx(one.found_db - found.own_db)
+        assert one.collapsed.path == own.path
+    assert 0 < coefficients.gain.mean < both.gain.mean  # these are what they were fitted to
+    assert coefficients.collapsed.told is None, "they stay on the grid"
+    assert coefficients.collapsed.times.tolist() == own.times.tolist()
+    assert both.collapsed.times.tolist() != own.times.tolist()
+
+
+def test_the_best_of_what_gains_for_sure_is_taken() -> None:
+    def one(free: str, found_db: float, low: float) -> FittedUpdates:
+        gain = Interval(found_db - 30, low, 2 * (found_db - 30) - low, 2)
+        return FittedUpdates(free, cast(Any, None), found_db, gain)
+
+    sure, unsure, better = one("sure", 31, 0.5), one("unsure", 33, -0.1), one("better", 32, 0.1)
+
+    assert ToldTimes(30, (sure, unsure)).best is sure
+    assert ToldTimes(30, (sure, better)).best is better
+    assert ToldTimes(30, (unsure,)).best is None
 
 
 def test_a_pipeline_at_other_noise_levels_or_of_another_kind_is_refused(pipe: Any) -> None:

@@ -90,6 +90,15 @@ def test_a_fitted_schedule_is_drawn_whatever_was_drawn_before_and_not_remembered
     assert not file.exists()
 
 
+def test_full_compute_is_the_reference_and_not_drawn() -> None:
+    board = Fitted(hidden_schedule(4, 1, 0))
+
+    scored = Trials(board, CASES, Objective()).scored(Schedule.on_path((0, 1, 2, 3), 4))
+
+    assert scored[1:3] == (60.0, 1.0)
+    assert board.asked == []
+
+
 def test_what_was_drawn_is_read_back(board: Puzzle, tmp_path: Path) -> None:
     file = tmp_path / "trials.jsonl"
     candidates = schedules("CRRR", "C1R1")

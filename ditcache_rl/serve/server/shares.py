@@ -136,11 +136,11 @@ def _fronts(policy: Policy, steps: int) -> Fronts:
     through it: a compute between two of them buys nothing. Where it has not measured, images lose
     as those of shapes do.
     """
-    fronts, table = Fronts.nominal(steps), policy.tables[steps]
+    table, fresh_db = policy.tables[steps], None
     known = {computes: one.psnr_db for computes, one in table.items() if np.isfinite(one.psnr_db)}
     if len(known) >= _KNOWN and policy.manifest.sites == 1:
         reached_db = np.full(steps + 1, -np.inf)
         reached_db[[*known]] = [*known.values()]
         reached_db[steps] = max(_UNTOUCHED_DB, *known.values())
-        fronts.fresh_db = np.maximum.accumulate(reached_db)
-    return fronts
+        fresh_db = np.maximum.accumulate(reached_db)
+    return Fronts.nominal(steps, fresh_db)
