@@ -9,7 +9,8 @@ far is told of as many images of `clients`.
 `overload`: who asks while all places are taken tells how fast a refusal is.
 `bursts`: requests at 1.3 times what full compute could serve go to the engine directly, with
 deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to
-the one of the most computes that keeps as many deadlines.
+the one of the most computes that keeps as many deadlines. The same trace is then simulated with the
+costs that the engine had measured by its end, and how far off that is is told.
 `ray`: two workers on Ray play a batch and score its baselines, by turns with one alone, each on a
 core of its own.
 `drift`: weights change while every batch is audited, until the policy is switched off. Told is the
@@ -23,6 +24,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,9 +33,10 @@ from PIL import Image
 
 import ditcache_rl as dc
 from benchmarks.harness import Benchmark, console, parser
-from benchmarks.served.bursts import drawn_alone, most_in_time, play, traffic_of
+from benchmarks.served.bursts import Burst, drawn_alone, most_in_time, play, traffic_of
 from benchmarks.served.clients import Exchange, crowd, rush, serving
 from benchmarks.served.drift import drifts
+from benchmarks.served.simulated import foretold
 from benchmarks.served.workers import pin, rounds_of, scenarios_on, throughput_x
 from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
@@ -206,6 +209,8 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
     try:
         engine.ready.wait()
         ours = play(engine, traffic, prompts, references)
+        assert engine._costs is not None, "it is ready"
+        costs = copy(engine._costs)  # it learns on
         console.print(f"{image_s:.2f} s an image; the engine: {ours}")
         fixed = most_in_time(
             lambda computes: play(engine, traffic, prompts, references, computes=computes),
@@ -215,13 +220,26 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
     finally:
         engine.stop()
     as_many = [one for one in fixed.values() if one.kept_share >= ours.kept_share]
-    figures = {"deadline_kept_share": ours.kept_share}
+    told = {
+        computes: foretold(policy, costs, traffic, rows=ROWS, computes=computes)
+        for computes in (None, *fixed)
+    }
+
+    def beside(computes: int | None, measured: Burst) -> dict[str, float]:
+        simulated = {f"simulated_{key}": value for key, value in told[computes]._asdict().items()}
+        return {**measured._asdict(), **simulated}
+
+    figures = {
+        "deadline_kept_share": ours.kept_share,
+        "simulator_off_db": abs(told[None].psnr_db - ours.psnr_db),
+        "simulator_off_share": abs(told[None].kept_share - ours.kept_share),
+    }
     if as_many:
         figures["quality_gain_db"] = ours.psnr_db - max(one.psnr_db for one in as_many)
     details = {
         "image_s": image_s,
-        "ours": ours._asdict(),
-        "fixed": {str(computes): one._asdict() for computes, one in fixed.items()},
+        "ours": beside(None, ours),
+        "fixed": {str(computes): beside(computes, one) for computes, one in fixed.items()},
         "some_fixed_keeps_as_many": bool(as_many),
     }
     return figures, details
