@@ -1,15 +1,14 @@
 """A server under load: is everybody served, how much faster, and what becomes of deadlines?
 
 `clients`: 32 ask the embedded pipeline over the loopback, one request after the other, by turns for
-full compute and for twice the speed; memory is that of the server's process after each turn.
-`identity`: the same from a server in double precision, whose images are then drawn alone with the
-same decisions and compared bit by bit. In single precision rows that are drawn together are summed
-in another order than alone, and now and then a pixel is rounded the other way: how often and how
-far is told of as many images of `clients`.
+full compute and for twice the speed. Images are then drawn alone with the same decisions, and
+compared bit by bit; where they are computed together, a pixel is now and then rounded the other way,
+and how far they are off is told. Memory is that of the server's process after each turn.
 `overload`: who asks while all places are taken tells how fast a refusal is.
 `bursts`: requests at 1.3 times what full compute could serve go to the engine directly, with
 deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to
-the one of the most computes that keeps as many deadlines.
+the one of the most computes that keeps as many deadlines. The same trace is then simulated with the
+costs that the engine had measured by its end, and how far off that is is told.
 `ray`: two workers on Ray play a batch and score its baselines, by turns with one alone, each on a
 core of its own.
 `drift`: weights change while every batch is audited, until the policy is switched off. Told is the
@@ -23,6 +22,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,14 +31,14 @@ from PIL import Image
 
 import ditcache_rl as dc
 from benchmarks.harness import Benchmark, console, parser
-from benchmarks.served.bursts import drawn_alone, most_in_time, play, traffic_of
+from benchmarks.served.bursts import Burst, drawn_alone, most_in_time, play, traffic_of
 from benchmarks.served.clients import Exchange, crowd, rush, serving
 from benchmarks.served.drift import drifts
+from benchmarks.served.simulated import foretold
 from benchmarks.served.workers import pin, rounds_of, scenarios_on, throughput_x
 from ditcache_rl.config import load_env
 from ditcache_rl.inference import open_policy
 from ditcache_rl.instrument.attachment import plain_call
-from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.rl.fleet import Fleet, fleet_of
 from ditcache_rl.serve.server import Engine, Painter, ServerSettings
 from ditcache_rl.shapes import CALL, load_pipeline
@@ -117,6 +117,7 @@ def _clients(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measu
     rates = [len(plain) / taken_s[0], len(cached) / taken_s[1]]
     figures = {
         "failed_count": float(len(failed)),
+        "identical_share": off.count(0) / len(off),
         "throughput_x": rates[1] / rates[0],
         "p95_x": tails[1] / tails[0],
         # The first two turns are the first of both kinds.
@@ -125,7 +126,6 @@ def _clients(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measu
     details = {
         "requests": [len(plain), len(cached)],
         "compared": len(off),
-        "identical": off.count(0),
         "most_off_in_255": max(off),
         "images_per_s": rates,
         "p95_s": tails,
@@ -137,21 +137,6 @@ def _clients(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measu
 
 def _options() -> list[str]:
     return ["--rows", str(ROWS), "--places", str(PLACES), "--patience-s", "3600"]
-
-
-def _identity(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
-    """Compare served images with those drawn alone, where rounding plays no part."""
-    exact = open_pipeline("builtin:shapes", dtype="float64")
-    exact.set_progress_bar_config(disable=True)
-    seconds = amounts.seconds / 6  # of each kind: enough to choose from
-    parts = []
-    with serving(*_options(), "--dtype", "float64") as server:
-        for speedup in (1.0, 2.0):
-            found, _ = crowd(server.url, prompts, clients=CLIENTS, seconds=seconds, speedup=speedup)
-            parts.append(found)
-    off = [_off_alone(exact, asked) for asked in _some(*parts, count=amounts.compared)]
-    details = {"requests": [len(part) for part in parts], "compared": len(off)}
-    return {"identical_share": off.count(0) / len(off)}, {**details, "most_off_in_255": max(off)}
 
 
 def _some(*parts: Sequence[Exchange], count: int) -> list[Exchange]:
@@ -206,6 +191,8 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
     try:
         engine.ready.wait()
         ours = play(engine, traffic, prompts, references)
+        assert engine._costs is not None, "it is ready"
+        costs = copy(engine._costs)  # it learns on
         console.print(f"{image_s:.2f} s an image; the engine: {ours}")
         fixed = most_in_time(
             lambda computes: play(engine, traffic, prompts, references, computes=computes),
@@ -215,13 +202,26 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
     finally:
         engine.stop()
     as_many = [one for one in fixed.values() if one.kept_share >= ours.kept_share]
-    figures = {"deadline_kept_share": ours.kept_share}
+    told = {
+        computes: foretold(policy, costs, traffic, rows=ROWS, computes=computes)
+        for computes in (None, *fixed)
+    }
+
+    def beside(computes: int | None, measured: Burst) -> dict[str, float]:
+        simulated = {f"simulated_{key}": value for key, value in told[computes]._asdict().items()}
+        return {**measured._asdict(), **simulated}
+
+    figures = {
+        "deadline_kept_share": ours.kept_share,
+        "simulator_off_db": abs(told[None].psnr_db - ours.psnr_db),
+        "simulator_off_share": abs(told[None].kept_share - ours.kept_share),
+    }
     if as_many:
         figures["quality_gain_db"] = ours.psnr_db - max(one.psnr_db for one in as_many)
     details = {
         "image_s": image_s,
-        "ours": ours._asdict(),
-        "fixed": {str(computes): one._asdict() for computes, one in fixed.items()},
+        "ours": beside(None, ours),
+        "fixed": {str(computes): beside(computes, one) for computes, one in fixed.items()},
         "some_fixed_keeps_as_many": bool(as_many),
     }
     return figures, details
@@ -249,7 +249,6 @@ def _ray(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
 
 PARTS: dict[str, Callable[[Any, Sequence[str], ServedAmounts], Measured]] = {
     "clients": _clients,
-    "identity": _identity,
     "overload": _overload,
     "bursts": _bursts,
     "drift": _drift,

@@ -125,6 +125,8 @@ for found in pkgutil.walk_packages(ditcache_rl.__path__, "ditcache_rl.", onerror
     assert base_install(code) == (
         "ditcache_rl.rl ConfigError expected gymnasium, stable_baselines3, sb3_contrib, "
         "tensorboard to be installed, found none; pip install 'ditcache-rl[train]'\n"
+        "ditcache_rl.serve.deployment ConfigError expected fastapi, prometheus_client, uvicorn "
+        "to be installed, found none; pip install 'ditcache-rl[serve]'\n"
         "ditcache_rl.serve.server ConfigError expected fastapi, prometheus_client, uvicorn "
         "to be installed, found none; pip install 'ditcache-rl[serve]'\n"
     )

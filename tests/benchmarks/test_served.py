@@ -1,9 +1,14 @@
 """What the benchmark of a server does with what it measured."""
 
+import numpy as np
 import torch
 
 from benchmarks.served.bursts import Burst, most_in_time
 from benchmarks.served.drift import changed
+from benchmarks.served.simulated import foretold
+from ditcache_rl.inference import open_policy
+from ditcache_rl.queueing import Traffic
+from ditcache_rl.serve.server import CallCosts
 
 
 def test_the_schedule_of_the_most_computes_that_keeps_as_many_deadlines_is_among_those_played() -> (
@@ -29,3 +34,25 @@ def test_weights_are_changed_by_noise_and_put_back_to_the_bit() -> None:
         assert 0.2 < float((model.weight - before).std() / before.std()) < 0.8
 
     assert torch.equal(model.weight, before)
+
+
+def test_a_trace_is_foretold_with_the_costs_that_were_measured() -> None:
+    """Images that never meet are in time, each at its best; where a machine is slow, fewer are."""
+    policy = open_policy("shapes-ppo")
+    table = policy.tables[policy.steps[0]]
+    costs = CallCosts(row_s=0.03, compute_s=0.0, compute_row_s=0.02, own_px=64 * 64)
+    image_s = costs.batch_s(table.site_steps, 1)
+    comes_s = np.arange(6.0)[None] * 10 * image_s
+    alone = Traffic(comes_s, comes_s + 2 * image_s)
+    at_once = Traffic(np.zeros((1, 6)), np.full((1, 6), 2 * image_s))
+
+    for computes in (6, 9):
+        kept = foretold(policy, costs, alone, rows=4, computes=computes)
+        assert kept.kept_share == 1.0
+        assert np.isclose(kept.psnr_db, table[computes].psnr_db)
+    every = foretold(policy, costs, at_once, rows=4, computes=table.site_steps)
+    assert every.kept_share <= 2 / 6  # there is time for two
+    ours = foretold(policy, costs, at_once, rows=4)
+    assert ours.kept_share == 1.0
+    costs.slowness = 4.0
+    assert foretold(policy, costs, at_once, rows=4).psnr_db < ours.psnr_db

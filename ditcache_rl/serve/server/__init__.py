@@ -19,7 +19,7 @@ from ditcache_rl.serve.server.costs import CallCosts
 from ditcache_rl.serve.server.engine import Engine
 from ditcache_rl.serve.server.measures import ServerMeasures
 from ditcache_rl.serve.server.painter import Painter
-from ditcache_rl.serve.server.process import address_of, listen, serve_forever
+from ditcache_rl.serve.server.process import address_of, listen, log_lines, serve_forever
 from ditcache_rl.serve.server.settings import ServerSettings, check_host
 from ditcache_rl.serve.server.ticket import ImageTicket, Refused, ServedImage
 
@@ -36,6 +36,7 @@ __all__ = [
     "address_of",
     "check_host",
     "listen",
+    "log_lines",
     "make_app",
     "open_app",
     "serve_forever",

@@ -87,6 +87,9 @@ def make_app(
         measures: Of the same engine.
         model: Name of what is served.
         api_key: Must be in every request but those for health; None for none.
+
+    Returns:
+        The app; the engine is its `state.engine`.
     """
 
     @asynccontextmanager
@@ -98,6 +101,7 @@ def make_app(
             await asyncio.to_thread(engine.stop)
 
     app = FastAPI(title="ditcache-rl", version=__version__, lifespan=life)
+    app.state.engine = engine
     told = measures.refused
     app.add_middleware(BodyLimit, most_bytes=engine.settings.most_body_bytes, told=told)
     if api_key is not None:  # outermost: of who has no key nothing is read

@@ -51,6 +51,13 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def log_lines() -> None:
+    """Have this process write what is logged to stderr, as lines of JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
 def serve_forever(app: FastAPI, listening: socket.socket, *, grace_s: float) -> None:
     """Serve until the process is told to stop, and then finish what there is.
 
@@ -59,9 +66,7 @@ def serve_forever(app: FastAPI, listening: socket.socket, *, grace_s: float) -> 
         listening: Of `listen`; closed in the end.
         grace_s: Seconds that requests have to be finished.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    log_lines()
     config = uvicorn.Config(
         app,
         log_config=None,
