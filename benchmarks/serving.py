@@ -48,8 +48,8 @@ CLIENTS, PLACES, ROWS = 32, 40, 4
 ROUNDS = 2
 #: Requests, one after the other, that find all places taken.
 REFUSED = 20
-#: Workers on Ray, and what they play at once.
-WORKERS, BATCH = 2, 16
+#: Workers on Ray, and rows that they play at once, as an environment has by default.
+WORKERS, BATCH = 2, 32
 #: Changes of weights, over their standard deviation; of the first there is nothing to be noticed.
 CHANGES = (0.0, 0.3, 0.6, 1.0)
 #: Requests before weights change; after that, at most as many as may be audited.
