@@ -71,11 +71,12 @@ def compare(
     left, right = (escaped(name) for name in names)
     move = "this.parentNode.style.setProperty('--cut', this.value + '%')"
     height, width = reference.shape[:2]
-    size = f'width="{width}" height="{height}"'
+    # A picture is decoded when somebody comes near, so that the page is there at once.
+    given = f'width="{width}" height="{height}" loading="lazy" decoding="async"'
     return (
         f'<figure class="dc-compare{small}"><div class="dc-stage">'
-        f'<img {size} alt="{right}: {escaped(caption)}" src="{picture_uri(other)}">'
-        f'<img {size} class="dc-before" alt="{left}: {escaped(caption)}" '
+        f'<img {given} alt="{right}: {escaped(caption)}" src="{picture_uri(other)}">'
+        f'<img {given} class="dc-before" alt="{left}: {escaped(caption)}" '
         f'src="{picture_uri(reference)}">'
         f'<span class="dc-tag dc-left" aria-hidden="true">{left}</span>'
         f'<span class="dc-tag dc-right" aria-hidden="true">{right}</span>'
