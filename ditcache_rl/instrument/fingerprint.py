@@ -149,6 +149,8 @@ class _Glance:
         self._modules = modules
         self._attributes = [module.__dict__ for module in modules]
         self._children = [module._modules for module in modules]
+        processors = [attributes.get("processor") for attributes in self._attributes]
+        self._holders = [*self._attributes, *[getattr(one, "__dict__", {}) for one in processors]]
         self._tensors, self._settings, self._samples = tensors, settings, samples
         self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
         *others, values = self._now()
@@ -170,10 +172,11 @@ class _Glance:
         """Compare all that a fingerprint tells."""
         return self.same() and self._now_marked() == self._marks and self.same_weights()
 
-    def _now(self) -> tuple[int, list[Any], list[Any]]:
+    def _now(self) -> tuple[int, list[Any], list[int], list[Any]]:
         return (
             sum(map(attrgetter("_version"), self._counted)),  # each of them only grows
             list(chain.from_iterable(map(dict.values, self._children))),
+            list(map(len, self._holders)),  # a setting that was not there before is one more
             [attributes.get(name) for attributes, name in self._settings],
         )
 
@@ -181,13 +184,8 @@ class _Glance:
         owned = chain.from_iterable(map(_owned, self._attributes))
         return list(map(id, owned)), list(map(Tensor.data_ptr, self._tensors))
 
-    def _now_marked(self) -> tuple[list[Any], ...]:
-        return (
-            list(map(type, self._modules)),
-            list(map(is_compiled, self._modules)),
-            list(map(_is_moved, self._attributes)),
-            [attributes.get("processor") for attributes in self._attributes],
-        )
+    def _now_marked(self) -> list[tuple[Any, ...]]:
+        return [(type(it), is_compiled(it), _is_moved(it.__dict__)) for it in self._modules]
 
 
 class _Samples:

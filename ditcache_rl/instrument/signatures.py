@@ -250,8 +250,8 @@ def takes_anything(module: nn.Module) -> bool:
 @cache
 def _read(forward: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
     """Return the names that a method takes, and whether it takes any number of others."""
-    _, *parameters = inspect.signature(forward).parameters.values()
-    names = tuple([item.name for item in parameters if item.kind not in _ANYTHING])
+    parameters = list(inspect.signature(forward).parameters.values())
+    names = tuple([item.name for item in parameters[1:] if item.kind not in _ANYTHING])
     return names, inspect.Parameter.VAR_POSITIONAL in {item.kind for item in parameters}
 
 

@@ -89,6 +89,15 @@ def swap_processor(pipe: Any) -> None:
     pipe.transformer.transformer_blocks[0].attn.processor = OtherProcessor()
 
 
+def set_for_the_first_time(pipe: Any) -> None:
+    layer: Any = next(m for m in pipe.transformer.modules() if isinstance(m, nn.Linear))
+    layer.scaling = 0.5
+
+
+def scale_processor(pipe: Any) -> None:
+    pipe.transformer.transformer_blocks[0].attn.processor.scale = 0.5
+
+
 def compile_block(pipe: Any) -> None:
     pipe.transformer.transformer_blocks[0].compile()
 
@@ -105,6 +114,8 @@ MUTATIONS: list[Callable[[Any], None]] = [
     disable_adapter,
     fuse_adapter,
     swap_processor,
+    set_for_the_first_time,
+    scale_processor,
     compile_block,
 ]
 

@@ -58,6 +58,14 @@ class PositionalWrapper(Wrapper):
         return self.inner(*head, **given)
 
 
+class Decorated(Wrapper):
+    """Has a `forward` that takes itself among anything else, as a decorator leaves it."""
+
+    def forward(*given: Any, **kwargs: Any) -> Any:
+        self, *args = given
+        return self.inner(*args, **kwargs)
+
+
 class HalfOpen(Wrapper):
     """Names some of its arguments."""
 
@@ -228,5 +236,6 @@ def test_parameters_of_a_wrapper_are_those_of_what_it_wraps() -> None:
     model = build("FluxTransformer2DModel")
 
     assert parameters_of(Wrapper(model)) == parameters_of(model)
+    assert parameters_of(Decorated(model)) == parameters_of(model)
     assert parameters_of(HalfOpen(model))[0] == "hidden_states"
     assert parameters_of(Opaque(model)) == ()
