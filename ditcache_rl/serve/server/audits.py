@@ -63,10 +63,15 @@ class Audits:
             for ticket in self._drawn:
                 ticket.gone = True
 
-    def consider(
+    def chosen(self) -> bool:
+        """Tell by chance whether the next image is audited."""
+        with self._lock:
+            return not self._stopped and self._rng.random() < self._share
+
+    def audit(
         self, painter: Painter, drawing: DrawnTicket, target: Target, painted: Painted
     ) -> None:
-        """Audit an image that was answered, or not; nothing that goes wrong here is anybody's.
+        """Audit an image that was answered; nothing that goes wrong here is anybody's.
 
         Args:
             painter: Draws.
@@ -75,7 +80,7 @@ class Audits:
             painted: What came of it.
         """
         with self._lock:
-            if self._stopped or painter.run.distrusted or self._rng.random() >= self._share:
+            if self._stopped or painter.run.distrusted:
                 return
             self._drawn.append(drawing.ticket)
         try:

@@ -272,14 +272,14 @@ class Engine:
             answer(ticket, target, painted, began)
             self._watch(painted)
             if self.audits is not None and again is not None:
-                self.audits.consider(self.painter, again, target, painted)
+                self.audits.audit(self.painter, again, target, painted)
         finally:
             if again is not None:
                 self._done(again)
 
     def _again(self, drawing: DrawnTicket) -> DrawnTicket | None:
-        """Put an audit in the place of an image, if there are any and that makes nobody late."""
-        if self.audits is None:
+        """Put an audit in the place of an image, if it is chosen and that makes nobody late."""
+        if self.audits is None or not self.audits.chosen():
             return None
         whole = self.painter.policy.tables[drawing.ticket.steps].site_steps
         # Who has gone away, or has the answer, has an image that tells as much.

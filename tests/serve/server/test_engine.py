@@ -456,6 +456,27 @@ def test_a_server_that_is_stopped_waits_for_no_audit(tiny_call: dict[str, Any]) 
         assert engine.audits.count == 0  # type: ignore[union-attr]
 
 
+def test_an_image_that_is_not_audited_has_no_place_while_it_is_written(
+    tiny_call: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[int]()
+    with stopped(tiny_call, audit=1e-9) as (engine, _, _, go):
+        go.set()
+        give = ImageTicket.give
+
+        def written(ticket: ImageTicket, image: ServedImage) -> None:
+            held.append(len(engine._drawn))
+            give(ticket, image)
+
+        monkeypatch.setattr(ImageTicket, "give", written)
+        asked = four(60)
+        engine.submit([asked])
+        asked.answer.result(60)
+        engine.stop()
+
+    assert held == [0]
+
+
 def test_what_is_not_done_after_the_grace_is_refused_and_ends(
     tiny_call: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
