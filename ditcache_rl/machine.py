@@ -22,6 +22,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scikit-image", "scip
 LEARNING = ("gymnasium", "stable_baselines3", "sb3_contrib", "tensorboard")
 #: What a server needs, of the `serve` extra.
 SERVING = ("fastapi", "prometheus_client", "uvicorn")
+#: Environment variable with a server's key; on a command line everybody on the machine reads it.
+KEY_VARIABLE = "DITCACHE_RL_API_KEY"
 
 
 def synchronize(device: torch.device | None = None) -> None:

@@ -6,11 +6,9 @@ import os
 from argparse import ArgumentParser, Namespace
 
 from ditcache_rl.config import PipelineConfig
+from ditcache_rl.machine import KEY_VARIABLE
 
 HELP = "serve a pipeline under a policy over HTTP"
-
-#: Environment variable with the key; on a command line everybody on the machine reads it.
-_KEY = "DITCACHE_RL_API_KEY"
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -26,7 +24,7 @@ def add_options(parser: ArgumentParser) -> None:
         default="shapes-ppo",
         help="policy folder, name of a shipped one, or schedule file",
     )
-    parser.add_argument("--host", default="127.0.0.1", help=f"others need ${_KEY}")
+    parser.add_argument("--host", default="127.0.0.1", help=f"others need ${KEY_VARIABLE}")
     parser.add_argument("--port", type=int, default=8000, help="TCP port; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="torch device")
     parser.add_argument("--dtype", default="float32", help="torch dtype of the weights")
@@ -64,7 +62,7 @@ def run(options: Namespace) -> int:
     from ditcache_rl.pipelines import open_matching
     from ditcache_rl.serve import server
 
-    key = os.environ.get(_KEY) or None
+    key = os.environ.get(KEY_VARIABLE) or None
     server.check_host(options.host, key)
     check_port(options.host, options.port, least=0)
     settings = server.ServerSettings(

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ditcache_rl.machine import SERVING, require
+from ditcache_rl.machine import KEY_VARIABLE, SERVING, require
 
 require("serve", *SERVING)
 require("ray", "ray")
@@ -32,8 +32,6 @@ from ditcache_rl.inference import open_policy
 from ditcache_rl.pipelines import open_matching
 from ditcache_rl.serve.server import Engine, ServerSettings, log_lines, open_app
 
-#: Environment variable with the key, as of `ditcache-rl serve`.
-_KEY = "DITCACHE_RL_API_KEY"
 #: Requests that a replica may have beside those whose images it draws or keeps waiting: they are
 #: refused, or ask how things are, and answered at once.
 _ANSWERED_AT_ONCE = 32
@@ -93,11 +91,11 @@ def app(given: Mapping[str, Any]) -> Any:
         ConfigError: If a name or value is none of these, or there is no key in
             `DITCACHE_RL_API_KEY`.
     """
-    settings, key = _read(given), os.environ.get(_KEY)
+    settings, key = _read(given), os.environ.get(KEY_VARIABLE)
     if not key:
         raise ConfigError(
-            f"expected an API key in {_KEY}, received none; set it: Ray serves other machines too, "
-            "as its own settings say"
+            f"expected an API key in {KEY_VARIABLE}, received none; set it: Ray serves other "
+            "machines too, as its own settings say"
         )
     deployment = serve.deployment(
         serve.ingress()(_Replica),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ditcache_rl.config import check_within
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.machine import KEY_VARIABLE
 from ditcache_rl.types import MOST_COUNT
 
 
@@ -68,5 +69,5 @@ def check_host(host: str, api_key: str | None) -> None:
     if not is_own and not api_key:
         raise ConfigError(
             f"expected an API key to serve other machines, received host {host!r} and none; set "
-            "DITCACHE_RL_API_KEY, or serve 127.0.0.1"
+            f"{KEY_VARIABLE}, or serve 127.0.0.1"
         )
