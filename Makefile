@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 train: setup ## Train a policy; ARGS="envs/NAME.toml --help"
-	@$(BIN)/python train.py $(or $(ARGS),--workers $(JOBS))
+	@$(BIN)/python train.py $(ARGS)
 
 eval: setup ## Evaluate a policy against its reference; ARGS="policies/NAME"
 	@$(BIN)/python eval.py $(ARGS)
