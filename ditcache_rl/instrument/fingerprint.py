@@ -9,7 +9,8 @@ leave the weights alone.
 Buffers that are not saved with the weights are left alone: models make them of what else is seen,
 some of them anew in every call.
 
-Between two steps there is time for a glance only: counts of modifications, modules and settings.
+Between two steps there is time for a glance only, where anything is served or kept: counts of
+modifications, modules and settings.
 """
 
 from __future__ import annotations
@@ -112,6 +113,10 @@ class ModelWatch:
         versions = [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
         return Fingerprint((places, versions), self._glance.samples, described)
 
+    def expect_taps(self, modules: Iterable[nn.Module]) -> None:
+        """Know that some modules have one attribute more than at the last look: their first tap."""
+        self._glance.expect_one_more(modules)
+
     def as_before(self, *, closely: bool = False) -> bool:
         """Tell whether a glance sees nothing that has changed since the last look.
 
@@ -153,10 +158,16 @@ class _Glance:
         self._holders = [*self._attributes, *[getattr(one, "__dict__", {}) for one in processors]]
         self._tensors, self._settings, self._samples = tensors, settings, samples
         self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
-        *others, values = self._now()
-        self._found = (*others, [_copied(value) for value in values])
+        versions, children, self._counts, values = self._now()
+        self._found = (versions, children, self._counts, [_copied(value) for value in values])
         self._places, self._marks = self._now_at(), self._now_marked()
         self.samples = b"" if samples is None else samples.fetch()
+
+    def expect_one_more(self, modules: Iterable[nn.Module]) -> None:
+        """Know that some modules have an attribute more."""
+        grown = set(map(id, modules))
+        for place, module in enumerate(self._modules):
+            self._counts[place] += id(module) in grown
 
     def same(self) -> bool:
         """Compare with the moment when this was made."""

@@ -17,7 +17,8 @@ class Freshness:
     """
 
     def __init__(self, changes: Callable[[bool], int]) -> None:
-        self._changes, self._model = changes, changes(False)
+        self._changes = changes
+        self._model: int | None = None  # of nobody yet
         self.begin()
 
     def begin(self) -> None:
@@ -28,8 +29,9 @@ class Freshness:
     def other_model(self, *, closely: bool) -> bool:
         """Tell whether the model has changed since the last time: no entry is of use to it."""
         before, self._model = self._model, self._changes(closely)
-        self._is_stale = self._is_stale or self._model != before
-        return self._model != before
+        other = before is not None and self._model != before
+        self._is_stale = self._is_stale or other
+        return other
 
     def is_lost(self, *tensors: Tensor | None) -> bool:
         """Tell whether what a decision looks at is not comparable with the decision before."""

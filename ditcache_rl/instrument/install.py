@@ -131,6 +131,7 @@ class DenoiserTap(Tap):
             request.layout = None
         layout.follow(watched.stack)
         _tap_blocks(layout)
+        layout.watch.expect_taps(tap.module for tap in layout.roles if tap.is_only)
         layout.ready = True
         request.begin_call(layout, layout.reader.read(args, kwargs))
         try:

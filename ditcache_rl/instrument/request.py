@@ -47,7 +47,7 @@ class Request:
         admitted: False computes everything and keeps nothing.
         ranks: Other processes that must decide the same.
         changes: Looks at the model, closely where it is told to, and counts how often it has
-            changed; asked at every step.
+            changed; asked at every step that serves or keeps anything.
     """
 
     def __init__(
@@ -127,24 +127,25 @@ class Request:
             self._start_run(rows)
         run = self._run
         assert run is not None
-        other_step, closely, self.visited = step != self._step, self.visited, False
+        other_step = step != self._step
         if other_step:
             self._end_step()
             self._step, self._decision = step, None
             self._branches.begin_step()
             self._memory.begin_step()
-        if (other_step or closely) and self._freshness.other_model(closely=closely):
-            self._memory.forget()
-            self._last_output = None
         self._latents = facts.latents
         if not 0 <= step < run.num_inference_steps or rows % run.rows:
             return
         idle = self._memory.idle[step]
-        if idle or not self._admitted:
+        if idle or not self._admitted:  # nothing is served or kept, whatever the model is
             self.leave_alone()
             if idle:
                 self.cache.skip_dead_writes(len(layout.spans))
             return
+        closely, self.visited = self.visited, False
+        if (other_step or closely) and self._freshness.other_model(closely=closely):
+            self._memory.forget()
+            self._last_output = None
         self.rows = run.rows
         self.chunks = self._branches.numbers(
             (layout.key, facts.switches), facts.conditioning, facts.latents, run.rows

@@ -44,6 +44,11 @@ class Tap(ABC):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module."""
 
+    @property
+    def is_only(self) -> bool:
+        """Whether the module would have an attribute less without it, and one user wants it."""
+        return self.users == 1 and self.behind is None and taps_of(self.module) == [self]
+
     def stand_before(self, behind: Callable[..., Any] | None) -> None:
         """Take a place in the row."""
         self.behind = behind

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -172,8 +173,12 @@ def test_calls_and_attaching_change_nothing(tiny_pipe: Any) -> None:
     assert cache.stats.emptied == 0
 
 
-def test_blocks_that_are_found_in_the_first_request_change_nothing() -> None:
+def test_blocks_that_are_found_in_the_first_request_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loop, cache = DenoiserLoop("ZImageTransformer2DModel"), TieredCache()
+    looks = Mock(wraps=ModelWatch.look)
+    monkeypatch.setattr(ModelWatch, "look", lambda watch: looks(watch))
 
     with BlockRunner(loop, EveryK(2), cache) as runner:
         assert not runner.layouts[0].roles
@@ -181,6 +186,7 @@ def test_blocks_that_are_found_in_the_first_request_change_nothing() -> None:
         assert runner.layouts[0].roles
 
     assert cache.stats.emptied == 0
+    assert looks.call_count == 1, "a tap is no change of the model"
 
 
 @pytest.mark.parametrize("moment", ["between", "during"])

@@ -1,10 +1,9 @@
 """An entry is served only to the model that made it, within a request too."""
 
 import threading
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ditcache_rl.cache import TieredCache
-from ditcache_rl.control import Controller, EasyCache, EveryK, FBCache, StaticSchedule
+from ditcache_rl.control import AllCompute, Controller, EasyCache, EveryK, FBCache, StaticSchedule
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.fingerprint import ModelWatch
 from ditcache_rl.types import Mode
@@ -224,17 +223,15 @@ def test_a_scale_that_holds_within_a_call_of_the_denoiser_is_no_change() -> None
     assert log.modes[:, 0, 0].tolist() == [0, 1] * 3
 
 
-def test_a_look_between_two_steps_is_cheap() -> None:
-    wide = nn.ModuleList(nn.ModuleDict({k: nn.Linear(2, 2) for k in "abcdefghij"}) for _ in "ab")
-    watch = ModelWatch(wide)
-    times = []
-    watch.look()
-    for _ in range(200):
-        started = time.perf_counter()
-        assert watch.as_before()
-        times.append(time.perf_counter() - started)
+def test_steps_that_serve_and_keep_nothing_look_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    glances = Mock(wraps=ModelWatch.as_before)
+    monkeypatch.setattr(ModelWatch, "as_before", lambda watch, **how: glances(watch, **how))
 
-    assert median(times) < 1e-4
+    play(adapted(), AllCompute())
+    assert glances.call_count == 0
+
+    play(adapted(), schedule(0, 0, 0, 1, 0, 0), callback_on_step_end=at_step(scale_adapter, 0))
+    assert glances.call_count == 2  # what step 2 keeps step 3 reads
 
 
 @pytest.mark.parametrize("callback", [False, True])
