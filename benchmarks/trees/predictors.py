@@ -38,8 +38,8 @@ class _Watcher:
 
     def decide(self, info: StepInfo) -> Decision:
         decision = self._static.decide(info)
-        self._notes.append(self._builder.observe(info, np.zeros((info.run.rows, 0))))
-        self._builder.note((decision.modes == Mode.COMPUTE).sum(axis=1))
+        self._notes.append(self._builder.observe(info, [[]] * info.run.rows))
+        self._builder.note((decision.modes == Mode.COMPUTE).sum(axis=1).tolist())
         return decision
 
 

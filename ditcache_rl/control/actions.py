@@ -84,17 +84,18 @@ class ActionState:
     """Observation, masks and accounting of a request, shared by training and inference.
 
     What schedule and target say is laid out as tables when the request starts, so that a step looks
-    it up: at batch 1 every array operation costs more than its arithmetic.
+    it up, row by row: at batch 1 every array operation costs more than its arithmetic.
     """
 
     def __init__(self, actions: ActionSpace) -> None:
         self.actions = actions
-        self._costs = pattern_costs(actions.patterns)
+        self._costs: list[int] = pattern_costs(actions.patterns).tolist()
         every = np.arange(len(actions.patterns))
-        #: (patterns, patterns + tiers) log-prior of the actions where the schedule wants a pattern.
-        self._priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
+        priors = action_prior(every, len(every), len(actions.tiers), sharpness=SHARPNESS)
         if actions.memory:  # where placement matters, other tiers than the scheduled one are tried
-            self._priors[:, len(every) :] /= 4
+            priors[:, len(every) :] /= 4
+        #: Log-prior of the actions, patterns and tiers, where the schedule wants a pattern.
+        self._priors: list[list[float]] = priors.tolist()
         #: (tiers, sites) what a choice of a tier says of every site.
         self._tiers = np.array(actions.tiers, dtype=np.int8)[:, None].repeat(
             actions.patterns.shape[1], axis=1
@@ -114,53 +115,64 @@ class ActionState:
         bound = targets.computes > 0
         followed = follow(patterns, scheduled)
         self._wanted = np.where(bound[:, None, None], followed, scheduled[..., None])
-        self._moved_prior = _tier_prior(self.actions, schedules, self._priors)
+        self._moved_prior = _tier_prior(
+            self.actions, schedules, self._priors[0][len(self._costs) :]
+        )
         self._allowed = _affordable(self.actions, run.num_inference_steps)
         #: Site computes left; -1 in rows under a tradeoff, whose computes take nothing away.
-        self._left = np.where(bound, targets.computes, -1)
-        self._bound = bound.astype(np.int64)
-        self._rows = np.arange(run.rows)
+        self._left: list[int] = np.where(bound, targets.computes, -1).tolist()
         self._builder.reset(run, targets)
 
     def observe(self, info: StepInfo) -> tuple[Observation, NDArray[np.bool_]]:
         """Return observation (rows, features) and masks (rows, patterns + tiers)."""
         self._step = info.step
-        prior = self._priors[self._wanted[self._rows, info.step, self._builder.spent]]
+        prior = [
+            self._priors[wanted[info.step, spent]]
+            for wanted, spent in zip(self._wanted, self._builder.spent, strict=True)
+        ]
         if self._moved_prior is not None:
-            prior[:, len(self._costs) :] = self._moved_prior[info.step]
+            tiers = self._moved_prior[info.step].tolist()
+            prior = [
+                own[: len(self._costs)] + moved for own, moved in zip(prior, tiers, strict=True)
+            ]
         masks = self._allowed[info.step, self._left]
         if self.actions.memory:
             assert info.memory is not None, "who observes memory is told of it"
             valid = np.stack([view.valid for view in info.memory()])
             masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
-        elif any(np.count_nonzero(history.valid) < info.run.rows for history in info.history):
+        elif not all(all(history.valid.tolist()) for history in info.history):
             valid = np.stack([history.valid for history in info.history], axis=1)
             masks[:, : len(self._costs)] &= known_patterns(self.actions.patterns, valid)
         return self._builder.observe(info, prior), masks
 
     def apply(self, chosen: NDArray[np.int64]) -> Decision:
         """Turn chosen actions (rows, 2) into a decision and account for it."""
-        pattern, tier = chosen[:, 0], chosen[:, 1]
-        computed = self._costs[pattern]
-        self._left = self._left - computed * self._bound
+        pattern, tier = chosen.T
+        computed = [self._costs[number] for number in pattern.tolist()]
+        self._left = [
+            left - spent if left >= 0 else left
+            for left, spent in zip(self._left, computed, strict=True)
+        ]
         self._builder.note(computed)
-        modes = self.actions.patterns[pattern]
-        return Decision(modes, self._tiers[tier], self._fitted[self._step])
+        return Decision(self.actions.patterns[pattern], self._tiers[tier], self._fitted[self._step])
 
 
 def _tier_prior(
-    actions: ActionSpace, schedules: Sequence[Schedule], priors: Floats
+    actions: ActionSpace, schedules: Sequence[Schedule], usual: Sequence[float]
 ) -> Floats | None:
     """Prefer the tiers that schedules name, which a step shares: that of the first computed site.
+
+    Args:
+        actions: Whose tiers.
+        schedules: One per row.
+        usual: Log-prior of the tiers where none is named.
 
     Returns:
         (steps, rows, tiers), or None where no schedule names any.
     """
     if all(one.tiers is None for one in schedules):
         return None
-    count = len(actions.patterns)
-    default = priors[0, count:]
-    table = np.tile(default, (schedules[0].steps, len(schedules), 1))
+    table = np.tile(np.array(usual), (schedules[0].steps, len(schedules), 1))
     for row, one in enumerate(schedules):
         if one.tiers is None:
             continue
@@ -168,7 +180,7 @@ def _tier_prior(
             tier = Tier(int(one.tiers[step, int(np.argmin(one.modes[step]))]))
             if tier in actions.tiers:
                 table[step, row] = 0.0
-                table[step, row, actions.tiers.index(tier)] = default.max()
+                table[step, row, actions.tiers.index(tier)] = max(usual)
     return table
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.types import HISTORY, Floats, History
@@ -22,7 +21,7 @@ class Drift:
     def __init__(self, rows: int) -> None:
         self._before: Tensor | None = None
         self._computed: Tensor | None = None
-        self._norms = np.ones((rows, 2))  # of the latents then, never quite zero
+        self._norms = [(1.0, 1.0)] * rows  # of the latents then, never quite zero
 
     def norms(self, latents: Tensor) -> Tensor:
         """Return norms of both moves and of the latents themselves: (rows, 3) float32."""
@@ -35,24 +34,26 @@ class Drift:
         )
         return moves
 
-    def relative(self, norms: Floats) -> Floats:
-        """Relate fetched norms to those of the latents of then: (rows, 2)."""
-        drifts: Floats = norms[:, :2] / self._norms
-        self._norms[:, 1] = norms[:, 2] + _TINY
-        return drifts
+    def relative(self, norms: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+        """Relate the fetched norms of every row to those of its latents of then."""
+        pairs = list(zip(norms, self._norms, strict=True))
+        self._norms = [(computed, now + _TINY) for (*_, now), (computed, _) in pairs]
+        return [(far / computed, near / before) for (far, near, _), (computed, before) in pairs]
 
-    def note(self, computed: NDArray[np.bool_]) -> None:
-        """Remember the present latents of the rows that compute."""
+    def note(self, computed: Sequence[int]) -> None:
+        """Remember the present latents of the rows that compute something."""
         assert self._before is not None
-        count = np.count_nonzero(computed)
-        if self._computed is None or count == len(computed):
+        if self._computed is None or all(computed):
             self._computed = self._before
-            self._norms[:, 0] = self._norms[:, 1]
-        elif count:
-            fresh = torch.as_tensor(computed, device=self._before.device)
+            self._norms = [(before, before) for _, before in self._norms]
+        elif any(computed):
+            fresh = torch.as_tensor(computed, device=self._before.device) > 0
             fresh = fresh.view(-1, *[1] * (self._before.ndim - 1))
             self._computed = torch.where(fresh, self._before, self._computed)
-            self._norms[computed, 0] = self._norms[computed, 1]
+            self._norms = [
+                (before if new else old, before)
+                for new, (old, before) in zip(computed, self._norms, strict=True)
+            ]
 
 
 def gram_of(residuals: Sequence[Tensor]) -> Tensor:

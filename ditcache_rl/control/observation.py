@@ -4,7 +4,9 @@ What an agent saw in training must be what its export sees in production, so bot
 `FeatureBuilder`, and the hash of `schema` is part of every policy. Everything is dimensionless and
 of order one, so that a policy carries over to other step counts and sizes.
 
-What the tensors say is packed into one small matrix per step and fetched in one host sync.
+What the tensors say is packed into one small matrix per step and fetched in one host sync. The rest
+is arithmetic of Python's numbers, row by row: between two passes of a large model everything has
+left the processor's caches, and a call of an array library costs tens of such operations.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ _MEMORY_RUN = ("cap_share",)  # of the device, over the largest that it ever has
 _MEMORY_SITE = ("tier",)  # of the newest entry, over 3: 0 on the device, 1 nowhere
 _COLUMN = {name: place for place, name in enumerate(_RUN)}
 #: What changes with every computed site: budget left, the same per step, and what is spent.
-_SPENDING = slice(_COLUMN["budget_left_share"], _COLUMN["spent_share"] + 1)
+_SPENDING = range(_COLUMN["budget_left_share"], _COLUMN["spent_share"] + 1)
 _DRIFTS = slice(_COLUMN["drift_since_compute"], _COLUMN["drift_since_step"] + 1)
+_FREE = _COLUMN["device_free_share"]
 _AGE, _VALID, _FACTS = 0, 1, 2  # places within a site; the facts are what `site_facts` returns
 _CLIP = 5.0
 
@@ -124,57 +127,66 @@ class FeatureBuilder:
     def reset(self, run: RunInfo, targets: RowTargets) -> None:
         """Start a request."""
         self._run = run
-        self.spent: NDArray[np.int64] = np.zeros(run.rows, dtype=np.int64)
+        #: Site computes of every row so far.
+        self.spent = [0] * run.rows
         self._table, self._per_compute = _known_beforehand(run, targets)
         self._drift = Drift(run.rows)
         #: Per site, the newest step that its facts know of.
         self._seen = [-1] * run.sites
 
-    def observe(self, info: StepInfo, prior: Floats) -> Observation:
+    def observe(self, info: StepInfo, prior: Sequence[Sequence[float]]) -> Observation:
         """Describe the present step.
 
         Args:
             info: What the runner tells of the step.
-            prior: (rows, patterns + tiers) log-prior of the actions.
+            prior: Log-prior of the actions, (patterns + tiers) in every row.
 
         Returns:
             (rows, len(schema)) float32.
         """
-        run = self._run
-        features = self._table[info.step]
-        features[:, _SPENDING] += self.spent[:, None] * self._per_compute[info.step]
-        features[:, _COLUMN["device_free_share"]] = info.device_free_share
         if info.anew:
-            self._drift = Drift(run.rows)
-        self._measure(features, info)
+            self._drift = Drift(self._run.rows)
+        drifts = self._measure(info)
+        features: list[list[float]] = self._table[info.step].tolist()
+        costs: list[list[float]] = self._per_compute[info.step].tolist()
+        for values, spent, cost, drift in zip(features, self.spent, costs, drifts, strict=True):
+            for place, each in zip(_SPENDING, cost, strict=True):
+                values[place] += spent * each
+            values[_FREE] = info.device_free_share
+            values[_DRIFTS] = drift
         for site, history in enumerate(info.history):
             place = len(_RUN) + site * len(_SITE)
-            features[:, place + _AGE] = (info.step - history.steps[0]) / 8
-            features[:, place + _VALID] = history.valid / HISTORY
-        parts = [features]
+            newest, valid = history.steps[0].tolist(), history.valid.tolist()
+            for values, step, known in zip(features, newest, valid, strict=True):
+                values[place + _AGE] = (info.step - step) / 8
+                values[place + _VALID] = known / HISTORY
+        further: list[Sequence[Sequence[float]]] = []
         if self._memory:
-            parts.append(self._places(features, info))
-        np.minimum(np.maximum(features, -_CLIP, out=features), _CLIP, out=features)
+            further.append(self._places(features, info))
         if self._own is not None:
-            parts.append(_values_of(self._own, info))
-        return np.concatenate([*parts, prior], axis=1, dtype=np.float32, casting="same_kind")
+            further.append(_values_of(self._own, info))
+        rows = [[min(max(value, -_CLIP), _CLIP) for value in values] for values in features]
+        for more in (*further, prior):
+            for values, others in zip(rows, more, strict=True):
+                values.extend(others)
+        return np.array(rows, dtype=np.float32)
 
-    def _places(self, features: Floats, info: StepInfo) -> Floats:
-        """Say where entries lie, and in the features what is free there: (rows, 1 + sites)."""
+    def _places(self, features: list[list[float]], info: StepInfo) -> list[list[float]]:
+        """Say where entries lie, and in the features what is free there: 1 + sites in every row."""
         assert info.memory is not None, "who observes memory is told of it"
         views = info.memory()
-        features[:, _COLUMN["device_free_share"]] = [view.free_share for view in views]
-        known = slice(len(_RUN) + _VALID, None, len(_SITE))
-        features[:, known] = np.stack([view.valid for view in views]) / HISTORY
-        return np.stack([np.append(view.cap_share, view.tiers / max(Tier)) for view in views])
+        for values, view in zip(features, views, strict=True):
+            values[_FREE] = view.free_share
+            values[len(_RUN) + _VALID :: len(_SITE)] = (view.valid / HISTORY).tolist()
+        return [[view.cap_share, *(view.tiers / max(Tier)).tolist()] for view in views]
 
-    def note(self, computed: NDArray[np.int64]) -> None:
-        """Count what the decision spends: (rows,) sites that compute at this step."""
-        self.spent = self.spent + computed
-        self._drift.note(computed > 0)
+    def note(self, computed: Sequence[int]) -> None:
+        """Count what the decision spends: sites that compute at this step, in every row."""
+        self.spent = [spent + now for spent, now in zip(self.spent, computed, strict=True)]
+        self._drift.note(computed)
 
-    def _measure(self, features: Floats, info: StepInfo) -> None:
-        """Fetch what the tensors say: fill in the drifts, and the facts of sites that computed."""
+    def _measure(self, info: StepInfo) -> list[tuple[float, float]]:
+        """Fetch what the tensors say: return the drifts, lay down facts of sites that computed."""
         parts = [self._drift.norms(info.latents)]
         stale = []
         # Where entries have a price, looking at them would move them: their facts stay zero.
@@ -185,17 +197,17 @@ class FeatureBuilder:
                 stale.append(site)
                 parts.append(gram_of(residuals))
         fetched = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).cpu().numpy()  # sync
-        features[:, _DRIFTS] = self._drift.relative(fetched[:, :NORMS])
         for index, site in enumerate(stale):
             grams = fetched[:, NORMS:].reshape(len(fetched), -1, HISTORY, HISTORY)
             facts = site_facts(grams[:, index].astype(np.float64), info.history[site])
             place = len(_RUN) + site * len(_SITE) + _FACTS
             # What a site said last holds until it computes again.
             self._table[info.step :, :, place : place + facts.shape[1]] = facts
+        return self._drift.relative(fetched[:, :NORMS].tolist())
 
 
-def _values_of(own: OwnFeatures, info: StepInfo) -> Floats:
-    """Ask for features of somebody's own: (rows, names), clipped as ours are.
+def _values_of(own: OwnFeatures, info: StepInfo) -> list[list[float]]:
+    """Ask for features of somebody's own, those of `names` in every row, clipped as ours are.
 
     Raises:
         ShapeError: If they are not finite numbers of that shape.
@@ -207,7 +219,8 @@ def _values_of(own: OwnFeatures, info: StepInfo) -> Floats:
             f"expected finite features of shape {expected} ({', '.join(own.names)}) at step "
             f"{info.step}, received {values.tolist()!r:.80} of shape {values.shape}"
         )
-    return values.clip(-_CLIP, _CLIP)
+    clipped: list[list[float]] = values.clip(-_CLIP, _CLIP).tolist()
+    return clipped
 
 
 def _known_beforehand(run: RunInfo, targets: RowTargets) -> tuple[Floats, Floats]:

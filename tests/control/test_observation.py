@@ -38,9 +38,9 @@ class Watching:
         self._builder.reset(run, self._targets)
 
     def decide(self, info: StepInfo) -> Decision:
-        self.observations.append(self._builder.observe(info, PRIOR))
+        self.observations.append(self._builder.observe(info, PRIOR.tolist()))
         modes = self._modes[info.step]
-        self._builder.note(np.asarray((modes == Mode.COMPUTE).sum(axis=1)))
+        self._builder.note((modes == Mode.COMPUTE).sum(axis=1).tolist())
         return Decision(modes, np.full_like(modes, Tier.DEVICE))
 
 
