@@ -8,7 +8,8 @@ way, and how far they are off is told. Memory is that of the server's process af
 `bursts`: requests at 1.3 times what full compute could serve go to the engine directly, with
 deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to
 the one of the most computes that keeps as many deadlines. The same trace is then simulated with the
-costs that the engine had measured by its end, and how far off that is is told.
+costs that the engine had measured by its end, and how far off that is is told. PSNR is that of the
+images before they were rounded to 8 bits, as a policy knows it of its schedules.
 `ray`: two workers on Ray play a batch and score its baselines, by turns with one alone, each on a
 core of its own.
 `drift`: weights change while every batch is audited, until the policy is switched off. Told is the
@@ -194,9 +195,10 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
     """Measure deadlines, by the engine and by fixed schedules."""
     plain, requests = plain_call(pipe), amounts.requests
 
-    def draw(prompt: str, seed: int) -> Image.Image:
+    def draw(prompt: str, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        image: Image.Image = plain(pipe, prompt, generator=generator, **CALL).images[0]
+        output = plain(pipe, prompt, generator=generator, output_type="pt", **CALL)
+        image: torch.Tensor = output.images[0]
         return image
 
     began = time.perf_counter()

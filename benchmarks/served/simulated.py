@@ -42,6 +42,8 @@ class InTime(NamedTuple):
     """In time."""
     psnr_db: float
     """Mean of these."""
+    compute_share: float
+    """Likewise."""
 
 
 class SimulatedServer:
@@ -76,7 +78,7 @@ class SimulatedServer:
         ]
         waiting: list[ImageTicket] = []
         drawn: list[DrawnTicket] = []
-        found: list[float] = []
+        found: list[tuple[float, float]] = []
         place, now, slow = 0, 0.0, 1.0
         while place < len(tickets) or waiting or drawn:
             if not waiting and not drawn:
@@ -98,12 +100,13 @@ class SimulatedServer:
             for one in drawn:
                 one.forwards += 1
             found += [
-                self._psnr_db(one.computes)
+                (self._psnr_db(one.computes), one.computes / self._table.site_steps)
                 for one in drawn
                 if not self._costs.left(one) and now <= one.ticket.deadline
             ]
             drawn = [one for one in drawn if self._costs.left(one)]
-        return InTime(len(found) / len(tickets), float(np.mean(found)) if found else 0.0)
+        psnr_db, compute_share = np.mean(found or [(0.0, 0.0)], axis=0).tolist()
+        return InTime(len(found) / len(tickets), psnr_db, compute_share)
 
     def _ticket(self, seed: int, deadline: float, computes: int | None) -> ImageTicket:
         table = self._table

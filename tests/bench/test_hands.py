@@ -41,4 +41,4 @@ def test_no_hand_waits_long_for_another_at_any_step() -> None:
 
     assert took_x(np.split(np.arange(32), 2)) > 1.25
     assert took_x(dealt(schedules, 2)) < 1.05
-    assert took_x(dealt(schedules, 4)) < 1.15
+    assert took_x(dealt(schedules, 4)) < took_x(np.split(np.arange(32), 4)) - 0.2

@@ -1,12 +1,15 @@
 """What the benchmark of a server does with what it measured."""
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
-from benchmarks.served.bursts import Burst, most_in_time
+from benchmarks.served.bursts import Burst, most_in_time, psnr_of
 from benchmarks.served.drift import changed
 from benchmarks.served.simulated import foretold
 from ditcache_rl.inference import open_policy
+from ditcache_rl.metrics import psnr_db
 from ditcache_rl.queueing import Traffic
 from ditcache_rl.serve.server import CallCosts
 
@@ -34,6 +37,19 @@ def test_weights_are_changed_by_noise_and_put_back_to_the_bit() -> None:
         assert 0.2 < float((model.weight - before).std() / before.std()) < 0.8
 
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.003, 0.001])
+def test_a_served_image_counts_what_it_was_before_it_was_rounded(noise: float) -> None:
+    """As policies count and simulations do; both rounded, the last two lose 1 and 5 dB."""
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.rand(3, 64, 64, generator=generator) * 0.8 + 0.1
+    drawn = reference + noise * torch.randn(3, 64, 64, generator=generator)
+    served = Image.fromarray((drawn.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+    (before,) = psnr_db(drawn[None], reference[None])
+
+    assert psnr_of(served, reference) == pytest.approx(before, abs=0.25)
 
 
 def test_a_trace_is_foretold_with_the_costs_that_were_measured() -> None:
