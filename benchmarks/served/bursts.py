@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
@@ -14,15 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ditcache_rl.metrics import PSNR_CAP_DB
+from ditcache_rl.metrics import unrounded_psnr_db
 from ditcache_rl.queueing import Traffic
 from ditcache_rl.serve.adaptive import images_of
 from ditcache_rl.serve.server import Engine, ImageTicket, Refused
 
 #: Mean arrivals over what a server without a policy could draw.
 LOAD = 1.3
-#: Of a channel of 8 bits.
-_MOST_LEVEL = 255
 
 
 class Burst(NamedTuple):
@@ -139,16 +136,14 @@ def _judged(
 
 
 def psnr_of(image: Image.Image, reference: Tensor) -> float:
-    """Compare an image of 8 bits with its reference, (3, H, W), in dB before it was rounded.
+    """Compare an image with its reference, (3, H, W), in dB before it was rounded.
 
-    So policies count, and simulations with them. Rounding costs an image what it costs its
-    reference, whatever else it is off: at 55 dB, 2 dB.
+    So policies count, and simulations with them.
     """
     ours = images_of(([image],))
     assert ours is not None
-    rounded = (reference * _MOST_LEVEL).round() / _MOST_LEVEL
-    error = float(((ours[0] - reference) ** 2).mean() - ((rounded - reference) ** 2).mean())
-    return -10.0 * math.log10(max(error, 10.0 ** (-PSNR_CAP_DB / 10.0)))
+    (decibels,) = unrounded_psnr_db(ours, reference[None])
+    return float(decibels)
 
 
 def drawn_alone(
