@@ -1,15 +1,12 @@
 """What the benchmark of a server does with what it measured."""
 
 import numpy as np
-import pytest
 import torch
-from PIL import Image
 
-from benchmarks.served.bursts import Burst, most_in_time, psnr_of
+from benchmarks.served.bursts import Burst, most_in_time
 from benchmarks.served.drift import changed
 from benchmarks.served.simulated import foretold
 from ditcache_rl.inference import open_policy
-from ditcache_rl.metrics import psnr_db
 from ditcache_rl.queueing import Traffic
 from ditcache_rl.serve.server import CallCosts
 
@@ -39,21 +36,11 @@ def test_weights_are_changed_by_noise_and_put_back_to_the_bit() -> None:
     assert torch.equal(model.weight, before)
 
 
-@pytest.mark.parametrize("noise", [0.03, 0.003, 0.001])
-def test_a_served_image_counts_what_it_was_before_it_was_rounded(noise: float) -> None:
-    """As policies count and simulations do; both rounded, the last two lose 1 and 5 dB."""
-    generator = torch.Generator().manual_seed(0)
-    reference = torch.rand(3, 64, 64, generator=generator) * 0.8 + 0.1
-    drawn = reference + noise * torch.randn(3, 64, 64, generator=generator)
-    served = Image.fromarray((drawn.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-
-    (before,) = psnr_db(drawn[None], reference[None])
-
-    assert psnr_of(served, reference) == pytest.approx(before, abs=0.25)
-
-
 def test_a_trace_is_foretold_with_the_costs_that_were_measured() -> None:
-    """Images that never meet are in time, each at its best; where a machine is slow, fewer are."""
+    """Images that never meet are in time, each at its best; where a machine is slow, fewer are.
+
+    A schedule is the best of many on the prompts that it was searched on, and worse on others.
+    """
     policy = open_policy("shapes-ppo")
     table = policy.tables[policy.steps[0]]
     costs = CallCosts(row_s=0.03, compute_s=0.0, compute_row_s=0.02, own_px=64 * 64)
@@ -65,7 +52,10 @@ def test_a_trace_is_foretold_with_the_costs_that_were_measured() -> None:
     for computes in (6, 9):
         kept = foretold(policy, costs, alone, rows=4, computes=computes)
         assert kept.kept_share == 1.0
-        assert np.isclose(kept.psnr_db, table[computes].psnr_db)
+        reached = table[computes].reached
+        assert reached is not None
+        evenly = np.interp(np.linspace(0, 100, 100_001), np.arange(101), reached.psnr_db)
+        assert np.isclose(kept.psnr_db, evenly.mean(), atol=0.01)
     every = foretold(policy, costs, at_once, rows=4, computes=table.site_steps)
     assert every.kept_share <= 2 / 6  # there is time for two
     ours = foretold(policy, costs, at_once, rows=4)
