@@ -8,12 +8,16 @@ way, and how far they are off is told. Memory is that of the server's process af
 `bursts`: requests at 1.3 times what full compute could serve go to the engine directly, with
 deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to
 the one of the most computes that keeps as many deadlines. The same trace is then simulated with the
-costs that the engine had measured by its end, and how far off that is is told.
+costs that the engine had measured by its end, and how far off that is is told. PSNR is that of the
+images before they were rounded to 8 bits, as a policy knows it of its schedules.
 `ray`: two workers on Ray play a batch and score its baselines, by turns with one alone, each on a
 core of its own.
 `drift`: weights change while every batch is audited, until the policy is switched off. Told is the
 most audits that took: the strongest change must be noticed, weaker ones may leave the policy good
 enough, as the details say.
+
+`--only` runs some parts; each is kept once it is done, and `--resume` takes those that were, so
+that all of them make one file.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +35,8 @@ import torch
 from PIL import Image
 
 import ditcache_rl as dc
-from benchmarks.harness import Benchmark, console, parser
+from benchmarks.harness import ROOT, Benchmark, KeptParts, console, parser
+from benchmarks.harness.report import machine, versions
 from benchmarks.served.bursts import Burst, drawn_alone, most_in_time, play, traffic_of
 from benchmarks.served.clients import Exchange, crowd, rush, serving
 from benchmarks.served.drift import drifts
@@ -43,6 +49,7 @@ from ditcache_rl.rl.fleet import Fleet, fleet_of
 from ditcache_rl.serve.server import Engine, Painter, ServerSettings
 from ditcache_rl.shapes import CALL, load_pipeline
 
+RUNS = ROOT / "runs" / "serving"
 CLIENTS, PLACES, ROWS = 32, 40, 4
 #: With and without a policy, by turns.
 ROUNDS = 2
@@ -79,21 +86,33 @@ QUICK = ServedAmounts(20.0, 16, 32, (0.0, 1.0), 1)
 def main() -> None:
     """Serve, ask, compare, report."""
     options = parser(__doc__, quick="20 s of clients for 3 min, 32 requests with deadlines for 120")
-    options.add_argument("--only", choices=[*PARTS], action="append", help="parts; may be repeated")
+    options.add_argument("--only", nargs="+", choices=[*PARTS], action="extend", help="parts")
+    options.add_argument("--resume", action="store_true", help="take parts that were done before")
     given = options.parse_args()
     run = Benchmark()
     torch.set_num_threads(1)
+    amounts = QUICK if given.quick else FULL
+    kept = KeptParts(RUNS / ("quick" if given.quick else "full"), amounts, resume=given.resume)
+    wanted = [name for name in PARTS if name in (given.only or PARTS) or name in kept]
+    done = {name: kept.once(name, partial(_measured, name, amounts)) for name in wanted}
+    figures = {name: value for found in done.values() for name, value in found["figures"].items()}
+    details = {name: found["details"] for name, found in done.items()}
+    run.finish(figures, details, given.json, title="A server under load")
+
+
+def _measured(name: str, amounts: ServedAmounts) -> dict[str, Any]:
+    """Measure a part, and note when parts are of other runs what they were measured with."""
     prompts = load_env("shapes").read_prompts("test")
     pipe: Any = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    figures, details = dict[str, float](), dict[str, Any]()
-    for name in given.only or PARTS:
-        began = time.perf_counter()
-        found, more = PARTS[name](pipe, prompts, QUICK if given.quick else FULL)
-        figures |= found
-        details[name] = {**more, "seconds": round(time.perf_counter() - began, 1)}
-        console.print(f"{name}:", {key: round(value, 4) for key, value in found.items()})
-    run.finish(figures, details, given.json, title="A server under load")
+    now, began = (
+        {"commit": versions().get("commit"), "load": machine()["load"]},
+        time.perf_counter(),
+    )
+    figures, details = PARTS[name](pipe, prompts, amounts)
+    console.print(f"{name}:", {key: round(value, 4) for key, value in figures.items()})
+    seconds = round(time.perf_counter() - began, 1)
+    return {"figures": figures, "details": {**details, **now, "seconds": seconds}}
 
 
 def _clients(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measured:
@@ -176,9 +195,10 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
     """Measure deadlines, by the engine and by fixed schedules."""
     plain, requests = plain_call(pipe), amounts.requests
 
-    def draw(prompt: str, seed: int) -> Image.Image:
+    def draw(prompt: str, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        image: Image.Image = plain(pipe, prompt, generator=generator, **CALL).images[0]
+        output = plain(pipe, prompt, generator=generator, output_type="pt", **CALL)
+        image: torch.Tensor = output.images[0]
         return image
 
     began = time.perf_counter()

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ditcache_rl.metrics import psnr_db
+from ditcache_rl.metrics import unrounded_psnr_db
 from ditcache_rl.queueing import Traffic
 from ditcache_rl.serve.adaptive import images_of
 from ditcache_rl.serve.server import Engine, ImageTicket, Refused
-from ditcache_rl.types import Floats
 
 #: Mean arrivals over what a server without a policy could draw.
 LOAD = 1.3
@@ -45,7 +45,7 @@ def play(
     engine: Engine,
     traffic: Traffic,
     prompts: Sequence[str],
-    references: Mapping[int, Image.Image],
+    references: Mapping[int, Tensor],
     *,
     computes: int | None = None,
 ) -> Burst:
@@ -115,7 +115,7 @@ def most_in_time(
 
 
 def _judged(
-    tickets: Sequence[ImageTicket | None], references: Mapping[int, Image.Image], refused: int
+    tickets: Sequence[ImageTicket | None], references: Mapping[int, Tensor], refused: int
 ) -> Burst:
     found, shares = [], []
     for place, ticket in enumerate(tickets):
@@ -135,18 +135,20 @@ def _judged(
     )
 
 
-def psnr_of(image: Image.Image, reference: Image.Image) -> float:
-    """Compare two images in dB."""
-    ours, theirs = images_of(([image],)), images_of(([reference],))
+def psnr_of(image: Image.Image, reference: Tensor) -> float:
+    """Compare an image with its reference, (3, H, W), in dB before it was rounded.
+
+    So policies count, and simulations with them.
+    """
+    ours = images_of(([image],))
     assert ours is not None
-    assert theirs is not None
-    decibels: Floats = psnr_db(ours, theirs)
-    return float(decibels[0])
+    (decibels,) = unrounded_psnr_db(ours, reference[None])
+    return float(decibels)
 
 
 def drawn_alone(
-    draw: Callable[..., Image.Image], prompts: Sequence[str], count: int
-) -> dict[int, Image.Image]:
-    """Draw the references of a trace, by seed."""
+    draw: Callable[..., Tensor], prompts: Sequence[str], count: int
+) -> dict[int, Tensor]:
+    """Draw the references of a trace, by seed: (3, H, W) in [0, 1]."""
     with torch.no_grad():
         return {seed: draw(prompts[seed % len(prompts)], seed) for seed in range(count)}

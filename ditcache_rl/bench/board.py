@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ditcache_rl.bench.draw import Case, Drawn, draw
+from ditcache_rl.bench.hands import dealt
 from ditcache_rl.cache import Caps, Memory, TieredCache, lower_caps
 from ditcache_rl.config import EnvConfig, memory_bytes, parse_bytes
 from ditcache_rl.control import AllCompute, Controller, StaticSchedule
@@ -233,7 +234,10 @@ class Board:
             schedules: One per case.
         """
         self.prepare(cases)
-        return Quality.joined(self.spread(_scored, self.parts(cases, schedules)))
+        rows = dealt(schedules, len(self.parts(cases)))
+        parts = [([cases[row] for row in part], [schedules[row] for row in part]) for part in rows]
+        found, back = Quality.joined(self.spread(_scored, parts)), np.argsort(np.concatenate(rows))
+        return Quality(*(column[back] for column in found))
 
 
 def _drawn(board: Board, cases: Sequence[Case]) -> Tensor:

@@ -151,7 +151,8 @@ class AgentConfig:
             environment plays the nearest feasible one: "plain" PPO; "recurrent" PPO, which
             remembers, and whose network no policy can hold; "a2c"; "dqn", on pairs of pattern and
             tier.
-        rows: Episodes that run as one pipeline call.
+        rows: Episodes that are played at a time: as one pipeline call, or one on each worker with
+            its share of them, so that more workers are kept busy by more rows.
         episodes: Episodes in all.
         settings: Arguments of the algorithm under the names of Stable-Baselines3, in place of those
             of `rl/agents.py`; the learning rate falls linearly.

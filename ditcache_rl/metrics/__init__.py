@@ -9,6 +9,7 @@ from ditcache_rl.metrics.quality import (
     metrics_at_hand,
     psnr_db,
     ssim,
+    unrounded_psnr_db,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "metrics_at_hand",
     "psnr_db",
     "ssim",
+    "unrounded_psnr_db",
 ]

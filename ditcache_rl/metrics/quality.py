@@ -28,6 +28,8 @@ Metric = Callable[[Images, Images], Floats]
 
 #: Equal images have no finite PSNR, and above this the eye sees none: 8-bit rounding is at 59 dB.
 PSNR_CAP_DB = 60.0
+#: Of a channel of 8 bits.
+_MOST_LEVEL = 255
 #: Pixels per side of the window of SSIM, scikit-image's default; images must be at least as large.
 SSIM_WINDOW_PX = 7
 
@@ -47,8 +49,29 @@ def psnr_db(images: Images, references: Images) -> Floats:
     """
     ours, theirs = _pair(images, references)
     error: Floats = np.mean((ours - theirs) ** 2, axis=(1, 2, 3))
-    decibels: Floats = -10.0 * np.log10(np.maximum(error, 10.0 ** (-PSNR_CAP_DB / 10.0)))
-    return decibels
+    return _decibels(error)
+
+
+def unrounded_psnr_db(rounded: Images, whole: Images) -> Floats:
+    """Measure the PSNR that images of 8 bits had before they were rounded.
+
+    Rounding costs them what it costs the others, whatever else they are off: at 55 dB, 2 dB. Within
+    0.02 dB in the mean of 16 images of `shapes`, at 4 to 13 computes.
+
+    Args:
+        rounded: (B, 3, H, W) in [0, 1], of 8 bits.
+        whole: The same shape, not rounded; which of both are the references does not matter.
+
+    Returns:
+        (B,) decibels, at most `PSNR_CAP_DB`.
+
+    Raises:
+        ShapeError: If a shape or type is not as above.
+    """
+    ours, theirs = _pair(rounded, whole)
+    cost = (np.rint(theirs * _MOST_LEVEL) / _MOST_LEVEL - theirs) ** 2
+    error: Floats = np.mean((ours - theirs) ** 2 - cost, axis=(1, 2, 3))
+    return _decibels(error)
 
 
 def ssim(images: Images, references: Images) -> Floats:
@@ -124,6 +147,12 @@ def metrics_at_hand() -> dict[str, Metric]:
     found: dict[str, Metric] = {"psnr_db": psnr_db, "ssim": ssim}
     lpips = load_lpips()
     return found if lpips is None else {**found, "lpips": lpips}
+
+
+def _decibels(error: Floats) -> Floats:
+    """Return the PSNR of mean squared errors."""
+    decibels: Floats = -10.0 * np.log10(np.maximum(error, 10.0 ** (-PSNR_CAP_DB / 10.0)))
+    return decibels
 
 
 def _pair(images: Images, references: Images) -> tuple[Floats, Floats]:

@@ -45,15 +45,23 @@ class Outcome(NamedTuple):
         return np.asarray((self.modes == Mode.COMPUTE).mean(axis=(0, 2)), dtype=np.float64)
 
     @classmethod
-    def joined(cls, parts: Sequence[Outcome]) -> Outcome:
-        """Return that of all rows of all parts."""
+    def joined(cls, parts: Sequence[Outcome], order: NDArray[np.int64]) -> Outcome:
+        """Return that of all rows of all parts, whose images are elsewhere.
+
+        Args:
+            parts: Of rows.
+            order: (rows,) where among the rows of all parts, one after the other, each one is.
+        """
+        tasks = [task for one in parts for task in one.tasks]
+        quality = Quality.joined(one.quality for one in parts)
+        terms = RewardTerms.joined(one.terms for one in parts)
         return cls(
-            [task for one in parts for task in one.tasks],
+            [tasks[row] for row in order],
             torch.cat([one.images for one in parts]),
-            Quality.joined(one.quality for one in parts),
-            RewardTerms.joined(one.terms for one in parts),
-            np.concatenate([one.modes for one in parts], axis=1),
-            np.concatenate([one.returns for one in parts]),
+            Quality(*(column[order] for column in quality)),
+            RewardTerms(*(column[order] for column in terms)),
+            np.concatenate([one.modes for one in parts], axis=1)[:, order],
+            np.concatenate([one.returns for one in parts])[order],
         )
 
     def info(self, row: int) -> dict[str, float]:

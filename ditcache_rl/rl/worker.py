@@ -24,6 +24,15 @@ T = TypeVar("T")
 References = Mapping[Case, Any]
 
 
+class RowPart(NamedTuple):
+    """Rows of a batch that a worker plays."""
+
+    scene: Any
+    """Handle of the `BareScenario` that is played in."""
+    tasks: Sequence[Task]
+    references: References
+
+
 class PartStep(NamedTuple):
     """Where the rows of a part are."""
 
@@ -50,7 +59,7 @@ class Worker:
         #: By steps and case, the handle that an image was fetched by.
         self._fetched: dict[tuple[int, Case], Any] = {}
         self._episodes: Episodes | None = None
-        #: The part that runs, and how many of its steps were played.
+        #: What names the part that runs, and how many of its steps were played.
         self._at = "", 0
 
     def run(
@@ -64,34 +73,28 @@ class Worker:
         self._leave()
         return function(self._board(steps, references), *part)
 
-    def play(
-        self,
-        scene: BareScenario,
-        name: str,
-        tasks: Sequence[Task],
-        actions: Sequence[NDArray[np.int64]],
-        references: References,
-    ) -> PartStep:
+    def play(self, part: tuple[Any], actions: NDArray[np.int64]) -> PartStep:
         """Play the rows of a part up to the last of the actions.
 
         Args:
-            scene: What is played in.
-            name: Of the part.
-            tasks: One per row.
-            actions: Of all steps so far, feasible, (rows, 2) each. What was played here is not
+            part: Handle of a `RowPart`, which is read where it must be played from its begin.
+            actions: (steps, rows, 2) all of them so far, feasible. What was played here is not
                 played again.
-            references: Of the tasks.
         """
-        fresh = actions[-1:]
-        if self._episodes is None or self._at != (name, len(actions) - 1):
+        import ray
+
+        (handle,), fresh = part, actions[-1:]
+        if self._episodes is None or self._at != (handle.hex(), len(actions) - 1):
             self._leave()
-            self._episodes = Episodes(scene.on(self._board(scene.steps, references)))
-            self._episodes.begin(tasks)
+            given: RowPart = ray.get(handle)
+            scene: BareScenario = ray.get(given.scene)
+            self._episodes = Episodes(scene.on(self._board(scene.steps, given.references)))
+            self._episodes.begin(given.tasks)
             fresh = actions
         outcome = None
         for one in fresh:
             outcome = self._episodes.act(one)
-        self._at = name, len(actions)
+        self._at = handle.hex(), len(actions)
         observation = self._episodes.observation.copy()
         if outcome is None:
             return PartStep(observation, self._episodes.masks.copy(), None)

@@ -37,7 +37,10 @@ def test_weights_are_changed_by_noise_and_put_back_to_the_bit() -> None:
 
 
 def test_a_trace_is_foretold_with_the_costs_that_were_measured() -> None:
-    """Images that never meet are in time, each at its best; where a machine is slow, fewer are."""
+    """Images that never meet are in time, each at its best; where a machine is slow, fewer are.
+
+    A schedule is the best of many on the prompts that it was searched on, and worse on others.
+    """
     policy = open_policy("shapes-ppo")
     table = policy.tables[policy.steps[0]]
     costs = CallCosts(row_s=0.03, compute_s=0.0, compute_row_s=0.02, own_px=64 * 64)
@@ -49,7 +52,10 @@ def test_a_trace_is_foretold_with_the_costs_that_were_measured() -> None:
     for computes in (6, 9):
         kept = foretold(policy, costs, alone, rows=4, computes=computes)
         assert kept.kept_share == 1.0
-        assert np.isclose(kept.psnr_db, table[computes].psnr_db)
+        reached = table[computes].reached
+        assert reached is not None
+        evenly = np.interp(np.linspace(0, 100, 100_001), np.arange(101), reached.psnr_db)
+        assert np.isclose(kept.psnr_db, evenly.mean(), atol=0.01)
     every = foretold(policy, costs, at_once, rows=4, computes=table.site_steps)
     assert every.kept_share <= 2 / 6  # there is time for two
     ours = foretold(policy, costs, at_once, rows=4)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ditcache_rl.errors import ShapeError
-from ditcache_rl.metrics import Images, Metric, load_lpips, metrics_at_hand, psnr_db, ssim
+from ditcache_rl.metrics import (
+    Images,
+    Metric,
+    load_lpips,
+    metrics_at_hand,
+    psnr_db,
+    ssim,
+    unrounded_psnr_db,
+)
 
 
 def uniform(*values: float, side: int = 8) -> Tensor:
@@ -32,6 +40,18 @@ def test_psnr_is_capped_at_60_db() -> None:
     decibels = psnr_db(uniform(0.5, 0.5), uniform(0.5, 0.5005))
 
     np.testing.assert_array_equal(decibels, [60.0, 60.0])
+
+
+@pytest.mark.parametrize("off", [0.0, 0.03, 0.003, 0.001])
+def test_an_image_of_8_bits_counts_what_it_was_before_it_was_rounded(off: float) -> None:
+    """Rounded as its reference, those of the last two lose 1 and 5 dB, and equal ones nothing."""
+    whole = noise(4, 64) * 0.8 + 0.1
+    drawn = whole + off * torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    rounded = (drawn * 255).round() / 255
+
+    decibels = unrounded_psnr_db(rounded, whole)
+
+    np.testing.assert_allclose(decibels, psnr_db(drawn, whole), atol=0.25)
 
 
 def test_ssim_of_equal_images_is_1() -> None:

@@ -17,7 +17,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from ditcache_rl.bench import Board, Case, cases_of
+from ditcache_rl.bench import Board, Case, cases_of, dealt
 from ditcache_rl.config import EnvConfig, load_env
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.errors import ConfigError, ShapeError
@@ -93,43 +93,48 @@ def play(env: SharedVecEnv, episodes: int) -> Played:
     return Played(np.array(observations), np.array(allowed), np.array(earned))
 
 
+class Halves(Episodes):
+    """What two workers have of the rows, in this process: a call of each, one after the other."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        own = [Scenario.nominal(scenario.config) for _ in range(2)]  # a call at a time on each
+        self._halves = [Episodes(one) for one in own]
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        return np.concatenate([half.masks for half in self._halves])[self._order]
+
+    def begin(self, tasks: Sequence[Task]) -> None:
+        board, cases = self.scenario.board, [task.case for task in tasks]
+        board.prepare(cases)
+        self._rows = dealt([self.scenario.scheduled(task) for task in tasks], 2)
+        self._order = np.argsort(np.concatenate(self._rows))
+        for half, rows in zip(self._halves, self._rows, strict=True):
+            half.scenario.board.keep(board.known(cases))
+            half.begin([tasks[row] for row in rows])
+        self._look()
+
+    def act(self, actions: NDArray[np.int64]) -> Outcome | None:
+        outcomes = []
+        for half, rows in zip(self._halves, self._rows, strict=True):
+            if (outcome := half.act(actions[rows])) is not None:
+                outcomes.append(outcome._replace(images=outcome.images[:0]))
+        self._look()
+        return Outcome.joined(outcomes, self._order) if outcomes else None
+
+    def close(self) -> None:
+        for half in self._halves:
+            half.close()
+
+    def _look(self) -> None:
+        seen = np.concatenate([half.observation for half in self._halves])
+        self.observation = seen[self._order]
+
+
 def halves(scenario: Scenario, seed: int) -> SharedVecEnv:
-    """Play both halves of the rows in this process, one after the other."""
-
-    class Both(Episodes):
-        """Rows of two calls, as two workers have them."""
-
-        def __init__(self) -> None:
-            super().__init__(scenario)
-            own = [Scenario.nominal(scenario.config) for _ in range(2)]  # a call at a time on each
-            self._halves = [Episodes(one) for one in own]
-
-        @property
-        def masks(self) -> NDArray[np.bool_]:
-            return np.concatenate([half.masks for half in self._halves])
-
-        def begin(self, tasks: Sequence[Task]) -> None:
-            board, cases = scenario.board, [task.case for task in tasks]
-            board.prepare(cases)
-            for half, part in zip(self._halves, (tasks[:2], tasks[2:]), strict=True):
-                half.scenario.board.keep(board.known(cases))
-                half.begin(part)
-            self._look()
-
-        def act(self, actions: NDArray[np.int64]) -> Outcome | None:
-            pairs = zip(self._halves, np.split(actions, 2), strict=True)
-            outcomes = [one for half, part in pairs if (one := half.act(part)) is not None]
-            self._look()
-            return Outcome.joined(outcomes) if outcomes else None
-
-        def close(self) -> None:
-            for half in self._halves:
-                half.close()
-
-        def _look(self) -> None:
-            self.observation = np.concatenate([half.observation for half in self._halves])
-
-    return DenoiseVecEnv(scenario, ROWS, draws(scenario, seed), episodes=Both())
+    """Play the rows as two workers do, in this process."""
+    return DenoiseVecEnv(scenario, ROWS, draws(scenario, seed), episodes=Halves(scenario))
 
 
 def on(fleet: Fleet, scenario: Scenario) -> Scenario:

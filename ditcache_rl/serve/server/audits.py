@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ditcache_rl.inference import Target
-from ditcache_rl.metrics import psnr_db
+from ditcache_rl.metrics import unrounded_psnr_db
 from ditcache_rl.schedules import computes_of
 from ditcache_rl.serve.adaptive import images_of
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
@@ -75,7 +75,7 @@ class Audits:
 
         Args:
             painter: Draws.
-            drawing: To draw it once more.
+            drawing: To draw it once more, not rounded: what policies promise is of such images.
             target: What it was drawn for.
             painted: What came of it.
         """
@@ -96,12 +96,13 @@ class Audits:
         finally:
             with self._lock:
                 self._drawn.remove(drawing.ticket)
-        ours, theirs = images_of(([cached.image],)), images_of(([reference.image],))
-        if ours is None or theirs is None:
+        served, again = painted, reference if cached is painted else cached
+        rounded, unrounded = images_of(([served.image],)), images_of((again.image[None],))
+        if rounded is None or unrounded is None:
             return
         floor = self._floor(painter, drawing.ticket, target)
         whole = cached.log is not None  # else nothing finite came of the estimates
-        psnr = float(psnr_db(ours, theirs)[0]) * whole
+        psnr = float(unrounded_psnr_db(rounded, unrounded)[0]) * whole
         with self._lock:
             self.policy_s += cached.own_s
             self.reference_s += reference.own_s

@@ -283,7 +283,8 @@ class Engine:
             return None
         whole = self.painter.policy.tables[drawing.ticket.steps].site_steps
         # Who has gone away, or has the answer, has an image that tells as much.
-        again = DrawnTicket(replace(drawing.ticket, gone=False, deadline=math.inf), whole)
+        asked = replace(drawing.ticket, gone=False, deadline=math.inf)
+        again = DrawnTicket(asked, whole, rounded=False)
         with self._news:
             before = self._drawn
             self._drawn = [*(one for one in before if one is not drawing), again]

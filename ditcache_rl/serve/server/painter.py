@@ -30,7 +30,7 @@ from ditcache_rl.instrument.context import asking, harmless
 from ditcache_rl.machine import synchronize
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server.meeting import Meeting, WorkDone
-from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
+from ditcache_rl.serve.server.ticket import DrawnTicket
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Painted(NamedTuple):
     """What came of a call."""
 
     image: Any
-    """A PIL image."""
+    """A PIL image; (3, H, W) in [0, 1] where it is not rounded."""
     log: RequestLog | None
     """None where the policy was left out."""
     seconds: float
@@ -159,7 +159,7 @@ class Painter:
         with self.meeting.turn(drawing):
             pipe = self._spare.pop() if self._spare else session(self._pipe)
             try:
-                output = call(pipe, **self._arguments(drawing.ticket))
+                output = call(pipe, **self._arguments(drawing))
             finally:
                 self._spare.append(pipe)
             synchronize()
@@ -169,12 +169,13 @@ class Painter:
         work = self.meeting.work.since(before)
         return Painted(output.images[0], log, time.perf_counter() - began, work)
 
-    def _arguments(self, ticket: ImageTicket) -> dict[str, Any]:
+    def _arguments(self, drawing: DrawnTicket) -> dict[str, Any]:
+        ticket = drawing.ticket
         call = dict(self.policy.manifest.call) | {
             "prompt": [ticket.prompt],
             "num_inference_steps": ticket.steps,
             "generator": [torch.Generator().manual_seed(ticket.seed)],
-            "output_type": "pil",
+            "output_type": "pil" if drawing.rounded else "pt",
         }
         if ticket.size is not None:
             call |= {"width": ticket.size[0], "height": ticket.size[1]}

@@ -104,11 +104,13 @@ class DrawnTicket:
         ticket: Is drawn.
         computes: Site computes that it was granted.
         forwards: Modules that were computed for it so far.
+        rounded: Whether its image is one of 8 bits, as whoever asks for it gets, or a tensor.
     """
 
     ticket: ImageTicket
     computes: int
     forwards: int = 0
+    rounded: bool = True
 
     def left(self, forwards: float) -> int:
         """Return the site computes to come, of so many forwards each."""

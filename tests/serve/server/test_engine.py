@@ -513,6 +513,23 @@ def test_audits_judge_when_too_many_images_are_below_their_floor() -> None:
     assert audits.verdict.startswith("4 of the last 20 audited images were below the floor")
 
 
+def test_an_audit_is_no_image_of_8_bits_and_costs_the_policy_no_rounding(engine: Engine) -> None:
+    """An image of full compute is its reference; who compares it rounded finds 59 dB."""
+    audits, costs = Audits(1.0), CallCosts(**COSTS)
+    auditing = Engine(engine.painter, engine.settings, audits=audits)
+    auditing._costs = costs
+    served = engine.painter.draw(DrawnTicket(four(60), 4), Target(budget=1.0)).image
+    again = engine.painter.reference(DrawnTicket(four(60), 4, rounded=False)).image
+
+    shares = Shares(engine.painter.policy, costs, rows=1)
+    auditing._draw(DrawnTicket(four(60), 4), shares, costs)
+
+    assert again.shape == (3, served.height, served.width)
+    pixels = (again.permute(1, 2, 0).numpy() * 255).round()
+    assert np.array_equal(pixels, np.asarray(served))
+    assert [*audits.psnr_db] == [60.0]
+
+
 def test_weights_that_change_while_serving_are_noticed_by_audits(
     tiny_call: dict[str, Any],
 ) -> None:

@@ -344,8 +344,8 @@ def test_an_image_that_cannot_be_drawn_is_refused_alone(
     with serving(tiny_call, monkeypatch, rows=3) as engine:
         real = engine.painter._arguments
 
-        def arguments(one: ImageTicket) -> dict[str, Any]:
-            return real(one) | ({"guidance_scale": "much"} if one.seed == 5 else {})
+        def arguments(one: DrawnTicket) -> dict[str, Any]:
+            return real(one) | ({"guidance_scale": "much"} if one.ticket.seed == 5 else {})
 
         monkeypatch.setattr(engine.painter, "_arguments", arguments)
         tickets = [ticket(seed) for seed in (4, 5, 6)]
