@@ -1,3 +1,6 @@
+import itertools
+import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,8 @@ from tests.kit.pipelines import GUIDANCE, PROMPTS
 
 STEPS = 6
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+#: The first case that a search draws.
+DRAWN = int(np.random.default_rng(0).integers(len(CASES)))
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +88,54 @@ def _bent(model: GapModel, by: float) -> GapModel:
 
 def test_products_tell_the_error_of_the_path_they_were_drawn_on(board: Board) -> None:
     made, model, path = search(board), gap_model(4), (0, 2, 3)
-    told = made.tell(path, 1, model)
-    wrong, _ = made.follow(path, 1, model)
+    (told,) = made.tell([path], model)
+    wrong, _ = made.follow(path, DRAWN, model)
 
     along = model.along(told.known[0], told.stops[0], made.sigmas)
     assert told.errors(along[None])[0] == pytest.approx(float(wrong @ wrong), rel=1e-6)
 
 
+class Replicas:
+    """A crew of two replicas of a board, which know nothing that they are not told."""
+
+    def __init__(self, board: Board) -> None:
+        self._boards = [replica(board), replica(board)]
+
+    def __len__(self) -> int:
+        return len(self._boards)
+
+    def spread(self, board: Board, function: Any, parts: Any) -> Iterator[Any]:
+        boards = itertools.cycle(self._boards)
+        for part in parts:
+            yield function(next(boards), *pickle.loads(pickle.dumps(part)))
+
+
+def replica(board: Board, crew: Replicas | None = None) -> Board:
+    return Board(
+        board.pipe, STEPS, sites=1, call=board.call, rows=board.rows, blocks=board.blocks, crew=crew
+    )
+
+
+def test_a_crew_tells_of_paths_what_one_process_does(board: Board) -> None:
+    paths, model = [(0, 2, 3), (0, 3), (0, 1, 4)], gap_model(4)
+
+    here = GapProducts.joined([*search(board).tell(paths, model)])
+    there = GapProducts.joined([*search(replica(board, Replicas(board))).tell(paths, model)])
+
+    for own, other in zip(here, there, strict=True):
+        np.testing.assert_allclose(other, own, rtol=1e-6, atol=1e-12)
+
+
+def test_of_a_batch_a_crew_is_sent_the_case_that_it_follows(board: Board) -> None:
+    asked = search(board)._asked((0, 2), 1, gap_model(4))
+
+    for end in (asked.start, asked.target):
+        assert end.untyped_storage().nbytes() == end.nbytes
+
+
 def test_gaps_that_were_added_move_nothing(board: Board) -> None:
     made, model = search(board), gap_model(4)
-    told = [made.tell(path, 0, model) for path in ((0, 3), (0, 2, 3, 4))]
+    told = [*made.tell([(0, 3), (0, 2, 3, 4)], model)]
     along = np.random.default_rng(0).standard_normal((2, 4, HISTORY))
 
     joined = GapProducts.joined(told).errors(along)
