@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
+
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import BudgetError, ConfigError
@@ -175,7 +177,10 @@ def fleet_of(
     actors, room = list[Any](), None
     try:
         total = ray.cluster_resources()
-        gpus, cores = int(total.get("GPU", 0)), int(total.get("CPU", 1))
+        # Ray counts GPUs of this machine that torch cannot use, or is told to leave alone.
+        used = address is not None or torch.cuda.is_available()
+        used = used and config.pipeline.device != "cpu"
+        gpus, cores = int(total.get("GPU", 0)) if used else 0, int(total.get("CPU", 1))
         machines = sum(name.startswith("node:") and "__" not in name for name in total)
         count = workers or gpus or machines
         if gpus and count > gpus:
