@@ -257,8 +257,11 @@ def train(
             metrics = {**policy.metrics, "deadlines": paced[1]}
             policy = replace(policy, metrics=metrics, pacer=paced[0])
 
+        progress.end()
+
     minutes = (time.perf_counter() - started) / 60
-    policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
+    took = {"train_minutes": minutes, "train_stages_s": progress.seconds}
+    policy = replace(policy, metrics={**policy.metrics, **took})
     with replacing_folder(options.out) as partial:
         save_policy(policy, partial, card=write_card(policy))
     return options.out
