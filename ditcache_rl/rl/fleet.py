@@ -30,6 +30,8 @@ from ditcache_rl.rl.worker import Worker
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
+#: Logger of Ray that tells of tokens.
+_TOKENS = "ray._private.authentication.authentication_token_setup"
 #: Times that a worker is started again, and that it is asked again, before it is an error.
 _TRIES = 8
 #: Rounds of waiting for who is slow, each twice as long as the one before: after it the slow ones
@@ -248,6 +250,8 @@ def _connect(address: str | None) -> None:
     import ray
 
     own = {"include_dashboard": False} if address is None else {}
+    # How to open one's own Ray to everybody on the network is nothing that a training must say.
+    logging.getLogger(_TOKENS).setLevel(logging.ERROR)
     try:
         if address is not None:
             _try(address)

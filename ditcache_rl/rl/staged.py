@@ -10,16 +10,16 @@ from ditcache_rl.types import Progress, Tick
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
-    "profile": 0.03,
-    "references": 0.06,
-    "search": 0.3,
-    "floors": 0.03,
-    "safe": 0.08,
-    "rescale": 0.11,
+    "profile": 0.025,
+    "references": 0.09,
+    "search": 0.34,
+    "floors": 0.04,
+    "safe": 0.13,
+    "rescale": 0.14,
     "place": 0.0,
-    "pace": 0.3,
-    "learn": 0.05,
-    "compare": 0.04,
+    "pace": 0.165,
+    "learn": 0.025,
+    "compare": 0.045,
 }
 
 
