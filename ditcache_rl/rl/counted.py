@@ -18,7 +18,10 @@ from ditcache_rl.rl.stages import FEW_CASES, searched_computes
 from ditcache_rl.types import HISTORY
 
 #: Candidates that a search of one budget starts from: fitted ones, and those near what is known.
-FIRST, _NEAR = 8, 2
+_FIRST, _NEAR = 8, 2
+#: How often a schedule that is found is played by this process, while workers wait: as its gaps
+#: are fitted, and as they were corrected together, at times twice.
+_PLAYED = 2.5
 #: Share of a candidate's computed steps that differ from those of candidates before.
 _FRESH = 0.5
 #: Weights on latency that a comparison plays, beside the budgets.
@@ -51,22 +54,45 @@ class Price(NamedTuple):
         return Price(self.fixed_s / workers, self.compute_s / workers)
 
 
+class Drawers(NamedTuple):
+    """What images cost whoever draws them."""
+
+    here: Price
+    """This process alone."""
+    worker: Price
+    """A worker; where there are none, this process."""
+    workers: int = 0
+
+    @property
+    def shared(self) -> Price:
+        """What is cut into parts, one for whoever is free."""
+        return self.worker.over(max(1, self.workers))
+
+    @property
+    def fitting(self) -> Price:
+        """What is fitted: more workers have no candidates to try at once."""
+        return self.worker.over(min(max(1, self.workers), _FIRST))
+
+    def each(self, images: float) -> float:
+        """Return the seconds of images that every worker draws for itself, if there are some."""
+        return self.worker.of(images, 1.0) if self.workers else 0.0
+
+
 class CountedStages:
-    """Counts what the stages draw, and prices it: the fits of candidates apart."""
+    """Counts what the stages draw, and prices it.
+
+    Args:
+        config: The environment.
+        drawers: Who draws.
+        prompts: Train and select prompts.
+        fits: Whether forecasts are fitted.
+    """
 
     def __init__(
-        self,
-        config: EnvConfig,
-        price: Price,
-        fitted: Price,
-        prompts: tuple[int, int],
-        fits: bool,
-        workers: int,
+        self, config: EnvConfig, drawers: Drawers, prompts: tuple[int, int], *, fits: bool
     ) -> None:
-        self._config, self._price, self._fitted, self._fits = config, price, fitted, fits
+        self._config, self._drawers, self._fits = config, drawers, fits
         self._train, self._select = prompts
-        #: Processes that record what is fitted to.
-        self._recorders = 1 + workers
         self._prompts = min(config.search.prompts, self._train)
         self._half = -(-self._prompts // 2)
         self._budgets = config.targets.budgets
@@ -87,12 +113,15 @@ class CountedStages:
         return [Stage(name, round(images), s) for name, images, s in counted if images]
 
     def _drawn(self, images: float, share: float) -> tuple[float, float]:
-        return images, self._price.of(images, share)
+        return images, self._drawers.shared.of(images, share)
 
     def _recorded(self, cases: int, steps: int) -> tuple[float, float]:
-        """Count what is recorded of full compute, here and on every worker."""
-        images = cases * self._recorders * self._fits
-        return images, self._price.of(images, steps / self._config.steps[0])
+        """Count what is recorded of full compute, here and then on every worker."""
+        if not self._fits:
+            return 0.0, 0.0
+        images = cases * steps / self._config.steps[0]
+        seconds = self._drawers.here.of(images, 1.0) + self._drawers.each(images)
+        return cases * (1 + self._drawers.workers), seconds
 
     def _searched(
         self, computes: int, steps: int, sizes: tuple[int, int, int], *, evaluations: int
@@ -102,15 +131,16 @@ class CountedStages:
         climbed, settled, scored = sizes
         if not self._fits:
             return self._drawn(climbed * (evaluations or _NEAR), computes / whole)
-        candidates = max(evaluations, FIRST) if evaluations else _NEAR
+        candidates = max(evaluations, _FIRST) if evaluations else _NEAR
         images, seconds = self._drawn(scored, computes / whole)
         fresh = climbed * _FRESH * candidates * computes
         if settled != climbed:
             fresh += settled * computes
         if evaluations:  # a rollout per coefficient, from its gap on
             fresh += settled * HISTORY * min(computes, steps - computes) * computes / 2
-        share = fresh / whole * steps / self._config.steps[0]
-        return images, seconds + share * self._fitted.compute_s
+        played = settled * computes * (_PLAYED if evaluations else 1.0)
+        spent = fresh * self._drawers.fitting.compute_s + played * self._drawers.here.compute_s
+        return images, seconds + spent / whole * steps / self._config.steps[0]
 
     def _search(self) -> tuple[float, float]:
         search, steps = self._config.search, self._config.steps[0]
@@ -154,8 +184,9 @@ class CountedStages:
         if not self._config.world.loads:
             return 0.0, 0.0
         recorded, followed, scored = gap_images(self._config.steps[0], self._train)
-        told = followed, followed * self._price.compute_s
-        return _sum([self._drawn(recorded, 1.0), told, self._drawn(scored, 0.25)])
+        told = followed, followed * self._drawers.shared.compute_s
+        kept = recorded, self._drawers.here.of(recorded, 1.0)
+        return _sum([kept, told, self._drawn(scored, 0.25)])
 
     def _learn(self) -> tuple[float, float]:
         agent = self._config.agent

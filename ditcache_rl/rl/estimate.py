@@ -20,7 +20,7 @@ from ditcache_rl.control import StaticSchedule
 from ditcache_rl.machine import machine_facts
 from ditcache_rl.pipelines import open_configured, open_matching
 from ditcache_rl.policy import Policy
-from ditcache_rl.rl.counted import FIRST, CountedStages, Price, Stage
+from ditcache_rl.rl.counted import CountedStages, Drawers, Price, Stage
 from ditcache_rl.rl.crew import suited_fleet
 from ditcache_rl.rl.fleet import fleet_of
 from ditcache_rl.schedules import computes_of, spaced
@@ -127,17 +127,14 @@ def estimate(
             suited = suited_fleet(config, pipe, image_s=image_s, note=progress.note)
             fleet = held.enter_context(suited)
         board.crew = fleet
-        drawn, count = batch, 1
+        drawers = Drawers(batch, batch)
         if fleet is not None:
             count, rows = len(fleet), -(-rows // len(fleet))
             parts = [(train[:rows],)] * count
             list(board.spread(_price, parts))  # warms them up
-            drawn = Price(*np.mean(list(board.spread(_price, parts)), axis=0).tolist())
-    fitted = drawn.over(min(count, FIRST))  # more have no candidates to try at once
-    here = 0 if fleet is None else len(fleet)
-    counted = CountedStages(
-        config, drawn.over(count), fitted, (len(train), len(select)), fits, here
-    )
+            means = np.mean(list(board.spread(_price, parts)), axis=0).tolist()
+            drawers = Drawers(batch, Price(*means), count)
+    counted = CountedStages(config, drawers, (len(train), len(select)), fits=fits)
     calls = profile_calls(steps, config.cache.sites)
     shares = [float((modes == 0).mean()) * len(modes) / steps for modes in calls]
     profile = sum(single.of(1, share) for share in shares)
@@ -146,12 +143,12 @@ def estimate(
         config.id,
         str(facts["gpu"] if on_gpu else facts["cpu"]),
         on_gpu,
-        drawn.of(1, 1.0),
+        drawers.worker.of(1, 1.0),
         rows if retargets is None else 1,
         single.of(1, 1.0),
         [Stage("profile", len(calls), profile), *(counted.stages() if retargets is None else [])],
         bool(config.world.loads) and retargets is None,
-        here,
+        drawers.workers,
     )
 
 
