@@ -20,8 +20,8 @@ from ditcache_rl.types import HISTORY
 #: Candidates that a search of one budget starts from: fitted ones, and those near what is known.
 _FIRST, _NEAR = 8, 2
 #: How often a schedule that is found is played by this process, while workers wait: as its gaps
-#: are fitted, and as they were corrected together, at times twice.
-_PLAYED = 2.5
+#: were corrected together, at times twice.
+_PLAYED = 1.5
 #: Share of a candidate's computed steps that differ from those of candidates before.
 _FRESH = 0.5
 #: Weights on latency that a comparison plays, beside the budgets.
@@ -134,12 +134,12 @@ class CountedStages:
         candidates = max(evaluations, _FIRST) if evaluations else _NEAR
         images, seconds = self._drawn(scored, computes / whole)
         fresh = climbed * _FRESH * candidates * computes
-        if settled != climbed:
-            fresh += settled * computes
         if evaluations:  # a rollout per coefficient, from its gap on
             fresh += settled * HISTORY * min(computes, steps - computes) * computes / 2
+        known = settled if evaluations else 0  # everybody goes there to move coefficients
+        spent = known * computes * self._drawers.worker.compute_s
         played = settled * computes * (_PLAYED if evaluations else 1.0)
-        spent = fresh * self._drawers.fitting.compute_s + played * self._drawers.here.compute_s
+        spent += fresh * self._drawers.fitting.compute_s + played * self._drawers.here.compute_s
         return images, seconds + spent / whole * steps / self._config.steps[0]
 
     def _search(self) -> tuple[float, float]:

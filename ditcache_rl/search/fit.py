@@ -73,8 +73,7 @@ class GapFitter:
                 f"{board.sites} sites of its blocks; set sites = 1 and blocks to the name of the "
                 'denoiser, such as "transformer", in the [cache] table'
             )
-        self._cases = tuple(cases)
-        self.board, self.steps = board, board.steps
+        self.board, self.steps, self._cases = board, board.steps, tuple(cases)
         begun = [one for one in known if one._cases == self._cases[: len(one._cases)]]
         self._replays: list[Replay] = [*begun[-1]._replays] if begun else []
         for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
@@ -103,7 +102,11 @@ class GapFitter:
 
     def error(self, path: ComputePath) -> float:
         """Return the mean logarithm of the squared error of the final latents, gaps fitted."""
-        return self._error(self._end(self._fitted_states(path)[-1], path)[0])
+        return self._error(self.reached(path)[0])
+
+    def reached(self, path: ComputePath) -> tuple[list[Tensor], Floats]:
+        """Return the final latents, gaps fitted, and what was added to the coefficients of each."""
+        return self._end(self._fitted_states(path)[-1], path)
 
     def fit(self, path: ComputePath, *, together: bool = True) -> Schedule:
         """Return the schedule that computes a path, with fitted coefficients."""
@@ -117,9 +120,10 @@ class GapFitter:
         are corrected together by what they do to the final latents, unless that takes too long: it
         costs a rollout per coefficient.
         """
-        end, added = self._end(self._fitted_states(path)[-1], path)
         if not together:
-            return path_coefficients(path, self._sigmas, added)
+            return path_coefficients(path, self._sigmas, self.reached(path)[1])
+        # Whoever moves a coefficient begins there: all of a crew get there at once.
+        *_, (end, added) = self._spread("reached", [(path,)] * self.board.hands)
         error, correction = self._error(end), self._correction(path, added, end)
         for share in (1.0, 0.5):
             tried = added + share * correction

@@ -19,7 +19,7 @@ from ditcache_rl.search.climb import climb_paths
 from ditcache_rl.search.equations import normal_equations
 from ditcache_rl.solver import SolverRunner
 from ditcache_rl.types import HISTORY, Floats, Mode
-from tests.kit.boards import ZooBoard
+from tests.kit.boards import ZooBoard, with_replicas
 from tests.kit.pipelines import (
     GUIDANCE,
     PROMPTS,
@@ -146,6 +146,15 @@ def test_cases_that_were_recorded_are_not_drawn_again(board: Board, fitter: GapF
     for path in PATHS:
         # Sums of float32 in another order.
         assert found.error(path) == pytest.approx(fitter.error(path), abs=1e-3)
+
+
+def test_a_crew_fits_what_one_process_does(board: Board, fitter: GapFitter) -> None:
+    there = GapFitter(with_replicas(board), CASES)
+
+    for path in PATHS[2:4]:
+        np.testing.assert_allclose(
+            there.coefficients(path), fitter.coefficients(path), rtol=1e-6, atol=1e-9
+        )
 
 
 def test_a_worker_records_no_case_twice_whatever_it_is_asked(

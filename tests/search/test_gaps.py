@@ -1,6 +1,3 @@
-import itertools
-import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,7 @@ from ditcache_rl.search.gap_products import GapProducts, gaps_of
 from ditcache_rl.search.gaps import GapSearch
 from ditcache_rl.types import HISTORY
 from ditcache_rl.world.simulator import psnr_of
-from tests.kit.boards import ZooBoard
+from tests.kit.boards import ZooBoard, with_replicas
 from tests.kit.pacers import cubed_costs, gap_model
 from tests.kit.pipelines import GUIDANCE, PROMPTS
 
@@ -95,32 +92,11 @@ def test_products_tell_the_error_of_the_path_they_were_drawn_on(board: Board) ->
     assert told.errors(along[None])[0] == pytest.approx(float(wrong @ wrong), rel=1e-6)
 
 
-class Replicas:
-    """A crew of two replicas of a board, which know nothing that they are not told."""
-
-    def __init__(self, board: Board) -> None:
-        self._boards = [replica(board), replica(board)]
-
-    def __len__(self) -> int:
-        return len(self._boards)
-
-    def spread(self, board: Board, function: Any, parts: Any) -> Iterator[Any]:
-        boards = itertools.cycle(self._boards)
-        for part in parts:
-            yield function(next(boards), *pickle.loads(pickle.dumps(part)))
-
-
-def replica(board: Board, crew: Replicas | None = None) -> Board:
-    return Board(
-        board.pipe, STEPS, sites=1, call=board.call, rows=board.rows, blocks=board.blocks, crew=crew
-    )
-
-
 def test_a_crew_tells_of_paths_what_one_process_does(board: Board) -> None:
     paths, model = [(0, 2, 3), (0, 3), (0, 1, 4)], gap_model(4)
 
     here = GapProducts.joined([*search(board).tell(paths, model)])
-    there = GapProducts.joined([*search(replica(board, Replicas(board))).tell(paths, model)])
+    there = GapProducts.joined([*search(with_replicas(board)).tell(paths, model)])
 
     for own, other in zip(here, there, strict=True):
         np.testing.assert_allclose(other, own, rtol=1e-6, atol=1e-12)
