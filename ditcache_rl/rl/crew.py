@@ -12,7 +12,6 @@ import torch
 
 from ditcache_rl.cache.caps import available_host_bytes, free_device_bytes
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.errors import ConfigError
 from ditcache_rl.machine import usable_cores
 from ditcache_rl.rl.fleet import Fleet, fleet_of
 
@@ -86,8 +85,13 @@ def suited_fleet(
         fleet = None
         if count:
             try:
-                fleet = held.enter_context(fleet_of(config, workers=count))
-            except ConfigError as error:
+                with ExitStack() as tried:
+                    started = tried.enter_context(fleet_of(config, workers=count))
+                    assert started is not None, "some are asked for"
+                    started.answers([started.ask(n, "__ray_ready__") for n in range(count)])
+                    held.enter_context(tried.pop_all())
+                    fleet = started
+            except Exception as error:  # whatever keeps Ray from working here
                 reason = str(error)
         who = "this process draws" if fleet is None else f"{len(fleet)} workers draw"
         note(f"{who} ({reason}); --workers N to choose, 0 for none")

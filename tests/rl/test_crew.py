@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ditcache_rl.config import EnvConfig, load_env
-from ditcache_rl.errors import ConfigError
+from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.rl import crew
 from ditcache_rl.rl.crew import suited_fleet, suited_workers
+from ditcache_rl.rl.fleet import Fleet
 
 #: Of an image of full compute, such that references take long.
 LONG_S = 1e3
@@ -102,21 +103,39 @@ def test_without_ray_and_on_other_devices_this_process_draws(
     assert "pip install 'ditcache-rl[ray]'" in found.reason
 
 
+class Mute(Fleet):
+    """Workers that never come to life."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def ask(self, worker: int, method: str, *arguments: Any) -> tuple[int, Any]:
+        return worker, method
+
+    def answers(self, asked: Sequence[tuple[int, Any]]) -> list[Any]:
+        raise BudgetError("no answer here")
+
+
+@pytest.mark.parametrize("reason", ["no room here", "no answer here"])
 def test_where_workers_cannot_be_started_this_process_draws_and_says_why(
-    config: EnvConfig, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+    reason: str, config: EnvConfig, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_machine(monkeypatch, cores=3)
-    asked, notes = list[int](), list[str]()
+    done, notes = list[str](), list[str]()
 
     @contextmanager
-    def refused(config: EnvConfig, *, workers: int) -> Iterator[None]:
-        asked.append(workers)
-        raise ConfigError("no room here")
-        yield
+    def started(config: EnvConfig, *, workers: int) -> Iterator[Fleet]:
+        done.append(f"{workers} asked for")
+        if reason == "no room here":
+            raise ConfigError(reason)
+        try:
+            yield Mute()
+        finally:
+            done.append("stopped")
 
-    monkeypatch.setattr(crew, "fleet_of", refused)
+    monkeypatch.setattr(crew, "fleet_of", started)
     with suited_fleet(config, tiny_pipe, image_s=LONG_S, note=notes.append) as fleet:
         assert fleet is None
+        assert done == ["3 asked for", *(["stopped"] if reason == "no answer here" else [])]
 
-    assert asked == [3]
-    assert notes == ["this process draws (no room here); --workers N to choose, 0 for none"]
+    assert notes == [f"this process draws ({reason}); --workers N to choose, 0 for none"]
