@@ -22,6 +22,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scikit-image", "scip
 LEARNING = ("gymnasium", "stable_baselines3", "sb3_contrib", "tensorboard")
 #: What a server needs, of the `serve` extra.
 SERVING = ("fastapi", "prometheus_client", "uvicorn")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 #: Environment variable with a server's key; on a command line everybody on the machine reads it.
 KEY_VARIABLE = "DITCACHE_RL_API_KEY"
 
@@ -82,15 +83,29 @@ def machine_facts() -> dict[str, str | int | None]:
     """
     import torch
 
-    usable = getattr(os, "sched_getaffinity", None)
     return {
         "os": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": len(usable(0)) if usable else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_bytes": _memory_bytes(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def usable_cores(quota: Path = _QUOTA) -> int:
+    """Count the logical cores that this process may use, by its affinity and its container.
+
+    Args:
+        quota: File of a cgroup (v2) that limits the time on CPUs.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text(encoding="utf-8").split()
+        return max(1, min(cores, int(most) // int(period)))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return cores
 
 
 def version_facts() -> dict[str, str | None]:

@@ -18,7 +18,7 @@ from ditcache_rl.schedules import CostModel, Schedule, fit_cost
 from ditcache_rl.types import HISTORY, Floats, Mode, Modes
 
 #: Rounds through all schedules, beside the one that warms up.
-_REPEATS = 12
+_REPEATS = 9
 
 
 def measure_profile(

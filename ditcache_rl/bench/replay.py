@@ -12,9 +12,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ditcache_rl.bench.board import Board
@@ -124,18 +122,19 @@ class Replay:
         return [step.output for step in self._steps]
 
     def compute(
-        self, step: int, latents: Tensor, *, rows: NDArray[np.int64] | None = None
+        self, step: int, latents: Tensor, *, cases: Sequence[Case] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run the denoiser: its output, guided, and what is cached of it (rows, features).
 
         Args:
             step: Where in the loop.
             latents: (rows, ...) of the recorded cases, or any number of rows of a single one; those
-                of `start` at the first step.
-            rows: Numbers of the recorded cases that the latents belong to; all in their order.
+                that a call begins with at the first step.
+            cases: That the latents belong to, be they recorded or not; all that are, in their
+                order.
         """
         self.stand_ins, self.residuals = [], []
-        visit = self._visit(step, latents, rows)
+        visit = self._visit(step, latents, cases)
         if self.linear:
             return visit.output, visit.output.flatten(1)
         cached = tensors_of(visit.returned) if self.whole else self.residuals
@@ -192,19 +191,18 @@ class Replay:
         self,
         step: int,
         latents: Tensor,
-        rows: NDArray[np.int64] | None = None,
+        cases: Sequence[Case] | None = None,
         given: Sequence[Any] | None = None,
     ) -> LoopVisit:
         """Go to a step of the loop."""
         count = len(latents)
-        wanted = rows if rows is not None else np.arange(count) % self.rows
-        if rows is None and count != self.rows > 1:
+        if cases is None and count != self.rows > 1:
             raise StateError(
                 f"expected latents of the {self.rows} recorded cases, received {count}; tell whose "
-                "they are by rows=..."
+                "they are by cases=..."
             )
+        cases = cases or [self._cases[row % self.rows] for row in range(count)]
         visit = LoopVisit(self._blanks_of(count), step, latents, given)
-        cases = [self._cases[row] for row in wanted]
         with hand_on(self._board.pipe, self._denoiser, visit), torch.no_grad():
             visit.pay(lambda: self._board.draw(cases))
         return visit

@@ -98,6 +98,15 @@ def render_policy(policy: Policy) -> Table:
     return table
 
 
+def time_taken(policy: Policy) -> str:
+    """Say how long a policy was trained, in plain images of the same machine too."""
+    minutes = policy.metrics["train_minutes"]
+    images = 60 * minutes / policy.cost.reference_s
+    stages = policy.metrics["train_stages_s"].items()
+    told = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages)
+    return f"trained in {minutes:.1f} minutes, as long as {images:,.0f} images: {told}"
+
+
 def render_estimate(found: TrainEstimate) -> Table:
     """Lay out what a training would take: a line per stage."""
     table = Table()

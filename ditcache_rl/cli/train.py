@@ -51,9 +51,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=0,
         metavar="N",
-        help="processes that play and score beside this one, each with its own pipeline",
+        help="processes that draw beside this one, each with its own pipeline; 0 for none; by "
+        "default one per GPU or core where there are several",
     )
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="Ray cluster that the workers run on, one per GPU"
@@ -71,7 +71,7 @@ def run(options: Namespace) -> int:
     if options.episodes is not None:
         check_within("--episodes", options.episodes, 1, MOST_COUNT)
         config = replace(config, agent=replace(config.agent, episodes=options.episodes))
-    check_within("--workers", options.workers, 0, MOST_COUNT)
+    check_within("--workers", options.workers or 0, 0, MOST_COUNT)
     old = None if options.retarget is None else find_policy(options.retarget)
     if old is not None and (options.workers or options.ray is not None):
         raise ConfigError(
@@ -83,7 +83,7 @@ def run(options: Namespace) -> int:
     from rich.console import Console
 
     from ditcache_rl.cli.progress import shown_progress
-    from ditcache_rl.cli.tables import render_estimate, render_policy
+    from ditcache_rl.cli.tables import render_estimate, render_policy, time_taken
     from ditcache_rl.files import check_writable
     from ditcache_rl.policy import load_policy
     from ditcache_rl.rl.agents import hyperparameters
@@ -136,7 +136,9 @@ def run(options: Namespace) -> int:
     finally:
         for tracker in trackers:
             tracker.close()
-    Console().print(render_policy(load_policy(out)))
+    trained = load_policy(out)
+    Console().print(render_policy(trained))
+    print(time_taken(trained))
     print(f"policy: {out}; its card: {out / 'README.md'}\n{_measuring(out, options)}")
     return 0
 

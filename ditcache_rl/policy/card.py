@@ -21,7 +21,10 @@ def write_card(policy: PolicyParts, *, source: str = "PATH/OF/THIS/FOLDER") -> s
     cost = policy.cost
     safe: Mapping[int, Scored] = policy.safe.get(first, {})
     minutes = policy.metrics.get("train_minutes")
-    took = f", {minutes:.1f} minutes" if isinstance(minutes, float) else ""
+    took = ""
+    if isinstance(minutes, float):
+        images = 60 * minutes / cost.reference_s
+        took = f", {minutes:.1f} minutes, as long as {images:,.0f} images"
     floors = "\n".join(
         f"| {computes}/{cost.site_steps} | {cost.reference_s / cost.with_computes(computes):.2f}x "
         f"| {one.floor_psnr_db:.1f} dB | {one.floor_ssim:.4f} | {_told(one)} |"

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
+
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.errors import BudgetError, ConfigError
@@ -28,6 +30,8 @@ from ditcache_rl.rl.worker import Worker
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
+#: Logger of Ray that tells of tokens.
+_TOKENS = "ray._private.authentication.authentication_token_setup"
 #: Times that a worker is started again, and that it is asked again, before it is an error.
 _TRIES = 8
 #: Rounds of waiting for who is slow, each twice as long as the one before: after it the slow ones
@@ -175,7 +179,10 @@ def fleet_of(
     actors, room = list[Any](), None
     try:
         total = ray.cluster_resources()
-        gpus, cores = int(total.get("GPU", 0)), int(total.get("CPU", 1))
+        # Ray counts GPUs of this machine that torch cannot use, or is told to leave alone.
+        used = address is not None or torch.cuda.is_available()
+        used = used and config.pipeline.device != "cpu"
+        gpus, cores = int(total.get("GPU", 0)) if used else 0, int(total.get("CPU", 1))
         machines = sum(name.startswith("node:") and "__" not in name for name in total)
         count = workers or gpus or machines
         if gpus and count > gpus:
@@ -243,6 +250,8 @@ def _connect(address: str | None) -> None:
     import ray
 
     own = {"include_dashboard": False} if address is None else {}
+    # How to open one's own Ray to everybody on the network is nothing that a training must say.
+    logging.getLogger(_TOKENS).setLevel(logging.ERROR)
     try:
         if address is not None:
             _try(address)

@@ -15,11 +15,11 @@ from ditcache_rl.control import uniform_decision
 from ditcache_rl.files import read_bytes, replacing
 from ditcache_rl.machine import synchronize
 from ditcache_rl.schedules import CostModel
-from ditcache_rl.schedules.gaps import GapModel, schedule_on
+from ditcache_rl.schedules.gaps import LONGEST, GapModel, schedule_on
 from ditcache_rl.search.calibrate import fitted_gap_costs
 from ditcache_rl.search.gap_costs import fit_costs, shaken_paths
 from ditcache_rl.search.gaps import GapSearch
-from ditcache_rl.types import Decision, Floats, Mode, RunInfo, StepInfo, Tick
+from ditcache_rl.types import HISTORY, Decision, Floats, Mode, RunInfo, StepInfo, Tick
 from ditcache_rl.world import Prices
 
 #: Rounds of paths that gap models are fitted on, paths of each, and train cases.
@@ -28,6 +28,23 @@ _ROUNDS, _PATHS, _CASES = 5, 48, 64
 _SCALED = 64
 #: Of what a stage leaves: costs of a hundred steps have 8 MB.
 _MOST_BYTES = 1 << 26
+
+
+def gap_images(steps: int, cases: int) -> tuple[float, float, float]:
+    """Tell what `fit_gaps` draws, as it is typically.
+
+    Args:
+        steps: Denoising steps.
+        cases: Train cases that there are.
+
+    Returns:
+        Images of full compute that are recorded, as many as paths with their directions compute,
+        and images under schedules.
+    """
+    lengths = np.arange(2, LONGEST + 1)
+    # Until its third gap a path has fewer directions; of gaps without a step there are none.
+    computed = lengths + HISTORY * (lengths - 1) * (lengths - 2) / 2
+    return min(cases, _CASES), _ROUNDS * _PATHS * float(computed.mean()) / steps, _SCALED
 
 
 def check_gaps(board: Board, case: Case) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.types import Progress, Tick
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
 _STAGES = {
-    "profile": 0.03,
-    "references": 0.06,
-    "search": 0.3,
-    "floors": 0.03,
-    "safe": 0.08,
-    "rescale": 0.11,
+    "profile": 0.025,
+    "references": 0.09,
+    "search": 0.34,
+    "floors": 0.04,
+    "safe": 0.13,
+    "rescale": 0.14,
     "place": 0.0,
-    "pace": 0.3,
-    "learn": 0.05,
-    "compare": 0.04,
+    "pace": 0.165,
+    "learn": 0.025,
+    "compare": 0.045,
 }
 
 
@@ -36,10 +39,18 @@ class StagedBar:
     Args:
         bar: Hears how far it is.
         config: Leaves stages without work.
+        clock: Seconds, from anywhere.
+
+    Attributes:
+        seconds: That stages with work have taken, as far as they have ended.
     """
 
-    def __init__(self, bar: Progress, config: EnvConfig) -> None:
+    def __init__(
+        self, bar: Progress, config: EnvConfig, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._bar, self._done, self._stage = bar, 0.0, ""
+        self.seconds: dict[str, float] = {}
+        self._clock, self._entered = clock, clock()
         self._idle = _idle(config)
         shares = _STAGES.items()
         self._shares = {name: 0.0 if name in self._idle else share for name, share in shares}
@@ -47,11 +58,19 @@ class StagedBar:
 
     def enter(self, stage: str) -> None:
         """Begin a stage; the one before counts as done."""
+        self.end()
         self._done += self._shares.get(self._stage, 0.0)
         self._stage = stage
         self._bar.reach(self._done)
         if stage not in self._idle:
             self._bar.stage(stage)
+
+    def end(self) -> None:
+        """Note how long the stage under way has taken."""
+        now = self._clock()
+        if self._stage and self._stage not in self._idle:
+            self.seconds[self._stage] = now - self._entered
+        self._entered = now
 
     def tick(self, share: float, note: str) -> None:
         """Move within the stage."""

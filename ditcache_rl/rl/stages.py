@@ -125,9 +125,10 @@ def rescale_stage(
     """Carry schedules over to another step count, and climb a little at named budgets.
 
     On few cases: what is carried over, or found in full compute, is good already. Coefficients that
-    are fitted together need more of them. Where more steps compute than the largest named budget
-    has at the first step count, there is no climb, gaps are fitted one by one, and so are those of
-    the schedules between that are carried over without a fit.
+    are fitted together need more of them: half of what the first step count has. Where more steps
+    compute than the largest named budget has at the first step count, there is no climb, gaps are
+    fitted one by one, and so are those of the schedules between that are carried over without a
+    fit.
     """
     if file.exists():
         return read_table(file, board)
@@ -152,7 +153,7 @@ def rescale_stage(
         rng=np.random.default_rng(seed),
     )
     problem = replace(problem, start=carried, propose=gap_proposals, on_found=done)
-    every = sample.mixed if problem.fit_on else ()
+    every = sample.mixed[: -(-len(sample.mixed) // 2)] if problem.fit_on else ()
     near = replace(problem, evaluations=config.search.evaluations // 4, settle_on=every)
     far = replace(problem, evaluations=0, fit_together=False)
     joined = carried

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ditcache_rl.policy import save_policy
 from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.agents import check_agent
 from ditcache_rl.rl.compare import compare
+from ditcache_rl.rl.crew import suited_fleet
 from ditcache_rl.rl.export import policy_of
 from ditcache_rl.rl.fleet import fleet_of
 from ditcache_rl.rl.gaps import check_gaps
@@ -55,8 +57,8 @@ class TrainOptions:
         replace: Whether a policy that is there gives way, once the new one is complete.
         seed: Of search, actions and weights.
         command: What was typed, for the manifest.
-        workers: Processes that play and score, and `ray`, the address of a Ray cluster that they
-            run on, as `fleet_of` takes them.
+        workers: Processes that play and score; None for as many as suit this machine.
+        ray: Address of a Ray cluster that they run on, as `fleet_of` takes it.
     """
 
     run: Path
@@ -64,7 +66,7 @@ class TrainOptions:
     replace: bool
     seed: int
     command: str
-    workers: int = 0
+    workers: int | None = 0
     ray: str | None = None
 
     def check(self) -> None:
@@ -75,7 +77,7 @@ class TrainOptions:
                 the run folder lies in it, or the seed is none.
         """
         check_within("--seed", self.seed, 0, MOST_SEED)
-        check_within("--workers", self.workers, 0, MOST_COUNT)
+        check_within("--workers", self.workers or 0, 0, MOST_COUNT)
         if self.run.resolve().is_relative_to(self.out.resolve()):
             raise ConfigError(
                 f"expected a folder of its own for the policy, received {self.out}, in which the "
@@ -118,8 +120,11 @@ def train(
     started = time.perf_counter()
     facts = describe_run(config, "train", seed=options.seed)
     torch.manual_seed(options.seed)
-    crew = fleet_of(config, workers=options.workers, address=options.ray)
-    with alone_in(options.run), crew as fleet, bar:
+    with ExitStack() as held:
+        held.enter_context(alone_in(options.run))
+        asked = fleet_of(config, workers=options.workers or 0, address=options.ray)
+        fleet = held.enter_context(asked)
+        held.enter_context(bar)
         check_run(options.run, facts)
         progress = StagedBar(bar, config)
         pipe = open_configured(config.pipeline)
@@ -137,6 +142,9 @@ def train(
         )
 
         progress.enter("references")
+        if options.workers is None and options.ray is None:
+            suited = suited_fleet(config, pipe, image_s=cost.reference_s, note=bar.note)
+            fleet = held.enter_context(suited)
         board = Board.of(config, pipe, steps=first, crew=fleet)
         if config.world.loads:
             check_gaps(board, cases[0])
@@ -249,8 +257,11 @@ def train(
             metrics = {**policy.metrics, "deadlines": paced[1]}
             policy = replace(policy, metrics=metrics, pacer=paced[0])
 
+        progress.end()
+
     minutes = (time.perf_counter() - started) / 60
-    policy = replace(policy, metrics={**policy.metrics, "train_minutes": minutes})
+    took = {"train_minutes": minutes, "train_stages_s": progress.seconds}
+    policy = replace(policy, metrics={**policy.metrics, **took})
     with replacing_folder(options.out) as partial:
         save_policy(policy, partial, card=write_card(policy))
     return options.out

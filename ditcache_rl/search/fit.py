@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class GapFitter:
     Args:
         board: Pipeline and steps.
         cases: What is drawn; their conditioning and full trajectories are recorded first.
-        begun: Has recorded the first of the cases already.
+        known: Fitters of the board; what one has recorded of the first cases is not drawn again.
 
     Raises:
         UnsupportedModelError: If the denoiser is not cached as one site, or the pipeline's loop
@@ -65,7 +65,7 @@ class GapFitter:
     """
 
     def __init__(
-        self, board: Board, cases: Sequence[Case], *, begun: GapFitter | None = None
+        self, board: Board, cases: Sequence[Case], *, known: Iterable[GapFitter] = ()
     ) -> None:
         if board.sites != 1 or not is_whole(board.blocks):
             raise UnsupportedModelError(
@@ -73,9 +73,9 @@ class GapFitter:
                 f"{board.sites} sites of its blocks; set sites = 1 and blocks to the name of the "
                 'denoiser, such as "transformer", in the [cache] table'
             )
-        self._cases = tuple(cases)
-        self.board, self.steps = board, board.steps
-        self._replays: list[Replay] = [] if begun is None else [*begun._replays]
+        self.board, self.steps, self._cases = board, board.steps, tuple(cases)
+        begun = [one for one in known if one._cases == self._cases[: len(one._cases)]]
+        self._replays: list[Replay] = [*begun[-1]._replays] if begun else []
         for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
             self._replays.append(Replay(board, cases[start : start + board.rows]))
             check_sampler(self._replays[-1])
@@ -102,7 +102,11 @@ class GapFitter:
 
     def error(self, path: ComputePath) -> float:
         """Return the mean logarithm of the squared error of the final latents, gaps fitted."""
-        return self._error(self._end(self._fitted_states(path)[-1], path)[0])
+        return self._error(self.reached(path)[0])
+
+    def reached(self, path: ComputePath) -> tuple[list[Tensor], Floats]:
+        """Return the final latents, gaps fitted, and what was added to the coefficients of each."""
+        return self._end(self._fitted_states(path)[-1], path)
 
     def fit(self, path: ComputePath, *, together: bool = True) -> Schedule:
         """Return the schedule that computes a path, with fitted coefficients."""
@@ -116,9 +120,10 @@ class GapFitter:
         are corrected together by what they do to the final latents, unless that takes too long: it
         costs a rollout per coefficient.
         """
-        end, added = self._end(self._fitted_states(path)[-1], path)
         if not together:
-            return path_coefficients(path, self._sigmas, added)
+            return path_coefficients(path, self._sigmas, self.reached(path)[1])
+        # Whoever moves a coefficient begins there: all of a crew get there at once.
+        *_, (end, added) = self._spread("reached", [(path,)] * self.board.hands)
         error, correction = self._error(end), self._correction(path, added, end)
         for share in (1.0, 0.5):
             tried = added + share * correction
@@ -181,11 +186,7 @@ class GapFitter:
         return found
 
     def _states_of(
-        self,
-        path: ComputePath,
-        added: Floats,
-        *,
-        known: Sequence[_State] = (),
+        self, path: ComputePath, added: Floats, *, known: Sequence[_State] = ()
     ) -> list[_State]:
         """Return the state at every computed step under given coefficients, some known already."""
         found = list(known)
@@ -281,18 +282,19 @@ class GapFitter:
 
     def _wrong(self, latents: Sequence[Tensor]) -> Tensor:
         """Return what final latents lack: (cases, features)."""
-        return (
-            (torch.cat([target[-1] for target in self._targets]) - torch.cat(list(latents)))
-            .flatten(1)
-            .double()
-        )
+        target = torch.cat([target[-1] for target in self._targets])
+        return (target - torch.cat(list(latents))).flatten(1).double()
 
 
-@lru_cache(maxsize=2)  # what is searched on, and what is settled on
-def _fitter_of(board: Board, cases: tuple[Case, ...]) -> GapFitter:
-    return GapFitter(board, cases)
+@lru_cache(maxsize=1)
+def _fitters_on(board: Board) -> dict[tuple[Case, ...], GapFitter]:
+    """Return the fitters of a worker: of what is searched on, and of what is settled on."""
+    return {}
 
 
 def _asked(board: Board, cases: tuple[Case, ...], method: str, *question: Any) -> Any:
     """Ask a fitter of a worker, which it makes when it is first asked."""
-    return getattr(_fitter_of(board, cases), method)(*question)
+    known = _fitters_on(board)
+    if cases not in known:
+        known[cases] = GapFitter(board, cases, known=known.values())
+    return getattr(known[cases], method)(*question)

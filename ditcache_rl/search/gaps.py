@@ -8,7 +8,7 @@ gap's update moved a little: that tells, to first order, the end of every path u
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ from ditcache_rl.schedules.gaps import (
     LONGEST,
     WIDTH,
     GapModel,
-    gap_basis,
     gap_features,
 )
 from ditcache_rl.search.calibrate import Products, fitted_gap_costs
 from ditcache_rl.search.gap_costs import random_paths, shaken_paths
-from ditcache_rl.search.gap_products import GapProducts, gaps_of, open_gaps
+from ditcache_rl.search.gap_ends import CaseOnPath, follow, tell, tell_anywhere
+from ditcache_rl.search.gap_products import GapProducts, open_gaps
 from ditcache_rl.types import HISTORY, Floats
 
 #: Steps of Adam on gaps of full compute, and after each round of paths.
@@ -40,10 +40,6 @@ _BATCH, _RATE = 2048, 3e-3
 _RANDOM = 0.25
 #: Keeps logarithms finite.
 _TINY = 1e-12
-#: Change along a direction by which its effect on the final latents is measured.
-_NUDGE = 1e-3
-#: Share of a path's error that coefficients may hope to leave: the first order tells no more.
-_LEAST = 0.3
 
 
 class GapSearch:
@@ -66,7 +62,7 @@ class GapSearch:
                 "expected a denoiser that is cached as a whole to fit gaps, received "
                 f"{board.sites} sites of its blocks"
             )
-        self._board, self._rng, self._cases = board, rng, len(cases)
+        self._board, self._rng, self._cases = board, rng, tuple(cases)
         self._replays = [
             Replay(board, cases[start : start + board.rows])
             for start in range(0, len(cases), board.rows)
@@ -104,8 +100,7 @@ class GapSearch:
         told: list[GapProducts] = []
         for index in range(rounds):
             model = self.model
-            for path in self._paths(costs, paths):
-                told.append(self.tell(path, int(self._rng.integers(self._cases)), model))
+            told += self.tell(self._paths(costs, paths), model)
             self._learn(GapProducts.joined(told), _FITS)
             if on_round is not None:
                 on_round((index + 1) / rounds)
@@ -122,63 +117,32 @@ class GapSearch:
         ]
         return GapModel(tuple(numbers), self._mean, self._scale)
 
-    @torch.no_grad()
     def follow(self, path: ComputePath, case: int, model: GapModel) -> tuple[Tensor, Tensor]:
-        """Draw latents on a path, and once more for every direction of each of its gaps.
+        """Do what `gap_ends.follow` does, for the number of a case."""
+        return follow(self._board, self._replays[0], self._asked(path, case, model))
+
+    def tell(self, paths: Sequence[ComputePath], model: GapModel) -> Iterator[GapProducts]:
+        """Follow paths, each on a case that is drawn, and sum up what is told.
+
+        In the crew of the board, if there is one.
 
         Args:
-            path: Computed steps.
-            case: Its number.
+            paths: Computed steps of each.
             model: What carries the latents over the gaps.
-
-        Returns:
-            What the final latents lack, (features,), and what a unit along a direction does to
-            them, (gaps, HISTORY, features); nothing in gaps without a step.
         """
-        part, place = divmod(case, self._board.rows)
-        replay, targets = self._replays[part], self._targets[part]
-        known, stops = gaps_of(path, self._board.steps)
-        updates = model.update(known, stops, self.sigmas)
-        nudged = updates[:, None] + _NUDGE * gap_basis(known, stops, self.sigmas)
-        # The first is the path itself; those of a direction split off it at their gap.
-        latents = targets[0][place : place + 1]
-        outputs = latents.new_zeros(HISTORY, *latents.shape)
-        places: list[tuple[int, int]] = []
-        for gap, step in enumerate(path):
-            fresh = [
-                replay.compute(step, few, rows=np.full(len(few), place))[0]
-                for few in torch.split(latents, self._board.rows)
-            ]
-            outputs = torch.cat([torch.cat(fresh)[None], outputs[:-1]])
-            born = min(gap + 1, HISTORY) if stops[gap] - step > 1 else 0
-            places += [(gap, direction) for direction in range(born)]
-            shares = np.concatenate([[updates[gap]] * len(latents), nudged[gap, :born]])
-            latents = torch.cat([latents, *[latents[:1]] * born])
-            outputs = torch.cat([outputs, *[outputs[:, :1]] * born], dim=1)
-            weighed = torch.as_tensor(shares, dtype=latents.dtype, device=latents.device)
-            latents = latents + torch.einsum("mh,hm...->m...", weighed, outputs)
-        ends = latents.flatten(1).double().cpu()
-        wrong = targets[-1][place].flatten().double().cpu() - ends[0]
-        effects = torch.zeros(len(path), HISTORY, len(wrong), dtype=wrong.dtype)
-        if places:
-            effects[tuple(np.transpose(places))] = (ends[1:] - ends[0]) / _NUDGE
-        return wrong, effects
+        count = len(self._cases)
+        asked = [self._asked(path, int(self._rng.integers(count)), model) for path in paths]
+        if self._board.crew is None:
+            return (tell(self._board, self._replays[0], one) for one in asked)
+        return self._board.spread(tell_anywhere, [(self._cases[:1], one) for one in asked])
 
-    def tell(self, path: ComputePath, case: int, model: GapModel) -> GapProducts:
-        """Follow a path, arguments as in `follow`, and sum up what is told."""
-        wrong, effects = self.follow(path, case, model)
-        known, stops = gaps_of(path, self._board.steps)
-        along = torch.as_tensor(model.along(known, stops, self.sigmas)).flatten()
-        flat = effects.flatten(0, 1)
-        lacking = wrong + along @ flat
-        return GapProducts(
-            known[None],
-            stops[None],
-            (flat @ flat.T).numpy()[None],
-            (flat @ lacking).numpy()[None],
-            (lacking @ lacking).numpy()[None],
-            _LEAST * (wrong @ wrong).numpy()[None],
+    def _asked(self, path: ComputePath, case: int, model: GapModel) -> CaseOnPath:
+        part, place = divmod(case, self._board.rows)
+        # Copies: what travels takes its whole storage along.
+        start, target = (
+            self._targets[part][end][place : place + 1].cpu().clone() for end in (0, -1)
         )
+        return CaseOnPath(self._cases[case], start, target, path, model)
 
     def _paths(self, costs: Floats, count: int) -> list[ComputePath]:
         # Every gap is followed to the end of its path, at a price that grows with the square of

@@ -59,10 +59,8 @@ class Calibration:
         """
         wanted = tuple(cases)
         if wanted not in self._fitters:
-            begun = [one for part, one in self._fitters.items() if part == wanted[: len(part)]]
-            self._fitters[wanted] = GapFitter(
-                self.board, wanted, begun=begun[-1] if begun else None
-            )
+            known = self._fitters.values()
+            self._fitters[wanted] = GapFitter(self.board, wanted, known=known)
         return self._fitters[wanted]
 
     def resting_on(self, products: Products) -> Calibration:

@@ -1,6 +1,5 @@
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -94,9 +93,8 @@ def test_every_step_is_that_of_the_pipeline_however_it_guides(name: str) -> None
             again = replay.estimate(step, latents, cached)
             torch.testing.assert_close(again, output, rtol=0, atol=0)
             if step == 2:  # what is cached of a row belongs to that row
-                turned = np.array([1, 0])
-                _, own = replay.compute(step, latents[turned], rows=turned)
-                assert_close(own, cached[turned])
+                _, own = replay.compute(step, latents.flip(0), cases=CASES[::-1])
+                assert_close(own, cached.flip(0))
             latents = replay.advance(step, output, latents)
 
     torch.testing.assert_close(latents, replay.recorded()[-1], rtol=0, atol=0)
@@ -128,10 +126,13 @@ def test_rows_of_one_case_are_drawn_with_its_conditioning(board: Board) -> None:
     with Replay(board, CASES) as replay, torch.no_grad():
         latents = replay.recorded()[2]
         both, _ = replay.compute(2, latents)
-        rows = np.array([1, 1, 0])
-        output, _ = replay.compute(2, latents[rows], rows=rows)
-
-    assert_close(output, both[rows])
+        rows = [1, 1, 0]
+        cases = [CASES[row] for row in rows]
+        output, _ = replay.compute(2, latents[rows], cases=cases)
+        assert_close(output, both[rows])
+    with Replay(board, CASES[:1]) as other, torch.no_grad():  # whoever was recorded
+        output, _ = other.compute(2, latents[rows], cases=cases)
+        assert_close(output, both[rows])
 
 
 def test_a_run_begins_with_its_own_latents(board: Board) -> None:
@@ -159,7 +160,7 @@ def test_an_estimate_does_not_depend_on_what_was_computed_last(
     with Replay(board, CASES) as replay, torch.no_grad():
         latents = replay.recorded()[1]
         expected, cached = replay.compute(1, latents)
-        replay.compute(2, latents[:1], rows=np.array([1]))
+        replay.compute(2, latents[:1], cases=CASES[1:])
         assert_close(replay.estimate(1, latents, cached), expected)
     with Replay(board, CASES) as fresh, torch.no_grad():  # where nothing was computed yet
         assert_close(fresh.estimate(1, latents, cached), expected)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import pickle
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +19,31 @@ from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.schedules import Objective, Schedule
 from ditcache_rl.search import Calibration, Problem, Space, Trials
 from ditcache_rl.types import Floats
+
+
+class Replicas:
+    """A crew of two replicas of a board, which know nothing that they are not told."""
+
+    def __init__(self, board: Board) -> None:
+        self._boards = [_replica(board, None) for _ in range(2)]
+
+    def __len__(self) -> int:
+        return len(self._boards)
+
+    def spread(self, board: Board, function: Any, parts: Sequence[Any]) -> Iterator[Any]:
+        """Give each part to the next replica, as it travels."""
+        for own, part in zip(itertools.cycle(self._boards), parts, strict=False):
+            yield function(own, *pickle.loads(pickle.dumps(part)))
+
+
+def with_replicas(board: Board) -> Board:
+    """Return a board that has replicas of it draw."""
+    return _replica(board, Replicas(board))
+
+
+def _replica(board: Board, crew: Replicas | None) -> Board:
+    options: dict[str, Any] = {"call": board.call, "rows": board.rows, "blocks": board.blocks}
+    return Board(board.pipe, board.steps, sites=board.sites, crew=crew, **options)
 
 
 class Puzzle:

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,18 @@ def test_an_environment_with_all_of_it_has_every_stage() -> None:
 
     assert stages == [one for one in STAGES if one != "place"]
     assert abs(heard.done - heard.total) < 1e-9
+
+
+def test_a_stage_took_from_its_beginning_to_that_of_the_next(
+    tiny_call: dict[str, Any], tmp_path: Path
+) -> None:
+    config = load_env(write_env(tmp_path, tiny_call, steps=[4]))
+    now = itertools.accumulate(itertools.repeat(2.0))
+    staged = StagedBar(Heard(), config, clock=lambda: next(now))
+
+    for stage in STAGES:
+        staged.enter(stage)
+    staged.end()
+
+    idle = ("rescale", "place", "pace")
+    assert staged.seconds == dict.fromkeys([one for one in STAGES if one not in idle], 2.0)

@@ -191,11 +191,11 @@ def test_a_stage_records_full_compute_of_a_case_once(
     assert sorted(recorded) == sorted([*cases, *cases[:2]])
     recorded.clear()
 
-    # Three of 12 steps are searched on few cases and settled on all, six are fitted on few.
+    # Three of 12 steps are searched on few cases and settled on half of all, six fitted on few.
     file = tmp_path / "table-12.npz"
     rescale_stage(config, table, boards[1], sample, file=file, seed=0, tick=Ticks())
 
-    assert sorted(recorded) == sorted(cases)
+    assert sorted(recorded) == sorted(cases[:3])
 
 
 def test_a_sample_is_chosen_once(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import ditcache_rl as dc
 from ditcache_rl.bench.run import alone_in
 from ditcache_rl.cli import main
+from ditcache_rl.cli.tables import time_taken
 from ditcache_rl.config import load_env
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import write_json
@@ -119,6 +120,13 @@ def test_a_training_leaves_a_complete_policy(trained: Trained) -> None:
     assert (manifest.prompts, manifest.evaluations) == (2, 2)
     assert policy.objective == (config.reward.psnr, config.reward.ssim)
     assert policy.cost.num_inference_steps == 4
+    stages = "profile references search floors safe rescale learn compare"
+    assert set(policy.metrics["train_stages_s"]) == set(stages.split())
+    seconds = sum(policy.metrics["train_stages_s"].values())
+    assert 0 < seconds <= 60 * policy.metrics["train_minutes"]
+    assert f"as long as {60 * policy.metrics['train_minutes'] / policy.cost.reference_s:,.0f}" in (
+        time_taken(policy)
+    )
     assert {steps: len(table.sigmas) for steps, table in policy.tables.items()} == {4: 5, 5: 6}
     assert manifest.machine["cores"]
     assert manifest.versions["torch"]

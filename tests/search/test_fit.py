@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.schedules import ComputePath, Schedule
-from ditcache_rl.search import GapFitter
+from ditcache_rl.search import GapFitter, fit
 from ditcache_rl.search.climb import climb_paths
 from ditcache_rl.search.equations import normal_equations
 from ditcache_rl.solver import SolverRunner
 from ditcache_rl.types import HISTORY, Floats, Mode
-from tests.kit.boards import ZooBoard
+from tests.kit.boards import ZooBoard, with_replicas
 from tests.kit.pipelines import (
     GUIDANCE,
     PROMPTS,
@@ -138,13 +139,40 @@ def test_cases_that_were_recorded_are_not_drawn_again(board: Board, fitter: GapF
     embedder = board.pipe.transformer.x_embedder
     hook = embedder.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
 
-    found = GapFitter(board, CASES, begun=begun)
+    found = GapFitter(board, CASES, known=[begun])
 
     hook.remove()
     assert calls == [len(CASES) - 1] * STEPS
     for path in PATHS:
         # Sums of float32 in another order.
         assert found.error(path) == pytest.approx(fitter.error(path), abs=1e-3)
+
+
+def test_a_crew_fits_what_one_process_does(board: Board, fitter: GapFitter) -> None:
+    there = GapFitter(with_replicas(board), CASES)
+
+    for path in PATHS[2:4]:
+        np.testing.assert_allclose(
+            there.coefficients(path), fitter.coefficients(path), rtol=1e-6, atol=1e-9
+        )
+
+
+def test_a_worker_records_no_case_twice_whatever_it_is_asked(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[Case] = []
+
+    class Noted(Replay):
+        def __init__(self, board: Board, cases: Sequence[Case]) -> None:
+            recorded.extend(cases)
+            super().__init__(board, cases)
+
+    monkeypatch.setattr(fit, "Replay", Noted)
+    few, every = tuple(CASES[:1]), tuple(CASES)
+    for cases in (few, every, few):
+        assert np.isfinite(fit._asked(board, cases, "error", PATHS[0]))
+
+    assert recorded == CASES
 
 
 def test_a_path_scores_the_same_whatever_was_scored_before(board: Board) -> None:

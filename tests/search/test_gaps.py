@@ -18,12 +18,14 @@ from ditcache_rl.search.gap_products import GapProducts, gaps_of
 from ditcache_rl.search.gaps import GapSearch
 from ditcache_rl.types import HISTORY
 from ditcache_rl.world.simulator import psnr_of
-from tests.kit.boards import ZooBoard
+from tests.kit.boards import ZooBoard, with_replicas
 from tests.kit.pacers import cubed_costs, gap_model
 from tests.kit.pipelines import GUIDANCE, PROMPTS
 
 STEPS = 6
 CASES = [Case(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+#: The first case that a search draws.
+DRAWN = int(np.random.default_rng(0).integers(len(CASES)))
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +85,33 @@ def _bent(model: GapModel, by: float) -> GapModel:
 
 def test_products_tell_the_error_of_the_path_they_were_drawn_on(board: Board) -> None:
     made, model, path = search(board), gap_model(4), (0, 2, 3)
-    told = made.tell(path, 1, model)
-    wrong, _ = made.follow(path, 1, model)
+    (told,) = made.tell([path], model)
+    wrong, _ = made.follow(path, DRAWN, model)
 
     along = model.along(told.known[0], told.stops[0], made.sigmas)
     assert told.errors(along[None])[0] == pytest.approx(float(wrong @ wrong), rel=1e-6)
 
 
+def test_a_crew_tells_of_paths_what_one_process_does(board: Board) -> None:
+    paths, model = [(0, 2, 3), (0, 3), (0, 1, 4)], gap_model(4)
+
+    here = GapProducts.joined([*search(board).tell(paths, model)])
+    there = GapProducts.joined([*search(with_replicas(board)).tell(paths, model)])
+
+    for own, other in zip(here, there, strict=True):
+        np.testing.assert_allclose(other, own, rtol=1e-6, atol=1e-12)
+
+
+def test_of_a_batch_a_crew_is_sent_the_case_that_it_follows(board: Board) -> None:
+    asked = search(board)._asked((0, 2), 1, gap_model(4))
+
+    for end in (asked.start, asked.target):
+        assert end.untyped_storage().nbytes() == end.nbytes
+
+
 def test_gaps_that_were_added_move_nothing(board: Board) -> None:
     made, model = search(board), gap_model(4)
-    told = [made.tell(path, 0, model) for path in ((0, 3), (0, 2, 3, 4))]
+    told = [*made.tell([(0, 3), (0, 2, 3, 4)], model)]
     along = np.random.default_rng(0).standard_normal((2, 4, HISTORY))
 
     joined = GapProducts.joined(told).errors(along)
