@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import gc
 import sys
 import threading
 import time
@@ -23,11 +24,20 @@ GRACE_S = 2.0  # for threads that were told to end and are on their way out
 settings.register_profile("ditcache", deadline=None)
 settings.load_profile("ditcache")
 
+# Modules stay: to look through them for cycles, as more and more are imported, takes seconds.
+gc.disable()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests: what comes last keeps one worker of two busy."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Look for cycles among what tests make, and no more among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,4 +31,4 @@ def test_every_cell_of_the_notebook_runs(tmp_path: Path) -> None:
         for output in cell.get("outputs", [])
         if "text" in output
     ]
-    assert "224 decisions" in printed[-1]
+    assert "112 decisions" in printed[-1]

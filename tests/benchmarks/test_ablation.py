@@ -1,6 +1,6 @@
 import json
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,16 @@ from tests.kit.environment import tiny_config
 NAMES = ActionSpace.of(1, (Tier.DEVICE,)).schema()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scenario(
-    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Scenario:
-    settings = {"batch_size": 32, "n_epochs": 2}
-    monkeypatch.setattr(ablated, "AGENT", AgentConfig(rows=4, settings=settings))
-    config = replace(tiny_config(tmp_path, tiny_call), steps=[6])
-    return weak_scenario(config, tiny_pipe)
+    tiny_pipe: Any, tiny_call: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scenario]:
+    """A scenario of all variants: references and baselines are drawn once."""
+    agent = AgentConfig(rows=4, settings={"batch_size": 32, "n_epochs": 2})
+    config = replace(tiny_config(tmp_path_factory.mktemp("env"), tiny_call), steps=[6])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablated, "AGENT", agent)
+        yield weak_scenario(config, tiny_pipe)
 
 
 def test_every_feature_is_in_one_family() -> None:

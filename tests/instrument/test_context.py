@@ -48,11 +48,14 @@ def calling(transformer: Any, seen: list[Tensor]) -> Callable[..., dict[str, Any
     return call
 
 
-@pytest.mark.parametrize("call", [{}, GUIDANCE], ids=["one branch", "guided"])
-@pytest.mark.parametrize(("name", "where"), PLACED)
+@pytest.mark.parametrize(
+    ("name", "where", "guided"),
+    [*(("every 3", where, False) for where in WHERE), *((*placed, True) for placed in PLACED)],
+)
 def test_a_callback_runs_plainly_and_leaves_the_request_as_it_was(
-    name: str, where: str, call: dict[str, Any], tiny_pipe: Any, other: Any
+    name: str, where: str, guided: bool, tiny_pipe: Any, other: Any
 ) -> None:
+    call = GUIDANCE if guided else {}
     for make, given in ((previewing, other), (calling, tiny_pipe.transformer)):
         expected: list[Tensor] = []
         draw(tiny_pipe, callback_on_step_end=make(given, expected), **call)

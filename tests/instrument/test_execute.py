@@ -18,7 +18,7 @@ from tests.kit.oracle import SITE_EDGES, effective, overruled
 from tests.kit.pipelines import BLOCKS, GUIDANCE, PROMPTS, STEPS, assert_close, draw, draw_under
 
 #: An example is two or three calls of the pipeline.
-FEW = settings(max_examples=12)
+FEW = settings(max_examples=8)
 
 
 def tables(*, rows: int, sites: int) -> st.SearchStrategy[Modes]:

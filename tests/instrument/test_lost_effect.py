@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import pytest
@@ -63,15 +64,21 @@ CONTROLLERS: dict[str, tuple[Callable[[], Controller], int, str | None]] = {
 }
 
 
+@cache
+def lost(lose: Callable[[Any], None]) -> tuple[Any, torch.Tensor]:
+    """Return a pipeline to which it has happened, and what it draws."""
+    pipe = build_tiny_pipe()
+    lose(pipe)
+    return pipe, draw(pipe)
+
+
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
 @pytest.mark.parametrize("kind", CONTROLLERS)
 def test_what_is_lost_is_tapped_again_at_the_next_request(
     kind: str, lose: Callable[[Any], None]
 ) -> None:
     (make, sites, blocks), logs = CONTROLLERS[kind], list[RequestLog]()
-    fresh = build_tiny_pipe()
-    lose(fresh)
-    plain = draw(fresh)
+    fresh, plain = lost(lose)
     expected, log = draw_under(fresh, make(), sites=sites, blocks=blocks)
     pipe = build_tiny_pipe()
     options: dict[str, Any] = {"sites": sites, "blocks": blocks, "on_finish": logs.append}

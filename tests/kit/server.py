@@ -43,7 +43,7 @@ def _rate(folder: Path) -> None:
         for page in range(100_000):
             ratings.rate(rater, f"page-{page}", 1 + page % 5)
             rated.write(f"{rater} page-{page}\n")
-            time.sleep(0.002)
+            time.sleep(0.01)
 
 
 if __name__ == "__main__":

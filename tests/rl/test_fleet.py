@@ -47,10 +47,13 @@ def config(tiny_env: Path) -> EnvConfig:
 
 @pytest.fixture(scope="module")
 def fleet(config: EnvConfig) -> Iterator[Fleet]:
-    """Two workers of a Ray of their own."""
+    """Two workers of a Ray of their own, which leaves no process behind."""
     with fleet_of(config, workers=2) as made:
         assert made is not None
+        session = ray._private.worker.global_worker.node.get_session_dir_path()
+        assert of_session(session)
         yield made
+    assert left_of(session) == []
 
 
 @pytest.fixture
@@ -312,11 +315,10 @@ import sys
 import ray
 from ditcache_rl.config import load_env
 from ditcache_rl.rl.fleet import fleet_of
-for _ in range(2):
-    with fleet_of(load_env(sys.argv[1]), workers=1) as fleet:
-        fleet.answers([fleet.ask(0, "__ray_ready__")])
-        print(ray._private.worker.global_worker.node.get_session_dir_path(), flush=True)
-        sys.stdin.readline()
+with fleet_of(load_env(sys.argv[1]), workers=1) as fleet:
+    fleet.answers([fleet.ask(0, "__ray_ready__")])
+    print(ray._private.worker.global_worker.node.get_session_dir_path(), flush=True)
+    sys.stdin.readline()
 """
 
 
@@ -332,29 +334,23 @@ def of_session(folder: str) -> list[str]:
     return found
 
 
-def test_ray_leaves_no_process_behind(tiny_env: Path) -> None:
-    """However it ends: by leaving, or by kill -9 of the training."""
+def left_of(folder: str) -> list[str]:
+    """List the processes of a session that do not end in half a minute."""
+    until = time.monotonic() + 30
+    while of_session(folder) and time.monotonic() < until:
+        time.sleep(0.2)
+    return of_session(folder)
 
-    def left(folder: str) -> list[str]:
-        until = time.monotonic() + 30
-        while of_session(folder) and time.monotonic() < until:
-            time.sleep(0.2)
-        return of_session(folder)
 
+def test_ray_leaves_no_process_behind_a_training_that_is_killed(tiny_env: Path) -> None:
     command = [sys.executable, "-c", _STARTS, str(tiny_env)]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as training:
         assert training.stdout is not None
-        assert training.stdin is not None
-        first = training.stdout.readline().strip()
-        assert of_session(first)
-        training.stdin.write("leave\n")
-        training.stdin.flush()
-        second = training.stdout.readline().strip()
-        assert left(first) == []
-        assert of_session(second)
+        session = training.stdout.readline().strip()
+        assert of_session(session)
         training.kill()
-        assert left(second) == []
+        assert left_of(session) == []
 
 
 def test_a_second_fleet_does_not_wait_for_cores_for_ever(

@@ -135,29 +135,6 @@ def test_every_algorithm_learns_and_keeps_budgets(scenario: Scenario, algorithm:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_an_interrupted_training_goes_on_to_the_same_number_of_episodes(
-    scenario: Scenario, tmp_path: Path, algorithm: str
-) -> None:
-    scenario = under(scenario, algorithm)
-
-    def interrupt(episodes: int) -> None:
-        if episodes > 16:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        learned(scenario, tmp_path, hear=interrupt)
-    begun, told = learned(scenario, tmp_path)
-
-    assert told[0] == 16  # the first rollout was kept
-    assert told[-1] == EPISODES
-    saved = (tmp_path / "agent.zip").stat().st_mtime_ns
-    finished, nothing = learned(scenario, tmp_path)
-    assert nothing == []
-    assert same(begun, finished)
-    assert (tmp_path / "agent.zip").stat().st_mtime_ns == saved
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_resumed_training_learns_the_network_of_an_uninterrupted_one_to_the_bit(
     scenario: Scenario, tmp_path: Path, algorithm: str
 ) -> None:
@@ -172,9 +149,16 @@ def test_a_resumed_training_learns_the_network_of_an_uninterrupted_one_to_the_bi
         learned(fresh(scenario), tmp_path / "parts", hear=interrupt)
     np.random.seed(5)  # noqa: NPY002  # what a process begins with is no part of it
     torch.manual_seed(5)
-    resumed, _ = learned(fresh(scenario), tmp_path / "parts")
+    resumed, told = learned(fresh(scenario), tmp_path / "parts")
 
+    assert told[0] == 16  # the first rollout was kept
+    assert told[-1] == EPISODES
     assert same(whole, resumed)
+    saved = (tmp_path / "parts" / "agent.zip").stat().st_mtime_ns
+    finished, nothing = learned(fresh(scenario), tmp_path / "parts")
+    assert nothing == []
+    assert same(whole, finished)
+    assert (tmp_path / "parts" / "agent.zip").stat().st_mtime_ns == saved
 
 
 def events_of(folder: Path) -> Any:

@@ -8,10 +8,11 @@ import pytest
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import WorldConfig
 from ditcache_rl.errors import ArtifactError, UnsupportedModelError
-from ditcache_rl.rl import gaps, pace
+from ditcache_rl.rl import forecast, gaps, pace
 from ditcache_rl.rl.retarget import retarget
 from ditcache_rl.rl.train import TrainOptions, train
 from ditcache_rl.schedules import CostModel
+from ditcache_rl.search import gaps as fits
 from ditcache_rl.world import DeadlineController
 from tests.kit.environment import PROMPTS, levels_of, tiny_config, untrained_policy
 from tests.kit.pacers import tiny_pacer
@@ -31,10 +32,15 @@ def board(tiny_pipe: Any, tiny_call: dict[str, Any]) -> Board:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw and simulate little."""
-    for name, value in {"_ROUNDS": 1, "_PATHS": 8, "_SCALED": 4}.items():
-        monkeypatch.setattr(gaps, name, value)
-    for name, value in {"_COMPARE": 60, "_BATCH": 30}.items():
-        monkeypatch.setattr(pace, name, value)
+    few: dict[Any, dict[str, int]] = {
+        fits: {"_OPEN_FITS": 100, "_FITS": 30},
+        forecast: {"_BATCHES": 2},
+        gaps: {"_ROUNDS": 1, "_PATHS": 8, "_SCALED": 4},
+        pace: {"_COMPARE": 60, "_BATCH": 30},
+    }
+    for module, values in few.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 def test_ends_of_a_call_are_measured_and_small(board: Board) -> None:

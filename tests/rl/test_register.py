@@ -36,10 +36,10 @@ print(*sys.modules, sep="\\n")
     assert not set(HEAVY) & set(loaded)
 
 
-def test_gymnasium_alone_finds_them_by_the_name_of_the_package() -> None:
-    made = python("""
+def test_gymnasium_alone_finds_them_by_the_name_of_the_package(tiny_env: Path) -> None:
+    made = python(f"""
 import gymnasium, sys
-env = gymnasium.make("ditcache_rl:ditcache/shapes-v0")
+env = gymnasium.make("ditcache_rl:ditcache/shapes-v0", config={str(tiny_env)!r})
 assert "stable_baselines3" not in sys.modules
 print(env.spec.id)
 """)

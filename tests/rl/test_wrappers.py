@@ -1,5 +1,6 @@
 """What whoever does RL puts around an environment, or runs on it."""
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def test_processes_of_their_own_agree_with_one(tiny_env: Path) -> None:
     def make() -> DenoiseEnv:
         return DenoiseEnv(str(tiny_env))
 
+    multiprocessing.set_forkserver_preload([DenoiseEnv.__module__])  # once for both of them
     apart = SubprocVecEnv([make, make], start_method="forkserver")
     one = DummyVecEnv([make, make])
     for env in (apart, one):

@@ -62,7 +62,7 @@ def test_a_server_that_is_killed_under_load_starts_again_with_all_that_it_knew(
 ) -> None:
     answered, before = list[int](), set(Path("/dev/shm").iterdir())
     for _ in range(2):  # the second is killed as the first, after it went on with its files
-        known, many = len(answered), 12
+        known, many = len(answered), 8
         with process_of(tmp_path) as (url, process):
             threads = [
                 threading.Thread(target=ask_until_nobody_answers, args=(url, answered))
