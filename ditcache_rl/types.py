@@ -119,7 +119,7 @@ class StepInfo(NamedTuple):
     """Some tensor has another shape than at the step before; histories are empty then."""
     memory: Callable[[], Sequence[MemoryView]] | None = None
     """Returns where the entries of every row lie; None if nobody keeps them."""
-    error: Callable[[], Floats | None] | None = None
+    error: Callable[[], Floats] | None = None
     """Returns (rows,) how far an estimate was off, over the norm of what was computed after it.
     Told of the step before the last one, for which nobody has to wait; infinite where something is
     not finite, nan in rows that tell nothing. None where no row does, or nobody compares."""

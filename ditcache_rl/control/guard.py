@@ -105,9 +105,8 @@ class GuardedController(Delegating):
 
     def decide(self, info: StepInfo) -> Decision:
         """Ask, and compute more where that is needed."""
-        error = info.error() if info.error is not None else None
-        if error is not None:
-            self._look(error, of=info.step - 2)
+        if info.error is not None:
+            self._look(info.error(), of=info.step - 2)
         decision = self._delegate.decide(info)
         if self._lost is None and not self._bounds:
             return decision

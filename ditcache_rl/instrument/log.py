@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,20 +130,16 @@ class RequestLog:
             found[noted.rows, step] = noted.read()[noted.rows]
         return found
 
-    def error(self, step: int) -> Floats | None:
-        """Return how far estimates were off, by what a step computed; waits for that step.
+    def error(self, step: int) -> Callable[[], Floats] | None:
+        """Return what tells how far estimates were off, by what a step computed; waits for it.
 
         Returns:
-            (rows,) the distance over the norm of what was computed, infinite where that is not
-            finite; nan in rows that tell nothing, None where none does.
+            None where no row tells any, else a function that returns (rows,) the distance over the
+            norm of what was computed, infinite where that is not finite; nan in rows that tell
+            nothing.
         """
         noted = self._jumps.get(step)
-        if noted is None:
-            return None
-        off, size, _ = noted.read().T
-        with np.errstate(invalid="ignore", over="ignore"):
-            error = np.exp((off - size) / 2)
-        return np.where(noted.rows, np.where(np.isnan(error), np.inf, error), np.nan)
+        return None if noted is None else noted.error
 
     @property
     def finite(self) -> bool:
@@ -184,6 +180,13 @@ class _Jump:
         if self._event is not None:
             self._event.synchronize()
         return np.asarray(self._signals.cpu(), dtype=np.float64)
+
+    def error(self) -> Floats:
+        """Return (rows,) what `RequestLog.error` says."""
+        off, size, _ = self.read().T
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.exp((off - size) / 2)
+        return np.where(self.rows, np.where(np.isnan(error), np.inf, error), np.nan)
 
 
 def jump(output: Tensor, before: Tensor) -> Tensor:

