@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.harness import ROOT, Lines
 from benchmarks.worlds.deadlines import LOADS, world_of
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import EnvConfig
-from ditcache_rl.files import read_json, write_json
+from ditcache_rl.files import replacing
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.gaps import schedule_on
 from ditcache_rl.search import GapFitter
@@ -24,7 +25,7 @@ from ditcache_rl.search.gap_costs import random_paths
 from ditcache_rl.types import Floats
 from ditcache_rl.world import Pacer
 
-FITTED = ROOT / "benchmarks" / "results" / "off-plan-coefficients.json"
+FITTED = ROOT / "benchmarks" / "results" / "off-plan-coefficients.safetensors"
 _FIT, _JUDGE = 24, 24
 #: Computes of paths that are compared.
 _SHORTEST, _LONGEST = 3, 9
@@ -84,14 +85,15 @@ def fitted_coefficients(
     board: Board, config: EnvConfig, paths: Sequence[ComputePath], file: Path = FITTED
 ) -> dict[ComputePath, Floats]:
     """Fit coefficients to each path, (steps, HISTORY), unless the file has them already."""
-    kept = read_json(file) if file.exists() else {}
+    kept = load_file(file) if file.exists() else {}
     missing = [path for path in paths if _text(path) not in kept]
     fitter = GapFitter(board, cases_of(config, "train")[:_FIT]) if missing else None
     for path in missing:
         assert fitter is not None, "something is missing"
-        rows = np.nan_to_num(fitter.coefficients(path)).round(6)
-        write_json(file, kept := {**kept, _text(path): rows.tolist()})
-    found = {path: np.array(kept[_text(path)]) for path in paths}
+        kept[_text(path)] = np.nan_to_num(fitter.coefficients(path))
+        with replacing(file) as part:
+            save_file(kept, part)
+    found = {path: kept[_text(path)] for path in paths}
     for path, coefficients in found.items():
         coefficients[list(path)] = np.nan
     return found

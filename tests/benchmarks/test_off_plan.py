@@ -2,9 +2,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from benchmarks.worlds.off_plan import fitted_coefficients, replanned_paths
-from ditcache_rl.files import write_json
 from tests.kit.pacers import tiny_pacer
 
 STEPS = 12
@@ -24,9 +24,9 @@ def test_paths_of_the_replanner_are_those_that_no_plan_had() -> None:
 
 
 def test_what_was_fitted_to_a_path_is_not_fitted_again(tmp_path: Path) -> None:
-    file, nothing = tmp_path / "kept.json", Any
-    rows = [[0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [0.0, 0.0, 0.0]]
-    write_json(file, {"0 2": rows, "0 1": rows})
+    file, nothing = tmp_path / "kept.safetensors", Any
+    rows = np.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    save_file({"0 2": rows, "0 1": rows}, file)
 
     found = fitted_coefficients(nothing, nothing, [(0, 2)], file)  # type: ignore[arg-type]
 
