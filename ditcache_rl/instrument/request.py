@@ -136,10 +136,9 @@ class Request:
         self._latents = facts.latents
         if not 0 <= step < run.num_inference_steps or rows % run.rows:
             return
-        idle = self._memory.idle[step]
-        if idle or not self._admitted:  # nothing is served or kept, whatever the model is
+        if self._memory.idle[step] or not self._admitted:  # it serves and keeps nothing
             self.leave_alone()
-            if idle:
+            if self._memory.idle[step]:
                 self.cache.skip_dead_writes(len(layout.spans))
             return
         closely, self.visited = self.visited, False
