@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seeds": seeds_above(config, board, policy, counts, choose[:FEW], options, figures, rng),
     }
     figures["train_default_s"] = 60 * policy.metrics["train_minutes"]
-    figures["train_default_images"] = figures["train_default_s"] / policy.cost.reference_s
+    figures["train_default_images"] = policy.cost.images_in(figures["train_default_s"])
     run.finish(figures, details, options.json, title=f"{policy.manifest.env_id}, test prompts")
 
 

@@ -105,10 +105,8 @@ def _measured(name: str, amounts: ServedAmounts) -> dict[str, Any]:
     prompts = load_env("shapes").read_prompts("test")
     pipe: Any = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    now, began = (
-        {"commit": versions().get("commit"), "load": machine()["load"]},
-        time.perf_counter(),
-    )
+    now = {"commit": versions().get("commit"), "load": machine()["load"]}
+    began = time.perf_counter()
     figures, details = PARTS[name](pipe, prompts, amounts)
     console.print(f"{name}:", {key: round(value, 4) for key, value in figures.items()})
     seconds = round(time.perf_counter() - began, 1)

@@ -55,7 +55,7 @@ class _Doubled(TorchFunctionMode):
 
 
 def _widen(value: Any) -> Any:
-    """Widen what is in tuples, lists and dictionaries; torch's own walk takes ten times as long."""
+    """Widen what is in tuples, lists and dictionaries; torch's own walk takes longer."""
     if isinstance(value, Tensor):
         if value.dtype in _WIDER:
             return torch.ops.aten._to_copy.default(value, dtype=_WIDER[value.dtype])

@@ -99,12 +99,12 @@ def render_policy(policy: Policy) -> Table:
 
 
 def time_taken(policy: Policy) -> str:
-    """Say how long a policy was trained, in plain images of the same machine too."""
+    """Say how long a training took since it was last started, in plain images of it too."""
     minutes = policy.metrics["train_minutes"]
-    images = 60 * minutes / policy.cost.reference_s
+    images = policy.cost.images_in(60 * minutes)
     stages = policy.metrics["train_stages_s"].items()
     told = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages)
-    return f"trained in {minutes:.1f} minutes, as long as {images:,.0f} images: {told}"
+    return f"{minutes:.1f} minutes since it was started, as long as {images:,.0f} images: {told}"
 
 
 def render_estimate(found: TrainEstimate) -> Table:

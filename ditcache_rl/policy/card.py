@@ -23,7 +23,7 @@ def write_card(policy: PolicyParts, *, source: str = "PATH/OF/THIS/FOLDER") -> s
     minutes = policy.metrics.get("train_minutes")
     took = ""
     if isinstance(minutes, float):
-        images = 60 * minutes / cost.reference_s
+        images = cost.images_in(60 * minutes)
         took = f", {minutes:.1f} minutes, as long as {images:,.0f} images"
     floors = "\n".join(
         f"| {computes}/{cost.site_steps} | {cost.reference_s / cost.with_computes(computes):.2f}x "

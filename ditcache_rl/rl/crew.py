@@ -56,12 +56,13 @@ def suited_workers(config: EnvConfig, pipe: Any, *, image_s: float) -> Suited:
         return Suited(0, f"workers draw on CPUs and CUDA alone, the pipeline on {device.type}")
     on_gpu = device.type == "cuda"
     places, where = (torch.cuda.device_count(), "GPUs") if on_gpu else (cores, "cores")
+    most = places if on_gpu else _MOST
     each = int(_COPY * _weights_bytes(pipe))
     # The first GPU holds the pipeline of this process too.
     tight = on_gpu and free_device_bytes(device) < each
     free = available_host_bytes()
     room = 0 if tight else int(_SHARE * free // (each + _PROCESS_BYTES))
-    count = min(places, cores, _MOST if not on_gpu else places, room)
+    count = min(places, cores, most, room)
     reason = f"{places} {where}, memory for {room} more pipelines"
     return Suited(count if count > 1 else 0, reason)
 

@@ -72,6 +72,10 @@ class CostModel:
         """Seconds of full compute."""
         return self._overhead_s + self.site_steps * self.site_s
 
+    def images_in(self, seconds: float) -> float:
+        """Return how many images of full compute take as long."""
+        return seconds / self.reference_s
+
     @property
     def _overhead_s(self) -> float:
         return self.fixed_s + self.num_inference_steps * self.step_s
