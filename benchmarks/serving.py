@@ -5,7 +5,7 @@ full compute and for twice the speed. Images are then drawn alone with the same 
 compared bit by bit; where some were computed together, a pixel is now and then rounded the other
 way, and how far they are off is told. Memory is that of the server's process after each turn.
 `overload`: who asks while all places are taken tells how fast a refusal is.
-`bursts`: requests at 1.3 times what full compute could serve go to the engine directly, with
+`bursts`: requests at 1.3 times what the engine draws with full compute go to it directly, with
 deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to
 the one of the most computes that keeps as many deadlines. The same trace is then simulated with the
 costs that the engine had measured by its end, and how far off that is is told. PSNR is that of the
@@ -37,7 +37,7 @@ from PIL import Image
 import ditcache_rl as dc
 from benchmarks.harness import ROOT, Benchmark, KeptParts, console, parser
 from benchmarks.harness.report import machine, versions
-from benchmarks.served.bursts import Burst, drawn_alone, most_in_time, play, traffic_of
+from benchmarks.served.bursts import Burst, drawn_alone, full_rate, most_in_time, play, traffic_of
 from benchmarks.served.clients import Exchange, crowd, rush, serving
 from benchmarks.served.drift import drifts
 from benchmarks.served.simulated import foretold
@@ -74,18 +74,20 @@ class ServedAmounts(NamedTuple):
     """Images that are drawn once more, alone."""
     requests: int
     """In bursts."""
+    images: int
+    """That they ask for by turns."""
     changes: Sequence[float]
     turns: int
     """Of workers on Ray."""
 
 
-FULL = ServedAmounts(180.0, 64, 120, CHANGES, 5)
-QUICK = ServedAmounts(20.0, 16, 32, (0.0, 1.0), 1)
+FULL = ServedAmounts(180.0, 64, 240, 60, CHANGES, 5)
+QUICK = ServedAmounts(20.0, 16, 32, 16, (0.0, 1.0), 1)
 
 
 def main() -> None:
     """Serve, ask, compare, report."""
-    options = parser(__doc__, quick="20 s of clients for 3 min, 32 requests with deadlines for 120")
+    options = parser(__doc__, quick="20 s of clients for 3 min, 32 requests with deadlines for 240")
     options.add_argument("--only", nargs="+", choices=[*PARTS], action="extend", help="parts")
     options.add_argument("--resume", action="store_true", help="take parts that were done before")
     given = options.parse_args()
@@ -200,18 +202,19 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
         return image
 
     began = time.perf_counter()
-    references = drawn_alone(draw, prompts, requests)
-    image_s = (time.perf_counter() - began) / requests
-    traffic = traffic_of(requests, image_s, seed=0)
+    references = drawn_alone(draw, prompts, amounts.images)
+    image_s = (time.perf_counter() - began) / amounts.images
     policy = open_policy("shapes-ppo")
     engine = Engine(Painter(pipe, policy), ServerSettings(rows=ROWS, places=requests))
     engine.start()
     try:
         engine.ready.wait()
+        images_per_s = full_rate(engine, prompts)
+        traffic = traffic_of(requests, image_s, images_per_s, seed=0)
         ours = play(engine, traffic, prompts, references)
         assert engine._costs is not None, "it is ready"
         costs = copy(engine._costs)  # it learns on
-        console.print(f"{image_s:.2f} s an image; the engine: {ours}")
+        console.print(f"{image_s:.2f} s an image, {images_per_s:.2f} in a second; ours: {ours}")
         fixed = most_in_time(
             lambda computes: play(engine, traffic, prompts, references, computes=computes),
             [*policy.tables[policy.steps[0]]],
@@ -238,6 +241,7 @@ def _bursts(pipe: Any, prompts: Sequence[str], amounts: ServedAmounts) -> Measur
         figures["quality_gain_db"] = ours.psnr_db - max(one.psnr_db for one in as_many)
     details = {
         "image_s": image_s,
+        "images_per_s": images_per_s,
         "ours": beside(None, ours),
         "fixed": {str(computes): beside(computes, one) for computes, one in fixed.items()},
         "some_fixed_keeps_as_many": bool(as_many),

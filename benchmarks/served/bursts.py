@@ -18,8 +18,10 @@ from ditcache_rl.queueing import Traffic
 from ditcache_rl.serve.adaptive import images_of
 from ditcache_rl.serve.server import Engine, ImageTicket, Refused
 
-#: Mean arrivals over what a server without a policy could draw.
+#: Mean arrivals over what a server without a policy can draw.
 LOAD = 1.3
+#: Images of a crowd that wants every step computed, which tells how many that is.
+_CROWD = 24
 
 
 class Burst(NamedTuple):
@@ -35,10 +37,51 @@ class Burst(NamedTuple):
     compute_share: float
 
 
-def traffic_of(requests: int, image_s: float, *, seed: int) -> Traffic:
-    """Draw arrivals at 1.3 times what full compute could serve, and deadlines."""
+def traffic_of(requests: int, image_s: float, images_per_s: float, *, seed: int) -> Traffic:
+    """Draw arrivals at 1.3 times what full compute can serve, and deadlines.
+
+    Args:
+        requests: How many.
+        image_s: What an image takes alone, without a server.
+        images_per_s: What a server without a policy draws.
+        seed: Draws everything.
+    """
     rng = np.random.default_rng(seed)
-    return Traffic.drawn(rng, 1, requests, rate=LOAD / image_s, image_s=image_s)
+    return Traffic.drawn(rng, 1, requests, rate=LOAD * images_per_s, image_s=image_s)
+
+
+def full_rate(engine: Engine, prompts: Sequence[str]) -> float:
+    """Measure how many images an engine draws in a second with every step computed."""
+    whole = engine.painter.policy.tables[engine.painter.policy.steps[0]].site_steps
+    began = time.perf_counter()
+    tickets = [_ticket(engine, prompts, place, whole, whole, np.inf) for place in range(_CROWD)]
+    engine.submit(tickets)
+    for ticket in tickets:
+        ticket.answer.result()
+    return _CROWD / (time.perf_counter() - began)
+
+
+def _ticket(
+    engine: Engine,
+    prompts: Sequence[str],
+    seed: int,
+    least: int,
+    most: int,
+    deadline: float,
+    *,
+    asks_time: bool = False,
+) -> ImageTicket:
+    return ImageTicket(
+        prompt=prompts[seed % len(prompts)],
+        seed=seed,
+        steps=engine.painter.policy.steps[0],
+        size=None,
+        least=least,
+        most=most,
+        floor=None,
+        deadline=deadline,
+        asks_time=asks_time,
+    )
 
 
 def play(
@@ -55,25 +98,23 @@ def play(
         engine: Draws; it is ready.
         traffic: One trace.
         prompts: Taken by turns.
-        references: By seed, which is the place in the trace.
+        references: By seed: images of the first places of the trace, which are asked for by turns.
         computes: Of every request, as a fixed schedule; None to leave that to the engine.
     """
     policy = engine.painter.policy
-    steps, table = policy.steps[0], policy.tables[policy.steps[0]]
+    table = policy.tables[policy.steps[0]]
     least, most = (table.least, table.site_steps) if computes is None else (computes, computes)
     tickets: list[ImageTicket | None] = []
     refused, began = 0, time.perf_counter()
     for place, (comes_s, deadline_s) in enumerate(zip(*(part[0] for part in traffic), strict=True)):
         time.sleep(max(0.0, began + comes_s - time.perf_counter()))
-        ticket = ImageTicket(
-            prompt=prompts[place % len(prompts)],
-            seed=place,
-            steps=steps,
-            size=None,
-            least=least,
-            most=most,
-            floor=None,
-            deadline=began + deadline_s,
+        ticket = _ticket(
+            engine,
+            prompts,
+            place % len(references),
+            least,
+            most,
+            began + deadline_s,
             asks_time=computes is None,
         )
         try:
@@ -118,13 +159,13 @@ def _judged(
     tickets: Sequence[ImageTicket | None], references: Mapping[int, Tensor], refused: int
 ) -> Burst:
     found, shares = [], []
-    for place, ticket in enumerate(tickets):
+    for ticket in tickets:
         if ticket is None or ticket.answer.cancelled() or ticket.answer.exception() is not None:
             continue
         drawn = ticket.answer.result()
         if ticket.came + drawn.queue_s + drawn.seconds > ticket.deadline:
             continue
-        found.append(psnr_of(Image.open(io.BytesIO(drawn.png)), references[place]))
+        found.append(psnr_of(Image.open(io.BytesIO(drawn.png)), references[ticket.seed]))
         shares.append(drawn.compute_share)
     return Burst(
         kept_share=len(found) / len(tickets),

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.harness import Benchmark, console, parser
-from benchmarks.served.bursts import LOAD
+from benchmarks.served.bursts import traffic_of
 from ditcache_rl.inference import open_policy
 from ditcache_rl.policy import Policy
 from ditcache_rl.queueing import Traffic
-from ditcache_rl.schedules.reached import PARTS
 from ditcache_rl.serve.server.costs import CallCosts
 from ditcache_rl.serve.server.order import joining, late_at_best, lost_by
 from ditcache_rl.serve.server.shares import Shares
@@ -31,7 +30,7 @@ MACHINES = {
     "one by one": {"compute_s": 0.0, "compute_row_s": 0.02},
     "together": {"compute_s": 0.004, "compute_row_s": 0.016},
 }
-FIXED = (5, 6, 7, 9)
+FIXED = (3, 4, 5, 6, 7)
 _ROWS, _UNTOUCHED_DB = 8, 60.0
 #: Times that a trace is foretold: machines scatter.
 _TIMES = 8
@@ -63,8 +62,8 @@ class SimulatedServer:
     ) -> None:
         self._table = policy.tables[policy.steps[0]]
         self._costs, self._rng = costs, rng
-        self._rows = costs.rows_that_pay(rows, self._table.least)
-        self._shares = Shares(policy, costs, rows=self._rows)
+        self._shares = Shares(policy, costs, rows=rows)
+        self._rows = self._shares.rows
 
     def serve(self, traffic: Traffic, computes: int | None = None) -> InTime:
         """Serve the requests of one trace.
@@ -128,10 +127,8 @@ class SimulatedServer:
             waiting.append(one)
 
     def _psnr_db(self, computes: int) -> float:
-        one = self._table[computes]
-        if one.reached is not None:
-            return float(np.trapezoid(one.reached.psnr_db) / PARTS)  # between even percentiles
-        return one.psnr_db if np.isfinite(one.psnr_db) else _UNTOUCHED_DB
+        found = self._table[computes].unseen_psnr_db
+        return found if np.isfinite(found) else _UNTOUCHED_DB
 
 
 def foretold(
@@ -165,10 +162,9 @@ def main() -> None:
     for name, prices in MACHINES.items():
         costs = CallCosts(row_s=0.03, own_px=64 * 64, **prices)
         image_s = costs.batch_s(policy.steps[0], 1)
+        rows = Shares(policy, costs, rows=_ROWS).rows
         traces = [
-            Traffic.drawn(
-                np.random.default_rng(seed), 1, REQUESTS, rate=LOAD / image_s, image_s=image_s
-            )
+            traffic_of(REQUESTS, image_s, rows / costs.batch_s(policy.steps[0], rows), seed=seed)
             for seed in range(TRACES)
         ]
         console.print(f"{name}: {image_s:.2f} s an image")

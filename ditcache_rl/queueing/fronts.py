@@ -50,23 +50,22 @@ class Fronts:
     Args:
         costs: (T, T, T + 1) of gaps, as in `Placement`.
         worth: What the cost of all gaps of a row means.
-        fresh_db: (T + 1,) what a row that has not begun can reach by at most so many computes; None
-            for what the cheapest path of so many is worth.
+
+    Attributes:
+        fresh_db: (T + 1,) what a row that has not begun can reach by at most so many computes.
 
     Raises:
         ShapeError: If the costs have another shape.
     """
 
-    def __init__(self, costs: Floats, worth: Worth, fresh_db: Floats | None = None) -> None:
+    def __init__(self, costs: Floats, worth: Worth) -> None:
         self.placement = Placement(costs, len(costs))
         self.costs, self.worth, self.steps = costs, worth, len(costs)
-        if fresh_db is None:
-            begin = np.zeros((), dtype=np.int64)
-            fresh_db = worth.psnr_db(self.placement.least_costs(begin, begin, 0))
-        self.fresh_db = fresh_db
+        begin = np.zeros((), dtype=np.int64)
+        self.fresh_db = worth.psnr_db(self.placement.least_costs(begin, begin, 0))
 
     @classmethod
-    def nominal(cls, steps: int, fresh_db: Floats | None = None) -> Fronts:
+    def nominal(cls, steps: int) -> Fronts:
         """Assume smooth residuals, each forecast on the line through the last two.
 
         At m steps after the newest and n after the older computed one, such a forecast is off by
@@ -75,7 +74,6 @@ class Fronts:
 
         Args:
             steps: Of the run.
-            fresh_db: As of `Fronts`.
         """
         ahead = np.arange(steps + 1)
         ones, squares = ahead.cumsum(), (ahead**2).cumsum()  # sums of m and of m * m
@@ -83,7 +81,7 @@ class Fronts:
         skipped = np.maximum(ahead - newest - 1, 0)
         apart = np.where(older < newest, newest - older, 2)
         off = (squares[skipped] + apart * ones[skipped]) / steps**2
-        return cls(off**_NOMINAL_POWER, _NOMINAL, fresh_db)
+        return cls(off**_NOMINAL_POWER, _NOMINAL)
 
     def psnr_db(self, older: Ints, newest: Ints, step: Ints, spent: Floats) -> Floats:
         """Return what rows can reach by at most so many further computes: (..., T + 1).

@@ -40,6 +40,11 @@ class Reached(NamedTuple):
             )
         return cls(*(tuple(own) for own in percentiles.tolist()))
 
+    @property
+    def mean_psnr_db(self) -> float:
+        """Mean over prompts: linear between percentiles."""
+        return float(np.trapezoid(self.psnr_db)) / PARTS
+
 
 def share_above(percentiles: tuple[float, ...], floor: float) -> float:
     """Tell which share of the prompts reaches a floor, linear between percentiles."""

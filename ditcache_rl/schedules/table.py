@@ -43,6 +43,11 @@ class Scored(NamedTuple):
     expectation: Expectation | None = None
     """What tells a single image's PSNR; None where nothing does."""
 
+    @property
+    def unseen_psnr_db(self) -> float:
+        """Mean on prompts that it was not searched on; where that is unknown, on those."""
+        return self.psnr_db if self.reached is None else self.reached.mean_psnr_db
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScheduleTable(Mapping[int, Scored]):

@@ -51,16 +51,6 @@ def test_an_image_without_gaps_is_worth_most() -> None:
     assert losses == pytest.approx([-4.0 * 1.2 * np.log(10)] * 2)
 
 
-def test_what_was_measured_takes_the_place_of_what_paths_are_worth(costs: Floats) -> None:
-    measured = np.linspace(10.0, 60.0, STEPS + 1)
-
-    fronts = Fronts(costs, WORTH, measured)
-
-    assert (fronts.fresh_db == measured).all()
-    state = *at(0, 2, 4), np.array(0.5)
-    assert (fronts.psnr_db(*state) == Fronts(costs, WORTH).psnr_db(*state)).all()
-
-
 def test_nominal_gaps_cost_what_a_line_through_two_points_misses() -> None:
     fronts = Fronts.nominal(4)
 

@@ -31,10 +31,9 @@ _BELIEVED = 0.3
 #: Rows that are measured: of more, each adds as much.
 _MEASURED_ROWS = 4
 _TINY_S = 1e-6
-#: An image may take so much more than beside as many as may be, if it need not share with them. In
-#: the queue of docs/serving.md images are .2 to .4 dB better than at 1.1: who is drawn is done
-#: sooner.
-_PAYS = 1.25
+#: An image may take so much more than beside as many as may be, if it need not share with them:
+#: who is drawn is done sooner.
+_PAYS = 1.1
 #: Prompt and seed that drawings are measured with.
 _PROMPT, _SEED = "a photo", 0
 #: Sizes that are remembered, the last ones: callers choose them.
@@ -164,7 +163,7 @@ class CallCosts:
 
         Args:
             most: That may be drawn at a time.
-            computes: Of each, where there is most to do.
+            computes: Of each.
         """
         each_s = [self.batch_s(computes, rows) / rows for rows in range(1, most + 1)]
         return 1 + next(place for place, one in enumerate(each_s) if one <= _PAYS * min(each_s))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ditcache_rl.serve.server.answers import answer
 from ditcache_rl.serve.server.audits import Audits
 from ditcache_rl.serve.server.costs import CallCosts, measured_costs
-from ditcache_rl.serve.server.order import ends_at_best, joining, late_at_best, lost_by
+from ditcache_rl.serve.server.order import foretell, joining, late_at_best, lost_by
 from ditcache_rl.serve.server.painter import AbandonedError, Painted, Painter
 from ditcache_rl.serve.server.settings import ServerSettings
 from ditcache_rl.serve.server.shares import Shares
@@ -97,11 +97,6 @@ class Engine:
             self.painter.close()
 
     @property
-    def _least(self) -> int:
-        """Site computes of the cheapest schedule, at the first step count."""
-        return self.painter.policy.tables[self.painter.policy.steps[0]].least
-
-    @property
     def alive(self) -> bool:
         """Whether images are drawn."""
         return self._thread.is_alive()
@@ -173,7 +168,7 @@ class Engine:
     def _refused(self, why: str, code: str, now: float) -> Refused:
         """Say when to come again: when the images that are here are probably done."""
         assert self._costs is not None
-        ends = ends_at_best(self._drawn, self._waiting, now, self._costs, rows=self._rows)
+        ends = foretell(self._drawn, self._waiting, now, self._costs, rows=self._rows).ends
         seconds = max(ends.values(), default=now) - now
         after_s = min(max(1.0, seconds), _LONGEST_RETRY_S)
         return Refused(
@@ -191,8 +186,8 @@ class Engine:
     def _work(self) -> None:
         try:
             costs = measured_costs(self.painter, rows=self.settings.rows)
-            self._rows = costs.rows_that_pay(self.settings.rows, self._least)
-            shares = Shares(self.painter.policy, costs, rows=self._rows)
+            shares = Shares(self.painter.policy, costs, rows=self.settings.rows)
+            self._rows = shares.rows
         except AbandonedError:
             return
         except Exception:

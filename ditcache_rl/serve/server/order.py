@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ditcache_rl.serve.server.costs import CallCosts
 from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
@@ -34,6 +35,15 @@ def joining(
     return found
 
 
+class Foretold(NamedTuple):
+    """What will become of images, by the numbers of their tickets."""
+
+    ends: dict[int, float]
+    """Reading of `time.perf_counter` at which each is done."""
+    computes: dict[int, int]
+    """Site computes of each that had not begun."""
+
+
 def late_at_best(
     drawn: Sequence[DrawnTicket],
     waiting: Sequence[ImageTicket],
@@ -44,46 +54,49 @@ def late_at_best(
 ) -> set[int]:
     """Return the numbers of those who would be late if everybody computed as little as may be.
 
-    Arguments as of `ends_at_best`.
+    Arguments as of `foretell`, but for the order of those who wait.
     """
-    ends = ends_at_best(drawn, waiting, now, costs, rows=rows)
-    every = (*(one.ticket for one in drawn), *waiting)
+    ordered = sorted(waiting, key=lambda one: one.deadline)
+    ends = foretell(drawn, ordered, now, costs, rows=rows).ends
+    every = (*(one.ticket for one in drawn), *ordered)
     return {one.number for one in every if one.deadline < ends[one.number]}
 
 
-def ends_at_best(
+def foretell(
     drawn: Sequence[DrawnTicket],
     waiting: Sequence[ImageTicket],
     now: float,
     costs: CallCosts,
     *,
     rows: int,
-) -> dict[int, float]:
-    """Foretell when everybody is done, if who has not begun computes as little as may be.
+    granted: Callable[[ImageTicket, float], int] = lambda one, at: one.least,
+) -> Foretold:
+    """Play on what is here until everybody is done; nobody comes meanwhile.
 
     Args:
         drawn: Whoever has begun; computes what it was granted.
-        waiting: Whoever has not, in any order.
+        waiting: Whoever has not, in the order in which they begin.
         now: Reading of `time.perf_counter`.
         costs: Of images.
         rows: Most that are drawn, at the policy's own size.
-
-    Returns:
-        By the numbers of the tickets.
+        granted: Site computes of one who begins, and when that is; by default as few as may be.
     """
-    left = sorted(waiting, key=lambda one: one.deadline)
-    computes = {one.ticket: costs.left(one) for one in drawn}
-    ends, at = dict[int, float](), now
-    while computes or left:
-        begun = joining([*computes], left, costs, rows=rows)
-        left = [one for one in left if one not in begun]
-        computes |= {one: one.least for one in begun}
-        ticks = min(computes.values())
-        at += costs.around_s(costs.rows_of(begun))
-        at += costs.together_s(ticks, costs.rows_of([*computes]))
-        ends |= {one.number: at for one, count in computes.items() if count == ticks}
-        computes = {one: n - ticks for one, n in computes.items() if n > ticks}
-    return ends
+    left = list(waiting)
+    owed = {one.ticket: costs.left(one) for one in drawn}
+    found, at = Foretold({}, {}), now
+    while owed or left:
+        begun = joining([*owed], left, costs, rows=rows)
+        if begun:
+            left = [one for one in left if one not in begun]
+            at += costs.around_s(costs.rows_of(begun))
+            computes = {one: granted(one, at) for one in begun}
+            found.computes.update((one.number, count) for one, count in computes.items())
+            owed |= computes
+        ticks = min(owed.values())
+        at += costs.together_s(ticks, costs.rows_of([*owed]))
+        found.ends.update((one.number, at) for one, count in owed.items() if count == ticks)
+        owed = {one: count - ticks for one, count in owed.items() if count > ticks}
+    return found
 
 
 def lost_by(tickets: Sequence[ImageTicket], now: float, costs: CallCosts) -> set[ImageTicket]:

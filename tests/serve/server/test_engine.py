@@ -89,8 +89,8 @@ def test_as_many_are_drawn_at_a_time_as_make_images_cheaper() -> None:
     together = CallCosts(row_s=0.001, compute_s=0.02, compute_row_s=0.001, own_px=64 * 64)
 
     assert one_by_one.rows_that_pay(8, 2) == 1
-    assert some.rows_that_pay(8, 2) == 2
-    assert together.rows_that_pay(8, 2) == 6
+    assert some.rows_that_pay(8, 2) == 4
+    assert together.rows_that_pay(8, 2) == 7
 
 
 def test_where_there_is_time_everybody_gets_what_was_asked_for(shapes: Policy) -> None:
@@ -118,17 +118,37 @@ def test_under_load_everybody_computes_less_and_floors_are_kept(shapes: Policy) 
 
 
 def test_computes_are_bought_only_where_a_measured_schedule_gains_by_them(shapes: Policy) -> None:
-    shares = Shares(shapes, CallCosts(**COSTS), rows=2)
-    table = shapes.tables[28]
-    known = {n: one.psnr_db for n, one in table.items() if np.isfinite(one.psnr_db)}
+    shares, table = Shares(shapes, CallCosts(**COSTS), rows=2), shapes.tables[28]
+    known = {n: one.unseen_psnr_db for n, one in table.items() if np.isfinite(one.psnr_db)}
 
     for places in range(0, 60, 3):
         waiting = [ticket(4.0, most=28, asks_time=True) for _ in range(places)]
         (given,) = shares.computes(
-            [ticket(1.0, most=28, asks_time=True)], [], waiting, time.perf_counter()
+            [ticket(4.0, most=28, asks_time=True)], [], waiting, time.perf_counter()
         )
         assert given in known
         assert known[given] == max(psnr for n, psnr in known.items() if n <= given)
+
+
+def test_nobody_begins_with_more_than_its_own_deadline_leaves_time_for(shapes: Policy) -> None:
+    costs = CallCosts(row_s=0.01, compute_s=0.03, compute_row_s=0.01, own_px=64 * 64)
+    shares = Shares(shapes, costs, rows=4)
+    assert shares.rows > 1
+    full_s = costs.together_s(1, shares.rows)
+
+    for seconds in (0.3, 0.5, 0.7):
+        begun = [ticket(one, most=28, asks_time=True) for one in (seconds, 60.0)]
+        tight, patient = shares.computes(begun, [], [], time.perf_counter())
+        assert tight * full_s < seconds
+        assert tight < patient, "who has time gives up nothing for who has none"
+
+
+def test_who_has_no_deadline_gets_what_it_asks_for(shapes: Policy) -> None:
+    begun = ticket(np.inf, most=28)
+
+    found = Shares(shapes, CallCosts(**COSTS), rows=2).computes([begun], [], [], 0.0)
+
+    assert found == [28]
 
 
 @pytest.fixture(scope="module")
