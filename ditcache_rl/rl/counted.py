@@ -24,6 +24,8 @@ _FIRST, _NEAR = 8, 2
 _PLAYED = 1.5
 #: Share of a candidate's computed steps that differ from those of candidates before.
 _FRESH = 0.5
+#: Share of the cases that a candidate is tried on where it has to win on a half of them first.
+_TRIED = 0.65
 #: Weights on latency that a comparison plays, beside the budgets.
 _TRADEOFFS = 3
 
@@ -146,7 +148,7 @@ class CountedStages:
         search, steps = self._config.search, self._config.steps[0]
         below, beyond, above = searched_computes(self._config, steps, self._config.cache.sites)
         every, few = self._prompts, min(FEW_CASES, self._prompts)
-        sizes = (self._half if self._fits else every, every, every)
+        sizes = (round(every * _TRIED) if self._fits else every, every, every)
         parts = [self._drawn(self._train, 1 / 7), self._recorded(every + few, steps)]
         for n in below:
             parts.append(self._searched(n, steps, sizes, evaluations=search.evaluations))

@@ -82,9 +82,6 @@ def search_stage(
 
     rng = np.random.default_rng(seed)
     problem = _problem(config, board, sample.mixed, sample.typical, rng=rng)
-    if every := problem.fit_on:
-        # Which steps compute is found on fewer cases than coefficients are.
-        problem = replace(problem, fit_on=every[: -(-len(every) // 2)], settle_on=every)
     table = _search(replace(problem, computes=below, on_found=done))
     few = _problem(config, board, sample.mixed[:FEW_CASES], sample.typical[:FEW_CASES], rng=rng)
     even = spaced_table(board.sigmas(), board.sites)

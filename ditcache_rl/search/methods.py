@@ -15,6 +15,7 @@ from ditcache_rl.search.climb import anneal, climb, climb_paths
 from ditcache_rl.search.front import evolve
 from ditcache_rl.search.problem import Problem, Propose
 from ditcache_rl.search.proposals import dp_proposals, minimax_proposals, threshold_proposals
+from ditcache_rl.search.race import Race
 from ditcache_rl.search.space import Space
 from ditcache_rl.search.trials import Attempt
 
@@ -78,8 +79,8 @@ def search_nsga2(problem: Problem) -> ScheduleTable:
 def search_fitted(problem: Problem) -> ScheduleTable:
     """Climb over which steps compute, with forecasts fitted to each schedule.
 
-    Candidates are scored by the latents of the cases that are fitted on, and what is found by the
-    images of the trials.
+    Candidates race by the latents of the cases that are fitted on, and what is found is scored by
+    the images of the trials.
 
     Raises:
         StateError: If the problem's calibration draws on another board than its trials.
@@ -94,14 +95,14 @@ def search_fitted(problem: Problem) -> ScheduleTable:
             f"of {board.steps} steps beside a {type(trials.board).__name__} of "
             f"{trials.board.steps}; make both on one board"
         )
-    fitter = problem.calibration.fitter(problem.fit_on or trials.cases)
-    settled = problem.calibration.fitter(problem.settle_on) if problem.settle_on else fitter
+    race = Race(problem.calibration, problem.fit_on or trials.cases)
+    settled = problem.calibration.fitter(problem.settle_on or problem.fit_on or trials.cases)
     # The cases are recorded: their residuals need not be drawn once more.
-    problem = replace(problem, calibration=problem.calibration.resting_on(fitter.products()))
+    problem = replace(problem, calibration=problem.calibration.resting_on(settled.products()))
     found, before = [], problem.before
     for computes in problem.computes:
         path = climb_paths(
-            fitter.errors,
+            race.errors,
             [one.path for one in problem.first(computes, before, propose=True)],
             problem.space.steps,
             evaluations=problem.evaluations,

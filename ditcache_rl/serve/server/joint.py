@@ -2,19 +2,27 @@
 
 A tensor whose first dimension is the batch has rows, and so has a list with a tensor for each. What
 has none must be the same in all calls, but for a timestep without dimensions.
+
+On a CPU a product of matrices rounds one row in another way than several. So linear layers compute
+what is one vector of each row, such as a timestep, call by call: then rows come out as they would
+alone, bit by bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from ditcache_rl.instrument.taps import Tap
+from ditcache_rl.instrument.taps import Tap, is_compiled
+
+#: Rows of each of the calls that are computed together; 0 while none are.
+_ROWS: ContextVar[int] = ContextVar("ditcache_rl_rows", default=0)
 
 #: Types of arguments that are the same if they are equal.
 _PLAIN = (bool, int, float, str)
@@ -99,7 +107,11 @@ def computed_together(calls: Sequence[ModuleCall]) -> list[Any]:
     first, count = calls[0], len(calls)
     parts = zip(*(one.leaves for one in calls), strict=True)
     args, kwargs = tree_unflatten([_joined(part, first) for part in parts], first.form)
-    output = first.tap.plain(*args, **kwargs)
+    token = _ROWS.set(first.rows)
+    try:
+        output = first.tap.plain(*args, **kwargs)
+    finally:
+        _ROWS.reset(token)
 
     def part_of(place: int, value: Any) -> Any:
         has_rows = isinstance(value, list | Tensor) and len(value) == count * first.rows
@@ -109,6 +121,31 @@ def computed_together(calls: Sequence[ModuleCall]) -> list[Any]:
         return first.lists and isinstance(value, list)
 
     return [tree_map(partial(part_of, place), output, is_leaf=is_leaf) for place in range(count)]
+
+
+class VectorTap(Tap):
+    """Stands in for a linear layer that is given one vector of each row."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the vectors of each call by themselves."""
+        given, rows = args[0] if args else None, _ROWS.get()
+        if not rows or not isinstance(given, Tensor) or not given.is_cpu or len(given) <= rows:
+            return self.plain(*args, **kwargs)
+        if given[0].numel() != given.shape[-1]:
+            return self.plain(*args, **kwargs)
+        return torch.cat(
+            [self.plain(part, *args[1:], **kwargs) for part in torch.split(given, rows)]
+        )
+
+
+def linear_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Find the linear layers of a module that no compiled call runs."""
+    if is_compiled(module) or isinstance(module, torch._dynamo.OptimizedModule):
+        return
+    if isinstance(module, nn.Linear):
+        yield module
+    for child in module.children():
+        yield from linear_layers(child)
 
 
 def _joined(parts: Sequence[Any], call: ModuleCall) -> Any:

@@ -23,7 +23,13 @@ from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.instrument.context import running
 from ditcache_rl.instrument.execute import BlockTap
 from ditcache_rl.instrument.taps import Tap, install, release, taps_of
-from ditcache_rl.serve.server.joint import ModuleCall, computed_together, is_close
+from ditcache_rl.serve.server.joint import (
+    ModuleCall,
+    VectorTap,
+    computed_together,
+    is_close,
+    linear_layers,
+)
 
 _LOG = logging.getLogger(__name__)
 #: First computations together of each module, which are compared with those alone: at the second,
@@ -80,6 +86,8 @@ class Meeting:
         parts = [part for one in denoisers for part in one.modules()]
         tapped = [part for part in parts if any(type(tap) is BlockTap for tap in taps_of(part))]
         self._taps = [install(part, partial(_MeetingTap, self)) for part in tapped or denoisers]
+        linear = dict.fromkeys(layer for one in denoisers for layer in linear_layers(one))
+        self._taps += [install(layer, VectorTap) for layer in linear]
 
     def end(self) -> None:
         """Leave the modules as they were."""

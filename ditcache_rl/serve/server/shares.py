@@ -70,22 +70,24 @@ class Shares:
         due = {one: now + _MARGIN * (one.deadline - now) for one in every}
         made = {one.ticket.number: one.computes for one in drawn}
 
-        def played(share: float) -> tuple[float, dict[int, int]]:
+        def played(share: float) -> tuple[int, float, dict[int, int]]:
             def granted(one: ImageTicket, at: float) -> int:
                 return self._granted(one, share, due[one] - at)
 
             ends, found = foretell(drawn, every, now, self._costs, rows=self.rows, granted=granted)
-            worth_db = sum(
-                self._worth_db[one.steps][(made | found)[one.number]]
-                for one in (*(other.ticket for other in drawn), *every)
-                if ends[one.number] <= due.get(one, one.deadline)
-            )
-            return worth_db, found
+            here = (*(one.ticket for one in drawn), *every)
+            kept = [one for one in here if ends[one.number] <= due.get(one, one.deadline)]
+            computes = made | found
+            worth_db = sum(self._worth_db[one.steps][computes[one.number]] for one in kept)
+            return len(here) - len(kept), worth_db, found
 
-        table = self._tables[begun[0].steps]
-        shares = [count / table.site_steps for count in sorted(table, reverse=True)]
-        _, found = max((played(one) for one in shares), key=lambda one: one[0])
-        return [found[one.number] for one in begun]
+        table, plays = self._tables[begun[0].steps], []
+        for count in sorted(table, reverse=True):
+            plays.append(played(count / table.site_steps))
+            if not plays[-1][0]:
+                break  # all are in time: who computes less is worth less
+        _, _, best = max(plays, key=lambda one: one[1])
+        return [best[one.number] for one in begun]
 
     def _granted(self, one: ImageTicket, share: float, left_s: float) -> int:
         """Return the site computes of an image that begins with so much time left."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ditcache_rl.inference import Target
+from ditcache_rl.instrument.taps import Tap, install, release
 from ditcache_rl.policy import Policy
 from ditcache_rl.serve.server import (
     CallCosts,
@@ -25,6 +26,7 @@ from ditcache_rl.serve.server import (
     Refused,
     ServerSettings,
 )
+from ditcache_rl.serve.server.joint import ModuleCall, VectorTap, computed_together, linear_layers
 from ditcache_rl.serve.server.meeting import Meeting
 from ditcache_rl.serve.server.order import foretell, joining, late_at_best
 from ditcache_rl.serve.server.painter import Painted
@@ -238,6 +240,37 @@ def test_rows_in_lists_go_together_and_others_do_not() -> None:
             assert torch.equal(one, row * (2.0 + place) + shift)
     assert set(calls) == {2, 4}
     assert sum(calls) - 3 * 4 == 2 * 8 * len(given) == 2 * meeting.work.rows
+
+
+class Through(Tap):
+    """Adds nothing."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.plain(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("shape", "heights"), [((8,), [1, 1, 1]), ((5, 8), [3])])
+def test_one_vector_of_each_row_is_computed_as_it_would_be_alone(
+    shape: tuple[int, ...], heights: list[int]
+) -> None:
+    module = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
+    layers = list(linear_layers(module))
+    taps = [install(module, Through), *(install(layer, VectorTap) for layer in layers)]
+    seen: list[int] = []
+    layers[0].register_forward_pre_hook(lambda layer, given: seen.append(len(given[0])))
+    calls = [ModuleCall(taps[0], (torch.randn(1, *shape),), {}) for _ in range(3)]
+
+    with torch.no_grad():
+        together = computed_together(calls)
+        found, alone = list(seen), [module(*one._given[0]) for one in calls]
+    for tap in taps:
+        release(tap)
+
+    assert found == heights
+    assert len(layers) == 2
+    if len(shape) == 1:  # the very same products
+        assert all(torch.equal(*pair) for pair in zip(together, alone, strict=True))
+    assert [part.shape for part in together] == [one.shape for one in alone]
 
 
 def test_ends_are_foretold_as_places_become_free() -> None:
