@@ -2,8 +2,8 @@
 
 `clients`: 32 ask the embedded pipeline over the loopback, one request after the other, by turns for
 full compute and for twice the speed. Images are then drawn alone with the same decisions, and
-compared bit by bit; where some were computed together, a pixel is now and then rounded the other
-way, and how far they are off is told. Memory is that of the server's process after each turn.
+compared bit by bit, and how far they are off is told. Memory is that of the server's process after
+each turn.
 `overload`: who asks while all places are taken tells how fast a refusal is.
 `bursts`: requests at 1.3 times what the engine draws with full compute go to it directly, with
 deadlines of 1.2 to 4 times what an image takes alone. Fixed schedules serve the same trace, up to

@@ -126,8 +126,8 @@ class SearchConfig:
 
     Attributes:
         prompts: Train prompts that schedules are scored on, a quarter of them hard ones; more is
-            slower and generalises better. Which steps compute is found on half of them where
-            forecasts are fitted to them.
+            slower and generalises better. Where forecasts are fitted to them, what a search
+            starts from is tried on half of them first.
         evaluations: Candidates tried per budget.
         most_share: Up to which budget, beyond those of the targets, computed steps are added to the
             schedule below; above it they are spaced evenly, unless adding is better.

@@ -15,6 +15,7 @@ from ditcache_rl.bench import named_computes
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.rl.gaps import gap_images
 from ditcache_rl.rl.stages import FEW_CASES, searched_computes
+from ditcache_rl.search.methods import STARTS
 from ditcache_rl.types import HISTORY
 
 #: Candidates that a search of one budget starts from: fitted ones, and those near what is known.
@@ -24,8 +25,6 @@ _FIRST, _NEAR = 8, 2
 _PLAYED = 1.5
 #: Share of a candidate's computed steps that differ from those of candidates before.
 _FRESH = 0.5
-#: Share of the cases that a candidate is tried on where it has to win on a half of them first.
-_TRIED = 0.65
 #: Weights on latency that a comparison plays, beside the budgets.
 _TRADEOFFS = 3
 
@@ -133,7 +132,7 @@ class CountedStages:
         climbed, settled, scored = sizes
         if not self._fits:
             return self._drawn(climbed * (evaluations or _NEAR), computes / whole)
-        candidates = max(evaluations, _FIRST) if evaluations else _NEAR
+        candidates = max(evaluations, _FIRST) - (_FIRST - STARTS) / 2 if evaluations else _NEAR
         images, seconds = self._drawn(scored, computes / whole)
         fresh = climbed * _FRESH * candidates * computes
         if evaluations:  # a rollout per coefficient, from its gap on
@@ -148,7 +147,7 @@ class CountedStages:
         search, steps = self._config.search, self._config.steps[0]
         below, beyond, above = searched_computes(self._config, steps, self._config.cache.sites)
         every, few = self._prompts, min(FEW_CASES, self._prompts)
-        sizes = (round(every * _TRIED) if self._fits else every, every, every)
+        sizes = every, every, every
         parts = [self._drawn(self._train, 1 / 7), self._recorded(every + few, steps)]
         for n in below:
             parts.append(self._searched(n, steps, sizes, evaluations=search.evaluations))

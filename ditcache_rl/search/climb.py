@@ -19,9 +19,6 @@ from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.search.space import Space, move
 from ditcache_rl.search.trials import Attempt
 
-PathErrors = Callable[[Sequence[ComputePath], ComputePath | None], Sequence[float]]
-"""Tells errors of paths, given the best one so far: inf where it need not be known by how much."""
-
 #: Candidates without improvement after which a climb goes on from a changed copy of its best.
 _PATIENCE = 48
 #: Changes that lead out of a local optimum.
@@ -78,7 +75,7 @@ def anneal(
 
 
 def climb_paths(
-    errors: PathErrors,
+    errors: Callable[[Sequence[ComputePath]], Sequence[float]],
     first: Sequence[ComputePath],
     steps: int,
     *,
@@ -89,7 +86,7 @@ def climb_paths(
     """Climb to the path with the least error, moving one or two computed steps at a time.
 
     Args:
-        errors: Scores paths; asked once for each that is scored.
+        errors: Scores paths; asked once for each.
         first: Where to start; as many computed steps each.
         steps: Denoising steps.
         evaluations: Paths to score, the first ones included.
@@ -99,9 +96,9 @@ def climb_paths(
     """
     known: dict[ComputePath, float] = {}
 
-    def score(paths: Sequence[ComputePath], rival: ComputePath | None = None) -> None:
+    def score(paths: Sequence[ComputePath]) -> None:
         fresh = [path for path in dict.fromkeys(paths) if path not in known]
-        known.update(zip(fresh, errors(fresh, rival), strict=True))
+        known.update(zip(fresh, errors(fresh), strict=True))
 
     score(first)
     scored = set(first)
@@ -112,14 +109,11 @@ def climb_paths(
         ahead = list(itertools.islice(unseen, min(width, evaluations - len(scored))))
         if not ahead:
             break  # nothing near is better
-        score(ahead, best)
-        for place, moved in enumerate(ahead):
+        score(ahead)
+        for moved in ahead:
             scored.add(moved)
             if known[moved] < known[best]:
                 best, moves = moved, _moves(moved, steps, rng)
-                for behind in ahead[place + 1 :]:  # lost to another rival, if it lost
-                    if known[behind] == math.inf:
-                        del known[behind]
                 break
     return best
 

@@ -95,7 +95,7 @@ def search_under(
     first = tuple(sorted({*schedule.path, *always}))
     known: dict[ComputePath, float] = {}
 
-    def errors(paths: Sequence[ComputePath], rival: ComputePath | None) -> list[float]:
+    def errors(paths: Sequence[ComputePath]) -> list[float]:
         known.update((path, quality(path)) for path in paths)
         return [-known[path] for path in paths]
 

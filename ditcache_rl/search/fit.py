@@ -57,11 +57,10 @@ class GapFitter:
     Args:
         board: Pipeline and steps.
         cases: What is drawn; their conditioning and full trajectories are recorded first.
-        known: Fitters of the board; what some have recorded of the first cases is not drawn again.
+        known: Fitters of the board; what one has recorded of the first cases is not drawn again.
 
     Raises:
-        UnsupportedModelError: If the denoiser is not cached as one site, or the pipeline's loop
-            can't be taken apart.
+        UnsupportedModelError: If the denoiser is not one site, or its loop can't be taken apart.
     """
 
     def __init__(
@@ -74,11 +73,9 @@ class GapFitter:
                 'denoiser, such as "transformer", in the [cache] table'
             )
         self.board, self.steps, self._cases = board, board.steps, tuple(cases)
-        self._replays, done = list[Replay](), 0
-        for one in known:  # one after the other, as halves are before the whole
-            if one._cases == self._cases[done : done + len(one._cases)]:
-                self._replays, done = self._replays + one._replays, done + len(one._cases)
-        for start in range(done, len(cases), board.rows):
+        begun = [one for one in known if one._cases == self._cases[: len(one._cases)]]
+        self._replays: list[Replay] = [*begun[-1]._replays] if begun else []
+        for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
             self._replays.append(Replay(board, cases[start : start + board.rows]))
             check_sampler(self._replays[-1])
         self._sigmas = self._replays[0].sigmas
@@ -97,6 +94,10 @@ class GapFitter:
         except UnsupportedModelError:
             return False
         return True
+
+    def errors(self, paths: Sequence[ComputePath]) -> list[float]:
+        """Return the error of each path, in the crew of the board if there is one."""
+        return list(self._spread("error", [(path,) for path in paths]))
 
     def error(self, path: ComputePath) -> float:
         """Return the mean logarithm of the squared error of the final latents, gaps fitted."""
@@ -121,7 +122,7 @@ class GapFitter:
         if not together:
             return path_coefficients(path, self._sigmas, self.reached(path)[1])
         # Whoever moves a coefficient begins there: all of a crew get there at once.
-        *_, (end, added) = asked(self.board, [(self, "reached", path)] * self.board.hands)
+        *_, (end, added) = self._spread("reached", [(path,)] * self.board.hands)
         error, correction = self._error(end), self._correction(path, added, end)
         for share in (1.0, 0.5):
             tried = added + share * correction
@@ -141,7 +142,7 @@ class GapFitter:
         correction = np.zeros_like(added)
         if not places:
             return correction
-        moved = asked(self.board, [(self, "nudged", path, added, *place) for place in places])
+        moved = self._spread("nudged", [(path, added, *place) for place in places])
         effects = [(one - torch.cat(end)).flatten(1).double() / _NUDGE for one in moved]
         gram, moment = normal_equations(torch.stack(effects, dim=2), self._wrong(end))
         correction[tuple(np.transpose(places))] = solve(gram, moment, _LAST_RIDGE)
@@ -162,6 +163,12 @@ class GapFitter:
         states = self._fitted_states(path)[: gap + 1]
         last = self._states_of(path, moved, known=states)[-1]
         return torch.cat(self._end(last, path, moved)[0])
+
+    def _spread(self, method: str, questions: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """Ask a method every question, of fitters in the crew of the board if there is one."""
+        if self.board.crew is None:
+            return (getattr(self, method)(*one) for one in questions)
+        return self.board.spread(_asked, [(self._cases, method, *one) for one in questions])
 
     @torch.no_grad()
     def _fitted_states(self, path: ComputePath) -> list[_State]:
@@ -278,16 +285,9 @@ class GapFitter:
         return (target - torch.cat(list(latents))).flatten(1).double()
 
 
-def asked(board: Board, questions: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-    """Ask fitters, methods, arguments; in the crew, if there is one, fitters that workers make."""
-    if board.crew is None:
-        return (getattr(fitter, method)(*given) for fitter, method, *given in questions)
-    return board.spread(_asked, [(fitter._cases, *rest) for fitter, *rest in questions])
-
-
 @lru_cache(maxsize=1)
 def _fitters_on(board: Board) -> dict[tuple[Case, ...], GapFitter]:
-    """Return the fitters of a worker: of what is searched on, and of what is settled on."""
+    """Return the fitters of a worker, by their cases."""
     return {}
 
 

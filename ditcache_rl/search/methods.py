@@ -15,9 +15,12 @@ from ditcache_rl.search.climb import anneal, climb, climb_paths
 from ditcache_rl.search.front import evolve
 from ditcache_rl.search.problem import Problem, Propose
 from ditcache_rl.search.proposals import dp_proposals, minimax_proposals, threshold_proposals
-from ditcache_rl.search.race import Race
 from ditcache_rl.search.space import Space
 from ditcache_rl.search.trials import Attempt
+
+#: Paths that a climb over fitted schedules starts from: of more, these are the best on half of the
+#: cases, where these are enough.
+STARTS, _HALVED = 4, 16
 
 Search = Callable[[Problem], ScheduleTable]
 """Finds a schedule for every number of computes of a problem, each computing exactly that."""
@@ -79,8 +82,9 @@ def search_nsga2(problem: Problem) -> ScheduleTable:
 def search_fitted(problem: Problem) -> ScheduleTable:
     """Climb over which steps compute, with forecasts fitted to each schedule.
 
-    Candidates race by the latents of the cases that are fitted on, and what is found is scored by
-    the images of the trials.
+    Candidates are scored by the latents of the cases that are fitted on, and what is found by the
+    images of the trials. Where there are many starts, half of the cases tell which ones are
+    tried on all.
 
     Raises:
         StateError: If the problem's calibration draws on another board than its trials.
@@ -95,17 +99,24 @@ def search_fitted(problem: Problem) -> ScheduleTable:
             f"of {board.steps} steps beside a {type(trials.board).__name__} of "
             f"{trials.board.steps}; make both on one board"
         )
-    race = Race(problem.calibration, problem.fit_on or trials.cases)
-    settled = problem.calibration.fitter(problem.settle_on or problem.fit_on or trials.cases)
+    cases, calibration = problem.fit_on or trials.cases, problem.calibration
+    half = calibration.fitter(cases[: -(-len(cases) // 2)]) if len(cases) >= _HALVED else None
+    whole = calibration.fitter(cases)
+    settled = calibration.fitter(problem.settle_on) if problem.settle_on else whole
     # The cases are recorded: their residuals need not be drawn once more.
-    problem = replace(problem, calibration=problem.calibration.resting_on(settled.products()))
+    problem = replace(problem, calibration=calibration.resting_on(whole.products()))
     found, before = [], problem.before
     for computes in problem.computes:
+        first = problem.first(computes, before, propose=True)
+        left = starts = list(dict.fromkeys(one.path for one in first))
+        if half is not None and len(starts) > STARTS:
+            errors = dict(zip(starts, half.errors(starts), strict=True))
+            left = sorted(starts, key=errors.__getitem__)[:STARTS]
         path = climb_paths(
-            race.errors,
-            [one.path for one in problem.first(computes, before, propose=True)],
+            whole.errors,
+            left,
             problem.space.steps,
-            evaluations=problem.evaluations,
+            evaluations=problem.evaluations - len(starts) + len(left),
             rng=problem.rng,
             width=board.hands,
         )

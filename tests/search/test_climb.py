@@ -144,9 +144,7 @@ class Valley:
     def error(self, path: ComputePath) -> float:
         return float(sum((a - b) ** 2 for a, b in zip(path, self.least, strict=True)))
 
-    def __call__(
-        self, paths: Sequence[ComputePath], rival: ComputePath | None = None
-    ) -> list[float]:
+    def __call__(self, paths: Sequence[ComputePath]) -> list[float]:
         self.asked += paths
         return [self.error(path) for path in paths]
 

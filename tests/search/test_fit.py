@@ -200,11 +200,7 @@ def test_a_climb_over_fitted_errors_finds_the_best_of_few(fitter: GapFitter) -> 
     errors = {path: fitter.error(path) for path in every}
 
     found = climb_paths(
-        lambda paths, rival: [fitter.error(path) for path in paths],
-        [(0, 1, 2)],
-        STEPS,
-        evaluations=len(every),
-        rng=np.random.default_rng(0),
+        fitter.errors, [(0, 1, 2)], STEPS, evaluations=len(every), rng=np.random.default_rng(0)
     )
 
     assert found == min(errors, key=errors.__getitem__)

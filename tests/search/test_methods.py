@@ -1,5 +1,7 @@
 import copy
+import itertools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import ConfigError, StateError, UnsupportedModelError
-from ditcache_rl.schedules import Objective, Schedule, ScheduleTable, Scored
+from ditcache_rl.schedules import ComputePath, Objective, Schedule, ScheduleTable, Scored
 from ditcache_rl.search import METHODS, Calibration, GapFitter, Problem, Space, Trials
 from ditcache_rl.types import Mode
 from tests.kit.boards import Puzzle, hidden_schedule, puzzle_problem
@@ -228,6 +230,36 @@ def test_a_fitted_search_fits_and_settles_on_the_cases_that_it_is_told(whole: Bo
     assert settled == GapFitter(whole, other).fit(path)
     assert apart == GapFitter(whole, one).fit(path, together=False)
     assert len({alike, settled, apart}) == 3
+
+
+def test_of_many_starts_the_best_on_half_of_the_cases_are_tried_on_all(whole: Board) -> None:
+    cases = [Case(prompt, seed) for seed in range(8) for prompt, _ in CASES]
+    asked = dict[int, list[ComputePath]]()
+
+    class Noting(GapFitter):
+        def errors(self, paths: Sequence[ComputePath]) -> list[float]:
+            asked.setdefault(len(self._cases), []).extend(paths)
+            return super().errors(paths)
+
+    calibration = Calibration(whole, cases)
+    half, every = Noting(whole, cases[:8]), Noting(whole, cases)
+    calibration._fitters.update({tuple(cases[:8]): half, tuple(cases): every})
+    starts = [(0, a, b) for a, b in itertools.combinations(range(1, 5), 2)]
+
+    METHODS["fitted"](
+        Problem(
+            Trials(whole, cases, Objective()),
+            [3],
+            len(starts),
+            np.random.default_rng(0),
+            calibration,
+            propose=lambda *_: [Schedule.on_path(path, 5) for path in starts],
+        )
+    )
+
+    assert set(asked[8]) >= set(starts)
+    best = sorted(asked[8], key=half.error)[:4]
+    assert sorted(asked[16]) == sorted(best)
 
 
 def test_a_fitted_search_takes_the_path_with_the_least_error(whole: Board) -> None:

@@ -208,10 +208,10 @@ def _tickets(engine: Engine, wanted: ImageRequest, model: str) -> list[ImageTick
     except BudgetError as error:
         raise _invalid(str(error)) from error
     whole = policy.tables[steps].site_steps
-    asks_time = wanted.within_s is not None
+    asks_time = wanted.within_s is not None and wanted.target is None
     if settings.shadow:  # answers compute everything, audits what is usual
         least, asks_time = whole, False
-    elif asks_time and wanted.target is None:
+    elif asks_time:
         most = whole
     floor = wanted.target if wanted.target and wanted.target.names_floor else None
     deadline = time.perf_counter() + (wanted.within_s or settings.patience_s)

@@ -20,7 +20,6 @@ from typing import Self
 import numpy as np
 
 from ditcache_rl.inference import Target
-from ditcache_rl.queueing import TickCosts
 from ditcache_rl.serve.server.meeting import WorkDone
 from ditcache_rl.serve.server.painter import Painted, Painter
 from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
@@ -149,14 +148,6 @@ class CallCosts:
     def batch_s(self, computes: float, rows: float) -> float:
         """Return what rows take that are drawn side by side and compute the same."""
         return self.around_s(rows) + self.together_s(computes, rows)
-
-    def ticks(self, rows: int, sites: int, size: tuple[int, int] | None = None) -> TickCosts:
-        """Return what a step takes by the rows of a size that compute at it."""
-        return TickCosts.affine(
-            rows,
-            call_s=self.slowness * sites * self._compute_s,
-            row_s=self.slowness * sites * self._compute_row_s * self.load(size),
-        )
 
     def rows_that_pay(self, most: int, computes: int) -> int:
         """Return how many images to draw at a time: more share what there is, and gain little.

@@ -225,7 +225,7 @@ class Engine:
         drawn = [one.ticket for one in self._drawn]
         begun = joining(drawn, left, costs, rows=self._rows)
         self._waiting = [one for one in left if one not in begun]
-        found = [DrawnTicket(one, one.most) for one in begun]
+        found = [DrawnTicket(one, one.least) for one in begun]
         self._drawn = [*self._drawn, *found]
         return found
 

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ditcache_rl.instrument.taps import Tap, is_compiled
 
-#: Rows of each of the calls that are computed together; 0 while none are.
-_ROWS: ContextVar[int] = ContextVar("ditcache_rl_rows", default=0)
+#: Calls that are computed together, and rows of each; none while there are none.
+_JOINED: ContextVar[tuple[int, int]] = ContextVar("ditcache_rl_joined", default=(0, 0))
 
 #: Types of arguments that are the same if they are equal.
 _PLAIN = (bool, int, float, str)
@@ -107,11 +107,11 @@ def computed_together(calls: Sequence[ModuleCall]) -> list[Any]:
     first, count = calls[0], len(calls)
     parts = zip(*(one.leaves for one in calls), strict=True)
     args, kwargs = tree_unflatten([_joined(part, first) for part in parts], first.form)
-    token = _ROWS.set(first.rows)
+    token = _JOINED.set((count, first.rows))
     try:
         output = first.tap.plain(*args, **kwargs)
     finally:
-        _ROWS.reset(token)
+        _JOINED.reset(token)
 
     def part_of(place: int, value: Any) -> Any:
         has_rows = isinstance(value, list | Tensor) and len(value) == count * first.rows
@@ -128,14 +128,17 @@ class VectorTap(Tap):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the vectors of each call by themselves."""
-        given, rows = args[0] if args else None, _ROWS.get()
-        if not rows or not isinstance(given, Tensor) or not given.is_cpu or len(given) <= rows:
+        calls, rows = _JOINED.get()
+        if not calls or not args or not _has_vectors(args[0], calls * rows):
             return self.plain(*args, **kwargs)
-        if given[0].numel() != given.shape[-1]:
-            return self.plain(*args, **kwargs)
-        return torch.cat(
-            [self.plain(part, *args[1:], **kwargs) for part in torch.split(given, rows)]
-        )
+        parts = torch.split(args[0], rows)
+        return torch.cat([self.plain(part, *args[1:], **kwargs) for part in parts])
+
+
+def _has_vectors(value: Any, count: int) -> bool:
+    """Tell whether a value is so many vectors, on a CPU."""
+    is_batch = isinstance(value, Tensor) and value.is_cpu and value.ndim > 1 and len(value) == count
+    return is_batch and value.numel() == count * value.shape[-1]
 
 
 def linear_layers(module: nn.Module) -> Iterator[nn.Module]:

@@ -35,7 +35,7 @@ def joining(
     return found
 
 
-class Foretold(NamedTuple):
+class PlayedQueue(NamedTuple):
     """What will become of images, by the numbers of their tickets."""
 
     ends: dict[int, float]
@@ -70,7 +70,7 @@ def foretell(
     *,
     rows: int,
     granted: Callable[[ImageTicket, float], int] = lambda one, at: one.least,
-) -> Foretold:
+) -> PlayedQueue:
     """Play on what is here until everybody is done; nobody comes meanwhile.
 
     Args:
@@ -83,7 +83,7 @@ def foretell(
     """
     left = list(waiting)
     owed = {one.ticket: costs.left(one) for one in drawn}
-    found, at = Foretold({}, {}), now
+    found, at = PlayedQueue({}, {}), now
     while owed or left:
         begun = joining([*owed], left, costs, rows=rows)
         if begun:

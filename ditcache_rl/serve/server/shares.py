@@ -7,6 +7,7 @@ most to all of them decides about those who begin, and they follow their schedul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,8 +29,9 @@ _MARGIN = 0.8
 #: What a step's compute must bring at least to whom a deadline is enough, in dB: it takes time from
 #: those who come later.
 _LEAST_DB = 0.2
-#: So many of those who wait are looked at: what they compute who come later hardly matters now.
-_MOST_WAITING = 64
+#: So many of those who wait are looked at, and so many numbers of computes are tried: a decision
+#: takes milliseconds.
+_MOST_WAITING, _MOST_PLAYS = 64, 16
 
 
 class Shares:
@@ -70,23 +72,25 @@ class Shares:
         due = {one: now + _MARGIN * (one.deadline - now) for one in every}
         made = {one.ticket.number: one.computes for one in drawn}
 
-        def played(share: float) -> tuple[int, float, dict[int, int]]:
+        def played(share: float) -> tuple[float, dict[int, int], bool]:
             def granted(one: ImageTicket, at: float) -> int:
                 return self._granted(one, share, due[one] - at)
 
             ends, found = foretell(drawn, every, now, self._costs, rows=self.rows, granted=granted)
-            here = (*(one.ticket for one in drawn), *every)
+            here, computes = [*(one.ticket for one in drawn), *every], made | found
             kept = [one for one in here if ends[one.number] <= due.get(one, one.deadline)]
-            computes = made | found
             worth_db = sum(self._worth_db[one.steps][computes[one.number]] for one in kept)
-            return len(here) - len(kept), worth_db, found
+            return worth_db, found, kept == here
 
-        table, plays = self._tables[begun[0].steps], []
-        for count in sorted(table, reverse=True):
-            plays.append(played(count / table.site_steps))
-            if not plays[-1][0]:
-                break  # all are in time: who computes less is worth less
-        _, _, best = max(plays, key=lambda one: one[1])
+        wishes = {one.number: self._granted(one, 1.0, math.inf) for one in every}
+        best_db, best, in_time = played(1.0)
+        if not in_time or best != wishes:
+            table = self._tables[begun[0].steps]
+            counts = sorted(n for n in table if n < max(wishes.values()))[::-1]
+            for count in counts[:: 1 + len(counts) // _MOST_PLAYS]:
+                worth_db, found, _ = played(count / table.site_steps)
+                if worth_db > best_db:
+                    best_db, best = worth_db, found
         return [best[one.number] for one in begun]
 
     def _granted(self, one: ImageTicket, share: float, left_s: float) -> int:

@@ -59,8 +59,8 @@ class ImageTicket:
         most: Site computes that it wants.
         floor: Of quality, which fixes its computes; None for none.
         deadline: Reading of `time.perf_counter` at which it must be done.
-        asks_time: Whether the deadline was asked for: then it gets what is worth its price, up to
-            `most`, and not `most` wherever there is time.
+        asks_time: Whether a deadline alone was asked for: then it computes what brings something,
+            and not `most` wherever there is time.
         number: Of the ticket.
         came: When it was made.
         answer: Gets the image, or `Refused`.

@@ -124,6 +124,23 @@ def test_every_request_has_a_target_of_its_own(
     assert len(data["modes"]) == 4
 
 
+def test_a_deadline_alone_computes_what_brings_something_and_a_target_what_it_says(
+    pipe: Any, policy: Policy
+) -> None:
+    table = policy.tables[4]
+    reached = {1: 20.0, 2: 59.7, 3: 59.8, 4: 60.0}
+    table = table.with_lines({n: table[n]._replace(psnr_db=db) for n, db in reached.items()})
+    known = replace(policy, tables={**policy.tables, 4: table})
+
+    with serving(pipe, known) as client:
+        shares = [
+            ask(client, deadline_s=60, **target).json()["data"][0]["compute_share"]
+            for target in ({}, {"budget": 1.0})
+        ]
+
+    assert shares == [0.5, 1.0]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [

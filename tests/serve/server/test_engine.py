@@ -143,6 +143,18 @@ def test_nobody_begins_with_more_than_its_own_deadline_leaves_time_for(shapes: P
         assert tight < patient, "who has time gives up nothing for who has none"
 
 
+def test_who_begins_leaves_time_to_those_who_wait(shapes: Policy) -> None:
+    costs = CallCosts(row_s=0.0, compute_s=0.0, compute_row_s=0.1, own_px=64 * 64)
+    shares, now = Shares(shapes, costs, rows=1), time.perf_counter()
+    first = ticket(0.0, most=28, asks_time=True)
+    second = ticket(0.0, most=28, asks_time=True)
+    first.deadline, second.deadline = now + 1.26, now + 1.76
+
+    (found,) = shares.computes([first], [], [second], now)
+
+    assert found == 7, "ten and four would be in time too, and worth less"
+
+
 def test_who_has_no_deadline_gets_what_it_asks_for(shapes: Policy) -> None:
     begun = ticket(np.inf, most=28)
 
