@@ -22,7 +22,8 @@ from ditcache_rl.serve.server.order import joining, late_at_best, lost_by
 from ditcache_rl.serve.server.shares import Shares
 from ditcache_rl.serve.server.ticket import DrawnTicket, ImageTicket
 
-TRACES, REQUESTS = 4, 200
+#: Seeds of traces: of the first hundred, rules were chosen.
+TRACES, REQUESTS = range(100, 112), 200
 #: Standard deviation of the logarithm of what the machine takes, from one begin to the next.
 NOISE = 0.05
 #: A computed step of a row takes 20 ms on both, as that of the embedded pipeline.
@@ -165,7 +166,7 @@ def main() -> None:
         rows = Shares(policy, costs, rows=_ROWS).rows
         traces = [
             traffic_of(REQUESTS, image_s, rows / costs.batch_s(policy.steps[0], rows), seed=seed)
-            for seed in range(TRACES)
+            for seed in TRACES
         ]
         console.print(f"{name}: {image_s:.2f} s an image")
         found = {}
