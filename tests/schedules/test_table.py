@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ditcache_rl.errors import BudgetError, ConfigError
 from ditcache_rl.instrument.clock import Clock
-from ditcache_rl.schedules import Schedule, ScheduleTable, Scored, spaced, spaced_table
+from ditcache_rl.schedules import Reached, Schedule, ScheduleTable, Scored, spaced, spaced_table
 from ditcache_rl.types import HISTORY, Floats, Mode
 from tests.kit.policies import same_table
 
@@ -269,3 +269,16 @@ def test_noise_levels_that_turn_back_are_refused(levels: list[float]) -> None:
 
     with pytest.raises(ConfigError, match="noise levels that never rise, or never fall, received"):
         ScheduleTable.from_arrays(arrays)
+
+
+@given(st.lists(st.floats(10, 60), min_size=1, max_size=9))
+def test_what_is_known_of_unseen_prompts_comes_before_what_the_search_saw(
+    psnr_db: list[float],
+) -> None:
+    searched = Scored(spaced(6, 1, 2), psnr_db=61.0)
+    many = np.repeat(psnr_db, 1000)
+
+    known = searched._replace(reached=Reached.of(many, many))
+
+    assert searched.unseen_psnr_db == 61.0
+    assert known.unseen_psnr_db == pytest.approx(many.mean(), abs=0.5)

@@ -193,6 +193,20 @@ def test_a_full_queue_and_a_deadline_out_of_reach_are_refused_at_once(engine: En
     engine.forget(list(engine._waiting))
 
 
+def test_who_comes_while_computes_are_decided_is_refused_for_none_that_may_not_be_made(
+    engine: Engine,
+) -> None:
+    assert engine._costs is not None
+    patient = four(60)
+    engine.submit([patient])
+    begun = engine._take(engine._costs)
+    try:
+        assert [(one.ticket, one.computes) for one in begun] == [(patient, 1)]
+    finally:
+        for one in begun:
+            engine._done(one)
+
+
 def test_who_would_make_another_one_late_is_refused(engine: Engine) -> None:
     patient = [four(2.5), four(2.5)]
     engine.submit(patient)
