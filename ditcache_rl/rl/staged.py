@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ditcache_rl.config import EnvConfig
+from ditcache_rl.files import is_there, read_json, write_json
 from ditcache_rl.types import Progress, Tick
 
 #: Share of the whole time that each stage takes on the default environment, for the bar alone.
@@ -39,18 +41,30 @@ class StagedBar:
     Args:
         bar: Hears how far it is.
         config: Leaves stages without work.
+        file: Keeps the seconds, to which a training that goes on adds its own.
         clock: Seconds, from anywhere.
 
     Attributes:
         seconds: That stages with work have taken, as far as they have ended.
+        total_s: All that was spent up to the last end of a stage.
+
+    Raises:
+        ArtifactError: If the file is damaged.
     """
 
     def __init__(
-        self, bar: Progress, config: EnvConfig, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        bar: Progress,
+        config: EnvConfig,
+        file: Path,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._bar, self._done, self._stage = bar, 0.0, ""
-        self.seconds: dict[str, float] = {}
-        self._clock, self._entered = clock, clock()
+        spent = read_json(file) if is_there(file) else {}
+        self.seconds: dict[str, float] = spent.get("stages", {})
+        self.total_s: float = spent.get("total", 0.0)
+        self._file, self._clock, self._entered = file, clock, clock()
         self._idle = _idle(config)
         shares = _STAGES.items()
         self._shares = {name: 0.0 if name in self._idle else share for name, share in shares}
@@ -68,9 +82,11 @@ class StagedBar:
     def end(self) -> None:
         """Note how long the stage under way has taken."""
         now = self._clock()
+        took, self._entered = now - self._entered, now
         if self._stage and self._stage not in self._idle:
-            self.seconds[self._stage] = now - self._entered
-        self._entered = now
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + took
+        self.total_s += took
+        write_json(self._file, {"stages": self.seconds, "total": self.total_s})
 
     def tick(self, share: float, note: str) -> None:
         """Move within the stage."""

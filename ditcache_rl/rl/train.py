@@ -5,7 +5,6 @@ Every stage leaves a file in the run folder, so an interrupted run goes on where
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -117,7 +116,6 @@ def train(
     known_loads(config.world, "train", compute_s=1.0)  # refused now, and not hours later
     hooks = hooks or Hooks()
     hooks.check_exportable()
-    started = time.perf_counter()
     facts = describe_run(config, "train", seed=options.seed)
     torch.manual_seed(options.seed)
     with ExitStack() as held:
@@ -126,10 +124,11 @@ def train(
         fleet = held.enter_context(asked)
         held.enter_context(bar)
         check_run(options.run, facts)
-        progress = StagedBar(bar, config)
+        progress = StagedBar(bar, config, options.run / "seconds.json")
         pipe = open_configured(config.pipeline)
         identity = pipeline_identity(pipe)
         keep_run(options.run, facts | identity)
+        held.callback(progress.end)
         cases = cases_of(config, "train")
 
         progress.enter("profile")
@@ -257,10 +256,7 @@ def train(
             metrics = {**policy.metrics, "deadlines": paced[1]}
             policy = replace(policy, metrics=metrics, pacer=paced[0])
 
-        progress.end()
-
-    minutes = (time.perf_counter() - started) / 60
-    took = {"train_minutes": minutes, "train_stages_s": progress.seconds}
+    took = {"train_minutes": progress.total_s / 60, "train_stages_s": progress.seconds}
     policy = replace(policy, metrics={**policy.metrics, **took})
     with replacing_folder(options.out) as partial:
         save_policy(policy, partial, card=write_card(policy))

@@ -59,7 +59,8 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 def stamps(run: Path) -> dict[str, tuple[int, bytes]]:
-    files = [*run.glob("*.json"), *run.glob("table-*.npz")]
+    """Time and content of the files of stages; every run adds its seconds to the file of these."""
+    files = {*run.glob("*.json"), *run.glob("table-*.npz")} - {run / "seconds.json"}
     return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
