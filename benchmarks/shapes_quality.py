@@ -33,7 +33,7 @@ from benchmarks.shapes.reader import (
     read,
 )
 from ditcache_rl.pipelines import open_pipeline
-from ditcache_rl.shapes import PIPELINE_DIR, SIDE_PX
+from ditcache_rl.shapes import PIPELINES, SIDE_PX
 from ditcache_rl.shapes.recipe.denoisers import DENOISERS
 from ditcache_rl.shapes.recipe.scenes import (
     ATTRIBUTES,
@@ -64,7 +64,7 @@ def main() -> None:
     options = parser(__doc__, quick=f"{QUICK_CAPTIONS} instead of {CAPTIONS} captions")
     options.add_argument("name", nargs="?", choices=DENOISERS, default="shapes", help="which one")
     options.add_argument(
-        "--pipeline", type=Path, default=PIPELINE_DIR, metavar="FOLDER", help="its weights"
+        "--pipeline", type=Path, metavar="FOLDER", help="its weights; the committed ones"
     )
     options.add_argument(
         "--grid",
@@ -76,8 +76,9 @@ def main() -> None:
     run = Benchmark()
 
     kind, weights = DENOISERS[given.name], WEIGHTS[given.name]
+    folder = given.pipeline or PIPELINES[given.name]
     reader = load_reader(weights)
-    pipe = open_pipeline(str(given.pipeline), device="cpu")
+    pipe = open_pipeline(str(folder), device="cpu")
     asked = any_captions(QUICK_CAPTIONS if given.quick else CAPTIONS, behind=kind.behind)
     images = draw(pipe, asked, kind.call)
     seen = read(images, reader)
@@ -93,7 +94,7 @@ def main() -> None:
         "reader_accuracy_share": min(accuracy.values()),
         **shares_met(asked, seen),
         "image_28_steps_s": statistics.median(call_s),
-        "weights_bytes": sum(file.stat().st_size for file in given.pipeline.rglob("*.safetensors")),
+        "weights_bytes": sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
     }
     details = {
         "n": len(asked),

@@ -146,11 +146,15 @@ class ActionState:
         return self._builder.observe(info, prior), masks
 
     def apply(self, chosen: NDArray[np.int64]) -> Decision:
-        """Turn chosen actions (rows, 2) into a decision and account for it."""
+        """Turn chosen actions (rows, 2) into a decision and account for it.
+
+        Where nothing is left to estimate from, more may be computed than was to be spent: then
+        nothing is left to spend.
+        """
         pattern, tier = chosen.T
         computed = [self._costs[number] for number in pattern.tolist()]
         self._left = [
-            left - spent if left >= 0 else left
+            max(left - spent, 0) if left >= 0 else left
             for left, spent in zip(self._left, computed, strict=True)
         ]
         self._builder.note(computed)

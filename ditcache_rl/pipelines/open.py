@@ -16,8 +16,11 @@ from ditcache_rl.errors import ConfigError, closest
 from ditcache_rl.files import is_there
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.pipelines.compress import check_quantization, prune_blocks, quantize_weights
+from ditcache_rl.shapes import PIPELINES
 
 BUILTIN = "builtin:shapes"
+#: What an error says that a source may be.
+_SOURCES = f"{' or '.join(f'builtin:{name}' for name in PIPELINES)}, a pipeline folder or a Hub id"
 #: In which denoisers compute.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -99,8 +102,7 @@ def open_pipeline(
     except Exception as error:  # whatever the libraries make of a damaged folder
         near = "" if is_there(Path(folder), folder=True) else " (no such folder here)"
         raise ConfigError(
-            f"[pipeline] source must be {BUILTIN!r}, a pipeline folder or a Hub id, "
-            f"received {source!r}{near}: {error}"
+            f"[pipeline] source must be {_SOURCES}, received {source!r}{near}: {error}"
         ) from error
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(device)
@@ -127,10 +129,9 @@ def _without_bars() -> Iterator[None]:
 
 
 def folder_of(source: str) -> str:
-    """Return what diffusers takes for a source: the folder of `builtin:shapes`, else the same."""
-    from ditcache_rl.shapes import PIPELINE_DIR
-
-    return str(PIPELINE_DIR) if source == BUILTIN else source
+    """Return what diffusers takes for a source: the folder of an embedded one, else the same."""
+    kind, _, name = source.partition(":")
+    return str(PIPELINES.get(name, source)) if kind == "builtin" else source
 
 
 def open_scheduler(source: str) -> Any:
@@ -150,8 +151,7 @@ def open_scheduler(source: str) -> Any:
         return getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # whatever the libraries make of a damaged folder
         raise ConfigError(
-            f"expected {BUILTIN!r}, a pipeline folder or a Hub id with a scheduler of diffusers, "
-            f"received {source!r}: {error}"
+            f"expected {_SOURCES} with a scheduler of diffusers, received {source!r}: {error}"
         ) from error
 
 

@@ -37,9 +37,10 @@ def controller(
     computes: int = 0,
     weight: float = 0.0,
     seed: int | None = None,
+    tiers: tuple[Tier, ...] = TIERS,
 ) -> NetworkController:
     """Build a controller whose schedule has these patterns."""
-    actions = ActionSpace.of(sites, TIERS)
+    actions = ActionSpace.of(sites, tiers)
     return NetworkController(
         actions,
         network_for(actions, seed=seed),
@@ -132,6 +133,27 @@ def test_whatever_the_network_says_it_computes_exactly_what_was_asked_for(
     modes = Walk(decides, signals, range(3)).to_the_end()
 
     assert ((modes == Mode.COMPUTE).sum(axis=(0, 2)) == computes).all()
+
+
+@given(st.integers(1, 4), st.integers(0, 3), st.integers(0, 2**16))
+@settings(max_examples=40)
+def test_what_memory_loss_makes_it_compute_is_taken_from_what_it_may_compute_later(
+    sites: int, spare: int, seed: int
+) -> None:
+    signals = random_signals(steps=8, rows=2, sites=sites, seed=seed)
+    decides = controller(sites, [0] * 8, computes=sites + spare, seed=seed, tiers=(Tier.DEVICE,))
+    walk = Walk(decides, signals, range(2))
+
+    lost = (3, 4)
+    for step in range(8):
+        if step in lost:
+            walk.lose()
+        walk.step()
+
+    computed = (np.stack(walk.modes) == Mode.COMPUTE).sum(axis=2)
+    assert (computed[list(lost)] == sites).all(), "there is nothing to estimate from"
+    left = np.maximum(sites + spare - computed[:5].sum(axis=0), 0)
+    assert (computed[5:].sum(axis=0) == left).all(), "what was asked for, if that is not too late"
 
 
 @given(st.integers(0, 2**16))

@@ -25,7 +25,7 @@ def test_the_shipped_one_is_above_bilinear_on_prompts_that_it_has_not_seen() -> 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (["nowhere"], "one of the shipped envs (shapes, shapes-tiers"),
+        (["nowhere"], "one of the shipped envs (shapes, shapes-guided, shapes-tiers"),
         (["--draws", "1"], "--draws must lie in [2, 1000000], received 1"),
         (["--steps", "0"], "--steps must lie in [1, 1000000], received 0"),
         (["--seed", "-1"], "--seed must lie in [0, 4294967295], received -1"),

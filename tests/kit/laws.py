@@ -65,13 +65,17 @@ class Walk:
     def __init__(self, controller: Controller, signals: Signals, rows: Sequence[int]) -> None:
         steps, sites = signals.residuals.shape[:2]
         self.run = RunInfo(steps, signals.sigmas, len(rows), sites)
-        self.histories = [
-            SiteHistory(TieredCache(), 0, 0, site, len(rows)) for site in range(sites)
-        ]
+        self.lose()
         self.decisions: list[Decision] = []
         self.modes: list[Modes] = []
         self._controller, self._signals, self._rows = controller, signals, list(rows)
         controller.reset(self.run)
+
+    def lose(self) -> None:
+        """Forget everything that was computed, as a cache does that has no room any more."""
+        self.histories = [
+            SiteHistory(TieredCache(), 0, 0, site, self.run.rows) for site in range(self.run.sites)
+        ]
 
     def info(self) -> StepInfo:
         """Describe the present step."""
