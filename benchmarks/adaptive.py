@@ -67,7 +67,7 @@ def _algorithms(quick: bool) -> Found:
 def _real(quick: bool) -> Found:
     pacer, (config, board) = _pacer(), _board()
     static = best_by_deadline(
-        deadlines.world_of(pacer).fixed(["comparable"], 12_288, 3),
+        pacer.world.fixed(["comparable"], 12_288, 3),
         pacer.placement,
         pacer.pacing.promised_share + SPARE,
         speeds=1,

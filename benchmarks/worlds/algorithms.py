@@ -13,11 +13,10 @@ from rich.progress import track
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from benchmarks.harness import Lines
-from benchmarks.worlds.deadlines import world_of
 from benchmarks.worlds.seeds import EVERY, Opponents, Trainings
 from ditcache_rl.config import AgentConfig
 from ditcache_rl.rl.agents import make_agent
-from ditcache_rl.rl.deadlines import DeadlineVecEnv
+from ditcache_rl.rl.deadline_env import DeadlineVecEnv
 from ditcache_rl.rl.pace import foreseen
 from ditcache_rl.rl.policy import exported
 from ditcache_rl.world import Agent, Decide, Forecast, Moment, Pacer, Senses
@@ -71,6 +70,10 @@ class TieredDeadlineVecEnv(DeadlineVecEnv):
         self.observation_space = spaces.Box(-np.inf, np.inf, (features,), np.float32)
         self.action_space = spaces.MultiDiscrete([ACTIONS, 1])
 
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Take the actions of all rows: (rows, 2)."""
+        super().step_async(actions[:, :1])
+
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which are allowed: leaving a step out, computing it, and the tier."""
         masks = super().action_masks()
@@ -105,7 +108,7 @@ def algorithms(
     Returns:
         Figures and lines of a table.
     """
-    world, steps = world_of(pacer), len(pacer.sigmas) - 1
+    world, steps = pacer.world, len(pacer.sigmas) - 1
     opponents = Opponents(pacer, sizes.test)
     network = foreseen(world, EVERY, pacer.placement, pacer.prior, seed=seed)
     senses = TieredSenses(Forecast(network.on_host()), pacer.prior)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import ROOT, Lines
 from ditcache_rl.interval import mean_interval
-from ditcache_rl.rl.pace import Kept, learn_agent, standing
+from ditcache_rl.rl.judge import Kept, standing
+from ditcache_rl.rl.pace import learn_agent
 from ditcache_rl.world import Agent, Decide, Foreseeing, Moment, Pacer, Replanning
 from ditcache_rl.world.recording import RecordedLoad, Recording
 from ditcache_rl.world.rules import planned
-from ditcache_rl.world.simulator import GapCosts, Requests
+from ditcache_rl.world.simulator import Requests
 from ditcache_rl.world.tuning import SPARE, best_by_deadline, cautious, tuned, with_margin
 from ditcache_rl.world.world import World
 
@@ -58,13 +59,6 @@ class Clairvoyant:
         return planned(self._placement, moment, self._affordable - moment.computed)
 
 
-def world_of(pacer: Pacer) -> World:
-    """Return the world that a pacer was made for."""
-    pacing = pacer.pacing
-    limits = pacing.shortest_s / pacing.compute_s, pacing.longest_s / pacing.compute_s
-    return World(GapCosts(pacer.sigmas, pacer.costs), pacer.prices, limits)
-
-
 def recorded_world(pacer: Pacer) -> World:
     """Return the world that was recorded, its last part; deadlines are as much longer as it took.
 
@@ -72,7 +66,7 @@ def recorded_world(pacer: Pacer) -> World:
     """
     recording = Recording.read(RECORDED).part("test")
     load = RecordedLoad.of(recording, compute_s=pacer.pacing.compute_s)
-    world = world_of(pacer)
+    world = pacer.world
     low, high = (share * recording.slowdown for share in world.deadlines)
     return world._replace(deadlines=(low, high), loads={"recorded": load})
 
@@ -83,7 +77,7 @@ def compared(pacer: Pacer, sizes: Sizes, *, seed: int = 0) -> tuple[dict[str, fl
     Returns:
         Figures and lines of a table.
     """
-    world, promised = world_of(pacer), pacer.pacing.promised_share
+    world, promised = pacer.world, pacer.pacing.promised_share
     placement, prices = pacer.placement, pacer.prices
     agents: dict[str, Decide] = {}
     if pacer.network is not None:

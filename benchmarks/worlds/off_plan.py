@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.harness import ROOT, Lines
-from benchmarks.worlds.deadlines import LOADS, world_of
+from benchmarks.worlds.deadlines import LOADS
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.files import replacing
@@ -71,7 +71,7 @@ def off_plan(
 
 def replanned_paths(pacer: Pacer) -> list[ComputePath]:
     """List what the rule computes under mixed loads where it is not what any plan had."""
-    requests = world_of(pacer).draw(LOADS["mixed"], _PLAYED, np.random.default_rng(0))
+    requests = pacer.world.draw(LOADS["mixed"], _PLAYED, np.random.default_rng(0))
     counts = [requests.computed]
     while requests.step < requests.steps:
         requests.play(pacer.rule(requests.moment()))

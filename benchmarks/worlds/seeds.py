@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.harness import Lines
-from benchmarks.worlds.deadlines import LOADS, world_of
+from benchmarks.worlds.deadlines import LOADS
 from ditcache_rl.interval import mean_interval
-from ditcache_rl.rl.pace import foreseen, learn_agent, standing
+from ditcache_rl.rl.judge import standing
+from ditcache_rl.rl.pace import foreseen, learn_agent
 from ditcache_rl.types import Floats
 from ditcache_rl.world import Agent, Decide, Forecast, Moment, Pacer, Senses
 from ditcache_rl.world.agent import AGENT_NAMES
@@ -43,7 +44,7 @@ class Opponents:
     """
 
     def __init__(self, pacer: Pacer, images: int) -> None:
-        self._test = world_of(pacer).fixed(EVERY, images, _TEST_SEED)
+        self._test = pacer.world.fixed(EVERY, images, _TEST_SEED)
         self._score_db = {
             name: standing(name, "mixed", self._test(), one).score_db
             for name, one in (("start", pacer.prior), ("rule", pacer.rule))
@@ -81,14 +82,15 @@ class Partial(Senses):
 
 def _without(senses: Senses, *begins: str) -> Senses:
     hidden = tuple(name for name in AGENT_NAMES if name.startswith(begins))
+    assert all(any(name.startswith(one) for name in hidden) for one in begins), "names have changed"
     return Partial(senses.forecast, senses.prior, hidden)
 
 
 #: What is left out of the agent, by name.
 _ABLATIONS: dict[str, Callable[[Senses], Senses]] = {
     "whole": lambda senses: senses,
-    "no forecast": lambda senses: _without(senses, "forecast", "gain"),
-    "no gains of computing": lambda senses: _without(senses, "gain"),
+    "no forecast": lambda senses: _without(senses, "forecast", "log_gain"),
+    "no gains of computing": lambda senses: _without(senses, "log_gain"),
     "no mean jump": lambda senses: _without(senses, "mean_jump"),
     "no quality so far": lambda senses: _without(senses, "psnr"),
 }
@@ -100,7 +102,7 @@ def seeds(pacer: Pacer, sizes: Trainings) -> tuple[dict[str, float], Lines]:
     Returns:
         Figures and lines of a table.
     """
-    world, promised = world_of(pacer), pacer.pacing.promised_share
+    world, promised = pacer.world, pacer.pacing.promised_share
     opponents = Opponents(pacer, sizes.test)
     lines: Lines = []
     gains: list[Mapping[str, Floats]] = []

@@ -98,13 +98,35 @@ def render_policy(policy: Policy) -> Table:
     return table
 
 
+def render_deadlines(policy: Policy) -> Table:
+    """Lay out for the terminal who keeps deadlines how well: a line per load and contender."""
+    facts = policy.metrics["deadlines"]
+    decides = "the agent" if facts["uses_agent"] else "the rule"
+    table = Table(title=f"deadlines on simulated loads that nobody has seen; {decides} is used")
+    for title in ("load", "contender", "in time", "PSNR in time", "mean, late ones 0"):
+        table.add_column(title, justify="left" if title in ("load", "contender") else "right")
+    last = ""
+    for one in facts["standings"]:
+        if one["load"] != last:
+            table.add_section()
+        table.add_row(
+            one["load"] if one["load"] != last else "",
+            one["contender"],
+            f"{one['kept_share']:.1%}",
+            f"{one['psnr_db']:.1f} dB",
+            f"{one['score_db']:.1f} dB",
+        )
+        last = one["load"]
+    return table
+
+
 def time_taken(policy: Policy) -> str:
-    """Say how long a training took since it was last started, in plain images of it too."""
+    """Say how long a training took, in plain images of it too."""
     minutes = policy.metrics["train_minutes"]
     images = policy.cost.images_in(60 * minutes)
     stages = policy.metrics["train_stages_s"].items()
     told = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages)
-    return f"{minutes:.1f} minutes since it was started, as long as {images:,.0f} images: {told}"
+    return f"{minutes:.1f} minutes, as long as {images:,.0f} images: {told}"
 
 
 def render_estimate(found: TrainEstimate) -> Table:

@@ -83,7 +83,12 @@ def run(options: Namespace) -> int:
     from rich.console import Console
 
     from ditcache_rl.cli.progress import shown_progress
-    from ditcache_rl.cli.tables import render_estimate, render_policy, time_taken
+    from ditcache_rl.cli.tables import (
+        render_deadlines,
+        render_estimate,
+        render_policy,
+        time_taken,
+    )
     from ditcache_rl.files import check_writable
     from ditcache_rl.policy import load_policy
     from ditcache_rl.rl.agents import hyperparameters
@@ -138,6 +143,8 @@ def run(options: Namespace) -> int:
             tracker.close()
     trained = load_policy(out)
     Console().print(render_policy(trained))
+    if "deadlines" in trained.metrics:
+        Console().print(render_deadlines(trained))
     print(time_taken(trained))
     print(f"policy: {out}; its card: {out / 'README.md'}\n{_measuring(out, options)}")
     return 0

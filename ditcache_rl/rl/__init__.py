@@ -17,9 +17,10 @@ require("train", *LEARNING)
 
 if TYPE_CHECKING:
     from ditcache_rl.control.observation import OwnFeatures
+    from ditcache_rl.rl.deadline_env import DeadlineEnv, DeadlineVecEnv
     from ditcache_rl.rl.env import DenoiseEnv
     from ditcache_rl.rl.episodes import Episodes
-    from ditcache_rl.rl.export import export_model
+    from ditcache_rl.rl.export import export_model, export_pacer
     from ditcache_rl.rl.hooks import Hooks
     from ditcache_rl.rl.policy import MaskablePriorPolicy, PlainPriorPolicy, PriorQPolicy
     from ditcache_rl.rl.register import register_envs
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ditcache_rl.rl.vector import DenoiseVectorEnv
 else:
     _HOME = {
+        "DeadlineEnv": "rl.deadline_env",
+        "DeadlineVecEnv": "rl.deadline_env",
         "DenoiseEnv": "rl.env",
         "DenoiseVecEnv": "rl.vec_env",
         "DenoiseVectorEnv": "rl.vector",
@@ -50,6 +53,7 @@ else:
         "Service": "rl.serving",
         "Task": "rl.scenario",
         "export_model": "rl.export",
+        "export_pacer": "rl.export",
         "register_envs": "rl.register",
     }
 
@@ -60,6 +64,8 @@ else:
 
 
 __all__ = [
+    "DeadlineEnv",
+    "DeadlineVecEnv",
     "DenoiseEnv",
     "DenoiseVecEnv",
     "DenoiseVectorEnv",
@@ -78,5 +84,6 @@ __all__ = [
     "Service",
     "Task",
     "export_model",
+    "export_pacer",
     "register_envs",
 ]

@@ -10,26 +10,33 @@ from torch.utils.tensorboard import SummaryWriter
 
 #: Of a record: its length in eight bytes and a checksum of four, the event, another checksum.
 _HEAD, _TAIL = 12, 4
+_FILES = "events.out.tfevents.*"
 
 
 class _Curves(TensorBoardOutputFormat):
     """Takes the place of what an interrupted run has written after its checkpoint."""
 
     def __init__(self, folder: Path, steps: int) -> None:
-        after = steps + 1 if steps else None
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=after)
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=steps + 1)
         self._is_closed = False
 
 
 def open_curves(folder: Path, steps: int) -> Logger:
-    """Begin to write, after the steps of all rows that a checkpoint has seen."""
-    merge_events(folder)
+    """Begin to write, after the steps of all rows that a checkpoint has seen.
+
+    Where it has seen none, nothing is left of what an interrupted run has written.
+    """
+    if steps:
+        merge_events(folder)
+    else:
+        for file in folder.glob(_FILES):
+            file.unlink()
     return Logger(str(folder), [_Curves(folder, steps)])
 
 
 def merge_events(folder: Path) -> None:
     """Make one file of those that the sittings of a run have left, each without a broken end."""
-    files = sorted(folder.glob("events.out.tfevents.*"))
+    files = sorted(folder.glob(_FILES))
     if not files:
         return
     first, *others = files

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from ditcache_rl.bench import Case, cases_of, measure_profile
-from ditcache_rl.config import EnvConfig
+from ditcache_rl.config import EnvConfig, find_policy
 from ditcache_rl.control import ActionSpace, PolicyNetwork
 from ditcache_rl.control.observation import schema_hash
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.files import replacing_folder
 from ditcache_rl.pipelines import pipeline_identity
-from ditcache_rl.policy import Manifest, NetworkUse, Policy, save_policy
+from ditcache_rl.policy import Manifest, NetworkUse, Policy, load_policy, save_policy
 from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of, used_at
+from ditcache_rl.rl.deadline_env import LOADS, pacer_of
+from ditcache_rl.rl.judge import AGENT, RULE, START, judged
 from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.schedules import CostModel, ScheduleTable
+from ditcache_rl.world import Agent
+from ditcache_rl.world.tuning import cautious
 
 
 def policy_of(
@@ -127,4 +131,66 @@ def export_model(
     )
     with replacing_folder(Path(out)) as partial:
         save_policy(policy, partial, card=write_card(policy))
+    return Path(out)
+
+
+def export_pacer(
+    model: BaseAlgorithm | PolicyNetwork,
+    policy: str | Path,
+    out: str | Path,
+    *,
+    loads: Sequence[str] = LOADS,
+    seed: int = 0,
+    force: bool = False,
+) -> Path:
+    """Make a policy folder in which a model of one's own keeps deadlines.
+
+    All else is that of a policy that keeps deadlines already. The model is made as cautious as it
+    must be to keep the promise, and used where it is significantly above the static schedules and
+    not below the rule, as after `train.py`; the card says so.
+
+    Args:
+        model: Trained in a `DeadlineVecEnv` of the policy, or its network.
+        policy: Folder or name.
+        out: Folder of the new policy.
+        loads: Kinds of load that it is judged under.
+        seed: Of the simulated images.
+        force: Whether a policy that is there gives way.
+
+    Raises:
+        ConfigError: If the folder exists, the policy keeps no deadlines, or the model has a network
+            of another shape.
+    """
+    check_place(Path(out), force=force)
+    pacer = pacer_of(policy)
+    old, network = pacer.agent, model if isinstance(model, PolicyNetwork) else exported(model)
+    made, wanted = (
+        {name: tuple(value.shape) for name, value in one.state_dict().items()}
+        for one in (network, pacer.network)
+        if one is not None
+    )
+    if made != wanted:
+        raise ConfigError(
+            f"expected a network with weights of {wanted}, received {made}; train a "
+            "MaskablePriorPolicy or PlainPriorPolicy in a DeadlineVecEnv of this policy"
+        )
+    promised = pacer.pacing.promised_share
+    agent = cautious(
+        pacer.world,
+        loads,
+        Agent(network.on_host(), old.senses, longest=old.longest, slowest=old.slowest),
+        promised,
+        seed=seed + 100,
+    )
+    contenders = {START: pacer.prior, RULE: pacer.rule, AGENT: agent}
+    judgement = judged(pacer.world, loads, contenders, seed=seed)
+    numbers = replace(pacer.pacing, caution=agent.caution, uses_agent=judgement.uses_agent)
+    kept = load_policy(find_policy(policy))
+    fresh = replace(
+        kept,
+        pacer=replace(pacer, pacing=numbers, network=network),
+        metrics={**kept.metrics, "deadlines": judgement.facts()},
+    )
+    with replacing_folder(Path(out)) as partial:
+        save_policy(fresh, partial, card=write_card(fresh))
     return Path(out)

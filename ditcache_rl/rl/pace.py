@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.bench.run import read_kept
 from ditcache_rl.config import WorldConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.files import read_bytes, read_json, replacing, write_json
-from ditcache_rl.interval import mean_interval
-from ditcache_rl.rl.deadlines import DeadlineVecEnv, learn_deadlines
+from ditcache_rl.rl.deadline_env import DeadlineVecEnv
+from ditcache_rl.rl.deadline_learn import learn_deadlines
 from ditcache_rl.rl.forecast import learn_forecast
 from ditcache_rl.rl.gaps import fit_gaps, measure_ends
+from ditcache_rl.rl.judge import AGENT, FORESEES, RULE, START, STATIC, judged, standing
 from ditcache_rl.schedules import CostModel
 from ditcache_rl.schedules.placement import Placement
-from ditcache_rl.types import Floats, Tick
+from ditcache_rl.types import Tick
 from ditcache_rl.world import (
     Agent,
     Decide,
@@ -30,38 +31,18 @@ from ditcache_rl.world import (
     GapCosts,
     Pacer,
     Pacing,
-    Requests,
     Senses,
-    played,
 )
 from ditcache_rl.world.agent import AGENT_NAMES
 from ditcache_rl.world.recording import known_loads
-from ditcache_rl.world.tuning import SPARE, cautious, score_db, tune_opponents, with_margin
+from ditcache_rl.world.tuning import SPARE, cautious, tune_opponents, with_margin
 from ditcache_rl.world.world import World
 
-#: Simulated images that contenders are compared on, and of a batch that the agent learns on.
-_COMPARE, _BATCH = 6144, 1020
+#: Simulated images that a margin is chosen on, and of a batch that the agent learns on.
+_CHOOSE, _BATCH = 3072, 1020
+_NOBODY: Mapping[str, Decide] = MappingProxyType({})
 #: Of what the stage leaves: costs of a hundred steps have 8 MB.
 _MOST_BYTES = 1 << 26
-
-
-class Kept(NamedTuple):
-    """How a contender fares under one load."""
-
-    load: str
-    name: str
-    kept_share: float
-    psnr_db: float
-    """Mean over the images in time."""
-    score_db: Floats
-    """(images,) PSNR, 0 of late ones."""
-
-
-def standing(name: str, load: str, requests: Requests, decide: Decide) -> Kept:
-    """Play a contender."""
-    psnr_db, in_time = played(requests, decide)
-    mean = float(psnr_db[in_time].mean()) if in_time.any() else float("nan")
-    return Kept(load, name, float(in_time.mean()), mean, score_db(psnr_db, in_time))
 
 
 def foreseen(
@@ -81,9 +62,10 @@ def learn_agent(
     images: int,
     seed: int,
     folder: Path | None = None,
+    opponents: Mapping[str, Decide] = _NOBODY,
     hear: Callable[[int, float, float], None] = lambda *_: None,
 ) -> PolicyNetwork:
-    """Train an agent from the prior of its senses."""
+    """Train an agent from the prior of its senses; curves show what opponents reach, too."""
     rng = np.random.default_rng(seed)
     env = DeadlineVecEnv(
         lambda: world.draw(loads, _BATCH, rng),
@@ -91,8 +73,20 @@ def learn_agent(
         loads=len(loads),
         promised=promised + SPARE,
     )
-    steps = len(world.quality.sigmas) - 1
-    return learn_deadlines(env, steps=steps, images=images, seed=seed, folder=folder, hear=hear)
+    draw = world.fixed(loads, 3 * _BATCH, seed + 300)
+    reached = {
+        name: float(standing(name, "", draw(), one).score_db.mean())
+        for name, one in opponents.items()
+    }
+    return learn_deadlines(
+        env,
+        steps=len(world.quality.sigmas) - 1,
+        images=images,
+        seed=seed,
+        folder=folder,
+        opponents=reached,
+        hear=hear,
+    )
 
 
 def make_pacer(
@@ -126,9 +120,9 @@ def make_pacer(
     tick(0.35, "rules")
     static, start, rule = tune_opponents(world, loads, promised, seed=seed)
 
-    def hear(steps: int, kept: float, psnr_db: float) -> None:
+    def hear(steps: int, kept: float, reached_db: float) -> None:
         share = steps / (config.images * board.steps)
-        tick(0.4 + 0.5 * share, f"deadlines: {kept:.1%} in time, {psnr_db:.1f} dB")
+        tick(0.4 + 0.5 * share, f"deadlines: {kept:.1%} in time, {reached_db:.1f} dB")
 
     forecast = foreseen(world, loads, rule.placement, start, seed=seed)
     senses = Senses(Forecast(forecast.on_host()), start)
@@ -140,31 +134,23 @@ def make_pacer(
         images=config.images,
         seed=seed,
         folder=folder / "deadlines",
+        opponents={"static": static, "static_by_speed": start, "replanning": rule},
         hear=hear,
     )
     tick(0.92, "deadlines: comparison")
     agent = Agent(network.on_host(), senses, longest=high, slowest=start.slowest)
     agent = cautious(world, loads, agent, promised, seed=seed + 100)
-    few = world.fixed(loads, _COMPARE // 2, seed + 1)
+    few = world.fixed(loads, _CHOOSE, seed + 1)
     foresees = with_margin(few, Foreseeing(rule.placement, senses.forecast), promised + SPARE)[0]
     contenders: dict[str, Decide] = {
-        "static by deadline": static,
-        "static by speed at the start": start,
-        "replanning": rule,
-        "replanning, learned forecast": foresees,
-        "agent": agent,
+        STATIC: static,
+        START: start,
+        RULE: rule,
+        FORESEES: foresees,
+        AGENT: agent,
     }
-    rows: list[Kept] = []
-    judged = world._replace(loads=known_loads(config, "select", compute_s=unit))
-    for place, load in enumerate(loads):
-        draw = judged.fixed([load], _COMPARE // len(loads), seed + 200 + place)
-        rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
-    gained = {
-        name: mean_interval(_scores(rows, "agent") - _scores(rows, name))
-        for name in contenders
-        if name != "agent"
-    }
-    used = gained["static by speed at the start"].low > 0 and gained["replanning"].high >= 0
+    unseen = world._replace(loads=known_loads(config, "select", compute_s=unit))
+    judgement = judged(unseen, loads, contenders, seed=seed)
     pacing = Pacing(
         compute_s=unit,
         before=prices.before,
@@ -175,7 +161,7 @@ def make_pacer(
         jump=rule.jump,
         reverts=rule.reverts if np.isfinite(rule.reverts) else 0.0,
         caution=agent.caution,
-        uses_agent=used,
+        uses_agent=judgement.uses_agent,
         promised_share=promised,
         shortest_s=low * unit,
         longest_s=high * unit,
@@ -192,21 +178,7 @@ def make_pacer(
         network=network,
         forecast=forecast,
     )
-    facts = {
-        "standings": [
-            {
-                "load": one.load,
-                "contender": one.name,
-                "kept_share": one.kept_share,
-                "psnr_db": one.psnr_db,
-                "score_db": float(one.score_db.mean()),
-            }
-            for one in rows
-        ],
-        "agent_minus": {name: gain.ends for name, gain in gained.items()},
-        "uses_agent": used,
-    }
-    return pacer, facts
+    return pacer, judgement.facts()
 
 
 def pace_stage(
@@ -247,7 +219,3 @@ def pace_stage(
         np.savez(part, allow_pickle=False, **pacer.to_arrays())
     write_json(file, {"pacing": pacer.to_dict(), "facts": facts})
     return pacer, facts
-
-
-def _scores(rows: Sequence[Kept], name: str) -> NDArray[np.float64]:
-    return np.concatenate([one.score_db for one in rows if one.name == name])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from ditcache_rl.config import shipped_ids
 
-SERVE_ID = "ditcache/serve-v0"
+#: Environments without a file.
+_OTHERS = {
+    "ditcache/serve-v0": "ditcache_rl.rl.serve_env:ServeEnv",
+    "ditcache/deadline-v0": "ditcache_rl.rl.deadline_env:DeadlineEnv",
+}
 
 
 def register_envs() -> None:
-    """Register `ditcache/<name>-vN` for every shipped environment file, and the one without.
+    """Register `ditcache/<name>-vN` for every shipped environment file, and those without.
 
     Twice is harmless.
     """
@@ -23,5 +27,6 @@ def register_envs() -> None:
                 vector_entry_point="ditcache_rl.rl.vector:DenoiseVectorEnv",
                 kwargs={"config": name},
             )
-    if SERVE_ID not in registry:
-        register(SERVE_ID, "ditcache_rl.rl.serve_env:ServeEnv")
+    for env_id, home in _OTHERS.items():
+        if env_id not in registry:
+            register(env_id, home)

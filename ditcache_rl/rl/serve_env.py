@@ -13,20 +13,25 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ditcache_rl.errors import StateError
 from ditcache_rl.queueing.fronts import Bools, Ints
 from ditcache_rl.rl.serving import OFFERED_DB, PricedMachines, Service
-from ditcache_rl.rl.shared_vec_env import SharedVecEnv
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked_numbers
+
+_OBSERVATION_NAMES = tuple(Service.observation_names())
+_ACTION_NAMES = tuple(f"{price_db:.3g} dB" for price_db in OFFERED_DB)
 
 
 class ServeEnv(gym.Env[NDArray[np.float32], np.int64]):
     """Serve one trace of requests, choosing at every tick the price of a compute.
 
-    An observation is described by `Service.observation_names`; an action is a place in
-    `OFFERED_DB`. `action_masks` tells which prices differ from each other in what is computed.
+    An observation is what `observation_names` says, an action a place in `OFFERED_DB`, which
+    `action_names` names in dB. `action_masks` tells which prices differ from each other in what is
+    computed.
 
     Args:
         service: What requests are served in; `Service.nominal` by default.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (as gymnasium declares it)
+    observation_names, action_names = _OBSERVATION_NAMES, _ACTION_NAMES
 
     def __init__(self, service: Service | None = None) -> None:
         self._service = service or Service.nominal()
@@ -49,12 +54,12 @@ class ServeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
         Raises:
             StateError: If no episode is running.
-            ConfigError: If the action is no price.
+            ShapeError: If the action is no price.
         """
         priced = self._running()
         if priced.machines.done[0]:
             raise StateError("expected reset after the last request of a trace was served")
-        (reward,) = priced.play(np.array([action]))
+        (reward,) = priced.play(checked_numbers(action, (), len(OFFERED_DB))[None])
         done = bool(priced.machines.done[0])
         info = _outcome(priced, 0) if done else {}
         return priced.view.observation[0], float(reward), done, False, info
@@ -78,6 +83,8 @@ class ServeVecEnv(SharedVecEnv):
         rng: Draws the requests.
     """
 
+    observation_names, action_names = _OBSERVATION_NAMES, _ACTION_NAMES
+
     def __init__(self, service: Service, machines: int, rng: np.random.Generator) -> None:
         self._service, self._rng = service, rng
         self._priced = PricedMachines(service, rng, machines)
@@ -90,8 +97,12 @@ class ServeVecEnv(SharedVecEnv):
         return self._seen(slice(None))
 
     def step_async(self, actions: Ints) -> None:
-        """Take the prices of all machines: (machines,)."""
-        self._actions = np.asarray(actions, dtype=np.int64)
+        """Take the prices of all machines: (machines,).
+
+        Raises:
+            ShapeError: If they are none.
+        """
+        self._actions = checked_numbers(actions, (self.num_envs,), len(OFFERED_DB))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play a tick on every machine."""
@@ -123,8 +134,8 @@ class ServeVecEnv(SharedVecEnv):
 
 
 def _spaces() -> tuple[spaces.Box, spaces.Discrete[np.int64]]:
-    observations = len(Service.observation_names())
-    return spaces.Box(-10.0, 10.0, (observations,), np.float32), spaces.Discrete(len(OFFERED_DB))
+    observations = spaces.Box(-10.0, 10.0, (len(_OBSERVATION_NAMES),), np.float32)
+    return observations, spaces.Discrete(len(OFFERED_DB))
 
 
 def _outcome(priced: PricedMachines, machine: int) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ditcache_rl.errors import ConfigError
 from ditcache_rl.queueing import (
     Fronts,
     Machines,
@@ -140,15 +139,7 @@ class PriceView(NamedTuple):
         )
 
     def granted(self, places: Ints) -> Ints:
-        """Return the computes of each row at the chosen prices: (machines, rows).
-
-        Raises:
-            ConfigError: If a place is none of `OFFERED_DB`.
-        """
-        if not ((places >= 0) & (places < len(OFFERED_DB))).all():
-            raise ConfigError(
-                f"expected places of prices from 0 to {len(OFFERED_DB) - 1}, received {places}"
-            )
+        """Return the computes of each row at prices, by their places: (machines, rows)."""
         return np.take_along_axis(self.grants, places[:, None, None], axis=2)[..., 0]
 
 
@@ -185,9 +176,6 @@ class PricedMachines:
         Returns:
             (machines,) rewards: what requests have lost for good. Those of a request add up to its
             PSNR less that of an image without gaps, in tens of dB.
-
-        Raises:
-            ConfigError: If a place is none.
         """
         grants = self.view.granted(places)
         before, came = self._worth_db(), self.machines.came.copy()

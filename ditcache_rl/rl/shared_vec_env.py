@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from ditcache_rl.errors import StateError
+from ditcache_rl.errors import ShapeError, StateError
 
 
 class SharedVecEnv(VecEnv):
@@ -51,3 +51,24 @@ class SharedVecEnv(VecEnv):
 
     def _rows(self, indices: VecEnvIndices) -> Sequence[int]:
         return list(self._get_indices(indices))
+
+
+def checked_numbers(actions: Any, shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
+    """Check actions of somebody else's that are a number each.
+
+    Args:
+        actions: What was received.
+        shape: What is expected.
+        count: Of different actions.
+
+    Raises:
+        ShapeError: If they are no integers, of another shape, or out of range.
+    """
+    received = np.asarray(actions)
+    whole = np.issubdtype(received.dtype, np.integer)
+    if received.shape != shape or not whole or ((received < 0) | (received >= count)).any():
+        raise ShapeError(
+            f"expected actions as integers of shape {shape} in [0, {count - 1}], received "
+            f"{received.dtype} of shape {received.shape}: {received.tolist()!r:.80}"
+        )
+    return received.astype(np.int64)

@@ -20,7 +20,8 @@ from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, Agent, Senses
 from ditcache_rl.world.forecast import QUANTILES, Forecast
 from ditcache_rl.world.moment import NAMES, Prices
 from ditcache_rl.world.rules import ByDeadline, Replanning
-from ditcache_rl.world.simulator import Decide
+from ditcache_rl.world.simulator import Decide, GapCosts
+from ditcache_rl.world.world import World
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,13 @@ class Pacer:
     def placement(self) -> Placement:
         """Where computes are best."""
         return Placement(self.costs)
+
+    @property
+    def world(self) -> World:
+        """Simulates images of the pipeline, with deadlines as those that it was made for."""
+        pacing = self.pacing
+        limits = pacing.shortest_s / pacing.compute_s, pacing.longest_s / pacing.compute_s
+        return World(GapCosts(self.sigmas, self.costs), self.prices, limits)
 
     @property
     def rule(self) -> Replanning:

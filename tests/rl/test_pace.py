@@ -8,7 +8,7 @@ import pytest
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import WorldConfig
 from ditcache_rl.errors import ArtifactError, UnsupportedModelError
-from ditcache_rl.rl import forecast, gaps, pace
+from ditcache_rl.rl import forecast, gaps, judge, pace
 from ditcache_rl.rl.retarget import retarget
 from ditcache_rl.rl.train import TrainOptions, train
 from ditcache_rl.schedules import CostModel
@@ -36,7 +36,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         fits: {"_OPEN_FITS": 100, "_FITS": 30},
         forecast: {"_BATCHES": 2},
         gaps: {"_ROUNDS": 1, "_PATHS": 8, "_SCALED": 4},
-        pace: {"_COMPARE": 60, "_BATCH": 30},
+        judge: {"_COMPARE": 60},
+        pace: {"_CHOOSE": 30, "_BATCH": 30},
     }
     for module, values in few.items():
         for name, value in values.items():

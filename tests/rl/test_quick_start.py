@@ -23,6 +23,7 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         exec(compile(example, f"{PAGE.name}, example {number}", "exec"), names)
     names["env"].close()
 
-    assert len(EXAMPLES) == 7
-    assert (tmp_path / "runs" / "mine" / "manifest.json").exists()
+    assert len(EXAMPLES) == 9
+    for name in ("mine", "mine-in-time"):
+        assert (tmp_path / "runs" / name / "manifest.json").exists()
     assert len(list((tmp_path / "runs" / "a2c").glob("events*"))) == 1

@@ -5,7 +5,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
-from ditcache_rl.errors import ConfigError, StateError
+from ditcache_rl.errors import ShapeError, StateError
 from ditcache_rl.queueing import FittingPrice, FixedSchedule, Machines, Traffic, serve
 from ditcache_rl.queueing.rules import at_price
 from ditcache_rl.rl import ServeEnv, ServeVecEnv, Service
@@ -121,8 +121,12 @@ def test_a_price_that_is_none_is_refused() -> None:
         env.action_masks()
     env.reset(seed=0)
 
-    with pytest.raises(ConfigError, match="from 0 to 15, received \\[16\\]"):
-        env.step(np.int64(16))
+    for wrong in (np.int64(16), np.int64(-1), 3.0, np.array([3])):
+        with pytest.raises(ShapeError, match=r"integers of shape \(\) in \[0, 15\], received"):
+            env.step(wrong)
+    many = ServeVecEnv(SERVICE, 2, np.random.default_rng(0))
+    with pytest.raises(ShapeError, match=r"received float64 of shape \(2,\)"):
+        many.step_async(np.array([1.0, 2.5]))
 
 
 def test_the_critic_sees_who_will_come() -> None:

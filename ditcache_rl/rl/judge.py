@@ -1,0 +1,89 @@
+"""Judge who keeps deadlines how well, and whether an agent is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ditcache_rl.interval import Interval, mean_interval
+from ditcache_rl.types import Floats
+from ditcache_rl.world import Decide, Requests, played
+from ditcache_rl.world.tuning import score_db
+from ditcache_rl.world.world import World
+
+#: What contenders are called.
+STATIC, START, RULE = "static by deadline", "static by speed at the start", "replanning"
+FORESEES, AGENT = "replanning, learned forecast", "agent"
+#: Simulated images that contenders are compared on.
+_COMPARE = 6144
+
+
+class Kept(NamedTuple):
+    """How a contender fares under one load."""
+
+    load: str
+    name: str
+    kept_share: float
+    psnr_db: float
+    """Mean over the images in time."""
+    score_db: Floats
+    """(images,) PSNR, 0 of late ones."""
+
+
+def standing(name: str, load: str, requests: Requests, decide: Decide) -> Kept:
+    """Play a contender."""
+    psnr_db, in_time = played(requests, decide)
+    mean = float(psnr_db[in_time].mean()) if in_time.any() else float("nan")
+    return Kept(load, name, float(in_time.mean()), mean, score_db(psnr_db, in_time))
+
+
+class Judgement(NamedTuple):
+    """How contenders fare, and whether the agent is used."""
+
+    rows: list[Kept]
+    agent_minus: dict[str, Interval]
+    """PSNR in dB of the agent less that of each other contender, 0 of late images."""
+
+    @property
+    def uses_agent(self) -> bool:
+        """Whether it is significantly above what it started from, and not below the rule."""
+        return self.agent_minus[START].low > 0 and self.agent_minus[RULE].high >= 0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the metrics of a policy keep."""
+        return {
+            "standings": [
+                {
+                    "load": one.load,
+                    "contender": one.name,
+                    "kept_share": one.kept_share,
+                    "psnr_db": one.psnr_db,
+                    "score_db": float(one.score_db.mean()),
+                }
+                for one in self.rows
+            ],
+            "agent_minus": {name: gain.ends for name, gain in self.agent_minus.items()},
+            "uses_agent": self.uses_agent,
+        }
+
+
+def judged(
+    world: World, loads: Sequence[str], contenders: Mapping[str, Decide], *, seed: int
+) -> Judgement:
+    """Play contenders under every load, on images that none has seen; one is the agent."""
+    rows: list[Kept] = []
+    for place, load in enumerate(loads):
+        draw = world.fixed([load], _COMPARE // len(loads), seed + 200 + place)
+        rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
+    gained = {
+        name: mean_interval(_scores(rows, AGENT) - _scores(rows, name))
+        for name in contenders
+        if name != AGENT
+    }
+    return Judgement(rows, gained)
+
+
+def _scores(rows: Sequence[Kept], name: str) -> Floats:
+    return np.concatenate([one.score_db for one in rows if one.name == name])
