@@ -69,6 +69,20 @@ def test_with_time_for_everything_the_image_is_that_of_full_compute(
     assert torch.equal(drawn.images, board.draw(CASES).images)
 
 
+@pytest.mark.parametrize("decides", ["prior", "rule", "agent"])
+def test_every_contender_keeps_deadlines_by_hand(
+    decides: str, tiny_pipe: Any, tiny_call: dict[str, Any]
+) -> None:
+    pacer = tiny_pacer(levels_of(tiny_pipe, tiny_call, STEPS), agent=True)
+    by_hand = DeadlineController(pacer, 1e-6, decide=getattr(pacer, decides))
+
+    with dc.cached(tiny_pipe, by_hand, sites=1, blocks="transformer") as run:
+        tiny_pipe("a disc", num_inference_steps=STEPS, **tiny_call)
+
+    (log,) = run.logs
+    assert log.compute_share.tolist() == [1 / STEPS]
+
+
 def test_without_time_only_the_first_step_is_computed(board: Board, pacer: Pacer) -> None:
     assert computed(board, DeadlineController(pacer, 1e-9)) == [0]
 
