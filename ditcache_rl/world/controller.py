@@ -17,7 +17,7 @@ from ditcache_rl.world.simulator import Decide
 
 
 class Gauges:
-    """What is known of the machine, which outlives requests: its speed, by the rows of a request.
+    """What is known of the machine, which outlives requests: its speed, by the shape of latents.
 
     Attributes:
         reserve: Computes' worth of time at the present speed that is kept back, beyond what whoever
@@ -25,7 +25,7 @@ class Gauges:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, Gauge] = {}
+        self._known: dict[tuple[int, ...], Gauge] = {}
         self.reserve = 0.0
 
     def judge(self, modes: Modes, *, in_time: bool, promised_share: float) -> None:
@@ -44,19 +44,19 @@ class Gauges:
         if (modes[-1] >= 0).all() and (in_time or computed > 1):
             self.reserve = max(0.0, self.reserve + promised_share - in_time)
 
-    def of(self, rows: int) -> Gauge:
-        """Return a gauge for a new image, or several at a time."""
-        known = self._known.get(rows)
+    def of(self, latents: tuple[int, ...]) -> Gauge:
+        """Return a gauge for new images, whose latents have a shape (rows, ...)."""
+        known = self._known.get(latents)
         if known is None:
             known = Gauge(1)
-            known.averages += math.log(rows)  # until one is timed: the rows come one by one
+            known.averages += math.log(latents[0])  # until one is timed: the rows come one by one
         gauge = known.copy()
         gauge.begin()
         return gauge
 
-    def keep(self, rows: int, gauge: Gauge) -> None:
-        """Take over what an image has read."""
-        self._known[rows] = gauge
+    def keep(self, latents: tuple[int, ...], gauge: Gauge) -> None:
+        """Take over what was read while images of such latents were made."""
+        self._known[latents] = gauge
 
 
 class DeadlineController:
@@ -92,7 +92,6 @@ class DeadlineController:
     def reset(self, run: RunInfo) -> None:
         """Start a request."""
         self._run = run
-        self._gauge = self._gauges.of(run.rows)
         self._known = np.full((1, HISTORY), -1, dtype=np.int64)
         self._computed, self._lost = 0, 0.0
         self._before: float | None = None
@@ -105,10 +104,12 @@ class DeadlineController:
         """Read the clock, and compute if the pacer says so."""
         synchronize()  # the one of a step: work that is only queued has not been timed
         now = self._clock()
+        if not self._computed:
+            self._gauge = self._gauges.of(tuple(info.latents.shape))
         if self._before is not None:
             taken = (now - self._before) / self._pacer.pacing.compute_s
             self._gauge.note(np.array([max(taken, 1e-6)]))
-            self._gauges.keep(info.run.rows, self._gauge)
+            self._gauges.keep(tuple(info.latents.shape), self._gauge)
         newest = int(self._known[0, 0])
         compute = newest < 0 or bool(self._decide(self._moment(info.step, now))[0])
         self._before = now if compute else None

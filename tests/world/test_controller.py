@@ -69,10 +69,11 @@ def test_with_time_for_everything_the_image_is_that_of_full_compute(
     assert torch.equal(drawn.images, board.draw(CASES).images)
 
 
-@pytest.mark.parametrize("decides", ["prior", "rule", "agent"])
-def test_every_contender_keeps_deadlines_by_hand(
-    decides: str, tiny_pipe: Any, tiny_call: dict[str, Any]
+@pytest.mark.parametrize(("decides", "count"), [("prior", 2), ("rule", 1), ("agent", 1)])
+def test_every_contender_decides_by_hand(
+    decides: str, count: int, tiny_pipe: Any, tiny_call: dict[str, Any]
 ) -> None:
+    """Without time the prior follows its schedule all the same, and the others compute once."""
     pacer = tiny_pacer(levels_of(tiny_pipe, tiny_call, STEPS), agent=True)
     by_hand = DeadlineController(pacer, 1e-6, decide=getattr(pacer, decides))
 
@@ -80,7 +81,7 @@ def test_every_contender_keeps_deadlines_by_hand(
         tiny_pipe("a disc", num_inference_steps=STEPS, **tiny_call)
 
     (log,) = run.logs
-    assert log.compute_share.tolist() == [1 / STEPS]
+    assert log.compute_share.tolist() == [count / STEPS]
 
 
 def test_without_time_only_the_first_step_is_computed(board: Board, pacer: Pacer) -> None:
@@ -112,13 +113,14 @@ def test_rows_of_a_request_share_one_clock(board: Board, pacer: Pacer) -> None:
 
 
 def test_what_one_request_learns_of_the_speed_the_next_one_starts_with(pacer: Pacer) -> None:
-    gauges = Gauges()
-    gauge = gauges.of(1)
+    gauges, latents = Gauges(), (1, 64, 16)
+    gauge = gauges.of(latents)
     gauge.note(np.array([4.0]))
-    gauges.keep(1, gauge)
+    gauges.keep(latents, gauge)
 
-    assert gauges.of(1).averages[0, 0] > 0
-    assert gauges.of(2).averages[0, 0] == pytest.approx(np.log(2))
+    assert gauges.of(latents).averages[0, 0] > 0
+    assert gauges.of((2, 64, 16)).averages[0, 0] == pytest.approx(np.log(2))
+    assert gauges.of((1, 144, 16)).averages[0, 0] == 0.0, "larger images tell nothing of these"
 
 
 MODES = np.array([[[0]], [[3]], [[0]], [[3]]], dtype=np.int8)
