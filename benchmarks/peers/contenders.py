@@ -16,6 +16,7 @@ from benchmarks.peers.linear import learned_solver
 from benchmarks.peers.solvers import SOLVER_STEPS, SOLVERS, fewer_steps, other_solver, tuned_solver
 from benchmarks.peers.under_runner import (
     PLAIN,
+    collapsed,
     converted,
     fewer_blocks,
     fewer_every_k,
@@ -178,6 +179,13 @@ CONTENDERS: tuple[Contender, ...] = (
     ),
     Contender(
         "whole denoiser", "static", "computed", OWN_COMPUTES, whole_denoiser("whole denoiser")
+    ),
+    Contender(
+        "whole denoiser, collapsed",
+        "static",
+        "computed",
+        OWN_COMPUTES,
+        collapsed("whole denoiser"),
     ),
     Contender(
         "fewer steps, Newton every k",
