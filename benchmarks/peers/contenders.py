@@ -38,7 +38,7 @@ OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
 #: A converted pipeline without a cache, and computed steps of schedules on it.
 _CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 5, 4, 3)
 
-#: The FBCache of ours computes what that of diffusers does, as a test holds: only theirs runs here.
+#: FBCache, MagCache and SeaCache of ours decide as those of diffusers: only theirs run here.
 CONTENDERS: tuple[Contender, ...] = (
     Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 6, 5, 4, 3), fewer_steps),
     *(

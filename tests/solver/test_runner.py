@@ -262,12 +262,15 @@ def test_calls_that_overlap_leave_the_scheduler_of_the_user(attached: Any) -> No
         inside.set()
         assert over.wait(30)
 
+    def end(pipe: Any) -> None:
+        over.set()
+        first.result()
+
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(draw, attached, steps=STEPS, callback_on_step_end=at_first_step(wait))
         assert inside.wait(30)
-        end = at_first_step(lambda pipe: (over.set(), first.result()))  # it would end in between
         with pytest.raises(StateError):
-            draw(attached, steps=STEPS, callback_on_step_end=end)
+            draw(attached, steps=STEPS, callback_on_step_end=at_first_step(end))
         over.set()
         first.result()
 
