@@ -16,6 +16,7 @@ from benchmarks.peers.linear import learned_solver
 from benchmarks.peers.solvers import SOLVER_STEPS, SOLVERS, fewer_steps, other_solver, tuned_solver
 from benchmarks.peers.under_runner import (
     PLAIN,
+    collapsed,
     converted,
     fewer_blocks,
     fewer_every_k,
@@ -37,7 +38,7 @@ OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
 #: A converted pipeline without a cache, and computed steps of schedules on it.
 _CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 5, 4, 3)
 
-#: The FBCache of ours computes what that of diffusers does, as a test holds: only theirs runs here.
+#: FBCache, MagCache and SeaCache of ours decide as those of diffusers: only theirs run here.
 CONTENDERS: tuple[Contender, ...] = (
     Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 6, 5, 4, 3), fewer_steps),
     *(
@@ -178,6 +179,13 @@ CONTENDERS: tuple[Contender, ...] = (
     ),
     Contender(
         "whole denoiser", "static", "computed", OWN_COMPUTES, whole_denoiser("whole denoiser")
+    ),
+    Contender(
+        "whole denoiser, collapsed",
+        "static",
+        "computed",
+        OWN_COMPUTES,
+        collapsed("whole denoiser"),
     ),
     Contender(
         "fewer steps, Newton every k",

@@ -67,16 +67,15 @@ def mag_ratios(setup: Setup, value: Any) -> torch.Tensor:
     return torch.tensor(json.loads(lines[0]))
 
 
-def sea_cache(setup: Setup, value: float) -> dict[str, Any]:
+def sea_cache(setup: Setup, value: float, **more: Any) -> dict[str, Any]:
     """Enable SeaCache, and tell it what only two pipelines of diffusers tell: step and latents."""
     from diffusers.hooks import SeaCacheConfig
 
     def latents(module: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
         return [_as_video(row) for row in kwargs.get("hidden_states", args[0] if args else ())]
 
-    settings = SeaCacheConfig(
-        threshold=value, max_consecutive_cached=6, raw_vision_callback=latents
-    )
+    more = {"max_consecutive_cached": 6, **more}
+    settings = SeaCacheConfig(threshold=value, raw_vision_callback=latents, **more)
 
     @contextmanager
     def applied(pipe: Any) -> Iterator[None]:

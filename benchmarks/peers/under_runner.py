@@ -24,6 +24,7 @@ from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import check_identity
 from ditcache_rl.pipelines.compress import quantize_weights
 from ditcache_rl.policy import load_policy
+from ditcache_rl.solver.runner import SolverRunner
 from ditcache_rl.types import Mode
 
 #: Value of the knob for a converted pipeline without a cache.
@@ -53,6 +54,18 @@ def whole_denoiser(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
 
     def make(setup: Setup, value: int) -> dict[str, Any]:
         return schedule(name, denoiser_name(setup.pipe))(setup, value)
+
+    return make
+
+
+def collapsed(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
+    """The same as a solver of as many steps as it computes."""
+
+    def make(setup: Setup, value: int) -> dict[str, Any]:
+        under = whole_denoiser(name)(setup, value)
+        controller, blocks = under["controller"], under["blocks"]
+        runner = SolverRunner(setup.pipe, controller, TieredCache(), blocks=blocks)
+        return {"applied": lambda pipe: runner}  # one for all calls: it keeps its updates
 
     return make
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ditcache_rl.config import check_within, find_policy, load_env
 from ditcache_rl.config.shipped import shipped_ids
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.types import MOST_COUNT
+from ditcache_rl.types import MOST_COUNT, Floats
 
 if TYPE_CHECKING:
     from ditcache_rl.inference import Target
     from ditcache_rl.policy import Policy
     from ditcache_rl.schedules import Schedule
+    from ditcache_rl.search.engines import EngineSearch
 
 HELP = "write a policy's schedules, its network as ONNX, or a schedule as others take it"
 #: What one schedule is written as.
@@ -131,8 +135,6 @@ def _check_form(options: Namespace) -> None:
 def _export(options: Namespace, policy: Policy) -> None:
     """Write one schedule, and say what to know of it."""
     from ditcache_rl.inference import Target, policy_schedule
-    from ditcache_rl.policy.engines import export_cache_dit, export_dpcache, export_mag_cache
-    from ditcache_rl.policy.export import export_csv
 
     asked = {name: getattr(options, name) for name in _TARGETS}
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -141,22 +143,34 @@ def _export(options: Namespace, policy: Policy) -> None:
         notes = _export_scheduler(options, policy, target)
     else:
         schedule, sigmas = policy_schedule(policy, target, steps=options.steps)
+        write = _writer(options, policy, sigmas)
         if options.search:
-            schedule, found = _search(options, policy, schedule)
-            print(found)
-        if options.to == "csv":
-            export_csv(schedule, sigmas, options.out)
-        elif options.to == "dpcache":
-            request = _read_request(options.request)
-            scheduler = _scheduler_of(options, policy)
-            notes = export_dpcache(
-                schedule, sigmas, options.out, scheduler=scheduler, request=request
-            )
-        else:
-            export = export_cache_dit if options.to == "cache-dit" else export_mag_cache
-            notes = export(schedule, options.out)
-        notes = [f"not the same: {one}" for one in notes]
+            with TemporaryDirectory() as folder:  # what it refuses, it refuses before the search
+                write(schedule, Path(folder) / "file")
+            found = _search(options, policy, schedule)
+            schedule = found.schedule
+            if options.to == "cache-dit":
+                write = partial(write, calls=found.calls)
+        notes = [f"not the same: {one}" for one in write(schedule, options.out)]
     print(options.out, *notes, sep="\n")
+
+
+def _writer(options: Namespace, policy: Policy, sigmas: Floats) -> Callable[..., list[str]]:
+    """Return what writes a schedule to a file, and says what is not the same there."""
+    from ditcache_rl.policy.engines import export_cache_dit, export_dpcache, export_mag_cache
+    from ditcache_rl.policy.export import export_csv
+
+    def csv(schedule: Schedule, file: Path) -> list[str]:
+        export_csv(schedule, sigmas, file)
+        return []
+
+    def dpcache(schedule: Schedule, file: Path) -> list[str]:
+        return export_dpcache(schedule, sigmas, file, scheduler=scheduler, request=request)
+
+    if options.to == "dpcache":
+        request, scheduler = _read_request(options.request), _scheduler_of(options, policy)
+        return dpcache
+    return {"csv": csv, "cache-dit": export_cache_dit, "mag-cache": export_mag_cache}[options.to]
 
 
 def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> list[str]:
@@ -211,7 +225,7 @@ def _fit_times(options: Namespace, policy: Policy, made: Any) -> tuple[Any, list
     return made.following(best.collapsed), [*said, kept]
 
 
-def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Schedule, str]:
+def _search(options: Namespace, policy: Policy, schedule: Schedule) -> EngineSearch:
     """Search the steps of a schedule again where they will run, and say what is lost there."""
     import numpy as np
 
@@ -237,11 +251,12 @@ def _search(options: Namespace, policy: Policy, schedule: Schedule) -> tuple[Sch
             always=always,
             on_path=lambda: bar.advance(1),
         )
-    return found.schedule, (
+    print(
         f"PSNR on {len(cases)} select prompts: {found.own_db:.1f} dB as the policy draws, "
         f"{found.same_db:.1f} dB with the same steps in {options.to}, {found.found_db:.1f} dB with "
         "those that were found"
     )
+    return found
 
 
 def _scheduler_of(options: Namespace, policy: Policy) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,35 @@ _REQUEST: dict[str, Any] = {
     "dtype": "bfloat16",
 }
 REQUESTED = ("pipeline", "checkpoint", "height", "width", "guidance_scale")
+#: Nobody has counted the calls of a step.
+_UNCOUNTED: Set[int] = frozenset()
 #: Steps that DPCache computes whatever a schedule says: it extrapolates from two.
 ALWAYS = (0, 1)
 
 
-def export_cache_dit(schedule: Schedule, file: Path) -> list[str]:
+def export_cache_dit(schedule: Schedule, file: Path, *, calls: Set[int] = _UNCOUNTED) -> list[str]:
     """Write the computed steps of a schedule as a config of cache-dit, for `load_configs`.
 
     Args:
         schedule: Of one site.
         file: Replaced if it is there.
+        calls: How often the denoiser is called in a step, several numbers where steps differ;
+            without any, cache-dit goes by the pipeline's name.
 
     Returns:
         What cache-dit does otherwise, in lines.
 
     Raises:
-        ConfigError: If there are several sites: cache-dit decides by step.
+        ConfigError: If there are several sites: cache-dit decides by step. If the denoiser is not
+            called once at every step, or twice at every one.
     """
     path = _path_of(schedule, "cache-dit")
+    if calls not in (_UNCOUNTED, {1}, {2}):
+        raise ConfigError(
+            "expected one call of the denoiser at every step, or two, as cache-dit counts steps by "
+            f"them, received {' or '.join(map(str, sorted(calls)))}; use another engine, or other "
+            "guidance"
+        )
     forecasts = bool((schedule.modes > Mode.REUSE).any())
     computed = [int(step in path) for step in range(schedule.steps)]
     lines = [
@@ -62,12 +73,15 @@ def export_cache_dit(schedule: Schedule, file: Path) -> list[str]:
         "  steps_computation_policy: static",
         f"  enable_taylorseer: {str(forecasts).lower()}",
         *(["  taylorseer_order: 1"] if forecasts else []),
+        *([f"  enable_separate_cfg: {str(calls == {2}).lower()}"] if calls else []),
     ]
     with replacing(file) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     notes = [
         "the first block, and what stands around the blocks, is computed at every step",
-        "calls are steps, unless enable_separate_cfg says that guidance takes two",
+        f"it counts on {'two calls' if calls == {2} else 'one call'} of the denoiser in a step"
+        if calls
+        else "calls are steps, unless enable_separate_cfg says that guidance takes two",
     ]
     if forecasts:
         kind = "noise levels" if schedule.coefficients is None else "fitted coefficients"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
 from typing import Any
 
 import torch
@@ -150,6 +150,33 @@ def told_timesteps(scheduler: Any, told: Floats) -> Tensor:
         told: (K,) times over that number.
     """
     return torch.as_tensor(told * scheduler.config.num_train_timesteps).float()
+
+
+def check_whole(plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a call that asks for a part of a run: computed steps stand for others beyond it.
+
+    Args:
+        plain: The function that calls the pipeline.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        ConfigError: If it begins or ends inside.
+    """
+    parameters = _parameters(plain)
+    named = dict(zip(list(parameters)[1:], args, strict=False)) | kwargs
+    for name, whole in (("strength", 1.0), ("denoising_end", None)):
+        value = named.get(name, parameters[name].default if name in parameters else None)
+        if isinstance(value, int | float) and value != whole:
+            raise ConfigError(
+                f"expected a run from its first step to its last, received {name}={value!r}; what "
+                "a collapsed schedule adds is of whole runs: leave out collapse=True"
+            )
+
+
+@lru_cache(maxsize=256)
+def _parameters(plain: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(plain).parameters
 
 
 def _called_like(plain: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:

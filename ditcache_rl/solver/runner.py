@@ -7,11 +7,11 @@ Nothing is installed on the denoiser, nothing is forecast, and what is not compu
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.control import Controller, Delegating, StaticSchedule, followed, target_of
-from ditcache_rl.errors import ConfigError, UnsupportedModelError
+from ditcache_rl.errors import ConfigError, StateError, UnsupportedModelError
 from ditcache_rl.instrument import RequestLog
 from ditcache_rl.instrument.attachment import Attachment, controller_of, plain_call
 from ditcache_rl.instrument.blocks import denoisers_of, is_whole
@@ -30,11 +30,13 @@ from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.clock import distinct, noise_levels
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.collapse import Collapsed, collapse
-from ditcache_rl.solver.collapsing import Collapsing
+from ditcache_rl.solver.collapsing import Collapsing, check_whole
 from ditcache_rl.solver.linear import check_sampler, linear_steps
 from ditcache_rl.types import HISTORY, RunInfo
 
 _LOG = logging.getLogger(__name__)
+#: Held while a scheduler gives way to another one.
+_LOCK = threading.Lock()
 #: Runs whose updates are kept; a server has a few sizes and step counts.
 _KEPT = 32
 
@@ -126,18 +128,23 @@ class SolverRunner:
 
         Raises:
             ConfigError: If it begins or ends inside of a run, or no schedule fits it.
+            StateError: If another thread is in a call of the same pipeline.
         """
-        _check_whole(plain_call(pipe), args, kwargs)
-        plain, before, place = plain_call(pipe), pipe.scheduler, vars(pipe)
-        scheduler = before.stands_for if isinstance(before, _InPlace) else before
+        plain, place = plain_call(pipe), vars(pipe)
+        check_whole(plain, args, kwargs)
         rows = rows_of_call(plain, args, kwargs)
-        own = copy.deepcopy(scheduler)
-        kind: Any = type(scheduler)
-        own.__class__ = _in_place(kind)
         controller = controller_of(pipe, self._controller)
-        own.request = request = _SolverRequest(self, controller, scheduler, rows)
-        # Not by assignment, which diffusers notes in the pipeline's config.
-        place["scheduler"] = own
+        with _LOCK:
+            before = scheduler = pipe.scheduler
+            if isinstance(before, _InPlace):  # a call inside of a call, or a copy made in one
+                before.request.check_thread(pipe)
+                scheduler = before.stands_for
+            own = copy.deepcopy(scheduler)
+            kind: Any = type(scheduler)
+            own.__class__ = _in_place(kind)
+            own.request = request = _SolverRequest(self, pipe, controller, scheduler, rows)
+            # Not by assignment, which diffusers notes in the pipeline's config.
+            place["scheduler"] = own
         try:
             return plain(pipe, *args, **kwargs)
         except BaseException as error:
@@ -209,17 +216,24 @@ class _SolverRequest:
 
     Args:
         runner: Whose call it is.
+        pipe: What was called.
         controller: Its own copy.
         scheduler: The plain one.
         rows: Samples of the call, None where it does not tell.
     """
 
     def __init__(
-        self, runner: SolverRunner, controller: Controller, scheduler: Any, rows: int | None
+        self,
+        runner: SolverRunner,
+        pipe: Any,
+        controller: Controller,
+        scheduler: Any,
+        rows: int | None,
     ) -> None:
         self.scheduler = scheduler
         self.logs: list[RequestLog] = []
         self.began = time.perf_counter()
+        self._pipe, self._thread = pipe, threading.get_ident()
         self._runner, self._controller, self._rows = runner, controller, rows
         self._run = RunInfo(0, np.zeros(1), 0, 1)
         self._modes = np.zeros(0, dtype=np.int8)
@@ -227,6 +241,14 @@ class _SolverRequest:
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self  # pipelines copy schedulers, and the call remains one
+
+    def check_thread(self, pipe: Any) -> None:
+        """Refuse a call of the same pipeline from another thread."""
+        if pipe is self._pipe and self._thread != threading.get_ident():
+            raise StateError(
+                "expected one call of a pipeline at a time, as its scheduler counts the steps of "
+                "one, received another from a second thread; give each a dc.session(pipe)"
+            )
 
     def begin(self, scheduler: Any) -> Collapsed:
         """Choose what is done in a run.
@@ -253,24 +275,6 @@ class _SolverRequest:
         log.note_bytes(min(place + 1, HISTORY) * model_output.nbytes)
         if done.stop == steps:
             log.note_output(steps - 1, sample, model_output)
-
-
-def _check_whole(plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse a call that asks for a part of a run: computed steps stand for others beyond it."""
-    parameters = _parameters(plain)
-    named = dict(zip(list(parameters)[1:], args, strict=False)) | kwargs
-    for name, whole in (("strength", 1.0), ("denoising_end", None)):
-        value = named.get(name, parameters[name].default if name in parameters else None)
-        if isinstance(value, int | float) and value != whole:
-            raise ConfigError(
-                f"expected a run from its first step to its last, received {name}={value!r}; what "
-                "a collapsed schedule adds is of whole runs: leave out collapse=True"
-            )
-
-
-@lru_cache(maxsize=256)
-def _parameters(plain: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(plain).parameters
 
 
 def _schedule_of(controller: Controller, run: RunInfo) -> Schedule:

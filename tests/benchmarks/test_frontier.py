@@ -39,7 +39,7 @@ from ditcache_rl.control import FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import Mode
-from tests.kit.pipelines import CALL, PROMPTS, draw, draw_under
+from tests.kit.pipelines import CALL, PROMPTS, assert_close, draw, draw_under
 
 STEPS = 6
 CASES = [Case(PROMPTS[0], 1), Case(PROMPTS[1], 2)]
@@ -305,6 +305,28 @@ def test_a_contender_follows_the_schedule_of_its_computes(pipe: Any) -> None:
         (followed,) = controller.schedules
         assert (followed.steps, followed.computes) == (kept["steps"], computes)
         assert followed.coefficients is not None
+
+
+def test_a_collapsed_contender_draws_what_the_searched_schedule_draws(pipe: Any) -> None:
+    setup = Setup(pipe, STEPS, lambda: None, {"whole denoiser": {3: Schedule.from_text("C1C1C1")}})
+    drawn, calls = list[Any](), list[Any]()
+    hook = pipe.transformer.register_forward_hook(lambda *given: calls.append(given))
+    for name in ("whole denoiser", "whole denoiser, collapsed"):
+        (contender,) = (one for one in CONTENDERS if one.name == name)
+        method = contender.method(setup, 3)
+        calls.clear()
+        if method.applied is None:
+            assert method.controller is not None
+            drawn.append(draw_under(pipe, method.controller, blocks=method.blocks)[0])
+            continue
+        for _ in range(2):
+            with method.applied(pipe):
+                drawn.append(draw(pipe))
+    hook.remove()
+
+    assert len(calls) == 2 * 3, "nothing is called for steps that are left out"
+    assert_close(drawn[1], drawn[0])
+    assert torch.equal(drawn[2], drawn[1])
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8-dynamic"])

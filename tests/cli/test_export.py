@@ -124,6 +124,33 @@ def test_steps_are_searched_again_in_an_engine(
     assert json.loads(file.read_text())["mag_ratios"].count(2.0) == 4
 
 
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ([], "received no pipeline, checkpoint, height, width, guidance_scale"),
+        (["--request", "{"], "expected a JSON object, received '{'"),
+        (["--pipeline", "nowhere"], "a scheduler of diffusers, received 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_a_search_draws(
+    typed: list[str],
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def drawn(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("something was drawn")
+
+    monkeypatch.setattr("ditcache_rl.pipelines.open_matching", drawn)
+    file = tmp_path / "file"
+
+    assert main(["export", "--to", "dpcache", "--search", "3", "--out", str(file), *typed]) == 2
+
+    assert why in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_fitted_times_are_exported_where_they_gain(
     tiny_pipe: Any,
     tiny_call: dict[str, Any],

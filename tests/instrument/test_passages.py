@@ -22,7 +22,7 @@ from ditcache_rl.control import (
     StaticSchedule,
     uniform_decision,
 )
-from ditcache_rl.control.published import AdaCache, DiCache
+from ditcache_rl.control.published import AdaCache, DiCache, MagCache, SeaCache, square_tokens
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.instrument.notes import UNSET
@@ -59,6 +59,8 @@ CONTROLLERS: dict[str, Callable[[], Controller]] = {
     "EasyCache": lambda: EasyCache(1.0, start=0.0, end=1.0),
     "DiCache": lambda: DiCache(1.0),
     "AdaCache": lambda: AdaCache(1.0),
+    "MagCache": lambda: MagCache(1.0, [1.1]),
+    "SeaCache": lambda: SeaCache(1.0, lay_out=square_tokens),
 }
 
 

@@ -20,7 +20,7 @@ from ditcache_rl.control import (
     StaticSchedule,
     TeaCache,
 )
-from ditcache_rl.control.published import AdaCache, DiCache
+from ditcache_rl.control.published import AdaCache, DiCache, MagCache, SeaCache
 from ditcache_rl.instrument import BlockRunner, RequestLog
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import Decision, Mode, RunInfo, StepInfo, Tier
@@ -104,6 +104,8 @@ ONLINE: dict[str, Callable[[float], Controller]] = {
     "TeaCache": TeaCache,
     "DiCache": DiCache,
     "AdaCache": lambda threshold: AdaCache(threshold + 1e-9),
+    "MagCache": lambda threshold: MagCache(threshold, [1.1]),
+    "SeaCache": lambda threshold: SeaCache(threshold, lay_out=lambda x: x[:, None, None]),
     "another": lambda threshold: Greedy(),
     "network": lambda threshold: network(),
 }
@@ -132,7 +134,7 @@ def test_a_step_with_other_shapes_computes(name: str, tokens: list[int], branche
         assert Mode.REUSE in modes or Mode.FORECAST1 in modes
 
 
-@pytest.mark.parametrize("name", ["FBCache", "EasyCache", "TeaCache", "DiCache"])
+@pytest.mark.parametrize("name", ["FBCache", "EasyCache", "TeaCache", "DiCache", "SeaCache"])
 @pytest.mark.parametrize("tokens", [FIRST, LATER], ids=["first", "later"])
 def test_a_memory_starts_over_once_and_no_more(name: str, tokens: list[int]) -> None:
     _, modes = play(Edit(tokens), ONLINE[name](1e6))
@@ -140,12 +142,14 @@ def test_a_memory_starts_over_once_and_no_more(name: str, tokens: list[int]) -> 
 
     change = tokens.index(tokens[-1])
     expected = plain[:change] + plain[: STEPS - change]
-    if name == "TeaCache":
-        expected[-1] = Mode.COMPUTE  # as it does with the last step of every request
+    if name in ("TeaCache", "SeaCache"):
+        expected[-1] = Mode.COMPUTE  # as they do with the last step of every request
     assert modes == expected
 
 
-@pytest.mark.parametrize("name", ["FBCache", "EasyCache", "TeaCache", "DiCache"])
+@pytest.mark.parametrize(
+    "name", ["FBCache", "EasyCache", "TeaCache", "DiCache", "MagCache", "SeaCache"]
+)
 def test_with_no_tolerance_it_is_the_plain_pipeline(name: str) -> None:
     pipe = Edit(FIRST, branches=2)
     plain = pipe()

@@ -33,7 +33,7 @@ def test_cache_dit_executes_exactly_the_steps_of_an_exported_schedule(
     monkeypatch.setenv("CACHE_DIT_LOG_LEVEL", "error")
     cache_dit = pytest.importorskip("cache_dit")
     file, pipe = tmp_path / "cache.yaml", build_tiny_pipe()
-    notes = export_cache_dit(schedule, file)
+    notes = export_cache_dit(schedule, file, calls={2 if guidance > 1 else 1})
     executed, step = list[int](), [-1]
     # The first block of all decides, so it runs at every step; the last one tells.
     blocks = pipe.transformer.single_transformer_blocks
@@ -41,10 +41,7 @@ def test_cache_dit_executes_exactly_the_steps_of_an_exported_schedule(
     pipe.transformer.transformer_blocks[0].register_forward_hook(
         lambda *given: step.__setitem__(0, pipe.scheduler.step_index or 0)
     )
-    config = cache_dit.load_configs(str(file))
-    if guidance > 1:  # cache-dit knows pipelines by name, and FLUX as one without a second branch
-        config["cache_config"].enable_separate_cfg = True
-    cache_dit.enable_cache(pipe, **config)
+    cache_dit.enable_cache(pipe, **cache_dit.load_configs(str(file)))
     try:
         draw(pipe, steps=6, true_cfg_scale=guidance, negative_prompt="a ring")
     finally:
@@ -53,6 +50,15 @@ def test_cache_dit_executes_exactly_the_steps_of_an_exported_schedule(
     assert sorted(set(executed)) == list(schedule.path)
     assert len(executed) == len(schedule.path) * (2 if guidance > 1 else 1)
     assert len(notes) == 2 + bool((schedule.modes > 1).any())
+
+
+@pytest.mark.parametrize("calls", [{3}, {1, 2}])
+def test_cache_dit_can_tell_one_call_a_step_or_two(calls: set[int], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected one call of the denoiser at every step, or"):
+        export_cache_dit(SCHEDULES[0], tmp_path / "file", calls=calls)
+
+    export_cache_dit(SCHEDULES[0], tmp_path / "file")
+    assert "enable_separate_cfg" not in (tmp_path / "file").read_text()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

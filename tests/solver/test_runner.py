@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import ditcache_rl as dc
 from benchmarks.zoo.pipelines import build, pipeline_unit
 from ditcache_rl.control import Controller, EveryK, StaticSchedule, TeaCache
-from ditcache_rl.errors import ArtifactError, ConfigError, UnsupportedModelError
+from ditcache_rl.errors import ArtifactError, ConfigError, StateError, UnsupportedModelError
 from ditcache_rl.instrument.taps import taps_of
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import Schedule
@@ -212,6 +213,92 @@ def test_sessions_in_threads_draw_what_they_draw_alone(pipe: Any) -> None:
 
     assert all(map(torch.equal, found, alone))
     assert len(run.logs) == 8
+
+
+@pytest.fixture
+def attached(pipe: Any) -> Iterator[Any]:
+    run = dc.attach(pipe, FITTED, blocks="transformer", collapse=True)
+    try:
+        yield pipe
+    finally:
+        run.detach()
+
+
+def at_first_step(do: Callable[[Any], Any]) -> Callable[..., dict[str, Any]]:
+    """Make a callback of a pipeline that does something once."""
+
+    def call(pipe: Any, step: int, *given: Any) -> dict[str, Any]:
+        if not step:
+            do(pipe)
+        return {}
+
+    return call
+
+
+def test_a_call_from_another_thread_during_one_is_refused_and_leaves_it_alone(
+    attached: Any,
+) -> None:
+    before, alone = attached.scheduler, draw(attached, steps=STEPS)
+    refused = list[Any]()
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def call(pipe: Any) -> None:
+            refused.append(pool.submit(draw, pipe, steps=STEPS, seeds=(1,)).exception())
+
+        found = draw(attached, steps=STEPS, callback_on_step_end=at_first_step(call))
+
+    assert attached.scheduler is before
+    assert torch.equal(found, alone)
+    assert isinstance(refused[0], StateError)
+    assert "give each a dc.session(pipe)" in str(refused[0])
+    assert torch.equal(draw(attached, steps=STEPS), alone)
+
+
+def test_calls_that_overlap_leave_the_scheduler_of_the_user(attached: Any) -> None:
+    before, inside, over = attached.scheduler, Event(), Event()
+
+    def wait(pipe: Any) -> None:
+        inside.set()
+        assert over.wait(30)
+
+    def end(pipe: Any) -> None:
+        over.set()
+        first.result()
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(draw, attached, steps=STEPS, callback_on_step_end=at_first_step(wait))
+        assert inside.wait(30)
+        with pytest.raises(StateError):
+            draw(attached, steps=STEPS, callback_on_step_end=at_first_step(end))
+        over.set()
+        first.result()
+
+    assert attached.scheduler is before
+
+
+def test_a_call_inside_of_a_call_is_drawn_as_alone(attached: Any) -> None:
+    alone, inner = draw(attached, steps=STEPS, seeds=(1,)), list[Tensor]()
+
+    def call(pipe: Any) -> None:
+        inner.append(draw(pipe, steps=STEPS, seeds=(1,)))
+
+    draw(attached, steps=STEPS, callback_on_step_end=at_first_step(call))
+
+    assert torch.equal(inner[0], alone)
+
+
+def test_a_session_that_is_made_during_a_call_serves_other_threads(attached: Any) -> None:
+    alone, made = draw(attached, steps=STEPS, seeds=(1,)), list[Any]()
+
+    def call(pipe: Any) -> None:
+        made.append(dc.session(pipe))
+
+    draw(attached, steps=STEPS, callback_on_step_end=at_first_step(call))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(draw, made[0], steps=STEPS, seeds=(1,)).result()
+
+    assert torch.equal(found, alone)
 
 
 def test_a_compiled_transformer_is_called_at_computed_steps_alone(pipe: Any) -> None:
