@@ -22,6 +22,7 @@ class Setup:
         pipe: The pipeline.
         steps: Denoising steps of the reference.
         calibrate: Draws one image; what must be calibrated first is, meanwhile.
+        policy: Folder, or name of a shipped one.
         schedules: Searched ones, by contender and steps that they compute.
         order: Blocks, those first that are best left out.
         solvers: Learned ones, by contender and steps that they compute.
@@ -31,6 +32,7 @@ class Setup:
     pipe: Any
     steps: int
     calibrate: Callable[[], object]
+    policy: str = "shapes-ppo"
     schedules: Mapping[str, Mapping[int, Schedule]] = field(default_factory=dict)
     order: Sequence[int] = ()
     solvers: Mapping[str, Mapping[int, FreeSolver]] = field(default_factory=dict)

@@ -19,9 +19,9 @@ from benchmarks.peers.under_runner import (
     converted,
     fewer_blocks,
     fewer_every_k,
+    policy_under,
     rule,
     schedule,
-    shipped_policy,
     whole_denoiser,
     whole_every_k,
 )
@@ -163,18 +163,18 @@ CONTENDERS: tuple[Contender, ...] = (
         "MeanCache-like", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("MeanCache-like")
     ),
     Contender(
-        "policy shapes-ppo",
+        "policy",
         "static",
         "budget",
         (0.36, 0.33, 0.25, 0.22, 0.18, 0.15, 0.11),
-        shipped_policy("budget"),
+        policy_under("budget"),
     ),
     Contender(
-        "policy shapes-ppo, floor",
+        "policy, floor",
         "static",
         "min_psnr",
         (50.0, 45.0, 40.0, 35.0, 30.0, 25.0),
-        shipped_policy("min_psnr"),
+        policy_under("min_psnr"),
     ),
     Contender(
         "whole denoiser", "static", "computed", OWN_COMPUTES, whole_denoiser("whole denoiser")

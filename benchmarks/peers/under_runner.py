@@ -72,11 +72,11 @@ def fewer_blocks(setup: Setup, value: int) -> dict[str, Any]:
     return {"controller": StaticSchedule.of(modes), "sites": blocks}
 
 
-def shipped_policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
-    """Follow the shipped policy under one kind of target."""
+def policy_under(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
+    """Follow a policy under one kind of target."""
 
     def make(setup: Setup, value: float) -> dict[str, Any]:
-        policy = load_policy(find_policy("shapes-ppo"))
+        policy = load_policy(find_policy(setup.policy))
         check_identity(policy.manifest, setup.pipe)
         asked: dict[str, Any] = {target: value}
         controller = PolicyController(policy, Target(**asked))

@@ -19,7 +19,7 @@ from ditcache_rl.interval import mean_interval
 SPEEDUPS = {"2x": 2.0, "3x": 3.0, "4_5x": 4.5}
 QUALITIES_DB = (38, 35, 30)
 #: Drawn whatever came out: what everybody can do, and what is shipped.
-ALWAYS_DRAWN = ("fewer steps", "policy shapes-ppo")
+ALWAYS_DRAWN = ("fewer steps", "policy")
 
 Number = float | None
 
