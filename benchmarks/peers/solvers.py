@@ -12,7 +12,7 @@ from benchmarks.peers.contender import Setup
 from ditcache_rl.errors import ConfigError
 
 #: Steps that they are tried at.
-SOLVER_STEPS = (14, 10, 8, 6, 5, 4, 3)
+SOLVER_STEPS = (14, 10, 8, 6, 5, 4, 3, 2)
 _SHARED = {"lower_order_final": (True, False), "stretch": (1.0, 0.5, 0.75, 1.5, 2.0, 3.0)}
 #: Solvers by contender: class, options that make it what it is, and those that are searched, the
 #: package's own value first. Noise levels of Karras and others are made from those of noise

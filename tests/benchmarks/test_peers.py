@@ -108,6 +108,15 @@ def test_options_are_chosen_one_after_the_other_and_what_fails_is_none() -> None
     assert best_options({"a": (0, 2, 3, 1), "b": (1, 5, 0)}, quality) == {"a": 2, "b": 5}
     assert best_options({"a": (0, -1, 3)}, quality) == {}
 
+    def needs(chosen: dict[str, Any]) -> float:
+        if chosen.get("a") != 1:
+            raise RuntimeError(f"not {chosen}")
+        return 30.0
+
+    assert best_options({"a": (0, 2, 1)}, needs) == {"a": 1}, "the package's own may fail too"
+    with pytest.raises(RuntimeError, match=r"not \{\}"):
+        best_options({"a": (0, 2)}, needs)
+
 
 # What these solvers do with lists of tensors, under numpy 2.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
