@@ -1,9 +1,9 @@
 """What `frontier.py` lets compete: a table of facts, one line per contender.
 
 A contender is a way to run a pipeline faster with one knob, swept over its useful range, down to
-two or three computed steps or as far as its form goes: AdaCache's codebook reuses for six steps at most,
-and L2C computes every second step. Peers come from their own packages, rules without one are our
-controllers of them.
+two or three computed steps or as far as its form goes: AdaCache's codebook reuses for six steps at
+most, and L2C computes every second step. Peers come from their own packages, rules without one are
+our controllers of them.
 """
 
 from __future__ import annotations
