@@ -1,6 +1,6 @@
 """What would be gained by computing off the grid of steps, at times that are fitted too?
 
-On the embedded pipeline, K of 28 steps. From steps found in several ways (the searched schedule,
+On the embedded pipeline, K of 28 steps. From steps found in several ways (those of `shapes-ppo`,
 dynamic programs over gap costs), Gauss-Newton steps through the loop fit solvers to final latents
 of train prompts: `grid` their coefficients alone, `times` the times that the denoiser is told too,
 `all` likewise, with every past output and the share of the latents that is kept; `images` goes on
@@ -9,28 +9,27 @@ what is added to it, at as many outputs of the denoiser (the form of arXiv 2512.
 start of each way is chosen on select prompts; test prompts are drawn once, at the end.
 
 `WAY_gain_at_K_db`: PSNR on test prompts over the best of `grid`, which a schedule can hold; with
-`_low` and `_high`, a paired 95 % interval. `grid_gain_at_K_db` is that of `grid` over the searched
-schedule as it is kept. To be worth having, free times must gain 0.3 dB, the interval above 0.
+`_low` and `_high`, a paired 95 % interval. `grid_gain_at_K_db` is that of `grid` over the schedule
+of `shapes-ppo`. To be worth having, free times must gain 0.3 dB, the interval above 0.
 
 What is fitted is kept; `--resume` goes on after an interruption, `--only` takes some K.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.harness import ROOT, Benchmark, KeptParts, parser
+from benchmarks.harness import ROOT, Benchmark, KeptParts, facts_of, parser
 from benchmarks.learned.residual import ppo
-from benchmarks.peers.searched import read_entry
 from ditcache_rl.bench import Board, Case, cases_of
-from ditcache_rl.config import load_env
+from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.interval import mean_interval
-from ditcache_rl.schedules import ComputePath, Schedule
+from ditcache_rl.policy import load_policy
+from ditcache_rl.schedules import ComputePath, Schedule, ScheduleTable
 from ditcache_rl.schedules.collapse import collapse, euler_steps
 from ditcache_rl.schedules.forecast import path_coefficients
 from ditcache_rl.search.calibrate import ErrorTable, Products, fitted_gap_costs, gap_costs
@@ -45,7 +44,6 @@ STEPS, COUNTS = 28, (2, 4, 5, 6)
 #: Images per call.
 ROWS = 32
 RUNS = ROOT / "runs" / "free-times"
-SCHEDULES = ROOT / "benchmarks" / "results" / "frontier-schedules.json"
 #: What each way may move.
 WAYS = {"times": ("times", "updates"), "all": ("times", "keeps", "updates")}
 
@@ -79,8 +77,10 @@ def main() -> None:
     fits = QUICK if options.quick else FULL
     pipe = load_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    kept = KeptParts(RUNS / ("quick" if options.quick else "full"), fits, resume=options.resume)
-    work = SolverFits(pipe, fits, kept)
+    table = load_policy(find_policy("shapes-ppo")).tables[STEPS]
+    facts = facts_of(pipe, table, fits._asdict())
+    kept = KeptParts(RUNS / ("quick" if options.quick else "full"), facts, resume=options.resume)
+    work = SolverFits(pipe, table, fits, kept)
     chosen = {count: work.choose(count) for count in options.only}
     figures: dict[str, float] = {}
     details: dict[str, Any] = {"amounts": fits._asdict(), "solvers": kept.done}
@@ -105,12 +105,13 @@ class SolverFits:
 
     Args:
         pipe: The pipeline.
+        table: The searched schedules.
         fits: How much is fitted.
         kept: Has solvers by K, start and way, with the outputs of the denoiser that each took.
     """
 
-    def __init__(self, pipe: Any, fits: Fits, kept: KeptParts) -> None:
-        self.pipe, self._fits, self._kept = pipe, fits, kept
+    def __init__(self, pipe: Any, table: ScheduleTable, fits: Fits, kept: KeptParts) -> None:
+        self.pipe, self._table, self._fits, self._kept = pipe, table, fits, kept
         config = load_env("shapes")
         self._cases = {
             part: cases_of(config, part)[: getattr(fits, part)]
@@ -223,8 +224,7 @@ class SolverFits:
         return self._collapsed(Schedule.on_path(path, STEPS, coefficients))
 
     def _schedule(self, count: int) -> Schedule:
-        (kept,) = json.loads(SCHEDULES.read_text())
-        return read_entry(kept["schedules"]["whole denoiser"][str(count)])
+        return self._table[count].schedule
 
     def _searched(self, count: int) -> FreeSolver:
         return self._collapsed(self._schedule(count))

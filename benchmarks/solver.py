@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 import ditcache_rl as dc
-from benchmarks.harness import ROOT, Benchmark, KeptParts, console, parser
+from benchmarks.harness import ROOT, Benchmark, KeptParts, console, facts_of, parser
 from benchmarks.zoo.double import in_double
 from ditcache_rl.bench import Board, Case, cases_of
 from ditcache_rl.config import find_policy, load_env
@@ -104,7 +104,8 @@ def main() -> None:
             for part, name in SEARCHES.items()
         },
     }
-    kept = KeptParts(RUNS / ("quick" if options.quick else "full"), amounts, resume=options.resume)
+    facts = facts_of(pipe, policy.tables[STEPS], amounts._asdict())
+    kept = KeptParts(RUNS / ("quick" if options.quick else "full"), facts, resume=options.resume)
     for part, expected in expected_s(pipe, cases[0], amounts).items():
         state = "kept" if part in kept else "now" if part in options.only else "not asked for"
         console.print(f"{part}: about {expected / 60:.1f} minutes, {state}")

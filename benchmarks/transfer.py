@@ -6,7 +6,8 @@ prompts of the new environment, one fitted search goes on from there, and one fr
 steps. After each number of candidates, what either would ship is measured on test prompts, beside a
 dedicated policy, searched as `ditcache-rl search --method fitted` does from more starts and with
 more candidates. An episode is an image of full compute: cheaper ones count by what they compute,
-and the images of full compute that a search needs count too. `--only` takes environments.
+and the images of full compute that a search needs count too. `guided` is another pipeline with two
+guidance branches, whose image is one episode like any other. `--only` takes environments.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ def main() -> None:
     built.add_argument("--only", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
     options = built.parse_args()
     run = Benchmark()
-    config = load_env("shapes")
     policy = open_policy("shapes-ppo")
     found = {}
     figures: dict[str, float] = {}
     for name in track(options.only, "environments", console=console):
         new = ENVIRONMENTS[name]
+        config = load_env(new.env)
         found[name] = entry = adapt(new_board(config, new), config, policy, new.computed)
         console.print(_sheet(name, entry))
         made: Point = entry["dedicated"]

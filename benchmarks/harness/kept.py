@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.report import console
 from ditcache_rl.files import write_json
+from ditcache_rl.pipelines import pipeline_identity
+from ditcache_rl.schedules import ScheduleTable
+
+
+def facts_of(pipe: Any, table: ScheduleTable, amounts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what parts depend on: a pipeline, schedules that it runs under, and how much is done.
+
+    Args:
+        pipe: The pipeline.
+        table: The schedules.
+        amounts: By name.
+    """
+    schedules = {str(count): one.schedule.digest for count, one in table.items()}
+    return {**pipeline_identity(pipe), "schedules": schedules, "amounts": dict(amounts)}
 
 
 class KeptParts:

@@ -47,6 +47,8 @@ class NewEnvironment(NamedTuple):
     """What differs in the configuration of the sampler."""
     computed: int = 5
     """Steps that schedules compute: a quarter of 20, 18 % of 28, a tenth of 50."""
+    env: str = "shapes"
+    """Environment file, or name of a shipped one, that all this differs from."""
 
 
 ENVIRONMENTS = {
@@ -59,6 +61,7 @@ ENVIRONMENTS = {
     "48_px": NewEnvironment(28, call={"height": 48, "width": 48}),
     "96_px": NewEnvironment(28, call={"height": 96, "width": 96}),
     "pruned": NewEnvironment(28, options={"prune": ["transformer.single_transformer_blocks.3"]}),
+    "guided": NewEnvironment(28, env="shapes-guided"),
 }
 
 
@@ -71,20 +74,28 @@ class Point(NamedTuple):
 
 
 class Meter:
-    """Counts what a denoiser computes, in images of full compute."""
+    """Counts what a denoiser computes, in images of full compute.
 
-    def __init__(self, board: Board) -> None:
-        self._board, self._rows = board, 0
+    Args:
+        board: Its pipeline and steps.
+        case: Drawn once, to see how many rows an image of full compute takes.
+    """
+
+    def __init__(self, board: Board, case: Case) -> None:
+        self._denoiser, self._rows = denoiser_of(board.pipe), 0
+        with self:
+            board.draw([case])
+        self._image_rows = self._rows
 
     @property
     def episodes(self) -> float:
-        """Images so far."""
-        return self._rows / self._board.steps
+        """Images since it was entered."""
+        return self._rows / self._image_rows
 
     def __enter__(self) -> Self:
-        """Begin to count."""
-        denoiser = denoiser_of(self._board.pipe)
-        self._handle = denoiser.register_forward_pre_hook(self._note, with_kwargs=True)
+        """Begin to count, from none."""
+        self._rows = 0
+        self._handle = self._denoiser.register_forward_pre_hook(self._note, with_kwargs=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,7 +107,7 @@ class Meter:
 
 
 def new_board(config: EnvConfig, new: NewEnvironment) -> Board:
-    """Set an environment up."""
+    """Set an environment up, from the file that it differs from."""
     source = config.pipeline
     pipe = open_pipeline(source.source, device=source.device, **new.options)
     kind = type(pipe.scheduler)
@@ -117,6 +128,7 @@ def adapt(board: Board, config: EnvConfig, policy: Policy, computed: int) -> dic
     """
     cases, test = cases_of(config, "train")[:TRAIN], cases_of(config, "test")[:TEST]
     board.prepare(test)
+    meter = Meter(board, test[0])
     problem = Problem(
         Trials(board, cases, Objective()),
         (computed,),
@@ -133,10 +145,10 @@ def adapt(board: Board, config: EnvConfig, policy: Policy, computed: int) -> dic
         ],
     }
     points = {
-        way: adapted(board, cases, first, computed, partial(_score_db, board, test))
+        way: adapted(board, meter, cases, first, computed, partial(_score_db, board, test))
         for way, first in starts.items()
     }
-    with Meter(board) as meter:
+    with meter:
         fitter = GapFitter(board, cases)
         path = climb_paths(
             fitter.errors,
@@ -163,6 +175,7 @@ def _carried(policy: Policy, sigmas: Floats, computed: int) -> list[Schedule]:
 
 def adapted(
     board: Board,
+    meter: Meter,
     cases: Sequence[Case],
     first: Sequence[Schedule],
     computed: int,
@@ -170,7 +183,7 @@ def adapted(
 ) -> list[Point]:
     """Search from some schedules on, and tell what would be shipped on the way."""
     seen: list[tuple[float, ComputePath, float]] = []
-    with Meter(board) as meter:
+    with meter:
         fitter = GapFitter(board, cases)
 
         def errors(paths: Sequence[ComputePath]) -> list[float]:
@@ -192,7 +205,7 @@ def adapted(
     for count in CANDIDATES:
         _, path, _ = min(seen[:count])
         if path not in fits:
-            with Meter(board) as meter:
+            with meter:
                 fitted = fitter.fit(path)
             fits[path] = meter.episodes, score(fitted)
         fit, psnr = fits[path]

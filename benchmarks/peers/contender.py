@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import Family, Method
 from ditcache_rl.instrument.blocks import denoisers_of
 from ditcache_rl.schedules import Schedule
@@ -23,18 +24,20 @@ class Setup:
         steps: Denoising steps of the reference.
         calibrate: Draws one image; what must be calibrated first is, meanwhile.
         schedules: Searched ones, by contender and steps that they compute.
-        order: Blocks, those first that are best left out.
         solvers: Learned ones, by contender and steps that they compute.
         settings: Searched ones, by contender, and by the value of its knob where they depend on it.
+        policy: Folder, or name of a shipped one.
+        failed: What came of searches that failed, by contender.
     """
 
     pipe: Any
     steps: int
     calibrate: Callable[[], object]
     schedules: Mapping[str, Mapping[int, Schedule]] = field(default_factory=dict)
-    order: Sequence[int] = ()
     solvers: Mapping[str, Mapping[int, FreeSolver]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy: str = "shapes-ppo"
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Contender:
         values: From careful to greedy.
         make: Builds the method at one value; whatever it raises becomes a line with that error.
         process: Contenders of another name than "main" run in a process of their own.
+        converted: Whether it draws with converted models, which anyone could.
     """
 
     name: str
@@ -56,9 +60,16 @@ class Contender:
     values: tuple[Value, ...]
     make: Callable[[Setup, Any], dict[str, Any]]
     process: str = "main"
+    converted: bool = False
 
     def method(self, setup: Setup, value: Value) -> Method:
-        """Build the method at one value of the knob."""
+        """Build the method at one value of the knob.
+
+        Raises:
+            ConfigError: If what it needs was searched in vain; others as `make` does.
+        """
+        if self.name in setup.failed:
+            raise ConfigError(f"its search failed: {setup.failed[self.name]}")
         target = f"{self.knob} {value}"
         return Method(self.name, self.family, target, **self.make(setup, value))
 

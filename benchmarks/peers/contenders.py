@@ -1,28 +1,32 @@
 """What `frontier.py` lets compete: a table of facts, one line per contender.
 
-A contender is a way to run a pipeline faster with one knob, swept over its useful range. Peers come
-from their own packages, rules without one are our controllers of them.
+A contender is a way to run a pipeline faster with one knob, swept over its useful range, down to
+two or three computed steps or as far as its form goes: AdaCache's codebook reuses for six steps at
+most, and L2C computes every second step. Peers come from their own packages, rules without one are
+our controllers of them.
 """
 
 from __future__ import annotations
 
 import torch
 
-from benchmarks.peers.contender import Contender, Value
+from benchmarks.peers.contender import Contender
 from benchmarks.peers.dbcache import db_cache
 from benchmarks.peers.hooks import hook, mag_ratios, sea_cache, swept, timestep
 from benchmarks.peers.learned import FREE, FREE_COMPUTES, LEARNED_COMPUTES
 from benchmarks.peers.linear import learned_solver
 from benchmarks.peers.solvers import SOLVER_STEPS, SOLVERS, fewer_steps, other_solver, tuned_solver
 from benchmarks.peers.under_runner import (
+    FEWER_BLOCKS,
     PLAIN,
     collapsed,
     converted,
+    converted_steps,
     fewer_blocks,
     fewer_every_k,
+    policy_under,
     rule,
     schedule,
-    shipped_policy,
     whole_denoiser,
     whole_every_k,
 )
@@ -30,17 +34,20 @@ from benchmarks.peers.verified import VERIFIED, verified
 from ditcache_rl.control import EasyCache, EveryK, TeaCache
 from ditcache_rl.control.published import AdaCache, DiCache
 
-_THRESHOLDS = ("8, 0.08", "4, 0.08", "4, 0.15", "4, 0.24", "3, 0.4", "2, 0.8")
-_MASKS = ("slow", "medium", "fast", "ultra", "every 8", "every 13")
-#: Computed steps of the published searches, and of ours.
-PUBLISHED_COMPUTES = (12, 9, 7, 6, 5, 4)
+_THRESHOLDS = ("4, 0.08", "4, 0.15", "4, 0.24", "3, 0.4", "2, 0.8", "1, 1.6")
+_MASKS = ("medium", "fast", "ultra", "every 8", "every 13", "every 28")
+_EVERY = (2, 3, 4, 5, 7, 10, 14)
+#: Computed steps of the published searches, and of ours; DPCache always computes its first three.
+PUBLISHED_COMPUTES = (12, 9, 7, 6, 5, 4, 3, 2)
+DPCACHE_COMPUTES = (12, 9, 7, 6, 5, 4, 3)
 OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
-#: A converted pipeline without a cache, and computed steps of schedules on it.
-_CONVERTED: tuple[Value, ...] = (PLAIN, 9, 7, 5, 4, 3)
+#: Ways to convert a pipeline's models, and steps that are computed on them: of ours and of fewer.
+CONVERSIONS = ("compile", "int8-dynamic", "bf16")
+CONVERTED_COMPUTES = (8, 5, 4, 3, 2)
 
 #: FBCache, MagCache and SeaCache of ours decide as those of diffusers: only theirs run here.
 CONTENDERS: tuple[Contender, ...] = (
-    Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 6, 5, 4, 3), fewer_steps),
+    Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 5, 4, 3, 2), fewer_steps),
     *(
         Contender(name, "fewer-steps", "steps", SOLVER_STEPS, tuned_solver(name))
         for name in SOLVERS
@@ -49,21 +56,21 @@ CONTENDERS: tuple[Contender, ...] = (
         "Heun",
         "fewer-steps",
         "steps",
-        (7, 6, 5, 4, 3, 2),
+        (7, 5, 4, 3, 2),
         other_solver("FlowMatchHeunDiscreteScheduler"),
     ),
     Contender(
         "FirstBlockCache",
         "peer",
         "threshold",
-        (0.06, 0.1, 0.16, 0.25, 0.4, 0.8),
+        (0.1, 0.16, 0.25, 0.4, 0.8, 1.6),
         hook("FirstBlockCacheConfig", threshold=swept),
     ),
     Contender(
         "TaylorSeer",
         "peer",
         "interval",
-        (2, 3, 4, 5, 7, 12),
+        (2, 3, 4, 7, 12, 24),
         hook("TaylorSeerCacheConfig", cache_interval=swept, taylor_factors_dtype=torch.float32),
     ),
     Contender(
@@ -82,22 +89,30 @@ CONTENDERS: tuple[Contender, ...] = (
         "MagCache",
         "peer",
         "threshold",
-        (0.03, 0.06, 0.12, 0.24, 0.5, 1.0),
+        (0.06, 0.12, 0.24, 0.5, 1.0, 2.0, 4.0),
         hook(
             "MagCacheConfig",
             threshold=swept,
-            max_skip_steps=lambda _, value: 3 if value < 0.1 else 6,
+            max_skip_steps=lambda setup, value: (
+                3 if value < 0.1 else 6 if value <= 1.0 else setup.steps
+            ),
             retention_ratio=0.1,
             num_inference_steps=lambda setup, _: setup.steps,
             mag_ratios=mag_ratios,
         ),
     ),
-    Contender("SeaCache", "peer", "threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.6), sea_cache),
+    Contender(
+        "SeaCache",
+        "peer",
+        "threshold, most reused",
+        ("0.1, 6", "0.2, 6", "0.3, 6", "0.5, 6", "1.6, 6", "3.2, 9", "6.4, 13", "12.8, 27"),
+        sea_cache,
+    ),
     Contender(
         "PAB",
         "peer",
         "range",
-        (2, 3, 4, 6, 9, 14),
+        (2, 3, 4, 6, 14, 28),
         hook(
             "PyramidAttentionBroadcastConfig",
             spatial_attention_block_skip_range=swept,
@@ -109,7 +124,7 @@ CONTENDERS: tuple[Contender, ...] = (
         "FasterCache",
         "peer",
         "range",
-        (2, 3, 4, 6, 9, 14),
+        (2, 3, 4, 6, 14, 28),
         hook(
             "FasterCacheConfig",
             spatial_attention_block_skip_range=swept,
@@ -135,47 +150,55 @@ CONTENDERS: tuple[Contender, ...] = (
             "step mask + TaylorSeer": "TaylorSeer",
         }.items()
     ),
-    Contender("TeaCache", "heuristic", "threshold", (0.2, 0.4, 0.6, 0.9, 1.2, 2.0), rule(TeaCache)),
+    Contender(
+        "TeaCache", "heuristic", "threshold", (0.4, 0.6, 0.9, 1.2, 2.0, 3.0, 7.0), rule(TeaCache)
+    ),
     Contender(
         "EasyCache", "heuristic", "threshold", (0.05, 0.08, 0.12, 0.2, 0.4, 0.8), rule(EasyCache)
     ),
-    Contender("DiCache", "heuristic", "threshold", (0.1, 0.2, 0.3, 0.45, 0.7, 1.2), rule(DiCache)),
-    Contender("AdaCache", "heuristic", "pace", (0.5, 1.0, 1.5, 2.5, 4.0, 7.0), rule(AdaCache)),
+    Contender(
+        "DiCache", "heuristic", "threshold", (0.1, 0.2, 0.3, 0.45, 0.7, 1.2, 2.0), rule(DiCache)
+    ),
+    Contender("AdaCache", "heuristic", "pace", (0.5, 1.0, 1.5, 2.5, 4.0), rule(AdaCache)),
     Contender(
         VERIFIED,
         "heuristic",
         "threshold",
-        (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6),
+        (0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2),
         verified,
     ),
-    Contender("FORA", "heuristic", "k", (2, 3, 4, 5, 7, 9), rule(EveryK)),
-    Contender("Newton every k", "static", "k", (2, 3, 4, 5, 7, 9), rule(EveryK, order=1)),
-    Contender("Newton every k, whole denoiser", "static", "k", (2, 3, 4, 5, 7, 9), whole_every_k),
-    Contender("L2C-like", "heuristic", "blocks", (2, 4, 5, 6, 8, 9), fewer_blocks),
+    Contender("FORA", "heuristic", "k", _EVERY, rule(EveryK)),
+    Contender("Newton every k", "static", "k", _EVERY, rule(EveryK, order=1)),
+    Contender("Newton every k, whole denoiser", "static", "k", _EVERY, whole_every_k),
+    Contender(FEWER_BLOCKS, "heuristic", "blocks", (2, 4, 5, 6, 8, 9), fewer_blocks),
     Contender("L2P", "heuristic", "computed", LEARNED_COMPUTES, learned_solver("L2P")),
     *(
         Contender(name, "heuristic", "computed", FREE_COMPUTES, learned_solver(name))
         for name in FREE
     ),
-    Contender("DPCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("DPCache")),
+    Contender("DPCache", "heuristic", "computed", DPCACHE_COMPUTES, schedule("DPCache")),
     Contender("LeMiCa", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("LeMiCa")),
     Contender("BudCache", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("BudCache")),
     Contender(
-        "MeanCache-like", "heuristic", "computed", PUBLISHED_COMPUTES, schedule("MeanCache-like")
+        "MeanCache-like",
+        "heuristic",
+        "computed",
+        PUBLISHED_COMPUTES,
+        whole_denoiser("MeanCache-like"),
     ),
     Contender(
-        "policy shapes-ppo",
+        "policy",
         "static",
         "budget",
         (0.36, 0.33, 0.25, 0.22, 0.18, 0.15, 0.11),
-        shipped_policy("budget"),
+        policy_under("budget"),
     ),
     Contender(
-        "policy shapes-ppo, floor",
+        "policy, floor",
         "static",
         "min_psnr",
         (50.0, 45.0, 40.0, 35.0, 30.0, 25.0),
-        shipped_policy("min_psnr"),
+        policy_under("min_psnr"),
     ),
     Contender(
         "whole denoiser", "static", "computed", OWN_COMPUTES, whole_denoiser("whole denoiser")
@@ -195,7 +218,25 @@ CONTENDERS: tuple[Contender, ...] = (
         fewer_every_k,
     ),
     *(
-        Contender(f"whole denoiser, {kind}", "static", "computed", _CONVERTED, converted(kind))
-        for kind in ("compile", "int8-dynamic", "bf16")
+        Contender(
+            f"whole denoiser, {kind}",
+            "static",
+            "computed",
+            (PLAIN, *CONVERTED_COMPUTES),
+            converted(kind),
+            converted=True,
+        )
+        for kind in CONVERSIONS
+    ),
+    *(
+        Contender(
+            f"fewer steps, {kind}",
+            "fewer-steps",
+            "steps",
+            CONVERTED_COMPUTES,
+            converted_steps(kind),
+            converted=True,
+        )
+        for kind in CONVERSIONS
     ),
 )

@@ -67,15 +67,23 @@ def mag_ratios(setup: Setup, value: Any) -> torch.Tensor:
     return torch.tensor(json.loads(lines[0]))
 
 
-def sea_cache(setup: Setup, value: float, **more: Any) -> dict[str, Any]:
-    """Enable SeaCache, and tell it what only two pipelines of diffusers tell: step and latents."""
+def sea_cache(setup: Setup, value: str, **more: Any) -> dict[str, Any]:
+    """Enable SeaCache, and tell it what only two pipelines of diffusers tell: step and latents.
+
+    The knob is "threshold, most steps in a row that reuse"; more are other settings of its own.
+    """
     from diffusers.hooks import SeaCacheConfig
 
     def latents(module: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
         return [_as_video(row) for row in kwargs.get("hidden_states", args[0] if args else ())]
 
-    more = {"max_consecutive_cached": 6, **more}
-    settings = SeaCacheConfig(threshold=value, raw_vision_callback=latents, **more)
+    threshold, most = value.split(", ")
+    settings = SeaCacheConfig(
+        threshold=float(threshold),
+        max_consecutive_cached=int(most),
+        raw_vision_callback=latents,
+        **more,
+    )
 
     @contextmanager
     def applied(pipe: Any) -> Iterator[None]:

@@ -16,8 +16,8 @@ from ditcache_rl.search.told import fit_solver
 from ditcache_rl.types import Floats
 
 #: Computed steps of solvers of either kind. Free times cost a run for every number of theirs.
-LEARNED_COMPUTES = (12, 10, 8, 7, 6, 5, 4, 3)
-FREE_COMPUTES = (7, 5, 4, 3)
+LEARNED_COMPUTES = (12, 9, 7, 6, 5, 4, 3, 2)
+FREE_COMPUTES = (12, 9, 7, 5, 4, 3, 2)
 #: Outputs that an update weighs; the best is taken.
 _HISTORIES = (2, 3)
 #: Gauss-Newton steps of a fit, and times that S4S-Alt takes turns.

@@ -1,4 +1,4 @@
-"""The schedules that `frontier.py` compares: searched once per pipeline and step count, then kept.
+"""The schedules that `frontier.py` compares: searched once by so much, then kept.
 
 Schedules are chosen on train prompts, settings of peers on select prompts. The published searches
 keep to their published form: what they may compute, and how the steps between are filled.
@@ -9,29 +9,37 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.peers.contender import Setup, denoiser_name
-from benchmarks.peers.contenders import OWN_COMPUTES, PUBLISHED_COMPUTES
+from benchmarks.peers.contenders import (
+    DPCACHE_COMPUTES,
+    OWN_COMPUTES,
+    PUBLISHED_COMPUTES,
+)
 from benchmarks.peers.learned import LEARNERS, learned
 from benchmarks.peers.settings import SETTINGS, settings_of
+from benchmarks.peers.under_runner import FEWER_BLOCKS
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.files import replacing
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import pipeline_identity
 from ditcache_rl.schedules import ComputePath, Objective, Schedule
-from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials, proposals
+from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
 from ditcache_rl.search.free import FreeSolver
 from ditcache_rl.search.paths import cheapest_path, minimax_path
 from ditcache_rl.types import HISTORY, Mode
 
 Entry = dict[str, Any]
-"""A schedule: `modes` as `Schedule.text`, and `weights`, its coefficients by step if it has any."""
+"""What the file holds: of a pipeline, or a schedule, which is `modes` as `Schedule.text`, and
+`weights`, its coefficients by step if it has any."""
 
 #: How much more than their sum large errors count in MeanCache (its gamma).
 _GAMMA = 4.0
@@ -52,8 +60,11 @@ def schedules_for(
     evaluations: int,
     file: Path,
     say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Read the schedules of a pipeline, or search and keep them.
+) -> Entry:
+    """Read what was searched for a pipeline by as much as this, or search and keep it.
+
+    Ours and the published schedules are searched on the same prompts, with as many candidates. What
+    fails is said, and tried again the next time; the rest is kept as soon as it is there.
 
     Args:
         pipe: The pipeline.
@@ -63,103 +74,137 @@ def schedules_for(
         learn: Train prompts that solvers are learned on.
         select: Select prompts, on which what was learned and settings of peers are chosen.
         evaluations: Candidates per number of computes, of a search that draws them.
-        file: Where schedules of many pipelines are kept.
+        file: Where those of many pipelines, and of more and less searching, are kept.
         say: Hears what is being searched.
 
     Returns:
-        `schedules` and `solvers` by contender and computed steps, `settings` by contender, the
-        `order` of blocks, and what they belong to.
+        `schedules` and `solvers` by contender and computed steps, `settings` by contender, what
+        they belong to, and errors by contender of those that `failed`.
     """
-    identity: dict[str, Any] = {
+    key = {
         **pipeline_identity(pipe),
         "steps": steps,
         "call": call,
+        "prompts": len(cases),
+        "learn": len(learn),
+        "select": len(select),
+        "evaluations": evaluations,
     }
-    kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    same = [one for one in kept if {name: one[name] for name in identity} == identity]
-    entry: dict[str, Any] = (
-        same[0]
-        if same
-        else identity
-        | {
-            "prompts": len(cases),
-            "evaluations": evaluations,
-            "schedules": _search(pipe, steps, call, cases, evaluations, say),
-            "order": _order(pipe, steps, call, cases[:_HARM_CASES], say),
-        }
-    )
-    if not same:
+    kept: list[Entry] = json.loads(file.read_text()) if file.exists() else []
+    kept = [one for one in kept if key.keys() <= one.keys()]  # what says less can't be trusted
+    entry = next((one for one in kept if {name: one[name] for name in key} == key), None)
+    if entry is None:
+        entry = dict(key)
         kept.append(entry)
-    for name in [name for name in LEARNERS if name not in entry.setdefault("solvers", {})]:
-        say(f"learning {name}")
-        entry["solvers"][name] = learned(name, pipe, steps, call, learn, select, say)
-    for name in [name for name in SETTINGS if name not in entry.setdefault("settings", {})]:
-        say(f"setting {name}")
-        entry["settings"][name] = settings_of(name, pipe, steps, call, select)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(kept, indent=1) + "\n")
-    return entry
-
-
-def _search(
-    pipe: Any,
-    steps: int,
-    call: dict[str, Any],
-    cases: Sequence[Case],
-    evaluations: int,
-    say: Callable[[str], None],
-) -> dict[str, dict[str, Entry]]:
-    stack = Board(pipe, steps, sites=1, call=call)
-    whole = Board(pipe, steps, sites=1, call=call, blocks=denoiser_name(pipe))
-    stack.prepare(cases)
-    whole.prepare(cases)
-    calibration = Calibration(stack, cases, say)
-    published = [count for count in PUBLISHED_COMPUTES if 2 < count < steps]
-    try:
-        found = _calibrated(calibration, steps, published)
-    except UnsupportedModelError as error:  # its loop can't be taken apart
-        say(f"without DPCache, MeanCache, LeMiCa: {error}")
-        found = {}
-    for name, board, method, counts, between in (
-        ("BudCache", stack, "anneal", published, (Mode.REUSE,)),
-        ("whole denoiser", whole, "fitted", [n for n in OWN_COMPUTES if n < steps], None),
-    ):
-        say(f"searching {name}")
-        space = Space(steps, 1) if between is None else Space(steps, 1, between=between)
-        trials = Trials(board, cases, Objective(), space=space)
-        rng = np.random.default_rng(0)
-        problem = Problem(
-            trials,
-            sorted(counts),
-            evaluations,
-            rng,
-            Calibration(board, cases, say),
-            # From what the stack adds, for both: it is measured already.
-            propose=lambda _, space, computes: proposals(calibration, space, computes),
-        )
-        try:
-            table = METHODS[method](problem)
-        except UnsupportedModelError as error:
-            say(f"{name} without fitted forecasts: {error}")
-            table = METHODS["polish"](problem)
-        found[name] = {str(n): write_entry(scored.schedule) for n, scored in table.items()}
-    return found
-
-
-def _calibrated(
-    calibration: Calibration, steps: int, counts: Sequence[int]
-) -> dict[str, dict[str, Entry]]:
-    """Choose schedules by measured errors alone."""
-    errors = calibration.errors().displacement[Mode.FORECAST1]
-    gaps = measure_gaps(
-        calibration.board, calibration.cases[:_GAP_CASES], Mode.REUSE, longest=steps // 2
+    setting = partial(settings_of, pipe=pipe, steps=steps, call=call, cases=select)
+    learning = partial(
+        learned, pipe=pipe, steps=steps, call=call, cases=learn, select=select, say=say
     )
-    peaks = gap_costs(errors, power=_GAMMA)
-    return {
-        "DPCache": _paths(steps, counts, lambda n: _after_three(errors, n)),
-        "MeanCache-like": _paths(steps, counts, lambda n: cheapest_path(peaks, n)),
-        "LeMiCa": _paths(steps, counts, lambda n: minimax_path(gaps, n), Mode.REUSE),
+    kinds: dict[str, dict[str, Callable[[], Any]]] = {
+        "schedules": ScheduleSearch(pipe, steps, call, cases, evaluations, say).ways(),
+        "solvers": {name: partial(learning, name) for name in LEARNERS},
+        "settings": {name: partial(setting, name) for name in SETTINGS}
+        | {FEWER_BLOCKS: lambda: {"order": _order(pipe, steps, call, cases[:_HARM_CASES])}},
     }
+    failed: dict[str, str] = {}
+    for kind, ways in kinds.items():
+        found = entry.setdefault(kind, {})
+        for name in [name for name in ways if name not in found]:
+            say(f"searching {name}")
+            try:
+                found[name] = ways[name]()
+            except Exception as error:  # what a peer raises is its result
+                failed[name] = f"{type(error).__name__}: {error}"[:300]
+                say(f"without {name}: {failed[name]}")
+            else:
+                _write(file, kept)
+    return entry | {"failed": failed}
+
+
+def _write(file: Path, kept: Sequence[Entry]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as partial_file:
+        partial_file.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+class ScheduleSearch:
+    """Searches schedules of one pipeline; what several searches need is measured once.
+
+    Args:
+        pipe: The pipeline.
+        steps: Denoising steps.
+        call: Further arguments of its call.
+        cases: Train prompts.
+        evaluations: Candidates per number of computes.
+        say: Hears what is being measured.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        steps: int,
+        call: dict[str, Any],
+        cases: Sequence[Case],
+        evaluations: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._steps, self._cases, self._evaluations, self._say = steps, cases, evaluations, say
+        self._stack, self._whole = (
+            Calibration(Board(pipe, steps, sites=1, call=call, blocks=blocks), cases, say)
+            for blocks in (None, denoiser_name(pipe))
+        )
+
+    def ways(self) -> dict[str, Callable[[], dict[str, Entry]]]:
+        """Return the searches, by contender."""
+        return {
+            "DPCache": self._dpcache,
+            "MeanCache-like": self._meancache,
+            "LeMiCa": self._lemica,
+            "BudCache": self._budcache,
+            "whole denoiser": self._own,
+        }
+
+    def _counts(self, counts: Sequence[int]) -> list[int]:
+        return sorted(count for count in counts if count < self._steps)
+
+    def _dpcache(self) -> dict[str, Entry]:
+        errors = self._stack.errors().displacement[Mode.FORECAST1]
+        counts = self._counts(DPCACHE_COMPUTES)
+        return _paths(self._steps, counts, lambda n: _after_three(errors, n))
+
+    def _meancache(self) -> dict[str, Entry]:
+        """Choose by errors of what the denoiser returns: MeanCache carries the velocity on."""
+        errors = self._whole.errors().displacement[Mode.FORECAST1]
+        peaks, counts = gap_costs(errors, power=_GAMMA), self._counts(PUBLISHED_COMPUTES)
+        return _paths(self._steps, counts, lambda n: cheapest_path(peaks, n))
+
+    def _lemica(self) -> dict[str, Entry]:
+        board, longest = self._stack.board, self._steps - 1
+        gaps = measure_gaps(board, self._cases[:_GAP_CASES], Mode.REUSE, longest=longest)
+        counts = self._counts(PUBLISHED_COMPUTES)
+        return _paths(self._steps, counts, lambda n: minimax_path(gaps, n), Mode.REUSE)
+
+    def _budcache(self) -> dict[str, Entry]:
+        space = Space(self._steps, 1, between=(Mode.REUSE,))
+        return self._drawn("anneal", self._stack, space, PUBLISHED_COMPUTES)
+
+    def _own(self) -> dict[str, Entry]:
+        space = Space(self._steps, 1)
+        try:
+            return self._drawn("fitted", self._whole, space, OWN_COMPUTES)
+        except UnsupportedModelError as error:  # its loop can't be taken apart
+            self._say(f"whole denoiser without fitted forecasts: {error}")
+            return self._drawn("polish", self._whole, space, OWN_COMPUTES)
+
+    def _drawn(
+        self, method: str, calibration: Calibration, space: Space, counts: Sequence[int]
+    ) -> dict[str, Entry]:
+        """Search by drawing candidates."""
+        trials = Trials(calibration.board, self._cases, Objective(), space=space)
+        rng = np.random.default_rng(0)
+        problem = Problem(trials, self._counts(counts), self._evaluations, rng, calibration)
+        table = METHODS[method](problem)
+        return {str(n): write_entry(scored.schedule) for n, scored in table.items()}
 
 
 def _paths(
@@ -190,10 +235,8 @@ def _order(
     steps: int,
     call: dict[str, Any],
     cases: Sequence[Case],
-    say: Callable[[str], None],
 ) -> list[int]:
     """Rank blocks by what reusing each alone at every second step does to the images."""
-    say("ranking blocks")
     blocks = len(find_blocks(denoiser_of(pipe)))
     board = Board(pipe, steps, sites=blocks, call=call)
     modes = np.zeros((blocks, steps, blocks), dtype=np.int8)
@@ -218,9 +261,9 @@ def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
     return replace(
         setup,
         schedules=schedules,
-        order=tuple(entry["order"]),
         solvers=solvers,
         settings=entry.get("settings", {}),
+        failed=entry.get("failed", {}),
     )
 
 

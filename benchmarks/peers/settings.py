@@ -5,6 +5,7 @@ From the package's own settings, one option after the other takes the value that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -34,18 +35,29 @@ def best_options(
     Args:
         options: Values by name, the package's own first.
         quality: Mean PSNR under some options; a setting that fails is none.
+
+    Raises:
+        Exception: What the package's own settings raise, if no other value runs either.
     """
+    errors: list[Exception] = []
+
+    def judged(tried: Options) -> float:
+        try:
+            return quality(tried)
+        except Exception as error:  # whatever a package raises at a setting
+            errors.append(error)
+            return -math.inf
+
     chosen: Options = {}
-    best = quality(chosen)
+    best = judged(chosen)
     for name, (_, *others) in options.items():
         for value in others:
             tried = chosen | {name: value}
-            try:
-                found = quality(tried)
-            except Exception:  # whatever a package raises at a setting
-                continue
+            found = judged(tried)
             if found > best:
                 chosen, best = tried, found
+    if best == -math.inf:
+        raise errors[0]
     return chosen
 
 

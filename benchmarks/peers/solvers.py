@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from benchmarks.peers.contender import Setup
 from ditcache_rl.errors import ConfigError
 
 #: Steps that they are tried at.
-SOLVER_STEPS = (14, 10, 8, 6, 5, 4, 3)
+SOLVER_STEPS = (14, 10, 8, 6, 5, 4, 3, 2)
 _SHARED = {"lower_order_final": (True, False), "stretch": (1.0, 0.5, 0.75, 1.5, 2.0, 3.0)}
 #: Solvers by contender: class, options that make it what it is, and those that are searched, the
 #: package's own value first. Noise levels of Karras and others are made from those of noise
@@ -64,6 +65,8 @@ def other_solver(
 ) -> Callable[[Setup, Any], dict[str, Any]]:
     """Take fewer steps of another solver of diffusers over the same noise levels.
 
+    Where the pipeline's own solver shifts them by the size of the image, so does the other one.
+
     Args:
         name: Its class.
         stretch: What the shift of the noise levels is multiplied with.
@@ -73,9 +76,16 @@ def other_solver(
     def make(setup: Setup, value: int) -> dict[str, Any]:
         kind: Any = getattr(importlib.import_module("diffusers"), name)
         config = dict(setup.pipe.scheduler.config)
-        if "Flow" in type(setup.pipe.scheduler).__name__ and "Flow" not in name:
-            flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-            config |= flow | {"flow_shift": config.get("shift", 1.0) * stretch}
+        dynamic = bool(config.get("use_dynamic_shifting"))
+        way = config.get("time_shift_type", "exponential")
+        if dynamic and way != "exponential":
+            raise ConfigError(f"expected exponential time shifts, received {way} ones")
+        flow = "Flow" in name
+        if "Flow" in type(setup.pipe.scheduler).__name__ and not flow:
+            config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+            config |= {"flow_shift": config.get("shift", 1.0) * stretch}
+        elif dynamic:
+            config |= {"shift": 1.0}  # its levels begin unshifted, as those of the pipeline's own
         config |= options
 
         class Solver(kind):  # type: ignore[misc]
@@ -89,7 +99,13 @@ def other_solver(
                 mu: float | None = None,
             ) -> None:
                 count = len(sigmas) if num_inference_steps is None else num_inference_steps
-                super().set_timesteps(count, device=device)
+                shift: dict[str, Any] = {}
+                if dynamic and mu is not None:
+                    if flow:  # it has no shift but a fixed one, of the same form
+                        self.register_to_config(shift=math.exp(mu) * stretch)
+                    else:
+                        shift = {"mu": mu + math.log(stretch)}
+                super().set_timesteps(count, device=device, **shift)
 
         @contextmanager
         def applied(pipe: Any) -> Iterator[None]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.peers.contender import Setup, denoiser_name
+from benchmarks.peers.solvers import fewer_steps
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import EveryK, StaticSchedule
@@ -27,6 +28,8 @@ from ditcache_rl.policy import load_policy
 from ditcache_rl.solver.runner import SolverRunner
 from ditcache_rl.types import Mode
 
+#: Its name as a contender.
+FEWER_BLOCKS = "L2C-like"
 #: Value of the knob for a converted pipeline without a cache.
 PLAIN = "all"
 
@@ -78,18 +81,19 @@ def whole_every_k(setup: Setup, value: int) -> dict[str, Any]:
 def fewer_blocks(setup: Setup, value: int) -> dict[str, Any]:
     """Leave the first so many blocks of the order out at every second step."""
     blocks = len(find_blocks(denoiser_of(setup.pipe)))
-    if not 1 <= value <= len(setup.order):
-        raise ConfigError(f"expected 1 to {len(setup.order)} blocks to leave out, received {value}")
+    order = setup.settings.get(FEWER_BLOCKS, {}).get("order", ())
+    if not 1 <= value <= len(order):
+        raise ConfigError(f"expected 1 to {len(order)} blocks to leave out, received {value}")
     modes = np.zeros((setup.steps, blocks), dtype=np.int8)
-    modes[1::2, list(setup.order[:value])] = Mode.REUSE
+    modes[1::2, list(order[:value])] = Mode.REUSE
     return {"controller": StaticSchedule.of(modes), "sites": blocks}
 
 
-def shipped_policy(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
-    """Follow the shipped policy under one kind of target."""
+def policy_under(target: str) -> Callable[[Setup, Any], dict[str, Any]]:
+    """Follow a policy under one kind of target."""
 
     def make(setup: Setup, value: float) -> dict[str, Any]:
-        policy = load_policy(find_policy("shapes-ppo"))
+        policy = load_policy(find_policy(setup.policy))
         check_identity(policy.manifest, setup.pipe)
         asked: dict[str, Any] = {target: value}
         controller = PolicyController(policy, Target(**asked))
@@ -117,22 +121,36 @@ def converted(kind: str) -> Callable[[Setup, Any], dict[str, Any]]:
 
         @contextmanager
         def applied(pipe: Any) -> Iterator[None]:
-            copies = _copies(pipe, kind)
-            plain = {name: pipe.components[name] for name in copies}
-            pipe.register_modules(**copies)
-            try:
+            with _in_place(pipe, kind):
                 if under:
                     controller, blocks = under["controller"], under["blocks"]
                     with BlockRunner(pipe, controller, TieredCache(), blocks=blocks):
                         yield
                 else:
                     yield
-            finally:
-                pipe.register_modules(**plain)
 
         return {"applied": applied}
 
     return make
+
+
+def converted_steps(kind: str) -> Callable[[Setup, Any], dict[str, Any]]:
+    """Take fewer steps on converted copies of the pipeline's models."""
+    return lambda setup, value: (
+        fewer_steps(setup, value) | {"applied": lambda pipe: _in_place(pipe, kind)}
+    )
+
+
+@contextmanager
+def _in_place(pipe: Any, kind: str) -> Iterator[None]:
+    """Put converted copies into a pipeline, for as long as it is entered."""
+    copies = _copies(pipe, kind)
+    plain = {name: pipe.components[name] for name in copies}
+    pipe.register_modules(**copies)
+    try:
+        yield
+    finally:
+        pipe.register_modules(**plain)
 
 
 @cache

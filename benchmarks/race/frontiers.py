@@ -19,7 +19,7 @@ from ditcache_rl.interval import mean_interval
 SPEEDUPS = {"2x": 2.0, "3x": 3.0, "4_5x": 4.5}
 QUALITIES_DB = (38, 35, 30)
 #: Drawn whatever came out: what everybody can do, and what is shipped.
-ALWAYS_DRAWN = ("fewer steps", "policy shapes-ppo")
+ALWAYS_DRAWN = ("fewer steps", "policy")
 
 Number = float | None
 
@@ -40,6 +40,7 @@ class FrontierLine(TypedDict):
     lpips: dict[str, Any] | None
     executed_share: Number
     cache_bytes: int | None
+    converted: bool
     error: str | None
 
 
@@ -65,6 +66,7 @@ def _line(entrant: Entrant, log: Log) -> FrontierLine:
         "lpips": None,
         "executed_share": None,
         "cache_bytes": None,
+        "converted": contender is not None and contender.converted,
         "error": log.errors.get(label),
     }
     points = log.points.get(label, {})
@@ -146,15 +148,23 @@ def at_quality(curve: Sequence[FrontierLine], least_db: float) -> float:
     return float(best)
 
 
+def ends_above(curve: Sequence[FrontierLine], least_db: float) -> bool:
+    """Tell whether even a contender's fastest entrant keeps a mean PSNR: it may go on."""
+    return bool((curve[-1]["psnr_db"] or {})["mean"] >= least_db)
+
+
 def figures_of(lines: Sequence[FrontierLine]) -> tuple[dict[str, float], dict[str, Any]]:
     """Compare our best contender with the best of all others, at equal speed and equal quality.
 
+    Converted models are left out of both sides.
+
     Returns:
-        The figures, and who they belong to.
+        The figures, and who they belong to: contender and value of the best on either side, and at
+        a quality all that `end_above` it, of which nobody knows how fast they would keep it.
     """
-    named = curves(lines)
-    ours = {n: c for n, c in named.items() if c[0]["family"] in OURS}
-    theirs = {n: c for n, c in named.items() if n not in ours}
+    named = curves([line for line in lines if not line["converted"]])
+    sides = {"ours": {n: c for n, c in named.items() if c[0]["family"] in OURS}}
+    sides["peer"] = {n: c for n, c in named.items() if n not in sides["ours"]}
     figures: dict[str, float] = {}
     who: dict[str, Any] = {}
     for tag, speedup in SPEEDUPS.items():
@@ -163,26 +173,28 @@ def figures_of(lines: Sequence[FrontierLine]) -> tuple[dict[str, float], dict[st
             ("p5_db", "psnr_db", "p5"),
             ("ssim", "ssim", "mean"),
         ):
-            mine = _best({n: at_speedup(c, speedup, metric, part) for n, c in ours.items()})
-            other = _best({n: at_speedup(c, speedup, metric, part) for n, c in theirs.items()})
-            who[f"{key}_{tag}"] = {"ours": mine, "peer": other}
-            if mine:
-                figures[f"best_ours_{key}_{tag}"] = mine[1]
-            if other:
-                figures[f"best_peer_{key}_{tag}"] = other[1]
-            if mine and other:
-                figures[f"ahead_{key}_{tag}"] = mine[1] - other[1]
+            best = {
+                side: _best({n: at_speedup(c, speedup, metric, part) for n, c in own.items()})
+                for side, own in sides.items()
+            }
+            who[f"{key}_{tag}"] = best
+            figures |= {f"best_{side}_{key}_{tag}": one[1] for side, one in best.items() if one}
+            if best["ours"] and best["peer"]:
+                figures[f"ahead_{key}_{tag}"] = best["ours"][1] - best["peer"][1]
     for quality in QUALITIES_DB:
-        mine = _best({n: at_quality(c, quality) for n, c in ours.items()})
-        other = _best({n: at_quality(c, quality) for n, c in theirs.items()})
-        who[f"x_{quality}db"] = {"ours": mine, "peer": other}
-        if mine:
-            figures[f"ours_x_{quality}db"] = mine[1]
-        if other:
-            figures[f"peer_x_{quality}db"] = other[1]
-    peers = {line["contender"] for line in lines if line["family"] not in (*OURS, "reference")}
-    figures["peers_failed_count"] = len(peers - set(theirs))
-    figures["peers_count"] = len(peers)
+        above = [name for name, curve in named.items() if ends_above(curve, quality)]
+        best = {
+            side: _best({n: at_quality(c, quality) for n, c in own.items()})
+            for side, own in sides.items()
+        }
+        who[f"x_{quality}db"] = {**best, "end_above": above}
+        for side, one in best.items():
+            if one:
+                mark = "_at_least" if one[0] in above else ""
+                figures[f"{side}_x_{quality}db{mark}"] = one[1]
+    everybody = {line["contender"] for line in lines if line["family"] not in (*OURS, "reference")}
+    figures["peers_failed_count"] = len(everybody - set(curves(lines)))
+    figures["peers_count"] = len(everybody)
     return figures, who
 
 

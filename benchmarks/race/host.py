@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -86,8 +88,12 @@ class LocalHost:
 
     def warm_up(self, entrant: Entrant, prompt: str, seed: int) -> int:
         """Draw one image uncounted."""
-        method = self._method(entrant)
-        with _watched(self._setup.pipe) as peak, silent(self._setup.pipe):
+        method, pipe, peak = self._method(entrant), self._setup.pipe, [0]
+        if method.applied is not None:
+            # The scheduler to watch, and the models, may be those that it puts in.
+            method = replace(method, applied=partial(_applied, method.applied, peak))
+        watched = nullcontext() if method.applied is not None else _watched(pipe, peak)
+        with silent(pipe), watched:
             self._watch.shoot(method, prompt, seed=seed)
         return peak[0]
 
@@ -186,13 +192,25 @@ def _linear_layers(pipe: Any) -> list[nn.Linear]:
 
 
 @contextmanager
-def _watched(pipe: Any) -> Iterator[list[int]]:
+def _applied(
+    applied: Callable[[Any], AbstractContextManager[object]], peak: list[int], pipe: Any
+) -> Iterator[None]:
+    with applied(pipe), _watched(pipe, peak):
+        yield
+
+
+@contextmanager
+def _watched(pipe: Any, peak: list[int]) -> Iterator[None]:
     """Watch how many bytes of new tensors, besides weights, are alive at the end of every step.
 
     The same for every contender, whatever it keeps where: what Python can reach.
+
+    Args:
+        pipe: With the scheduler and the models that it draws with.
+        peak: One number, which becomes the most of them.
     """
     scheduler = pipe.scheduler
-    peak, plain = [0], scheduler.step
+    plain = scheduler.step
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     weights = {
         tensor.untyped_storage().data_ptr()
@@ -213,7 +231,7 @@ def _watched(pipe: Any) -> Iterator[list[int]]:
     gc.freeze()  # what is there before is not looked at
     scheduler.step = step
     try:
-        yield peak
+        yield
     finally:
         del scheduler.step
         gc.unfreeze()

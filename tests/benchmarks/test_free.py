@@ -8,6 +8,8 @@ from benchmarks.free_times import Fits, SolverFits
 from benchmarks.harness import KeptParts
 from benchmarks.learned.residual import ResidualSolvers
 from ditcache_rl.bench import Case
+from ditcache_rl.config import find_policy
+from ditcache_rl.policy import load_policy
 from ditcache_rl.search.free import FreeLoop, FreeSolver
 from tests.kit.pipelines import CALL, PROMPTS, STEPS, build_tiny_pipe
 
@@ -22,7 +24,8 @@ def pipe() -> Any:
 def test_what_is_fitted_is_chosen_kept_and_gone_on_with(pipe: Any, tmp_path: Path) -> None:
     fits = Fits(train=2, select=2, test=2, rounds=1, starts=1)
     kept = KeptParts(tmp_path, fits, resume=False)
-    work = SolverFits(pipe, fits, kept)
+    table = load_policy(find_policy("shapes-ppo")).tables[28]
+    work = SolverFits(pipe, table, fits, kept)
 
     chosen = work.choose(2)
 

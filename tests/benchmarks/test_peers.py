@@ -1,14 +1,17 @@
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from benchmarks.peers.contender import Setup
 from benchmarks.peers.linear import l2p, lacking, learned_solver, paths
 from benchmarks.peers.settings import best_options
 from benchmarks.peers.solvers import other_solver
 from benchmarks.peers.verified import VerifiedForecast
+from ditcache_rl.errors import ConfigError
 from ditcache_rl.search.calibrate import Products
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import (
@@ -105,6 +108,15 @@ def test_options_are_chosen_one_after_the_other_and_what_fails_is_none() -> None
     assert best_options({"a": (0, 2, 3, 1), "b": (1, 5, 0)}, quality) == {"a": 2, "b": 5}
     assert best_options({"a": (0, -1, 3)}, quality) == {}
 
+    def needs(chosen: dict[str, Any]) -> float:
+        if chosen.get("a") != 1:
+            raise RuntimeError(f"not {chosen}")
+        return 30.0
+
+    assert best_options({"a": (0, 2, 1)}, needs) == {"a": 1}, "the package's own may fail too"
+    with pytest.raises(RuntimeError, match=r"not \{\}"):
+        best_options({"a": (0, 2)}, needs)
+
 
 # What these solvers do with lists of tensors, under numpy 2.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -131,3 +143,44 @@ def test_other_solvers_come_to_the_image_of_many_steps(
     assert errors[1] < errors[0] < 0.5
     assert errors[1] < 0.05
     torch.testing.assert_close(draw(pipe, steps=60), truth, rtol=0, atol=0)
+
+
+# As above.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+    ],
+)
+@pytest.mark.parametrize("stretch", [1.0, 2.0])
+def test_another_solver_shifts_by_the_size_of_the_image_as_the_pipelines_own(
+    name: str, stretch: float
+) -> None:
+    mu, steps = 0.9, 5
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    pipe = SimpleNamespace(scheduler=own)
+
+    made = other_solver(name, stretch=stretch)(Setup(pipe, 28, lambda: None), steps)
+    with made["applied"](pipe):
+        pipe.scheduler.set_timesteps(sigmas=[1.0] * steps, mu=mu)
+        levels = pipe.scheduler.sigmas.unique().flip(0)
+
+    # Heun's end at 1 / 1000, the others' at 0, and those of the others begin just below 1.
+    grid = 1e-3 if "Heun" in name else 0.0
+    plain = np.linspace(1, grid, steps if grid else steps + 1)
+    shift = np.exp(mu) * stretch
+    expected = shift * plain / (1 + (shift - 1) * plain)
+    np.testing.assert_allclose(levels[: len(plain)], expected, atol=3e-3)
+    assert own.config.shift == 3.0
+
+
+def test_a_solver_of_other_time_shifts_is_refused() -> None:
+    own = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
+
+    with pytest.raises(ConfigError, match="exponential"):
+        other_solver("UniPCMultistepScheduler")(
+            Setup(SimpleNamespace(scheduler=own), 28, lambda: None), 5
+        )

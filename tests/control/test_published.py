@@ -132,9 +132,8 @@ def test_magcache_is_a_schedule_that_is_known_beforehand() -> None:
 def test_seacache_decides_as_that_of_diffusers(
     pipe: Any, threshold: float, guidance: dict[str, Any]
 ) -> None:
-    options = {"max_consecutive_cached": 4}
-    method = sea_cache(Setup(pipe, 12, list), threshold, residual_order=0, **options)
-    rule = SeaCache(threshold, order=0, lay_out=square_tokens, **options)
+    method = sea_cache(Setup(pipe, 12, list), f"{threshold}, 4", residual_order=0)
+    rule = SeaCache(threshold, order=0, max_consecutive_cached=4, lay_out=square_tokens)
 
     computed = check_same_decisions(pipe, method["applied"], rule, steps=12, **guidance)
 
