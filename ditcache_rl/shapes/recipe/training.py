@@ -22,6 +22,8 @@ from ditcache_rl.files import replacing
 from ditcache_rl.machine import require
 
 _CHECKPOINT_SECONDS = 120.0
+#: Begins the names of what a checkpoint keeps of the last scalars.
+_RECENT = "recent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +172,26 @@ def fit(
     averaged = Averaged(module, recipe.ema_decay)
     checkpoint = folder / "checkpoint.safetensors"
     start, seconds = 0, 0.0
+    recent: list[dict[str, float]] = []
     if checkpoint.exists():
         saved = load_file(checkpoint)
         start, seconds = int(saved.pop("step")), float(saved.pop("seconds"))
+        names = [key.removeprefix(_RECENT) for key in saved if key.startswith(_RECENT)]
+        values = [saved.pop(_RECENT + name).tolist() for name in names]
+        recent = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
         _restore(saved, module, optimizer, averaged)
 
     def save(step: int) -> None:
         spent = {
             "step": torch.tensor(step),
             "seconds": torch.tensor(seconds, dtype=torch.float64),
+        } | {
+            f"{_RECENT}{name}": torch.tensor([told[name] for told in recent], dtype=torch.float64)
+            for name in (recent[-1] if recent else {})
         }
         with replacing(checkpoint) as partial:
             save_file(_state_of(module, optimizer, averaged) | spent, partial)
 
-    recent: list[dict[str, float]] = []
     saved_at = clock = time.perf_counter()
     columns = (
         TextColumn("{task.description}"),

@@ -57,7 +57,7 @@ def test_an_interrupted_run_that_resumes_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Offset()
-    fit(whole, whole.loss, RECIPE, tmp_path / "whole", seed=7)
+    report = fit(whole, whole.loss, RECIPE, tmp_path / "whole", seed=7)
 
     broken = Offset()
 
@@ -80,22 +80,24 @@ def test_an_interrupted_run_that_resumes_equals_an_uninterrupted_one(
         started.append(step)
         return resumed.loss(step, generator)
 
-    fit(resumed, watched, RECIPE, tmp_path / "parts", seed=7)
+    again = fit(resumed, watched, RECIPE, tmp_path / "parts", seed=7)
 
+    assert again["loss"] == report["loss"]
     assert started == list(range(10, RECIPE.steps))
     assert_equal(weights(resumed), weights(whole))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     first = Offset()
-    fit(first, first.loss, RECIPE, tmp_path, seed=7)
+    report = fit(first, first.loss, RECIPE, tmp_path, seed=7)
 
     def never(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         raise AssertionError(f"step {step} of a finished run")
 
     second = Offset()
-    fit(second, never, RECIPE, tmp_path, seed=7)
+    again = fit(second, never, RECIPE, tmp_path, seed=7)
 
+    assert again == report
     assert_equal(weights(second), weights(first))
 
 
