@@ -72,7 +72,7 @@ def _real(quick: bool) -> Found:
         pacer.pacing.promised_share + SPARE,
         speeds=1,
     )
-    return real(board, pacer, static, cases_of(config, "test")[: 12 if quick else 96])
+    return real(board, pacer, static, cases_of(config, "test")[: 12 if quick else 128])
 
 
 def _off_plan(quick: bool) -> Found:

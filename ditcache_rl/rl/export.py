@@ -25,7 +25,7 @@ from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.schedules import CostModel, ScheduleTable
-from ditcache_rl.world import Agent
+from ditcache_rl.world import Agent, Decide
 from ditcache_rl.world.tuning import cautious
 
 
@@ -182,7 +182,7 @@ def export_pacer(
         promised,
         seed=seed + 100,
     )
-    contenders = {START: pacer.prior, RULE: pacer.rule, AGENT: agent}
+    contenders: dict[str, Decide] = {START: pacer.prior, RULE: pacer.rule, AGENT: agent}
     judgement = judged(pacer.world, loads, contenders, seed=seed)
     numbers = replace(pacer.pacing, caution=agent.caution, uses_agent=judgement.uses_agent)
     kept = load_policy(find_policy(policy))

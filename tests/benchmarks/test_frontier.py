@@ -385,7 +385,7 @@ def test_what_was_searched_by_less_is_not_taken(search: dict[str, Any]) -> None:
     search |= {"say": said.append}
     old = {name: one for name, one in schedules_for(**search).items() if name != "select"}
     search["file"].write_text(json.dumps([old]))  # as files once were
-    amounts = [
+    amounts: list[dict[str, Any]] = [
         {},
         {"evaluations": 5},
         *({name: CASES[:1]} for name in ("cases", "learn", "select")),

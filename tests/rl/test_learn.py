@@ -1,4 +1,3 @@
-import importlib
 import io
 import itertools
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from ditcache_rl.rl.curves import merge_events, open_curves
 from ditcache_rl.rl.episodes import Outcome
 from ditcache_rl.rl.learn import learn
 from ditcache_rl.rl.policy import exported
+from tests.kit.curves import events_of
 from tests.kit.environment import tiny_config, tiny_scenario
 
 EPISODES = 32  # two rollouts of four batches of four rows
@@ -159,16 +159,6 @@ def test_a_resumed_training_learns_the_network_of_an_uninterrupted_one_to_the_bi
     assert nothing == []
     assert same(whole, finished)
     assert (tmp_path / "parts" / "agent.zip").stat().st_mtime_ns == saved
-
-
-def events_of(folder: Path) -> Any:
-    """Read the only file of events of a run."""
-    module = "tensorboard.backend.event_processing.event_accumulator"
-    accumulator: Any = importlib.import_module(module)
-    (file,) = folder.glob("events.out.tfevents.*")
-    events = accumulator.EventAccumulator(str(file))
-    events.Reload()
-    return events
 
 
 def steps_of(events: Any, name: str) -> list[int]:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -121,7 +123,8 @@ def test_a_price_that_is_none_is_refused() -> None:
         env.action_masks()
     env.reset(seed=0)
 
-    for wrong in (np.int64(16), np.int64(-1), 3.0, np.array([3])):
+    wrongs: list[Any] = [np.int64(16), np.int64(-1), 3.0, np.array([3])]
+    for wrong in wrongs:
         with pytest.raises(ShapeError, match=r"integers of shape \(\) in \[0, 15\], received"):
             env.step(wrong)
     many = ServeVecEnv(SERVICE, 2, np.random.default_rng(0))
