@@ -14,11 +14,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from ditcache_rl.config import find_policy
 from ditcache_rl.errors import ConfigError, StateError
-from ditcache_rl.policy import load_policy
+from ditcache_rl.policy import Policy, load_policy
 from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked_numbers
 from ditcache_rl.types import MOST_STEPS, Floats
 from ditcache_rl.world import Pacer, Requests, Senses, played
 from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, allowed
+from ditcache_rl.world.load import find_load
 from ditcache_rl.world.tuning import SPARE
 
 #: How fast the price of lateness follows the share in time, per rollout.
@@ -107,13 +108,14 @@ class DeadlineEnv(gym.Env[NDArray[np.float32], np.int64]):
         loads: Sequence[str] = LOADS,
         price: float = _PRICE,
     ) -> None:
-        pacer = pacer_of(policy)
+        pacer = pacer_of(load_policy(find_policy(policy)))
         self._world, self._senses = pacer.world, pacer.agent.senses
         self._loads, self._price = tuple(loads), price
+        for load in self._loads:
+            find_load(load, self._world.loads)
         self._images: PacedImages | None = None
         self.observation_space: Any = _observations()
         self.action_space: Any = spaces.Discrete(ACTIONS)
-        self._world.draw(self._loads, len(self._loads), np.random.default_rng(0))  # are they known?
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -199,9 +201,16 @@ class DeadlineVecEnv(SharedVecEnv):
             seed: Of everything that is drawn.
 
         Raises:
-            ConfigError: If there is no such policy or load, or the policy keeps no deadlines.
+            ConfigError: If there is no such policy or load, the policy keeps no deadlines, or there
+                are more loads than rows.
         """
-        pacer, rng = pacer_of(policy), np.random.default_rng(seed)
+        if not 1 <= len(loads) <= rows:
+            raise ConfigError(
+                f"expected a load or more, and a row for each, received {len(loads)} loads and "
+                f"{rows} rows"
+            )
+        pacer = pacer_of(load_policy(find_policy(policy)))
+        rng = np.random.default_rng(seed)
         return cls(
             lambda: pacer.world.draw(loads, rows, rng),
             pacer.agent.senses,
@@ -256,18 +265,17 @@ class DeadlineVecEnv(SharedVecEnv):
         return PacedImages(requests, self._senses, price)
 
 
-def pacer_of(policy: str | Path) -> Pacer:
+def pacer_of(policy: Policy) -> Pacer:
     """Return what keeps deadlines in a policy, with an agent.
 
     Raises:
-        ConfigError: If there is no such policy, or it has none.
-        ArtifactError: If the policy is damaged.
+        ConfigError: If it has none.
     """
-    pacer = load_policy(find_policy(policy)).pacer
+    pacer = policy.pacer
     if pacer is None or pacer.network is None:
         raise ConfigError(
-            f"expected a policy that keeps deadlines, with an agent, received {str(policy)!r}; "
-            "train one in an environment with [world] loads"
+            "expected a policy that keeps deadlines, with an agent, received one of "
+            f"{policy.manifest.env_id} without; train one in an environment with [world] loads"
         )
     return pacer
 

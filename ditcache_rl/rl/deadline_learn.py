@@ -14,7 +14,7 @@ from ditcache_rl.rl.curves import merge_events, open_curves
 from ditcache_rl.rl.deadline_env import DeadlineVecEnv
 from ditcache_rl.rl.policy import MaskablePriorPolicy, exported
 
-_NOBODY: Mapping[str, float] = MappingProxyType({})
+NOBODY: Mapping[str, float] = MappingProxyType({})
 
 
 class _Tell(BaseCallback):
@@ -51,7 +51,7 @@ def learn_deadlines(
     images: int,
     seed: int,
     folder: Path | None = None,
-    opponents: Mapping[str, float] = _NOBODY,
+    opponents: Mapping[str, float] = NOBODY,
     callbacks: Sequence[BaseCallback] = (),
     hear: Callable[[int, float, float], None] = lambda *_: None,
 ) -> PolicyNetwork:

@@ -26,6 +26,7 @@ from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
 from ditcache_rl.schedules import CostModel, ScheduleTable
 from ditcache_rl.world import Agent, Decide
+from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES
 from ditcache_rl.world.tuning import cautious
 
 
@@ -162,12 +163,12 @@ def export_pacer(
             of another shape.
     """
     check_place(Path(out), force=force)
-    pacer = pacer_of(policy)
+    kept = load_policy(find_policy(policy))
+    pacer = pacer_of(kept)
     old, network = pacer.agent, model if isinstance(model, PolicyNetwork) else exported(model)
     made, wanted = (
         {name: tuple(value.shape) for name, value in one.state_dict().items()}
-        for one in (network, pacer.network)
-        if one is not None
+        for one in (network, PolicyNetwork(len(AGENT_NAMES), ACTIONS))
     )
     if made != wanted:
         raise ConfigError(
@@ -185,7 +186,6 @@ def export_pacer(
     contenders: dict[str, Decide] = {START: pacer.prior, RULE: pacer.rule, AGENT: agent}
     judgement = judged(pacer.world, loads, contenders, seed=seed)
     numbers = replace(pacer.pacing, caution=agent.caution, uses_agent=judgement.uses_agent)
-    kept = load_policy(find_policy(policy))
     fresh = replace(
         kept,
         pacer=replace(pacer, pacing=numbers, network=network),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ditcache_rl.config import WorldConfig
 from ditcache_rl.control import PolicyNetwork
 from ditcache_rl.files import read_bytes, read_json, replacing, write_json
 from ditcache_rl.rl.deadline_env import DeadlineVecEnv
-from ditcache_rl.rl.deadline_learn import learn_deadlines
+from ditcache_rl.rl.deadline_learn import NOBODY, learn_deadlines
 from ditcache_rl.rl.forecast import learn_forecast
 from ditcache_rl.rl.gaps import fit_gaps, measure_ends
 from ditcache_rl.rl.judge import AGENT, FORESEES, RULE, START, STATIC, judged, standing
@@ -40,7 +39,6 @@ from ditcache_rl.world.world import World
 
 #: Simulated images that a margin is chosen on, and of a batch that the agent learns on.
 _CHOOSE, _BATCH = 3072, 1020
-_NOBODY: Mapping[str, Decide] = MappingProxyType({})
 #: Of what the stage leaves: costs of a hundred steps have 8 MB.
 _MOST_BYTES = 1 << 26
 
@@ -62,10 +60,10 @@ def learn_agent(
     images: int,
     seed: int,
     folder: Path | None = None,
-    opponents: Mapping[str, Decide] = _NOBODY,
+    opponents: Mapping[str, float] = NOBODY,
     hear: Callable[[int, float, float], None] = lambda *_: None,
 ) -> PolicyNetwork:
-    """Train an agent from the prior of its senses; curves show what opponents reach, too."""
+    """Train an agent from the prior of its senses; the rest is as in `learn_deadlines`."""
     rng = np.random.default_rng(seed)
     env = DeadlineVecEnv(
         lambda: world.draw(loads, _BATCH, rng),
@@ -73,18 +71,13 @@ def learn_agent(
         loads=len(loads),
         promised=promised + SPARE,
     )
-    draw = world.fixed(loads, 3 * _BATCH, seed + 300)
-    reached = {
-        name: float(standing(name, "", draw(), one).score_db.mean())
-        for name, one in opponents.items()
-    }
     return learn_deadlines(
         env,
         steps=len(world.quality.sigmas) - 1,
         images=images,
         seed=seed,
         folder=folder,
-        opponents=reached,
+        opponents=opponents,
         hear=hear,
     )
 
@@ -126,6 +119,8 @@ def make_pacer(
 
     forecast = foreseen(world, loads, rule.placement, start, seed=seed)
     senses = Senses(Forecast(forecast.on_host()), start)
+    opponents: dict[str, Decide] = {"static": static, "static_by_speed": start, "replanning": rule}
+    draw = world.fixed(loads, 3 * _BATCH, seed + 300)
     network = learn_agent(
         world,
         loads,
@@ -134,7 +129,10 @@ def make_pacer(
         images=config.images,
         seed=seed,
         folder=folder / "deadlines",
-        opponents={"static": static, "static_by_speed": start, "replanning": rule},
+        opponents={
+            name: float(standing(name, "", draw(), one).score_db.mean())
+            for name, one in opponents.items()
+        },
         hear=hear,
     )
     tick(0.92, "deadlines: comparison")

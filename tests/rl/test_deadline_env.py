@@ -93,6 +93,10 @@ def test_what_is_no_action_load_or_policy_is_refused(policy: Path, tmp_path: Pat
         rows.step_async(np.ones((6, 1)))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"expected a load among slow, .* received 'quick'"):
         DeadlineEnv(policy, loads=["quick"])
+    with pytest.raises(ConfigError, match="received 3 loads and 2 rows"):
+        DeadlineVecEnv.of(policy, rows=2)
+    with pytest.raises(ConfigError, match="received 0 loads"):
+        DeadlineVecEnv.of(policy, loads=[])
     still = load_policy(policy)
     save_policy(replace(still, pacer=None), tmp_path / "still", card="")
     with pytest.raises(ConfigError, match="expected a policy that keeps deadlines"):
