@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.dbcache import db_cache
-from benchmarks.peers.hooks import hook, mag_ratios, sea_cache, swept, timestep
+from benchmarks.peers.hooks import distilled, hook, mag_ratios, sea_cache, swept, timestep
 from benchmarks.peers.learned import FREE, FREE_COMPUTES, LEARNED_COMPUTES
 from benchmarks.peers.linear import learned_solver
 from benchmarks.peers.solvers import SOLVER_STEPS, SOLVERS, fewer_steps, other_solver, tuned_solver
@@ -27,11 +27,12 @@ from benchmarks.peers.under_runner import (
     policy_under,
     rule,
     schedule,
+    sea_rule,
     whole_denoiser,
     whole_every_k,
 )
 from benchmarks.peers.verified import VERIFIED, verified
-from ditcache_rl.control import EasyCache, EveryK, TeaCache
+from ditcache_rl.control import EasyCache, EveryK, FBCache, TeaCache
 from ditcache_rl.control.published import AdaCache, DiCache
 
 _THRESHOLDS = ("4, 0.08", "4, 0.15", "4, 0.24", "3, 0.4", "2, 0.8", "1, 1.6")
@@ -45,7 +46,11 @@ OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
 CONVERSIONS = ("compile", "int8-dynamic", "bf16")
 CONVERTED_COMPUTES = (8, 5, 4, 3, 2)
 
-#: FBCache, MagCache and SeaCache of ours decide as those of diffusers: only theirs run here.
+#: Thresholds of FBCache, and thresholds with the most steps in a row of SeaCache.
+_FIRST_BLOCK = (0.1, 0.16, 0.25, 0.4, 0.8, 1.6)
+_SEA = ("0.1, 6", "0.2, 6", "0.3, 6", "0.5, 6", "1.6, 6", "3.2, 9", "6.4, 13", "12.8, 27")
+
+#: Controllers of ours that decide as diffusers' own run beside them where those know fewer models.
 CONTENDERS: tuple[Contender, ...] = (
     Contender("fewer steps", "fewer-steps", "steps", (14, 11, 9, 7, 5, 4, 3, 2), fewer_steps),
     *(
@@ -63,7 +68,7 @@ CONTENDERS: tuple[Contender, ...] = (
         "FirstBlockCache",
         "peer",
         "threshold",
-        (0.1, 0.16, 0.25, 0.4, 0.8, 1.6),
+        _FIRST_BLOCK,
         hook("FirstBlockCacheConfig", threshold=swept),
     ),
     Contender(
@@ -105,7 +110,7 @@ CONTENDERS: tuple[Contender, ...] = (
         "SeaCache",
         "peer",
         "threshold, most reused",
-        ("0.1, 6", "0.2, 6", "0.3, 6", "0.5, 6", "1.6, 6", "3.2, 9", "6.4, 13", "12.8, 27"),
+        _SEA,
         sea_cache,
     ),
     Contender(
@@ -129,7 +134,7 @@ CONTENDERS: tuple[Contender, ...] = (
             "FasterCacheConfig",
             spatial_attention_block_skip_range=swept,
             spatial_attention_timestep_skip_range=(-1, 941),
-            is_guidance_distilled=True,
+            is_guidance_distilled=distilled,
             tensor_format="BCHW",
             current_timestep_callback=timestep,
         ),
@@ -159,6 +164,8 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender(
         "DiCache", "heuristic", "threshold", (0.1, 0.2, 0.3, 0.45, 0.7, 1.2, 2.0), rule(DiCache)
     ),
+    Contender("FirstBlockCache, rule", "heuristic", "threshold", _FIRST_BLOCK, rule(FBCache)),
+    Contender("SeaCache, rule", "heuristic", "threshold, most reused", _SEA, sea_rule),
     Contender("AdaCache", "heuristic", "pace", (0.5, 1.0, 1.5, 2.5, 4.0), rule(AdaCache)),
     Contender(
         VERIFIED,

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
+from diffusers import CacheMixin
 from diffusers.hooks import MagCacheConfig
 
 from benchmarks.peers.contender import Setup
@@ -28,16 +29,38 @@ def hook(config: str, **fixed: Any) -> Callable[[Setup, Any], dict[str, Any]]:
 
         @contextmanager
         def applied(pipe: Any) -> Iterator[None]:
-            denoiser: Any = denoiser_of(pipe)
-            denoiser.enable_cache(settings)
-            try:
-                yield
-            finally:
-                denoiser.disable_cache()
+            with _cacheable(denoiser_of(pipe)) as denoiser:
+                denoiser.enable_cache(settings)
+                try:
+                    yield
+                finally:
+                    denoiser.disable_cache()
 
         return {"applied": applied}
 
     return make
+
+
+@contextmanager
+def _cacheable(denoiser: Any) -> Iterator[Any]:
+    """Give a denoiser diffusers' `CacheMixin` if its class lacks it, as Stable Diffusion 3's does.
+
+    Its pipeline names no cache context then: every call of the denoiser gets the same one.
+    """
+    plain = type(denoiser)
+    if issubclass(plain, CacheMixin):
+        yield denoiser
+        return
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.cache_context("call"):
+            return plain.__call__(self, *args, **kwargs)
+
+    denoiser.__class__ = type(plain.__name__, (plain, CacheMixin), {"__call__": call})
+    try:
+        yield denoiser
+    finally:
+        denoiser.__class__ = plain
 
 
 def swept(setup: Setup, value: Any) -> Any:
@@ -46,21 +69,27 @@ def swept(setup: Setup, value: Any) -> Any:
 
 
 def timestep(setup: Setup, value: Any) -> Callable[[], Any]:
-    """Tell where the loop is, as pipelines note it."""
-    return lambda: setup.pipe._current_timestep
+    """Tell where the loop is, as the scheduler notes it: not every pipeline does."""
+    scheduler = setup.pipe.scheduler
+    return lambda: scheduler.timesteps[scheduler.step_index or 0]
+
+
+def distilled(setup: Setup, value: Any) -> bool:
+    """Tell FasterCache whether a batch holds no second half without the prompt."""
+    return not getattr(setup.pipe, "do_classifier_free_guidance", False)
 
 
 def mag_ratios(setup: Setup, value: Any) -> torch.Tensor:
     """Calibrate MagCache on one image, whose ratios it prints."""
     config = MagCacheConfig(calibrate=True, num_inference_steps=setup.steps)
-    denoiser: Any = denoiser_of(setup.pipe)
-    denoiser.enable_cache(config)
     printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            setup.calibrate()
-    finally:
-        denoiser.disable_cache()
+    with _cacheable(denoiser_of(setup.pipe)) as denoiser:
+        denoiser.enable_cache(config)
+        try:
+            with redirect_stdout(printed):
+                setup.calibrate()
+        finally:
+            denoiser.disable_cache()
     lines = [line for line in printed.getvalue().splitlines() if line.startswith("[1.0")]
     if not lines:
         raise ConfigError("expected MagCache to print its ratios, received none")
@@ -87,26 +116,26 @@ def sea_cache(setup: Setup, value: str, **more: Any) -> dict[str, Any]:
 
     @contextmanager
     def applied(pipe: Any) -> Iterator[None]:
-        denoiser: Any = denoiser_of(pipe)
-        plain = denoiser.cache_context
+        with _cacheable(denoiser_of(pipe)) as denoiser:
+            plain = denoiser.cache_context
 
-        def cache_context(name: str) -> Any:
-            scheduler = pipe.scheduler
-            step = scheduler.step_index or 0
-            return plain(
-                name,
-                step_index=step,
-                sigma=float(scheduler.sigmas[step]),
-                num_inference_steps=len(scheduler.timesteps),
-            )
+            def cache_context(name: str) -> Any:
+                scheduler = pipe.scheduler
+                step = scheduler.step_index or 0
+                return plain(
+                    name,
+                    step_index=step,
+                    sigma=float(scheduler.sigmas[step]),
+                    num_inference_steps=len(scheduler.timesteps),
+                )
 
-        denoiser.enable_cache(settings)
-        denoiser.cache_context = cache_context
-        try:
-            yield
-        finally:
-            del denoiser.cache_context
-            denoiser.disable_cache()
+            denoiser.enable_cache(settings)
+            denoiser.cache_context = cache_context
+            try:
+                yield
+            finally:
+                del denoiser.cache_context
+                denoiser.disable_cache()
 
     return {"applied": applied}
 

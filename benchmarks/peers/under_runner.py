@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.peers.contender import Setup, denoiser_name
 from benchmarks.peers.solvers import fewer_steps
 from ditcache_rl.cache import TieredCache
 from ditcache_rl.config import find_policy
 from ditcache_rl.control import EveryK, StaticSchedule
+from ditcache_rl.control.published import SeaCache, square_tokens
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.inference import PolicyController, Target
 from ditcache_rl.instrument import BlockRunner
@@ -37,6 +38,17 @@ PLAIN = "all"
 def rule(kind: Callable[..., Any], **fixed: Any) -> Callable[[Setup, Any], dict[str, Any]]:
     """Follow a published rule; the knob is its first argument."""
     return lambda setup, value: {"controller": kind(value, **fixed)}
+
+
+def sea_rule(setup: Setup, value: str) -> dict[str, Any]:
+    """Follow SeaCache's rule; the knob is "threshold, most steps in a row that reuse"."""
+    threshold, most = value.split(", ")
+
+    def lay_out(latents: Tensor) -> Tensor:
+        return square_tokens(latents) if latents.ndim == 3 else latents[:, :, None]
+
+    controller = SeaCache(float(threshold), max_consecutive_cached=int(most), lay_out=lay_out)
+    return {"controller": controller}
 
 
 def schedule(name: str, blocks: str = "") -> Callable[[Setup, Any], dict[str, Any]]:

@@ -18,9 +18,9 @@ from ditcache_rl.metrics import Lpips, psnr_db, ssim
 
 #: Prompts whose images are kept for the page.
 PICTURED = 3
-#: In a short run, prompts after which only those entrants go on that may matter: faster than
-#: 1.6x and within 7 dB of the best at their speed. The others rarely count.
-TRIED_PROMPTS, LEAST_SPEEDUP, MOST_BEHIND_DB = 4, 1.6, 7.0
+#: After a few prompts only those entrants go on that may matter: faster than 1.6x and within 7 dB
+#: of the best at their speed. The others can't count, and take most of the time.
+LEAST_SPEEDUP, MOST_BEHIND_DB = 1.6, 7.0
 
 Point = dict[str, float]
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def measure(
     cases: Sequence[Case],
     log: Log,
     *,
-    race: bool,
+    tried: int,
     lpips: Lpips | None,
     on_image: Callable[[str], None],
 ) -> None:
@@ -107,7 +107,7 @@ def measure(
         entrants: What to measure; an entrant that fails is noted and left out.
         cases: What to draw.
         log: Takes the measurements; what it has is not drawn again.
-        race: Draw entrants that can't matter on the first cases only.
+        tried: Cases after which only entrants that may matter go on.
         lpips: Judges too, where it is at hand.
         on_image: Hears what comes next.
     """
@@ -122,8 +122,8 @@ def measure(
             log.note(entrant.label, peak_bytes=peak)
     for number, case in enumerate(cases):
         running = [entrant for entrant in running if entrant.label not in log.errors]
-        if race and number == TRIED_PROMPTS:
-            running = worth_more(running, log)
+        if number == tried:
+            running = worth_more(running, log, tried)
         left = [s for s in running if number not in log.points.get(s.label, ())]
         if not left:
             continue
@@ -170,11 +170,11 @@ def _attempt(entrant: Entrant, log: Log, run: Callable[[], T]) -> T | None:
         return None
 
 
-def worth_more(running: Sequence[Entrant], log: Log) -> list[Entrant]:
+def worth_more(running: Sequence[Entrant], log: Log, tried: int) -> list[Entrant]:
     """Choose the entrants that may matter to the frontier, from the first prompts."""
 
     def first(entrant: Entrant, name: str) -> list[float]:
-        return [log.points[entrant.label][number][name] for number in range(TRIED_PROMPTS)]
+        return [log.points[entrant.label][number][name] for number in range(tried)]
 
     contenders = [entrant for entrant in running if entrant.contender is not None]
     seconds = {

@@ -36,12 +36,13 @@ from benchmarks.race.frontiers import (
     lines_of,
 )
 from benchmarks.race.host import Entrant, LocalHost
-from benchmarks.race.measure import TRIED_PROMPTS, Log, measure, worth_more
+from benchmarks.race.measure import Log, measure, worth_more
 from benchmarks.race.page import write_page
 from benchmarks.zoo.published import PublishedModel, fitting_layers
 from ditcache_rl.bench import Case
 from ditcache_rl.control import FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.types import Mode
 from tests.kit.pipelines import BLOCKS, CALL, PROMPTS, assert_close, draw, draw_under
@@ -236,7 +237,7 @@ def host(pipe: Any) -> LocalHost:
 
 def run(pipe: Any, log: Log, chosen: list[Entrant]) -> list[str]:
     heard: list[str] = []
-    measure({"main": host(pipe)}, chosen, CASES, log, race=False, lpips=None, on_image=heard.append)
+    measure({"main": host(pipe)}, chosen, CASES, log, tried=99, lpips=None, on_image=heard.append)
     return heard
 
 
@@ -263,6 +264,20 @@ def test_every_contender_is_measured_or_a_line_with_its_error(pipe: Any, tmp_pat
     assert by_name["fewer steps"]["executed_share"] == pytest.approx(2 / STEPS)
     assert by_name["fewer steps"]["cache_bytes"] == 0
     assert by_name["FirstBlockCache"]["cache_bytes"] > 0  # type: ignore[operator]
+
+
+def test_caches_of_diffusers_run_on_a_model_that_it_gives_none() -> None:
+    guided, call = open_pipeline("builtin:shapes-guided"), {"height": 64, "width": 64}
+    kind = type(guided.transformer)
+    here = LocalHost(Setup(guided, STEPS, lambda: draw(guided, steps=STEPS, **call)), call)
+    plain = here.shoot(Entrant("main"), *CASES[0])
+
+    for one in entrants("TaylorSeer", "MagCache", "PAB", "SeaCache, rule"):
+        drawn = here.shoot(one, *CASES[0])
+        assert drawn.work < plain.work, one.label
+        assert (drawn.image - plain.image).abs().max() > 1e-3, one.label
+        assert type(guided.transformer) is kind
+    torch.testing.assert_close(here.shoot(Entrant("main"), *CASES[0]).image, plain.image)
 
 
 # What other solvers do with lists of tensors, under numpy 2.
@@ -513,18 +528,18 @@ def test_a_run_that_was_cut_off_draws_only_what_is_missing(pipe: Any, tmp_path: 
         Log(tmp_path, {"a": 2}, resume=True)
 
 
-def test_a_short_run_goes_on_with_what_may_matter(tmp_path: Path) -> None:
+def test_only_what_may_matter_goes_on_after_the_first_prompts(tmp_path: Path) -> None:
     def contender(name: str) -> Entrant:
         return Entrant("main", Contender(name, "peer", "k", (1,), lambda setup, value: {}), 1)
 
     log = Log(tmp_path, {}, resume=False)
     measured = {"good": (0.5, 50.0), "near": (0.5, 45.5), "far": (0.5, 42.0), "slow": (0.9, 59.0)}
-    for number in range(TRIED_PROMPTS):
+    for number in range(4):
         log.note("reference, main", prompt=number, seconds=1.0, psnr_db=60.0)
         for name, (seconds, psnr) in measured.items():
             log.note(f"{name}, k 1", prompt=number, seconds=seconds, psnr_db=psnr)
 
-    kept = worth_more([Entrant("main"), *map(contender, measured)], log)
+    kept = worth_more([Entrant("main"), *map(contender, measured)], log, 4)
 
     assert [s.label for s in kept] == ["reference, main", "good, k 1", "near, k 1"]
 
