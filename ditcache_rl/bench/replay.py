@@ -75,6 +75,8 @@ class Replay:
         #: What the stack added at the calls under way, likewise.
         self.residuals: list[Tensor] = []
         self.inputs: tuple[Tensor, ...] = ()
+        #: Which streams come out of the stack: the last block of some models drops the prompt.
+        self.leaving: list[bool] = []
         notes = _ReplayNotes(self)
         self._steps = self._record(notes)
         self._blanks: dict[int, list[list[Any]]] = {}
@@ -103,6 +105,10 @@ class Replay:
         """Restore."""
         self._tapped.close()
         self.stand_ins, self.residuals, self.inputs = [], [], ()
+
+    def of_stack(self, streams: Sequence[Tensor]) -> list[Tensor]:
+        """Return those streams that come out of the stack."""
+        return [one for one, leaves in zip(streams, self.leaving, strict=True) if leaves]
 
     @property
     def sigmas(self) -> Floats:
@@ -264,8 +270,9 @@ class _ReplayTap(StackTap[Replay]):
         if replay.stand_ins:
             streams = self._signature.read(args, kwargs)
             if self._first:
-                parts = _unflatten(replay.stand_ins[0], streams)
-                streams = tuple(a + b for a, b in zip(streams, parts, strict=True))
+                parts = iter(_unflatten(replay.stand_ins[0], replay.of_stack(streams)))
+                pairs = zip(streams, replay.leaving, strict=True)
+                streams = tuple(one + next(parts) if leaves else one for one, leaves in pairs)
             if self._last:
                 replay.stand_ins.pop(0)
             return self._signature.pack(streams)
@@ -274,7 +281,9 @@ class _ReplayTap(StackTap[Replay]):
         output = self.plain(*args, **kwargs)
         if self._last:
             ends, rows = self._signature.unpack(output), len(replay.inputs[0])
-            replay.residuals.append(flatten(ends, rows) - flatten(replay.inputs, rows))
+            replay.leaving = [one is not None for one in ends]
+            begun = flatten(replay.of_stack(replay.inputs), rows)
+            replay.residuals.append(flatten(ends, rows) - begun)
         return output
 
 

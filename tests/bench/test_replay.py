@@ -102,6 +102,21 @@ def test_every_step_is_that_of_the_pipeline_however_it_guides(name: str) -> None
         torch.testing.assert_close(latents, expected, rtol=0, atol=0)
 
 
+# The blocks of Z-Image aren't known by name.
+@pytest.mark.parametrize("name", [name for name in GUIDED if name != "ZImagePipeline"])
+def test_what_the_block_stack_added_stands_in_for_it(name: str) -> None:
+    board = ZooBoard(name, 3, stack=True, **GUIDED[name][1])
+
+    with Replay(board, CASES) as replay, torch.no_grad():
+        latents = replay.start()
+        for step in range(3):
+            output, added = replay.compute(step, latents)
+            assert_close(replay.estimate(step, latents, added), output)
+            latents = replay.advance(step, output, latents)
+
+    torch.testing.assert_close(latents, replay.recorded()[-1], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("blocks", [None, "transformer"])
 def test_two_guidance_branches_are_replayed(
     tiny_pipe: Any, tiny_call: dict[str, Any], blocks: str | None

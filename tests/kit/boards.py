@@ -97,13 +97,14 @@ class ZooBoard(Board):
     Args:
         name: Of the pipeline.
         steps: Denoising steps.
+        stack: Its block stack is cached instead.
         call: Further arguments of the call.
     """
 
-    def __init__(self, name: str, steps: int, **call: Any) -> None:
+    def __init__(self, name: str, steps: int, *, stack: bool = False, **call: Any) -> None:
         pipe = build(name)
         (*_, whole) = denoisers_of(pipe)
-        super().__init__(pipe, steps, sites=1, call=call, blocks=whole)
+        super().__init__(pipe, steps, sites=1, call=call, blocks=None if stack else whole)
         self._unit = pipeline_unit(name, pipe)
 
     def draw(
