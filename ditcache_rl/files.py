@@ -279,6 +279,8 @@ def fits(value: Any, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if origin is typing.Literal:
+        return value in args
     if origin is list:
         return isinstance(value, list) and all(fits(item, args[0]) for item in value)
     if origin is dict:

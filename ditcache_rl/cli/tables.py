@@ -13,6 +13,7 @@ from rich.table import Table
 from ditcache_rl.config import AgentConfig
 from ditcache_rl.pipelines.supported import supported_pipelines
 from ditcache_rl.policy import Policy
+from ditcache_rl.policy.card import DECIDERS
 from ditcache_rl.schedules import Scored
 from ditcache_rl.sensitivity import Grade, SensitivityMap, rank_correlation
 
@@ -101,7 +102,7 @@ def render_policy(policy: Policy) -> Table:
 def render_deadlines(policy: Policy) -> Table:
     """Lay out for the terminal who keeps deadlines how well: a line per load and contender."""
     facts = policy.metrics["deadlines"]
-    decides = "the agent" if facts["uses_agent"] else "the rule"
+    decides = DECIDERS[facts["decides"]]
     table = Table(title=f"deadlines on simulated loads that nobody has seen; {decides} is used")
     for title in ("load", "contender", "in time", "PSNR in time", "mean, late ones 0"):
         table.add_column(title, justify="left" if title in ("load", "contender") else "right")

@@ -7,6 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from ditcache_rl.policy.manifest import PolicyParts
 from ditcache_rl.schedules import Scored
+from ditcache_rl.world.pacer import Decider
+
+#: Who keeps deadlines, in words.
+DECIDERS: dict[Decider, str] = {
+    "rule": "the rule that replans at every step",
+    "forecast": "replanning by the learned forecast",
+    "agent": "the agent",
+}
 
 
 def write_card(policy: PolicyParts, *, source: str = "PATH/OF/THIS/FOLDER") -> str:
@@ -150,13 +158,13 @@ def _deadlines(policy: PolicyParts) -> str:
         for name, (low, high) in facts["agent_minus"].items()
     )
     pacing = pacer.pacing
-    used = "the agent" if pacing.uses_agent else "the rule that replans at every step"
     return f"""## Deadlines
 
 `cached(pipe, policy, deadline_s=...)` has an image in time with a share of
 {pacing.promised_share:.0%}, and as good as it can be then, between {pacing.shortest_s:.2f} and
-{pacing.longest_s:.2f} s on the unloaded machine above. What decides there is {used}. Simulated
-loads that none of them was made on; the last column counts a late image as 0 dB. The agent gains
+{pacing.longest_s:.2f} s on the unloaded machine above. What decides there is
+{DECIDERS[pacing.decides]}. Simulated loads that none of them was made on; the last
+column counts a late image as 0 dB. The agent gains
 {gains}, 95 % intervals over all loads.
 
 | load | contender | in time | PSNR of these | with late as 0 |

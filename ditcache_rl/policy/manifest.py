@@ -217,9 +217,9 @@ def read_fields(kind: type[T], raw: Any, where: str) -> T:
         raise ArtifactError(f"{where}: expected a field {name!r}, received none")
     for name, hint in hints_of(kind).items():
         if not fits(raw[name], hint):
-            raise ArtifactError(
-                f"{where}: {name} must be {known[name]}, received {raw[name]!r:.80}"
-            )
+            chosen = typing.get_origin(hint) is typing.Literal
+            wanted = f"one of {', '.join(typing.get_args(hint))}" if chosen else known[name]
+            raise ArtifactError(f"{where}: {name} must be {wanted}, received {raw[name]!r:.80}")
     return kind(**raw)
 
 

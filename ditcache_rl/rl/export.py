@@ -20,7 +20,7 @@ from ditcache_rl.policy import Manifest, NetworkUse, Policy, load_policy, save_p
 from ditcache_rl.policy.card import write_card
 from ditcache_rl.rl.compare import Comparison, compare, metrics_of, used_at
 from ditcache_rl.rl.deadline_env import LOADS, pacer_of
-from ditcache_rl.rl.judge import AGENT, RULE, START, judged
+from ditcache_rl.rl.judge import AGENT, FORESEES, RULE, START, judged
 from ditcache_rl.rl.policy import exported
 from ditcache_rl.rl.retarget import check_place
 from ditcache_rl.rl.scenario import Scenario
@@ -148,7 +148,7 @@ def export_pacer(
 
     All else is that of a policy that keeps deadlines already. The model is made as cautious as it
     must be to keep the promise, and used where it is significantly above the static schedules and
-    not below the rule, as after `train.py`; the card says so.
+    not below replanning, as after `train.py`; the card says so.
 
     Args:
         model: Trained in a `DeadlineVecEnv` of the policy, or its network.
@@ -183,9 +183,14 @@ def export_pacer(
         promised,
         seed=seed + 100,
     )
-    contenders: dict[str, Decide] = {START: pacer.prior, RULE: pacer.rule, AGENT: agent}
+    contenders: dict[str, Decide] = {
+        START: pacer.prior,
+        RULE: pacer.rule,
+        FORESEES: pacer.foreseeing,
+        AGENT: agent,
+    }
     judgement = judged(pacer.world, loads, contenders, seed=seed)
-    numbers = replace(pacer.pacing, caution=agent.caution, uses_agent=judgement.uses_agent)
+    numbers = replace(pacer.pacing, caution=agent.caution, decides=judgement.decides)
     fresh = replace(
         kept,
         pacer=replace(pacer, pacing=numbers, network=network),

@@ -1,4 +1,4 @@
-"""Judge who keeps deadlines how well, and whether an agent is used."""
+"""Judge who keeps deadlines how well, and who of them is used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from ditcache_rl.interval import Interval, mean_interval
 from ditcache_rl.types import Floats
 from ditcache_rl.world import Decide, Requests, played
+from ditcache_rl.world.pacer import Decider
 from ditcache_rl.world.tuning import score_db
 from ditcache_rl.world.world import World
 
@@ -40,16 +41,12 @@ def standing(name: str, load: str, requests: Requests, decide: Decide) -> Kept:
 
 
 class Judgement(NamedTuple):
-    """How contenders fare, and whether the agent is used."""
+    """How contenders fare, and who is used."""
 
     rows: list[Kept]
     agent_minus: dict[str, Interval]
     """PSNR in dB of the agent less that of each other contender, 0 of late images."""
-
-    @property
-    def uses_agent(self) -> bool:
-        """Whether it is significantly above what it started from, and not below the rule."""
-        return self.agent_minus[START].low > 0 and self.agent_minus[RULE].high >= 0
+    decides: Decider
 
     def facts(self) -> dict[str, Any]:
         """Return what the metrics of a policy keep."""
@@ -65,24 +62,39 @@ class Judgement(NamedTuple):
                 for one in self.rows
             ],
             "agent_minus": {name: gain.ends for name, gain in self.agent_minus.items()},
-            "uses_agent": self.uses_agent,
+            "decides": self.decides,
         }
 
 
 def judged(
     world: World, loads: Sequence[str], contenders: Mapping[str, Decide], *, seed: int
 ) -> Judgement:
-    """Play contenders under every load, on images that none has seen; one is the agent."""
+    """Play contenders under every load, on images that none has seen.
+
+    The agent is used if it is significantly above what it started from, and significantly below
+    neither replanning; else replanning by the forecast, if it is not below that by the rule.
+
+    Args:
+        world: Of the images.
+        loads: Kinds of load.
+        contenders: All of the names above, but perhaps the static schedule by deadline.
+        seed: Of the images.
+    """
     rows: list[Kept] = []
     for place, load in enumerate(loads):
         draw = world.fixed([load], _COMPARE // len(loads), seed + 200 + place)
         rows += [standing(name, load, draw(), one) for name, one in contenders.items()]
-    gained = {
-        name: mean_interval(_scores(rows, AGENT) - _scores(rows, name))
-        for name in contenders
-        if name != AGENT
-    }
-    return Judgement(rows, gained)
+
+    def gain(one: str, other: str) -> Interval:
+        return mean_interval(_scores(rows, one) - _scores(rows, other))
+
+    minus = {name: gain(AGENT, name) for name in contenders if name != AGENT}
+    decides: Decider = "rule"
+    if minus[START].low > 0 and min(minus[RULE].high, minus[FORESEES].high) >= 0:
+        decides = "agent"
+    elif gain(FORESEES, RULE).high >= 0:
+        decides = "forecast"
+    return Judgement(rows, minus, decides)
 
 
 def _scores(rows: Sequence[Kept], name: str) -> Floats:

@@ -94,8 +94,7 @@ def make_pacer(
 ) -> tuple[Pacer, dict[str, Any]]:
     """Make what keeps deadlines, and tell how all contenders fare on loads that none has seen.
 
-    The agent is used where it is significantly above the static schedule that it started from, all
-    loads together, and not significantly below the rule.
+    Who is used of rule, forecast and agent is what `judged` says.
     """
     model, costs, sigmas = fit_gaps(
         board,
@@ -158,8 +157,9 @@ def make_pacer(
         margin=rule.margin,
         jump=rule.jump,
         reverts=rule.reverts if np.isfinite(rule.reverts) else 0.0,
+        kept_back=foresees.margin,
         caution=agent.caution,
-        uses_agent=judgement.uses_agent,
+        decides=judgement.decides,
         promised_share=promised,
         shortest_s=low * unit,
         longest_s=high * unit,

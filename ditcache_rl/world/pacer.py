@@ -1,11 +1,11 @@
-"""What keeps deadlines for one pipeline at one step count: a rule, and perhaps an agent."""
+"""What keeps deadlines for one pipeline at one step count: a rule, a forecast, or an agent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from ditcache_rl.types import Floats
 from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, Agent, Senses
 from ditcache_rl.world.forecast import QUANTILES, Forecast
 from ditcache_rl.world.moment import NAMES, Prices
-from ditcache_rl.world.rules import ByDeadline, Replanning
+from ditcache_rl.world.rules import ByDeadline, Foreseeing, Replanning
 from ditcache_rl.world.simulator import Decide, GapCosts
 from ditcache_rl.world.world import World
+
+Decider = Literal["rule", "forecast", "agent"]
+"""Who decides by the clock: `Replanning`, `Foreseeing` or `Agent`."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ class Pacing:
         margin: Likewise.
         jump: Likewise.
         reverts: Likewise; 0 for never.
+        kept_back: Computes that replanning by the forecast keeps back, as in `Foreseeing`.
         caution: Of the agent, as in `Agent`.
-        uses_agent: Whether the agent decides, and not the rule.
+        decides: Who is used.
         promised_share: Share of the images that are in time.
         shortest_s: Least time that it was made for.
         longest_s: Most time that it was made for.
@@ -53,8 +57,9 @@ class Pacing:
     margin: float
     jump: float
     reverts: float
+    kept_back: float
     caution: float
-    uses_agent: bool
+    decides: Decider
     promised_share: float
     shortest_s: float
     longest_s: float
@@ -123,13 +128,19 @@ class Pacer:
         return ByDeadline(self.placement, self.chosen, self.deadlines, self.speeds)
 
     @property
+    def foreseeing(self) -> Foreseeing:
+        """Places as many computes as the forecast says will fit; there must be one."""
+        assert self.forecast is not None, "asked only where there is one"
+        forecast = Forecast(self.forecast.on_host())
+        return Foreseeing(self.placement, forecast, self.pacing.kept_back)
+
+    @property
     def agent(self) -> Agent:
         """The agent; there must be one."""
         assert self.network is not None, "asked only where there is one"
-        assert self.forecast is not None, "comes with the network"
         return Agent(
             self.network.on_host(),
-            Senses(Forecast(self.forecast.on_host()), self.prior),
+            Senses(self.foreseeing.forecast, self.prior),
             caution=self.pacing.caution,
             longest=self.pacing.longest_s / self.pacing.compute_s,
             slowest=self.prior.slowest,
@@ -137,8 +148,14 @@ class Pacer:
 
     @cached_property
     def decide(self) -> Decide:
-        """Tell which rows compute: what is used of the two."""
-        return self.agent if self.pacing.uses_agent else self.rule
+        """Tell which rows compute."""
+        match self.pacing.decides:
+            case "rule":
+                return self.rule
+            case "forecast":
+                return self.foreseeing
+            case "agent":
+                return self.agent
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Write everything but the numbers as arrays."""
@@ -200,9 +217,9 @@ class Pacer:
             )
         network = _network(parts["network"], len(AGENT_NAMES), ACTIONS)
         forecast = _network(parts["forecast"], len(NAMES), len(QUANTILES))
-        if (network is None) != (forecast is None) or (numbers.uses_agent and network is None):
+        if (network is None) != (forecast is None) or (numbers.decides != "rule" and not network):
             raise ArtifactError(
-                "expected a network and a forecast, or none of both where the rule is used, "
+                "expected a network and a forecast, or none of both where the rule decides, "
                 f"received {network is not None:d} and {forecast is not None:d} of them"
             )
         return cls(

@@ -267,7 +267,7 @@ def test_every_contender_is_measured_or_a_line_with_its_error(pipe: Any, tmp_pat
 
 
 def test_caches_of_diffusers_run_on_a_model_that_it_gives_none() -> None:
-    guided, call = open_pipeline("builtin:shapes-guided"), {"height": 64, "width": 64}
+    guided, call = open_pipeline("builtin:shapes-guided"), dict[str, Any](height=64, width=64)
     kind = type(guided.transformer)
     here = LocalHost(Setup(guided, STEPS, lambda: draw(guided, steps=STEPS, **call)), call)
     plain = here.shoot(Entrant("main"), *CASES[0])

@@ -139,7 +139,7 @@ def test_a_model_of_ones_own_keeps_the_deadlines_of_a_policy(policy: Path, tmp_p
     assert made.tables.keys() == before.tables.keys()
     assert made.pacer.network.head.weight.abs().max() > 0, "it was trained"
     facts = made.metrics["deadlines"]
-    assert facts["uses_agent"] == made.pacer.pacing.uses_agent
+    assert facts["decides"] == made.pacer.pacing.decides
     assert {one["load"] for one in facts["standings"]} == {"slow", "fast"}
     with pytest.raises(ConfigError, match="mine exists"):
         export_pacer(model, policy, tmp_path / "mine")

@@ -1,11 +1,27 @@
+from dataclasses import replace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
+from ditcache_rl.errors import ArtifactError
+from ditcache_rl.policy.manifest import read_fields
 from ditcache_rl.rl.deadline_env import DeadlineVecEnv
 from ditcache_rl.rl.forecast import _played, learn_forecast
-from ditcache_rl.rl.judge import standing
+from ditcache_rl.rl.judge import AGENT, FORESEES, RULE, START, judged, standing
 from ditcache_rl.rl.pace import learn_agent
-from ditcache_rl.world import Agent, Forecast, GapCosts, Pacer, played
+from ditcache_rl.world import (
+    Agent,
+    Decide,
+    Forecast,
+    Foreseeing,
+    GapCosts,
+    Moment,
+    Pacer,
+    Pacing,
+    Replanning,
+    played,
+)
 from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES
 from ditcache_rl.world.forecast import QUANTILES
 from ditcache_rl.world.tuning import cautious, score_db
@@ -180,3 +196,31 @@ def test_a_forecast_is_as_often_too_high_as_it_says(world: World, pacer: Pacer) 
 
     np.testing.assert_allclose(fewer, QUANTILES, atol=0.1)
     assert (Forecast(network.on_host())(images().moment())[:, 0] > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("best", "decides"),
+    [(AGENT, "agent"), (FORESEES, "forecast"), (RULE, "rule"), (START, "forecast")],
+)
+def test_who_decides_is_the_agent_only_where_nothing_simpler_is_better(
+    world: World, pacer: Pacer, best: str, decides: str
+) -> None:
+    def waits(moment: Moment) -> Any:
+        return np.full(len(moment.left), moment.step == 0)
+
+    contenders: dict[str, Decide] = {name: waits for name in (START, RULE, FORESEES, AGENT)}
+
+    judgement = judged(world, ["slow"], contenders | {best: pacer.rule}, seed=0)
+
+    assert judgement.decides == decides
+    assert judgement.facts()["decides"] == decides
+
+
+def test_a_pacer_decides_by_what_was_judged_best(pacer: Pacer) -> None:
+    kinds = {"rule": Replanning, "forecast": Foreseeing, "agent": Agent}
+    for name, kind in kinds.items():
+        pacing = replace(pacer.pacing, decides=cast(Any, name), kept_back=0.5)
+        assert isinstance(replace(pacer, pacing=pacing).decide, kind)
+        assert replace(pacer, pacing=pacing).foreseeing.margin == 0.5
+    with pytest.raises(ArtifactError, match="decides must be one of rule, forecast, agent"):
+        read_fields(Pacing, {**pacer.to_dict(), "decides": "chance"}, "pacer")
