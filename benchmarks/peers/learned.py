@@ -18,8 +18,8 @@ from ditcache_rl.types import Floats
 #: Computed steps of solvers of either kind. Free times cost a run for every number of theirs.
 LEARNED_COMPUTES = (12, 9, 7, 6, 5, 4, 3, 2)
 FREE_COMPUTES = (12, 9, 7, 5, 4, 3, 2)
-#: Outputs that an update weighs; the best is taken.
-_HISTORIES = (2, 3)
+#: Outputs that an update weighs, where there are as many.
+_HISTORY = 3
 #: Gauss-Newton steps of a fit, and times that S4S-Alt takes turns.
 _ROUNDS, _TURNS = 3, 2
 
@@ -30,7 +30,6 @@ def learned(
     steps: int,
     call: dict[str, Any],
     cases: Sequence[Case],
-    select: Sequence[Case],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Learn the solvers of a contender, as a file holds them; none where a pipeline is none for it.
@@ -41,7 +40,6 @@ def learned(
         steps: Denoising steps of the reference.
         call: Further arguments of its call.
         cases: That solvers are learned from.
-        select: That the length of their history is chosen on.
         say: Hears why there are none.
     """
     try:
@@ -49,11 +47,10 @@ def learned(
             return l2p_solvers(pipe, steps, call, cases, _fewer(LEARNED_COMPUTES, steps))
         found: dict[str, Any] = {}
         with silent(pipe):
-            loop, judge = (FreeLoop(pipe, part, steps=steps, call=call) for part in (cases, select))
+            loop = FreeLoop(pipe, cases, steps=steps, call=call)
             for count in _fewer(FREE_COMPUTES, steps):
-                starts = [adams(loop.levels(count), n) for n in _HISTORIES if n <= count]
-                tried = [FREE[name](loop, start) for start in starts]
-                found[str(count)] = max(tried, key=lambda solver: judge.psnr(solver).mean()).write()
+                start = adams(loop.levels(count), min(_HISTORY, count))
+                found[str(count)] = FREE[name](loop, start).write()
     except UnsupportedModelError as error:
         say(f"without {name}: {error}")
         return {}

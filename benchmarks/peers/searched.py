@@ -72,7 +72,7 @@ def schedules_for(
         call: Further arguments of its call.
         cases: Train prompts.
         learn: Train prompts that solvers are learned on.
-        select: Select prompts, on which what was learned and settings of peers are chosen.
+        select: Select prompts, on which settings of peers are chosen.
         evaluations: Candidates per number of computes, of a search that draws them.
         file: Where those of many pipelines, and of more and less searching, are kept.
         say: Hears what is being searched.
@@ -97,9 +97,7 @@ def schedules_for(
         entry = dict(key)
         kept.append(entry)
     setting = partial(settings_of, pipe=pipe, steps=steps, call=call, cases=select)
-    learning = partial(
-        learned, pipe=pipe, steps=steps, call=call, cases=learn, select=select, say=say
-    )
+    learning = partial(learned, pipe=pipe, steps=steps, call=call, cases=learn, say=say)
     kinds: dict[str, dict[str, Callable[[], Any]]] = {
         "schedules": ScheduleSearch(pipe, steps, call, cases, evaluations, say).ways(),
         "solvers": {name: partial(learning, name) for name in LEARNERS},

@@ -314,7 +314,7 @@ def counted(pipe: Any, calls: list[int]) -> Iterator[None]:
 def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few: dict[str, Any] = {"FREE_COMPUTES": (3,), "_HISTORIES": (2,), "_ROUNDS": 1, "_TURNS": 1}
+    few: dict[str, Any] = {"FREE_COMPUTES": (3,), "_HISTORY": 2, "_ROUNDS": 1, "_TURNS": 1}
     for name, value in few.items():
         monkeypatch.setattr(learned, name, value)
     one = {"lower_order_final": (True, False)}

@@ -10,24 +10,17 @@ from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_zip_file
 
 import ditcache_rl as dc
-from ditcache_rl.config import find_policy, shipped_policies
+from ditcache_rl.config import find_policy, load_env, shipped_policies
 from ditcache_rl.metrics import psnr_db
+from ditcache_rl.pipelines import open_pipeline
 from ditcache_rl.policy import Policy, load_policy
 from ditcache_rl.rl.policy import MaskablePriorPolicy
-from ditcache_rl.shapes import CALL, load_pipeline
 
 RUNS = Path(__file__).parents[2] / "runs" / "shapes"
 TRAINED = sorted(
     path.parent for path in RUNS.glob("*/agent.zip") if (path.parent / "policy").is_dir()
 )
 OBSERVATIONS = 10_000
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    pipe = load_pipeline()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def actor_of(policy: Policy, run: Path) -> MaskablePriorPolicy:
@@ -59,10 +52,10 @@ def test_a_trained_export_decides_as_its_ppo_policy(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_policies())
-def test_a_shipped_policy_draws_nearly_the_reference_in_half_the_computes(
-    name: str, pipe: Any
-) -> None:
-    policy = load_policy(find_policy(name))
+def test_a_shipped_policy_draws_nearly_the_reference_in_half_the_computes(name: str) -> None:
+    policy, config = load_policy(find_policy(name)), load_env(name.removesuffix("-ppo"))
+    pipe = open_pipeline(config.pipeline.source)
+    pipe.set_progress_bar_config(disable=True)
     steps, table = policy.steps[0], policy.tables[policy.steps[0]]
     # What 95 % of the select prompts reach with the best schedule in half of the computes.
     most = max(computes for computes in table if computes <= table.site_steps // 2)
@@ -70,10 +63,14 @@ def test_a_shipped_policy_draws_nearly_the_reference_in_half_the_computes(
 
     def draw() -> torch.Tensor:
         generator = torch.Generator().manual_seed(7)
-        prompt = "a small striped orange moon at left on a white background"
-        image: torch.Tensor = pipe(
-            prompt, num_inference_steps=steps, generator=generator, output_type="pt", **CALL
-        ).images
+        made: Any = pipe(
+            "a small striped orange moon at left on a white background",
+            num_inference_steps=steps,
+            generator=generator,
+            output_type="pt",
+            **config.pipeline.call,
+        )
+        image: torch.Tensor = made.images
         return image
 
     reference = draw()
