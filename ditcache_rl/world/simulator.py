@@ -67,9 +67,7 @@ class Requests:
         self.rows, self.steps = rows, steps
         work = np.cumsum(1 / (SLOTS * traces), axis=1)
         self._work = np.concatenate([np.zeros((rows, 1)), work], axis=1)
-        #: One ascending row after the other, so that all are looked up at once.
-        self._apart = float(self._work.max()) + 1.0
-        self._flat = (self._work + self._apart * np.arange(rows)[:, None]).ravel()
+        self._slowest = float(traces.max())
         #: Of the steps of this image, whoever makes it, and of those before.
         self._noise = np.exp(STEP_NOISE * rng.standard_normal(((1 + BEFORE) * steps, rows)))
         self._gauge = Gauge(rows)
@@ -160,21 +158,27 @@ class Requests:
 
     def _after(self, work: Floats | float) -> Floats:
         """Return when so much work from now on is done."""
-        wanted = self._work_at(self._now) + work
-        most = self._work[:, -1] * (1 - 1e-12)
-        wanted = np.minimum(wanted, most)  # a trace that ends: long past every deadline
-        place = np.searchsorted(self._flat, wanted + self._apart * np.arange(self.rows), "right")
-        slot = place - 1 - np.arange(self.rows) * self._work.shape[1]
-        low = self._flat[place - 1] - self._apart * np.arange(self.rows)
-        high = self._flat[place] - self._apart * np.arange(self.rows)
+        rows, last = np.arange(self.rows), self._work.shape[1] - 1
+        # A trace that ends does so long past every deadline.
+        wanted = np.minimum(self._work_at(self._now) + work, self._work[:, -1] * (1 - 1e-12))
+        slot = self._places(self._now).astype(np.int64)
+        most = int(np.max(work) * self._slowest * SLOTS) + 2
+        for reach in 1 << np.arange(most.bit_length())[::-1]:
+            ahead = np.minimum(slot + reach, last)
+            slot = np.where(self._work[rows, ahead] <= wanted, ahead, slot)
+        low, high = self._work[rows, slot], self._work[rows, slot + 1]
         return np.asarray((slot + (wanted - low) / (high - low)) / SLOTS)
 
     def _work_at(self, time: Floats) -> Floats:
-        places = np.clip(time * SLOTS, 0, self._work.shape[1] - 1 - 1e-9)
+        places = self._places(time)
         slot = places.astype(np.int64)
         rows = np.arange(self.rows)
         low, high = self._work[rows, slot], self._work[rows, slot + 1]
         return np.asarray(low + (places - slot) * (high - low))
+
+    def _places(self, time: Floats) -> Floats:
+        """Tell how many slots have gone by, at most all of the trace: (rows,)."""
+        return np.clip(time * SLOTS, 0, self._work.shape[1] - 1 - 1e-9)
 
 
 Decide = Callable[[Moment], NDArray[np.bool_]]
