@@ -13,7 +13,13 @@ import torch
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.dbcache import db_cache
 from benchmarks.peers.hooks import distilled, hook, mag_ratios, sea_cache, swept, timestep
-from benchmarks.peers.learned import FREE, FREE_COMPUTES, LEARNED_COMPUTES
+from benchmarks.peers.learned import (
+    FITTED,
+    FITTED_COMPUTES,
+    FREE,
+    FREE_COMPUTES,
+    LEARNED_COMPUTES,
+)
 from benchmarks.peers.linear import learned_solver
 from benchmarks.peers.solvers import SOLVER_STEPS, SOLVERS, fewer_steps, other_solver, tuned_solver
 from benchmarks.peers.under_runner import (
@@ -217,6 +223,7 @@ CONTENDERS: tuple[Contender, ...] = (
         OWN_COMPUTES,
         collapsed("whole denoiser"),
     ),
+    Contender(FITTED, "static", "computed", FITTED_COMPUTES, learned_solver(FITTED)),
     Contender(
         "fewer steps, Newton every k",
         "static",

@@ -1,8 +1,8 @@
-"""What is learned from full compute: L2P, and with free times DyWeight and S4S-Alt."""
+"""What is learned from full compute: L2P, DyWeight and S4S-Alt, and times of our schedules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,17 @@ from benchmarks.peers.linear import l2p_solvers
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.evaluate import silent
+from ditcache_rl.schedules import Schedule
+from ditcache_rl.schedules.collapse import collapse, euler_steps
 from ditcache_rl.search.free import FreeLoop, FreeSolver
-from ditcache_rl.search.told import fit_solver
-from ditcache_rl.types import Floats
+from ditcache_rl.search.told import fit_solver, told_times
+from ditcache_rl.types import HISTORY, Floats
 
 #: Computed steps of solvers of either kind. Free times cost a run for every number of theirs.
 LEARNED_COMPUTES = (12, 9, 7, 6, 5, 4, 3, 2)
 FREE_COMPUTES = (12, 9, 7, 5, 4, 3, 2)
+#: Our schedules whose coefficients and told times are fitted besides, and how many they compute.
+FITTED, FITTED_COMPUTES = "whole denoiser, fitted times", (7, 6, 5, 4, 3, 2)
 #: Outputs that an update weighs, where there are as many.
 _HISTORY = 3
 #: Gauss-Newton steps of a fit, and times that S4S-Alt takes turns.
@@ -54,6 +58,35 @@ def learned(
     except UnsupportedModelError as error:
         say(f"without {name}: {error}")
         return {}
+    return found
+
+
+def fitted(
+    pipe: Any,
+    steps: int,
+    call: dict[str, Any],
+    cases: Sequence[Case],
+    select: Sequence[Case],
+    schedules: Mapping[int, Schedule],
+) -> dict[str, Any]:
+    """Fit our schedules as `ditcache-rl export --fit-times` does, as a file holds them.
+
+    Args:
+        pipe: The pipeline.
+        steps: Denoising steps of the reference.
+        call: Further arguments of its call.
+        cases: What is fitted to.
+        select: What tells whether anything is gained.
+        schedules: By computed steps, of the whole denoiser.
+    """
+    found = {}
+    with silent(pipe):
+        sigmas = FreeLoop(pipe, cases[:1], steps=steps, call=call).sigmas
+        for count in _fewer(FITTED_COMPUTES, steps):
+            own = collapse(schedules[count], sigmas, euler_steps(sigmas))
+            best = told_times(pipe, own, cases, select, call=call, rows=len(cases)).best
+            solver = FreeSolver.of(own if best is None else best.collapsed, HISTORY)
+            found[str(count)] = solver.write()
     return found
 
 

@@ -21,7 +21,7 @@ from benchmarks.peers.contenders import (
     OWN_COMPUTES,
     PUBLISHED_COMPUTES,
 )
-from benchmarks.peers.learned import LEARNERS, learned
+from benchmarks.peers.learned import FITTED, LEARNERS, fitted, learned
 from benchmarks.peers.settings import SETTINGS, settings_of
 from benchmarks.peers.under_runner import FEWER_BLOCKS
 from ditcache_rl.bench import Board, Case
@@ -98,9 +98,11 @@ def schedules_for(
         kept.append(entry)
     setting = partial(settings_of, pipe=pipe, steps=steps, call=call, cases=select)
     learning = partial(learned, pipe=pipe, steps=steps, call=call, cases=learn, say=say)
+    fitting = partial(fitted, pipe, steps, call, learn, select)
     kinds: dict[str, dict[str, Callable[[], Any]]] = {
         "schedules": ScheduleSearch(pipe, steps, call, cases, evaluations, say).ways(),
-        "solvers": {name: partial(learning, name) for name in LEARNERS},
+        "solvers": {name: partial(learning, name) for name in LEARNERS}
+        | {FITTED: lambda: fitting(_read_schedules(entry["schedules"]["whole denoiser"]))},
         "settings": {name: partial(setting, name) for name in SETTINGS}
         | {FEWER_BLOCKS: lambda: {"order": _order(pipe, steps, call, cases[:_HARM_CASES])}},
     }
@@ -248,10 +250,7 @@ def _order(
 
 def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
     """Hand what was searched to the contenders."""
-    schedules = {
-        name: {int(computes): read_entry(one) for computes, one in found.items()}
-        for name, found in entry["schedules"].items()
-    }
+    schedules = {name: _read_schedules(found) for name, found in entry["schedules"].items()}
     solvers = {
         name: {int(computes): FreeSolver.read(one) for computes, one in found.items()}
         for name, found in entry["solvers"].items()
@@ -263,6 +262,10 @@ def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
         settings=entry.get("settings", {}),
         failed=entry.get("failed", {}),
     )
+
+
+def _read_schedules(found: dict[str, Entry]) -> dict[int, Schedule]:
+    return {int(computes): read_entry(one) for computes, one in found.items()}
 
 
 def write_entry(schedule: Schedule) -> Entry:

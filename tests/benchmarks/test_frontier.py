@@ -21,6 +21,7 @@ from benchmarks.peers.contenders import (
     CONVERTED_COMPUTES,
     OWN_COMPUTES,
 )
+from benchmarks.peers.learned import FITTED, FREE
 from benchmarks.peers.searched import read_entry, schedules_for, with_schedules, write_entry
 from benchmarks.peers.solvers import SOLVERS
 from benchmarks.peers.under_runner import FEWER_BLOCKS, PLAIN
@@ -315,6 +316,7 @@ def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few: dict[str, Any] = {"FREE_COMPUTES": (3,), "_HISTORY": 2, "_ROUNDS": 1, "_TURNS": 1}
+    few |= {"FITTED_COMPUTES": (3,)}
     for name, value in few.items():
         monkeypatch.setattr(learned, name, value)
     one = {"lower_order_final": (True, False)}
@@ -356,7 +358,7 @@ def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted
             assert schedule.computes == computes
     assert set(found["settings"]) == {*SOLVERS, VERIFIED, FEWER_BLOCKS}
     assert not found["failed"]
-    for name in ("L2P", "DyWeight-like", "S4S-Alt-like", *SOLVERS):
+    for name in ("L2P", *FREE, FITTED, *SOLVERS):
         (contender,) = (one for one in CONTENDERS if one.name == name)
         made, calls = contender.make(setup, 3), list[int]()
         with made["applied"](pipe), counted(pipe, calls):
@@ -372,16 +374,18 @@ def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted
     search["file"].write_text(json.dumps([found]))
     again, heard = schedules_for(pipe, **search), said[count:]
     assert heard == ["searching L2P", f"searching {VERIFIED}"]
-    assert set(again["solvers"]) == {"L2P", "DyWeight-like", "S4S-Alt-like"}
+    assert set(again["solvers"]) == {"L2P", *FREE, FITTED}
 
 
 @pytest.fixture
 def search(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Arguments of a search that finds nothing, at once."""
     monkeypatch.setattr(searched, "learned", lambda name, **_: {})
+    monkeypatch.setattr(searched, "fitted", lambda *_: {})
     monkeypatch.setattr(searched, "settings_of", lambda name, **_: {})
     monkeypatch.setattr(searched, "_order", lambda *_: [1, 0])
-    monkeypatch.setattr(searched.ScheduleSearch, "ways", lambda self: {"DPCache": dict})
+    ways = {"DPCache": dict[str, Any], "whole denoiser": dict[str, Any]}
+    monkeypatch.setattr(searched.ScheduleSearch, "ways", lambda self: ways)
     return {
         "pipe": pipe,
         "steps": STEPS,
