@@ -53,7 +53,9 @@ def learned(
         with silent(pipe):
             loop = FreeLoop(pipe, cases, steps=steps, call=call)
             for count in _fewer(FREE_COMPUTES, steps):
-                start = adams(loop.levels(count), min(_HISTORY, count))
+                levels, history = loop.levels(count), min(_HISTORY, count)
+                starts = [adams(levels, history, order) for order in (1, 2)]
+                start = max(starts, key=lambda solver: loop.psnr(solver).mean())
                 found[str(count)] = FREE[name](loop, start).write()
     except UnsupportedModelError as error:
         say(f"without {name}: {error}")
@@ -124,19 +126,21 @@ FREE: dict[str, Callable[[FreeLoop, FreeSolver], FreeSolver]] = {
 LEARNERS = ("L2P", *FREE)
 
 
-def adams(levels: Floats, history: int) -> FreeSolver:
+def adams(levels: Floats, history: int, order: int) -> FreeSolver:
     """Return the method of Adams and Bashforth over uneven noise levels.
 
-    Of second order, at the first step of first; later entries of the history are zero.
+    Its first step is of first order; later entries of the history are zero.
 
     Args:
         levels: (K + 1,), where it ends last.
-        history: Outputs that an update has room for, at least 2.
+        history: Outputs that an update has room for, at least `order`.
+        order: 1, which is Euler's method, or 2.
     """
     moves = np.diff(levels)
     updates = np.zeros((len(moves), history))
     updates[:, 0] = moves
-    slope = moves[1:] ** 2 / (2 * moves[:-1])
-    updates[1:, 0] += slope
-    updates[1:, 1] -= slope
+    if order == 2:
+        slope = moves[1:] ** 2 / (2 * moves[:-1])
+        updates[1:, 0] += slope
+        updates[1:, 1] -= slope
     return FreeSolver(np.asarray(levels[:-1]), np.ones(len(moves)), updates)

@@ -68,6 +68,11 @@ class ActionSpace(NamedTuple):
         """Numbers that a policy returns: one per pattern, one per tier."""
         return len(self.patterns) + len(self.tiers)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many patterns and tiers there are."""
+        return {"a pattern": len(self.patterns), "a tier": len(self.tiers)}
+
     def schema(self) -> tuple[str, ...]:
         """Name the numbers of the observation that goes with these actions."""
         own = () if self.features is None else self.features.names

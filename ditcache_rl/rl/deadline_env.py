@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ditcache_rl.config import find_policy
 from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.policy import Policy, load_policy
-from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked_numbers
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked
 from ditcache_rl.types import MOST_STEPS, Floats
 from ditcache_rl.world import Pacer, Requests, Senses, played
 from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, allowed
@@ -31,6 +31,7 @@ LOADS = ("slow", "comparable", "fast")
 
 #: What an action is called, and what an observation shows, in order.
 ACTION_NAMES = ("skip", "compute")
+_ACTION = {"an action": ACTIONS}
 OBSERVATION_NAMES = (*AGENT_NAMES, *(f"prior/{name}" for name in ACTION_NAMES))
 
 
@@ -139,7 +140,7 @@ class DeadlineEnv(gym.Env[NDArray[np.float32], np.int64]):
         images = self._running()
         if images.done:
             raise StateError("expected reset after the last step of an image")
-        (reward,) = images.play(checked_numbers(action, (), ACTIONS)[None])
+        (reward,) = images.play(checked(action, (), _ACTION)[None])
         info: dict[str, Any] = {}
         if images.done:
             psnr_db, in_time = images.requests.outcome()
@@ -229,7 +230,7 @@ class DeadlineVecEnv(SharedVecEnv):
         Raises:
             ShapeError: If they are none.
         """
-        self._actions = checked_numbers(actions, (self.num_envs, 1), ACTIONS)[:, 0]
+        self._actions = checked(actions, (self.num_envs, 1), _ACTION)[:, 0]
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play a step; after the last one a new batch has begun."""

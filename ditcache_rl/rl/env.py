@@ -14,9 +14,10 @@ from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
 from ditcache_rl.control.observation import Observation
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.rl.episodes import Episodes, checked
+from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.scenario import Named, Scenario, Task
+from ditcache_rl.rl.shared_vec_env import checked
 
 
 class DenoiseEnv(Named, gym.Env[Observation, NDArray[np.int64]]):
@@ -89,7 +90,7 @@ class DenoiseEnv(Named, gym.Env[Observation, NDArray[np.int64]]):
             ShapeError: If the action is not of the action space.
             StateError: If no episode is running.
         """
-        wanted = checked(action, (2,), self._scenario.actions)
+        wanted = checked(action, (2,), self._scenario.actions.counts)
         outcome, projected = self._episodes.play(wanted[None])
         info: dict[str, Any] = {"projected": bool(projected[0])}
         if outcome is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from ditcache_rl.bench import Case, Drawn, ImageMemory, Quality, bill_of
 from ditcache_rl.control import ActionSpace, ActionState, Controller
 from ditcache_rl.control.observation import Observation, RowTargets
-from ditcache_rl.errors import ShapeError, StateError
+from ditcache_rl.errors import StateError
 from ditcache_rl.rl.reward import RewardTerms
 from ditcache_rl.rl.rollout import Finished, Rollout
 from ditcache_rl.rl.scenario import Scenario, Task
@@ -230,29 +230,6 @@ class Episodes:
         if self._rollout is None:
             raise StateError("expected a running episode, received none; call reset first")
         return self._rollout
-
-
-def checked(actions: Any, shape: tuple[int, ...], space: ActionSpace) -> NDArray[np.int64]:
-    """Check actions of somebody else's.
-
-    Args:
-        actions: What was received.
-        shape: What is expected; the last size is 2, pattern and tier.
-        space: The discrete actions.
-
-    Raises:
-        ShapeError: If they are no integers, of another shape, or out of range.
-    """
-    received = np.asarray(actions)
-    most = len(space.patterns), len(space.tiers)
-    whole = np.issubdtype(received.dtype, np.integer)
-    if received.shape != shape or not whole or ((received < 0) | (received >= most)).any():
-        raise ShapeError(
-            f"expected actions as integers of shape {shape}, a pattern in [0, {most[0] - 1}] and a "
-            f"tier in [0, {most[1] - 1}], received {received.dtype} of shape {received.shape}: "
-            f"{received.tolist()!r:.80}"
-        )
-    return received.astype(np.int64)
 
 
 def project(

@@ -13,10 +13,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ditcache_rl.errors import StateError
 from ditcache_rl.queueing.fronts import Bools, Ints
 from ditcache_rl.rl.serving import OFFERED_DB, PricedMachines, Service
-from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked_numbers
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked
 
 _OBSERVATION_NAMES = tuple(Service.observation_names())
 _ACTION_NAMES = tuple(f"{price_db:.3g} dB" for price_db in OFFERED_DB)
+_ACTION = {"a price": len(OFFERED_DB)}
 
 
 class ServeEnv(gym.Env[NDArray[np.float32], np.int64]):
@@ -59,7 +60,7 @@ class ServeEnv(gym.Env[NDArray[np.float32], np.int64]):
         priced = self._running()
         if priced.machines.done[0]:
             raise StateError("expected reset after the last request of a trace was served")
-        (reward,) = priced.play(checked_numbers(action, (), len(OFFERED_DB))[None])
+        (reward,) = priced.play(checked(action, (), _ACTION)[None])
         done = bool(priced.machines.done[0])
         info = _outcome(priced, 0) if done else {}
         return priced.view.observation[0], float(reward), done, False, info
@@ -102,7 +103,7 @@ class ServeVecEnv(SharedVecEnv):
         Raises:
             ShapeError: If they are none.
         """
-        self._actions = checked_numbers(actions, (self.num_envs,), len(OFFERED_DB))
+        self._actions = checked(actions, (self.num_envs,), _ACTION)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play a tick on every machine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,22 +53,23 @@ class SharedVecEnv(VecEnv):
         return list(self._get_indices(indices))
 
 
-def checked_numbers(actions: Any, shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
-    """Check actions of somebody else's that are a number each.
+def checked(actions: Any, shape: tuple[int, ...], counts: Mapping[str, int]) -> NDArray[np.int64]:
+    """Check actions of somebody else's.
 
     Args:
         actions: What was received.
-        shape: What is expected.
-        count: Of different actions.
+        shape: What is expected; where an action is of several numbers, the last size is theirs.
+        counts: Of different values of each number, by its name.
 
     Raises:
         ShapeError: If they are no integers, of another shape, or out of range.
     """
-    received = np.asarray(actions)
+    received, most = np.asarray(actions), np.array([*counts.values()])
     whole = np.issubdtype(received.dtype, np.integer)
-    if received.shape != shape or not whole or ((received < 0) | (received >= count)).any():
+    if received.shape != shape or not whole or ((received < 0) | (received >= most)).any():
+        ranges = " and ".join(f"{name} in [0, {count - 1}]" for name, count in counts.items())
         raise ShapeError(
-            f"expected actions as integers of shape {shape} in [0, {count - 1}], received "
-            f"{received.dtype} of shape {received.shape}: {received.tolist()!r:.80}"
+            f"expected actions as integers of shape {shape}, {ranges}, received {received.dtype} "
+            f"of shape {received.shape}: {received.tolist()!r:.80}"
         )
     return received.astype(np.int64)

@@ -11,9 +11,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.env import spaces_of
-from ditcache_rl.rl.episodes import Episodes, Outcome, checked
+from ditcache_rl.rl.episodes import Episodes, Outcome
 from ditcache_rl.rl.scenario import Named, Scenario, Task
-from ditcache_rl.rl.shared_vec_env import SharedVecEnv
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked
 
 
 class DenoiseVecEnv(Named, SharedVecEnv):
@@ -56,7 +56,7 @@ class DenoiseVecEnv(Named, SharedVecEnv):
         Raises:
             ShapeError: If they are not of the action space.
         """
-        self._actions = checked(actions, (self.num_envs, 2), self._scenario.actions)
+        self._actions = checked(actions, (self.num_envs, 2), self._scenario.actions.counts)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play one denoising step; after the last one a new batch has begun."""

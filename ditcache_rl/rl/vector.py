@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ditcache_rl.bench import cases_of
 from ditcache_rl.control.observation import Observation
 from ditcache_rl.rl.env import DenoiseEnv, check_mode, scenario_of, spaces_of
-from ditcache_rl.rl.episodes import Episodes, checked
+from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.scenario import Named, Scenario, Task
+from ditcache_rl.rl.shared_vec_env import checked
 
 Flags = NDArray[np.bool_]
 
@@ -82,7 +83,7 @@ class DenoiseVectorEnv(Named, VectorEnv[Observation, NDArray[np.int64], NDArray[
             ShapeError: If the actions are not of the action space.
             StateError: If no episodes are running.
         """
-        wanted = checked(actions, (self.num_envs, 2), self._scenario.actions)
+        wanted = checked(actions, (self.num_envs, 2), self._scenario.actions.counts)
         rewards, never = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.bool_)
         if self._ended:
             observation, infos = self._begin()

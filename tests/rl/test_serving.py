@@ -125,7 +125,9 @@ def test_a_price_that_is_none_is_refused() -> None:
 
     wrongs: list[Any] = [np.int64(16), np.int64(-1), 3.0, np.array([3])]
     for wrong in wrongs:
-        with pytest.raises(ShapeError, match=r"integers of shape \(\) in \[0, 15\], received"):
+        with pytest.raises(
+            ShapeError, match=r"integers of shape \(\), a price in \[0, 15\], received"
+        ):
             env.step(wrong)
     many = ServeVecEnv(SERVICE, 2, np.random.default_rng(0))
     with pytest.raises(ShapeError, match=r"received float64 of shape \(2,\)"):
