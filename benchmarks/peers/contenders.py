@@ -48,6 +48,8 @@ _EVERY = (2, 3, 4, 5, 7, 10, 14)
 PUBLISHED_COMPUTES = (12, 9, 7, 6, 5, 4, 3, 2)
 DPCACHE_COMPUTES = (12, 9, 7, 6, 5, 4, 3)
 OWN_COMPUTES = (10, 8, 7, 6, 5, 4, 3, 2)
+#: Shares that the policy computes: of 28 steps 14, 12, 10 to 2.
+_BUDGETS = (0.5, 0.43, 0.36, 0.33, 0.29, 0.25, 0.22, 0.18, 0.15, 0.11, 0.08)
 #: Ways to convert a pipeline's models, and steps that are computed on them: of ours and of fewer.
 CONVERSIONS = ("compile", "int8-dynamic", "bf16")
 CONVERTED_COMPUTES = (8, 5, 4, 3, 2)
@@ -203,8 +205,15 @@ CONTENDERS: tuple[Contender, ...] = (
         "policy",
         "static",
         "budget",
-        (0.36, 0.33, 0.25, 0.22, 0.18, 0.15, 0.11),
+        _BUDGETS,
         policy_under("budget"),
+    ),
+    Contender(
+        "policy, collapsed",
+        "static",
+        "budget",
+        _BUDGETS,
+        collapsed(policy_under("budget")),
     ),
     Contender(
         "policy, floor",
@@ -221,7 +230,7 @@ CONTENDERS: tuple[Contender, ...] = (
         "static",
         "computed",
         OWN_COMPUTES,
-        collapsed("whole denoiser"),
+        collapsed(whole_denoiser("whole denoiser")),
     ),
     Contender(FITTED, "static", "computed", FITTED_COMPUTES, learned_solver(FITTED)),
     Contender(

@@ -73,11 +73,13 @@ def whole_denoiser(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
     return make
 
 
-def collapsed(name: str) -> Callable[[Setup, Any], dict[str, Any]]:
-    """The same as a solver of as many steps as it computes."""
+def collapsed(
+    made: Callable[[Setup, Any], dict[str, Any]],
+) -> Callable[[Setup, Any], dict[str, Any]]:
+    """The same, of the whole denoiser, as a solver of as many steps as it computes."""
 
-    def make(setup: Setup, value: int) -> dict[str, Any]:
-        under = whole_denoiser(name)(setup, value)
+    def make(setup: Setup, value: Any) -> dict[str, Any]:
+        under = made(setup, value)
         controller, blocks = under["controller"], under["blocks"]
         runner = SolverRunner(setup.pipe, controller, TieredCache(), blocks=blocks)
         return {"applied": lambda pipe: runner}  # one for all calls: it keeps its updates
