@@ -2,7 +2,7 @@
 
 All contenders draw the same prompts from the same seeds with the same pipeline, one image at a
 time, in turn; `peers/contenders.py` lists them. Frontiers are interpolated in measured speed-up of
-the whole pipeline call. Those that can't matter, for they are slower than 1.6x or 7 dB behind the
+the whole pipeline call. Those that can't matter, for they are slower than 1.6x or 5 dB behind the
 best at their speed, are drawn on the first 8 prompts alone (4 with `--quick`). A run that was
 interrupted goes on with `--resume`. A contender that can't run here is a line with its error.
 
