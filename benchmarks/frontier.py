@@ -13,7 +13,8 @@ fewer steps, other solvers), and the difference; the same with `p5_db` and `ssim
 ends in `_at_least` where even the fastest point of whoever is best keeps it: there was nothing
 faster to measure, and nobody knows how fast it would be. `best` of the details names all such.
 Contenders with converted models (compiled, bf16, int8) have rows and lines, ours and fewer steps
-alike, and no part in any of these figures.
+alike, and no part in any of these figures; nor have settings that were drawn on the first prompts
+alone.
 `peers_failed_count`: contenders of `peers_count` of which no setting ran.
 """
 

@@ -156,13 +156,15 @@ def ends_above(curve: Sequence[FrontierLine], least_db: float) -> bool:
 def figures_of(lines: Sequence[FrontierLine]) -> tuple[dict[str, float], dict[str, Any]]:
     """Compare our best contender with the best of all others, at equal speed and equal quality.
 
-    Converted models are left out of both sides.
+    Converted models are left out of both sides, and entrants that only the first prompts were drawn
+    with, whose mean is of these.
 
     Returns:
         The figures, and who they belong to: contender and value of the best on either side, and at
         a quality all that `end_above` it, of which nobody knows how fast they would keep it.
     """
-    named = curves([line for line in lines if not line["converted"]])
+    most = max((line["n"] for line in lines), default=0)
+    named = curves([line for line in lines if line["n"] == most and not line["converted"]])
     sides = {"ours": {n: c for n, c in named.items() if c[0]["family"] in OURS}}
     sides["peer"] = {n: c for n, c in named.items() if n not in sides["ours"]}
     figures: dict[str, float] = {}

@@ -109,6 +109,12 @@ def test_figures_compare_ours_with_the_best_of_the_others() -> None:
     assert who["db_2x"]["peer"][0] == "theirs"
 
 
+def test_what_only_the_first_prompts_were_drawn_with_is_no_figure() -> None:
+    tried = line("lucky", "peer", 3.0, 59.0) | {"n": 1}
+
+    assert figures_of([*LINES, tried])[0] == figures_of(LINES)[0] | {"peers_count": 3}
+
+
 def test_a_speed_up_beyond_which_nothing_was_measured_is_at_least_that() -> None:
     figures, who = figures_of(LINES)
 
