@@ -59,7 +59,7 @@ class Host(Protocol):
         ...
 
     def warm_up(self, entrant: Entrant, prompt: str, seed: int) -> int:
-        """Draw one image uncounted; returns the most bytes of tensors that were alive at a step."""
+        """Draw one image uncounted; returns the most bytes of tensors that were alive at a call."""
         ...
 
 
@@ -90,7 +90,7 @@ class LocalHost:
         """Draw one image uncounted."""
         method, pipe, peak = self._method(entrant), self._setup.pipe, [0]
         if method.applied is not None:
-            # The scheduler to watch, and the models, may be those that it puts in.
+            # The models to watch may be those that it puts in.
             method = replace(method, applied=partial(_applied, method.applied, peak))
         watched = nullcontext() if method.applied is not None else _watched(pipe, peak)
         with silent(pipe), watched:
@@ -201,16 +201,14 @@ def _applied(
 
 @contextmanager
 def _watched(pipe: Any, peak: list[int]) -> Iterator[None]:
-    """Watch how many bytes of new tensors, besides weights, are alive at the end of every step.
+    """Watch how many bytes of new tensors, besides weights, are alive when the denoiser is called.
 
     The same for every contender, whatever it keeps where: what Python can reach.
 
     Args:
-        pipe: With the scheduler and the models that it draws with.
+        pipe: With the denoiser and the models that it draws with.
         peak: One number, which becomes the most of them.
     """
-    scheduler = pipe.scheduler
-    plain = scheduler.step
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     weights = {
         tensor.untyped_storage().data_ptr()
@@ -218,7 +216,7 @@ def _watched(pipe: Any, peak: list[int]) -> Iterator[None]:
         for tensor in (*part.parameters(), *part.buffers())
     }
 
-    def step(*args: Any, **kwargs: Any) -> Any:
+    def count(*_: Any) -> None:
         alive = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for tensor in gc.get_objects()
@@ -226,12 +224,11 @@ def _watched(pipe: Any, peak: list[int]) -> Iterator[None]:
         }
         new = sum(nbytes for place, nbytes in alive.items() if place not in weights)
         peak[0] = max(peak[0], new)
-        return plain(*args, **kwargs)
 
     gc.freeze()  # what is there before is not looked at
-    scheduler.step = step
+    handle = denoiser_of(pipe).register_forward_pre_hook(count)
     try:
         yield
     finally:
-        del scheduler.step
+        handle.remove()
         gc.unfreeze()

@@ -18,9 +18,9 @@ from ditcache_rl.metrics import Lpips, psnr_db, ssim
 
 #: Prompts whose images are kept for the page.
 PICTURED = 3
-#: After a few prompts only those entrants go on that may matter: faster than 1.6x and within 5 dB
+#: After a few prompts only those entrants go on that may matter: faster than 1.6x and within 7 dB
 #: of the best at their speed. The others can't count, and take most of the time.
-LEAST_SPEEDUP, MOST_BEHIND_DB = 1.6, 5.0
+LEAST_SPEEDUP, MOST_BEHIND_DB = 1.6, 7.0
 
 Point = dict[str, float]
 T = TypeVar("T")

@@ -83,8 +83,19 @@ def set_anyhow(scheduler: Any, steps: int) -> Any:
     return own
 
 
-def _on_host(scheduler: Any) -> Any:
+def copied(scheduler: Any) -> Any:
+    """Copy a sampler without what somebody put over its methods, which would act on the original.
+
+    A `step` that is wrapped on the object, to time it or to watch it, is a closure over it.
+    """
     own = copy.deepcopy(scheduler)
+    for name in [name for name in vars(own) if callable(getattr(type(own), name, None))]:
+        delattr(own, name)
+    return own
+
+
+def _on_host(scheduler: Any) -> Any:
+    own = copied(scheduler)
     for name, value in vars(own).items():
         if isinstance(value, torch.Tensor):
             setattr(own, name, value.detach().cpu())

@@ -31,7 +31,7 @@ from ditcache_rl.instrument.clock import distinct, noise_levels
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.collapse import Collapsed, collapse
 from ditcache_rl.solver.collapsing import Collapsing, check_whole
-from ditcache_rl.solver.linear import check_sampler, linear_steps
+from ditcache_rl.solver.linear import check_sampler, copied, linear_steps
 from ditcache_rl.types import HISTORY, RunInfo
 
 _LOG = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class SolverRunner:
             if isinstance(before, _InPlace):  # a call inside of a call, or a copy made in one
                 before.request.check_thread(pipe)
                 scheduler = before.stands_for
-            own = copy.deepcopy(scheduler)
+            own = copied(scheduler)
             kind: Any = type(scheduler)
             own.__class__ = _in_place(kind)
             own.request = request = _SolverRequest(self, pipe, controller, scheduler, rows)

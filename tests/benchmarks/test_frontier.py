@@ -478,6 +478,9 @@ def test_a_contender_follows_the_schedule_of_its_computes(pipe: Any) -> None:
 
 def test_a_collapsed_contender_draws_what_the_searched_schedule_draws(pipe: Any) -> None:
     setup = Setup(pipe, STEPS, lambda: None, {"whole denoiser": {3: Schedule.from_text("C1C1C1")}})
+    here = LocalHost(setup, CALL)
+    (collapsed,) = (one for one in CONTENDERS if one.name == "whole denoiser, collapsed")
+    assert here.warm_up(Entrant("main", collapsed, 3), *CASES[0]) > 0
     drawn, calls = list[Any](), list[Any]()
     hook = pipe.transformer.register_forward_hook(lambda *given: calls.append(given))
     for name in ("whole denoiser", "whole denoiser, collapsed"):

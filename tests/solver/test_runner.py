@@ -189,6 +189,26 @@ def test_the_pipeline_is_left_as_it_was_after_an_error(
     assert torch.equal(draw(pipe, steps=STEPS), plain)
 
 
+def test_a_step_that_is_wrapped_on_the_scheduler_is_left_to_the_user(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, expected = both(pipe, FITTED)
+    steps, plain = list[int](), pipe.scheduler.step
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(pipe.scheduler, "step", watched)
+    with dc.cached(pipe, FITTED, blocks="transformer", collapse=True):
+        collapsed = draw(pipe, steps=STEPS)
+    assert not steps, "a solver takes its own"
+    draw(pipe, steps=STEPS)
+
+    assert torch.equal(collapsed, expected)
+    assert len(steps) == STEPS, "and the wrapped one is the user's again"
+
+
 def test_a_call_that_is_told_to_stop_does(pipe: Any) -> None:
     def stop(one: Any, *given: Any) -> dict[str, Any]:
         one._interrupt = True
