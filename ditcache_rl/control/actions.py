@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from ditcache_rl.control.observation import (
     RowTargets,
     schema,
 )
+from ditcache_rl.errors import ShapeError
 from ditcache_rl.schedules.forecast import fitted_steps
 from ditcache_rl.schedules.patterns import (
     action_prior,
@@ -220,3 +221,25 @@ def best_actions(
     allowed[:, :patterns].argmax(axis=1, out=chosen[:, 0])
     allowed[:, patterns:].argmax(axis=1, out=chosen[:, 1])
     return chosen
+
+
+def checked(actions: Any, shape: tuple[int, ...], counts: Mapping[str, int]) -> NDArray[np.int64]:
+    """Check actions of somebody else's.
+
+    Args:
+        actions: What was received.
+        shape: What is expected; where an action is of several numbers, the last size is theirs.
+        counts: Of different values of each number, by its name.
+
+    Raises:
+        ShapeError: If they are no integers, of another shape, or out of range.
+    """
+    received, most = np.asarray(actions), np.array([*counts.values()])
+    whole = np.issubdtype(received.dtype, np.integer)
+    if received.shape != shape or not whole or ((received < 0) | (received >= most)).any():
+        ranges = " and ".join(f"{name} in [0, {count - 1}]" for name, count in counts.items())
+        raise ShapeError(
+            f"expected actions as integers of shape {shape}, {ranges}, received {received.dtype} "
+            f"of shape {received.shape}: {received.tolist()!r:.80}"
+        )
+    return received.astype(np.int64)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ditcache_rl.config import find_policy
+from ditcache_rl.control.actions import checked
 from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.policy import Policy, load_policy
-from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 from ditcache_rl.types import MOST_STEPS, Floats
 from ditcache_rl.world import Pacer, Requests, Senses, played
 from ditcache_rl.world.agent import ACTIONS, AGENT_NAMES, allowed

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from ditcache_rl.bench import cases_of
 from ditcache_rl.config import load_env
+from ditcache_rl.control.actions import checked
 from ditcache_rl.control.observation import Observation
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.scenario import Named, Scenario, Task
-from ditcache_rl.rl.shared_vec_env import checked
 
 
 class DenoiseEnv(Named, gym.Env[Observation, NDArray[np.int64]]):

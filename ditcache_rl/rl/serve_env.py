@@ -10,10 +10,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from ditcache_rl.control.actions import checked
 from ditcache_rl.errors import StateError
 from ditcache_rl.queueing.fronts import Bools, Ints
 from ditcache_rl.rl.serving import OFFERED_DB, PricedMachines, Service
-from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 
 _OBSERVATION_NAMES = tuple(Service.observation_names())
 _ACTION_NAMES = tuple(f"{price_db:.3g} dB" for price_db in OFFERED_DB)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from ditcache_rl.errors import ShapeError, StateError
+from ditcache_rl.errors import StateError
 
 
 class SharedVecEnv(VecEnv):
@@ -51,25 +51,3 @@ class SharedVecEnv(VecEnv):
 
     def _rows(self, indices: VecEnvIndices) -> Sequence[int]:
         return list(self._get_indices(indices))
-
-
-def checked(actions: Any, shape: tuple[int, ...], counts: Mapping[str, int]) -> NDArray[np.int64]:
-    """Check actions of somebody else's.
-
-    Args:
-        actions: What was received.
-        shape: What is expected; where an action is of several numbers, the last size is theirs.
-        counts: Of different values of each number, by its name.
-
-    Raises:
-        ShapeError: If they are no integers, of another shape, or out of range.
-    """
-    received, most = np.asarray(actions), np.array([*counts.values()])
-    whole = np.issubdtype(received.dtype, np.integer)
-    if received.shape != shape or not whole or ((received < 0) | (received >= most)).any():
-        ranges = " and ".join(f"{name} in [0, {count - 1}]" for name, count in counts.items())
-        raise ShapeError(
-            f"expected actions as integers of shape {shape}, {ranges}, received {received.dtype} "
-            f"of shape {received.shape}: {received.tolist()!r:.80}"
-        )
-    return received.astype(np.int64)

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from ditcache_rl.control.actions import checked
 from ditcache_rl.errors import StateError
 from ditcache_rl.rl.env import spaces_of
 from ditcache_rl.rl.episodes import Episodes, Outcome
 from ditcache_rl.rl.scenario import Named, Scenario, Task
-from ditcache_rl.rl.shared_vec_env import SharedVecEnv, checked
+from ditcache_rl.rl.shared_vec_env import SharedVecEnv
 
 
 class DenoiseVecEnv(Named, SharedVecEnv):

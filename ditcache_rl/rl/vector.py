@@ -11,12 +11,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ditcache_rl.bench import cases_of
+from ditcache_rl.control.actions import checked
 from ditcache_rl.control.observation import Observation
 from ditcache_rl.rl.env import DenoiseEnv, check_mode, scenario_of, spaces_of
 from ditcache_rl.rl.episodes import Episodes
 from ditcache_rl.rl.hooks import Hooks
 from ditcache_rl.rl.scenario import Named, Scenario, Task
-from ditcache_rl.rl.shared_vec_env import checked
 
 Flags = NDArray[np.bool_]
 
