@@ -32,8 +32,8 @@ LOADS = ("slow", "comparable", "fast")
 
 #: What an action is called, and what an observation shows, in order.
 ACTION_NAMES = ("skip", "compute")
-_ACTION = {"an action": ACTIONS}
 OBSERVATION_NAMES = (*AGENT_NAMES, *(f"prior/{name}" for name in ACTION_NAMES))
+_ACTION = {"an action": ACTIONS}
 
 
 class PacedImages:
