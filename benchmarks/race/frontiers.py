@@ -135,17 +135,17 @@ def at_quality(curve: Sequence[FrontierLine], least_db: float) -> float:
 
     Where even the fastest entrant keeps it, that one's speed-up.
     """
-    best = float("nan")
-    points = [(line["speedup"] or 1.0, (line["psnr_db"] or {})["mean"]) for line in curve]
-    for index, (speedup, quality) in enumerate(points):
+    faster: tuple[float, float] | None = None
+    for line in reversed(curve):
+        speedup, quality = line["speedup"] or 1.0, (line["psnr_db"] or {})["mean"]
         if quality >= least_db:
-            best = np.nanmax([best, speedup])
-            for other, worse in points[index + 1 :]:
-                if worse < least_db:
-                    part = (quality - least_db) / (quality - worse)
-                    between = speedup * (other / speedup) ** part
-                    best = np.nanmax([best, between])
-    return float(best)
+            if faster is None:
+                return speedup
+            other, worse = faster
+            return float(speedup * (other / speedup) ** ((quality - least_db) / (quality - worse)))
+        if faster is None or quality > faster[1]:  # what is slower and worse does not count
+            faster = speedup, quality
+    return float("nan")
 
 
 def ends_above(curve: Sequence[FrontierLine], least_db: float) -> bool:

@@ -18,9 +18,10 @@ from ditcache_rl.metrics import Lpips, psnr_db, ssim
 
 #: Prompts whose images are kept for the page.
 PICTURED = 3
-#: After a few prompts only those entrants go on that may matter: faster than 1.6x and within 7 dB
-#: of the best at their speed. The others can't count, and take most of the time.
-LEAST_SPEEDUP, MOST_BEHIND_DB = 1.6, 7.0
+#: After so many prompts only those entrants go on that are faster than 1.6x, after more, as what
+#: images lose differs by prompt, those within 7 dB of the best at their speed. The others can't
+#: count, and take most of the time.
+TIMED_PROMPTS, LEAST_SPEEDUP, MOST_BEHIND_DB = 4, 1.6, 7.0
 
 Point = dict[str, float]
 T = TypeVar("T")
@@ -107,7 +108,7 @@ def measure(
         entrants: What to measure; an entrant that fails is noted and left out.
         cases: What to draw.
         log: Takes the measurements; what it has is not drawn again.
-        tried: Cases after which only entrants that may matter go on.
+        tried: Cases after which only entrants go on that are good enough to matter.
         lpips: Judges too, where it is at hand.
         on_image: Hears what comes next.
     """
@@ -121,9 +122,7 @@ def measure(
         if peak is not None:
             log.note(entrant.label, peak_bytes=peak)
     for number, case in enumerate(cases):
-        running = [entrant for entrant in running if entrant.label not in log.errors]
-        if number == tried:
-            running = worth_more(running, log, tried)
+        running = _going_on(running, log, number, tried)
         left = [s for s in running if number not in log.points.get(s.label, ())]
         if not left:
             continue
@@ -170,30 +169,53 @@ def _attempt(entrant: Entrant, log: Log, run: Callable[[], T]) -> T | None:
         return None
 
 
-def worth_more(running: Sequence[Entrant], log: Log, tried: int) -> list[Entrant]:
-    """Choose the entrants that may matter to the frontier, from the first prompts."""
+def _going_on(running: Sequence[Entrant], log: Log, number: int, tried: int) -> list[Entrant]:
+    """Choose the entrants that draw a case, from those that drew the last one."""
+    running = [entrant for entrant in running if entrant.label not in log.errors]
+    if number == TIMED_PROMPTS:
+        running = fast_enough(running, log, number)
+    return worth_more(running, log, number) if number == tried else running
 
-    def first(entrant: Entrant, name: str) -> list[float]:
-        return [log.points[entrant.label][number][name] for number in range(tried)]
 
-    contenders = [entrant for entrant in running if entrant.contender is not None]
-    seconds = {
-        s.label: float(
-            np.median(first(s, "seconds")) / np.median(first(Entrant(s.process), "seconds"))
-        )
-        for s in contenders
+def fast_enough(running: Sequence[Entrant], log: Log, prompts: int) -> list[Entrant]:
+    """Choose the entrants that are fast enough for the frontier, from the first prompts."""
+    seconds = _relative_seconds(running, log, prompts)
+    return _with_references(running, {s for s, x in seconds.items() if 1 / x > LEAST_SPEEDUP})
+
+
+def worth_more(running: Sequence[Entrant], log: Log, prompts: int) -> list[Entrant]:
+    """Choose the entrants that are good enough for the frontier, from the first prompts."""
+    seconds = _relative_seconds(running, log, prompts)
+    quality = {label: float(np.mean(_first(log, label, "psnr_db", prompts))) for label in seconds}
+    points = [(seconds[label], quality[label]) for label in seconds]
+    behind = {x: interpolate_frontier(points, seconds[x]) - quality[x] for x in seconds}
+    return _with_references(running, {x for x, lost in behind.items() if lost < MOST_BEHIND_DB})
+
+
+def _relative_seconds(running: Sequence[Entrant], log: Log, prompts: int) -> dict[str, float]:
+    """Return contenders' seconds over those of their process's reference, by label."""
+
+    def median(label: str) -> float:
+        return float(np.median(_first(log, label, "seconds", prompts)))
+
+    return {
+        entrant.label: median(entrant.label) / median(Entrant(entrant.process).label)
+        for entrant in running
+        if entrant.contender is not None
     }
-    quality = {s.label: float(np.mean(first(s, "psnr_db"))) for s in contenders}
-    points = [(seconds[s.label], quality[s.label]) for s in contenders]
-    kept = [
+
+
+def _first(log: Log, label: str, name: str, prompts: int) -> list[float]:
+    return [log.points[label][number][name] for number in range(prompts)]
+
+
+def _with_references(running: Sequence[Entrant], kept: set[str]) -> list[Entrant]:
+    processes = {entrant.process for entrant in running if entrant.label in kept}
+    return [
         entrant
-        for entrant in contenders
-        if 1 / seconds[entrant.label] > LEAST_SPEEDUP
-        and quality[entrant.label]
-        > interpolate_frontier(points, seconds[entrant.label]) - MOST_BEHIND_DB
+        for entrant in running
+        if entrant.label in kept or (entrant.contender is None and entrant.process in processes)
     ]
-    processes = {entrant.process for entrant in kept}
-    return [s for s in running if s in kept or (s.contender is None and s.process in processes)]
 
 
 def _judged(one: MeasuredImage, reference: MeasuredImage, lpips: Lpips | None) -> Point:

@@ -217,7 +217,8 @@ def session(pipe: Any, **asked: Unpack[OneTarget]) -> Any:
     A diffusers pipeline counts its steps in its scheduler and keeps settings of a call on itself,
     so one pipeline serves one request at a time. Sessions of an attached pipeline run under the
     same policy, until that is detached; any number of them may be called at the same time, from
-    threads or tasks. Attaching a session attaches it alone.
+    threads or tasks. Attaching a session attaches it alone. What somebody put over a method of the
+    pipeline's scheduler, as over `step`, stays there: it acts on the original.
 
     Args:
         pipe: A diffusers pipeline, attached or not.

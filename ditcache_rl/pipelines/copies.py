@@ -7,10 +7,13 @@ from itertools import chain
 from typing import Any
 
 from ditcache_rl.instrument.blocks import denoisers_of
+from ditcache_rl.instrument.schedulers import copied
 
 
 def apart(pipe: Any) -> Any:
     """Return a plain pipeline that shares all weights, with what a call changes of its own.
+
+    What somebody put over the scheduler's methods stays with the original.
 
     Args:
         pipe: A diffusers pipeline, attached or not.
@@ -20,7 +23,7 @@ def apart(pipe: Any) -> Any:
     """
     denoisers_of(pipe)
     own = copy.copy(pipe)
-    own.scheduler = copy.deepcopy(pipe.scheduler)
+    own.scheduler = copied(pipe.scheduler)
     for name in vars(own):
         # A fast tokenizer changes its truncation at every call, and refuses to in two threads.
         if name.startswith("tokenizer") and hasattr(getattr(pipe, name), "encode"):

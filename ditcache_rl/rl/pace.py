@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.bench.run import read_kept
@@ -61,6 +62,7 @@ def learn_agent(
     seed: int,
     folder: Path | None = None,
     opponents: Mapping[str, float] = NOBODY,
+    callbacks: Sequence[BaseCallback] = (),
     hear: Callable[[int, float, float], None] = lambda *_: None,
 ) -> PolicyNetwork:
     """Train an agent from the prior of its senses; the rest is as in `learn_deadlines`."""
@@ -78,6 +80,7 @@ def learn_agent(
         seed=seed,
         folder=folder,
         opponents=opponents,
+        callbacks=callbacks,
         hear=hear,
     )
 
@@ -90,6 +93,7 @@ def make_pacer(
     *,
     seed: int,
     folder: Path,
+    callbacks: Sequence[BaseCallback],
     tick: Tick,
 ) -> tuple[Pacer, dict[str, Any]]:
     """Make what keeps deadlines, and tell how all contenders fare on loads that none has seen.
@@ -132,6 +136,7 @@ def make_pacer(
             name: float(standing(name, "", draw(), one).score_db.mean())
             for name, one in opponents.items()
         },
+        callbacks=callbacks,
         hear=hear,
     )
     tick(0.92, "deadlines: comparison")
@@ -187,6 +192,7 @@ def pace_stage(
     *,
     file: Path,
     seed: int,
+    callbacks: Sequence[BaseCallback] = (),
     tick: Tick,
 ) -> tuple[Pacer, dict[str, Any]] | None:
     """Make a pacer as `make_pacer` does, or read what was made; None without loads.
@@ -198,6 +204,7 @@ def pace_stage(
         cases: Train prompts.
         file: Of the numbers; arrays lie beside it.
         seed: Of everything.
+        callbacks: Of Stable-Baselines3, called while the agent learns.
         tick: Hears how far it is.
     """
     if not config.loads:
@@ -212,7 +219,9 @@ def pace_stage(
             return pacer, raw["facts"]
 
         return read_kept(file, read)
-    pacer, facts = make_pacer(config, board, cost, cases, seed=seed, folder=file.parent, tick=tick)
+    pacer, facts = make_pacer(
+        config, board, cost, cases, seed=seed, folder=file.parent, callbacks=callbacks, tick=tick
+    )
     with replacing(arrays) as part:
         np.savez(part, allow_pickle=False, **pacer.to_arrays())
     write_json(file, {"pacing": pacer.to_dict(), "facts": facts})

@@ -27,8 +27,9 @@ _PROJECT = "ditcache-rl"
 class Tracker(BaseCallback):
     """Send what a training shows to a tracker as well; give it to `train` or `learn`.
 
-    The run begins at once, so that a missing login is known before anything is computed. It is
-    found by its name, so that a training that goes on goes on there too. Whatever else a tracker
+    The run begins at once, so that a missing login is known before anything is computed, and lasts
+    until `close`: whoever learns next goes on where the last one ended. It is found by its name, so
+    that a training that goes on goes on there too. Whatever else a tracker
     wants to know it takes from its own environment variables, as `WANDB_MODE=offline` or
     `TRACKIO_SPACE_ID`; without these trackio writes to this machine alone.
 
@@ -62,6 +63,7 @@ class Tracker(BaseCallback):
                 f"--track: expected {name} to begin a run, received {type(error).__name__}: "
                 f"{error}; log in, let WANDB_MODE be offline, or leave --track out"
             ) from error
+        self._last, self._shift = self._run.step if name == "wandb" else 0, 0
         self._closed = False
 
     def close(self) -> None:
@@ -76,11 +78,12 @@ class Tracker(BaseCallback):
 
         Args:
             values: By `group/name`; what is of another kind is left out.
-            step: Steps of all rows so far.
+            step: Steps of all rows so far, of the agent that learns.
         """
+        self._last = step + self._shift
         told = {name: self._told(value) for name, value in values.items()}
         if sent := {name: value for name, value in told.items() if value is not None}:
-            self._run.log(sent, step=step)
+            self._run.log(sent, step=self._last)
 
     def _told(self, value: Any) -> Any:
         if isinstance(value, Image):
@@ -93,6 +96,8 @@ class Tracker(BaseCallback):
         return None
 
     def _on_training_start(self) -> None:
+        # wandb takes no steps that lie behind.
+        self._shift = max(0, self._last - self.num_timesteps)
         self.logger.output_formats.append(_Sent(self))
 
     def _on_step(self) -> bool:
@@ -100,7 +105,7 @@ class Tracker(BaseCallback):
 
 
 class _Sent(KVWriter):
-    """Hears what the logger of a model writes, and ends the run with it."""
+    """Hears what the logger of a model writes."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
@@ -112,5 +117,4 @@ class _Sent(KVWriter):
         self._tracker.log(key_values, step)
 
     def close(self) -> None:
-        """End the run, also of a training that was interrupted."""
-        self._tracker.close()
+        """Leave the run open, for the next agent."""

@@ -100,7 +100,8 @@ def train(
         options: Where the training goes.
         bar: Hears how far it is.
         hooks: A reward of one's own.
-        callbacks: Of Stable-Baselines3, called while the agent learns.
+        callbacks: Of Stable-Baselines3, called while an agent learns: first to keep
+            deadlines, where there are loads to keep them under, then when to compute.
 
     Raises:
         ConfigError: If the policy folder exists already, or the run folder was made for something
@@ -215,6 +216,7 @@ def train(
             list(dict.fromkeys(sample.typical + cases)),
             file=options.run / f"pacer-{first}.json",
             seed=options.seed,
+            callbacks=callbacks,
             tick=progress.tick,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument.schedulers import copied
 from ditcache_rl.types import Floats
 
 #: Numbers that a step is tried on: two that tell, one that stays zero, and some to check with.
@@ -80,17 +80,6 @@ def set_anyhow(scheduler: Any, steps: int) -> Any:
     own = _on_host(scheduler)
     shifts = getattr(own.config, "use_dynamic_shifting", False)
     own.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
-    return own
-
-
-def copied(scheduler: Any) -> Any:
-    """Copy a sampler without what somebody put over its methods, which would act on the original.
-
-    A `step` that is wrapped on the object, to time it or to watch it, is a closure over it.
-    """
-    own = copy.deepcopy(scheduler)
-    for name in [name for name in vars(own) if callable(getattr(type(own), name, None))]:
-        delattr(own, name)
     return own
 
 

@@ -28,10 +28,11 @@ from ditcache_rl.instrument.attachment import Attachment, controller_of, plain_c
 from ditcache_rl.instrument.blocks import denoisers_of, is_whole
 from ditcache_rl.instrument.calls import rows_of_call
 from ditcache_rl.instrument.clock import distinct, noise_levels
+from ditcache_rl.instrument.schedulers import copied
 from ditcache_rl.schedules import ComputePath, Schedule
 from ditcache_rl.schedules.collapse import Collapsed, collapse
 from ditcache_rl.solver.collapsing import Collapsing, check_whole
-from ditcache_rl.solver.linear import check_sampler, copied, linear_steps
+from ditcache_rl.solver.linear import check_sampler, linear_steps
 from ditcache_rl.types import HISTORY, RunInfo
 
 _LOG = logging.getLogger(__name__)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks import gpu
@@ -32,12 +34,13 @@ from benchmarks.race.frontiers import (
     at_quality,
     at_speedup,
     curves,
+    ends_above,
     figures_of,
     foremost,
     lines_of,
 )
 from benchmarks.race.host import Entrant, LocalHost
-from benchmarks.race.measure import Log, measure, worth_more
+from benchmarks.race.measure import Log, fast_enough, measure, worth_more
 from benchmarks.race.page import write_page
 from benchmarks.zoo.published import PublishedModel, fitting_layers
 from ditcache_rl.bench import Case
@@ -95,6 +98,23 @@ def test_frontiers_are_interpolated_in_measured_speed_up() -> None:
     assert np.isnan(at_speedup(named["theirs"], 4.5))
     assert at_quality(named["theirs"], 30.0) == pytest.approx(4.0)
     assert np.isnan(at_quality(named["theirs"], 46.0))
+
+
+@given(st.dictionaries(st.integers(4, 36), st.floats(20, 60), min_size=1), st.floats(20, 60))
+def test_speed_at_a_quality_inverts_quality_at_a_speed(
+    quality_db: dict[int, float], least_db: float
+) -> None:
+    lines = [line("one", "peer", quarters / 4, psnr) for quarters, psnr in quality_db.items()]
+    (curve,) = curves(lines).values()
+
+    speedup = at_quality(curve, least_db)
+
+    if np.isnan(speedup):
+        assert max(quality_db.values()) < least_db
+    elif ends_above(curve, least_db):
+        assert speedup == curve[-1]["speedup"]
+    else:
+        assert at_speedup(curve, speedup * (1 - 1e-9)) == pytest.approx(least_db, abs=1e-3)
 
 
 def test_figures_compare_ours_with_the_best_of_the_others() -> None:
@@ -552,9 +572,11 @@ def test_only_what_may_matter_goes_on_after_the_first_prompts(tmp_path: Path) ->
         for name, (seconds, psnr) in measured.items():
             log.note(f"{name}, k 1", prompt=number, seconds=seconds, psnr_db=psnr)
 
-    kept = worth_more([Entrant("main"), *map(contender, measured)], log, 4)
+    fast = fast_enough([Entrant("main"), *map(contender, measured)], log, 4)
+    kept = worth_more(fast, log, 4)
 
-    assert [s.label for s in kept] == ["reference, main", "good, k 1", "near, k 1"]
+    assert [s.label for s in fast] == ["reference, main", "good, k 1", "near, k 1", "far, k 1"]
+    assert kept == fast[:3]
 
 
 def test_the_page_needs_no_network(tmp_path: Path) -> None:

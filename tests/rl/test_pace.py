@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.config import WorldConfig
@@ -56,6 +57,11 @@ def test_ends_of_a_call_are_measured_and_small(board: Board) -> None:
 def test_a_stage_makes_a_pacer_that_keeps_deadlines_and_is_made_once(
     board: Board, small: None, tmp_path: Path
 ) -> None:
+    class Heard(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+    heard = Heard()
     world = WorldConfig(loads=["slow", "fast"], deadlines=[0.4, 0.9], images=300)
 
     def made() -> Any:
@@ -66,13 +72,16 @@ def test_a_stage_makes_a_pacer_that_keeps_deadlines_and_is_made_once(
             CASES,
             file=tmp_path / "pacer-6.json",
             seed=0,
+            callbacks=[heard],
             tick=lambda share, note: None,
         )
 
     pacer, facts = made()
+    calls = heard.n_calls
     again, same = made()
 
     assert {one["contender"] for one in facts["standings"]} >= {"agent", "replanning"}
+    assert heard.n_calls == calls > 0
     assert facts == same
     assert pacer.pacing == again.pacing
     np.testing.assert_array_equal(pacer.costs.astype(np.float32), again.costs.astype(np.float32))

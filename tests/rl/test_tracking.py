@@ -82,11 +82,15 @@ def test_trackers_have_what_tensorboard_shows_on_this_machine_alone(
 
     trackers = [Tracker(name, run="2026 a", facts=facts_of(scenario)) for name in TRACKERS]
     learned(scenario, tmp_path / "run", trackers)
+    learned(scenario, tmp_path / "next", trackers)
+    for tracker in trackers:
+        tracker.close()
 
     assert capsys.readouterr().out == ""  # results alone go there
     images = {f"{kind}/{target}" for kind in ("pairs", "decisions") for target in TARGETS}
     histograms = {f"gains/{target}" for target in TARGETS}
-    updates = [EPISODES * 4 // 2, EPISODES * 4]
+    rollout = EPISODES * 4 // 2
+    updates = [rollout * n for n in (1, 2, 3, 4)]  # the second agent goes on where the first ended
 
     (file,) = tmp_path.glob("wandb/offline-run-*-2026-a/*.wandb")
     records = list(records_of(file))
