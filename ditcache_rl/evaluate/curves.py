@@ -6,6 +6,7 @@ matplotlib comes with the `train` extra and is imported here only when something
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from ditcache_rl.types import Floats
 
 #: More lines than these have no room for their names beside them, and get a legend.
 MOST_LABELLED = 10
+#: Lines of a column of the legend.
+_LEGEND_ROWS = 30
 _MARKERS, _DASHES = "osD^vP*X", ("-", "--", ":", "-.")
 #: Shares of black that tell lines of a family, and their labels, apart.
 _SHADES = (0.0, 0.45, 0.7)
@@ -50,7 +53,8 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str) -> None:
         ConfigError: If matplotlib is not installed.
     """
     labelled = len(curves) <= MOST_LABELLED
-    figure = new_figure(8.0 if labelled else 9.0, 5.0 if labelled else 5.6)
+    columns = math.ceil(len(curves) / _LEGEND_ROWS)
+    figure = new_figure(8.0, 5.0) if labelled else new_figure(7.0 + 2.0 * columns, 5.6)
     axes = figure.subplots()
     colors = _colors(curves) if labelled else [COLORS[curve.family] for curve in curves]
     for place, (curve, color) in enumerate(zip(curves, colors, strict=True)):
@@ -79,7 +83,13 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str) -> None:
     if labelled:
         _label(figure, axes, curves, colors)
     else:
-        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(
+            frameon=False,
+            fontsize=7,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            ncols=columns,
+        )
     save_figure(figure, path)
 
 
