@@ -2,9 +2,10 @@
 
 All contenders draw the same prompts from the same seeds with the same pipeline, one image at a
 time, in turn; `peers/contenders.py` lists them. Frontiers are interpolated in measured speed-up of
-the whole pipeline call. Those that can't matter, for they are slower than 1.6x or 7 dB behind the
-best at their speed, are drawn on the first 16 prompts alone (4 with `--quick`). A run that was
-interrupted goes on with `--resume`. A contender that can't run here is a line with its error.
+the whole pipeline call. Those that can't matter are drawn on the first prompts alone: on 4 where
+they are slower than 1.6x, on 16 (4 with `--quick`) where they are 7 dB behind the best at their
+speed. A run that was interrupted goes on with `--resume`. A contender that can't run here is a line
+with its error.
 
 `best_ours_db_2x`, `best_peer_db_2x`, `ahead_db_2x` (and `3x`, `4_5x`): mean PSNR at a speed-up of
 the best contender of ours, of the best of all others (packages, published rules under our runner,
@@ -46,7 +47,7 @@ from ditcache_rl.metrics import load_lpips
 from ditcache_rl.pipelines import open_pipeline
 
 PROMPTS, QUICK_PROMPTS = 128, 32
-#: Prompts that every contender draws; then only those go on that may matter.
+#: Prompts that every contender draws that is fast enough; then only those go on that may matter.
 TRIED_PROMPTS, QUICK_TRIED_PROMPTS = 16, 4
 #: Prompts of a search, and candidates that it draws per number of computes; in a short run fewer.
 SEARCH_PROMPTS, EVALUATIONS = 8, 24

@@ -29,9 +29,9 @@ class Tracker(BaseCallback):
 
     The run begins at once, so that a missing login is known before anything is computed, and lasts
     until `close`: whoever learns next goes on where the last one ended. It is found by its name, so
-    that a training that goes on goes on there too. Whatever else a tracker
-    wants to know it takes from its own environment variables, as `WANDB_MODE=offline` or
-    `TRACKIO_SPACE_ID`; without these trackio writes to this machine alone.
+    that a training that goes on goes on there too. Whatever else a tracker wants to know it takes
+    from its own environment variables, as `WANDB_MODE=offline` or `TRACKIO_SPACE_ID`; without these
+    trackio writes to this machine alone.
 
     Args:
         name: "wandb" or "trackio".
