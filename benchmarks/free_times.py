@@ -33,7 +33,8 @@ from ditcache_rl.schedules import ComputePath, Schedule, ScheduleTable
 from ditcache_rl.schedules.collapse import collapse, euler_steps
 from ditcache_rl.schedules.forecast import path_coefficients
 from ditcache_rl.search.calibrate import ErrorTable, Products, fitted_gap_costs, gap_costs
-from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.free import FreeSolver
+from ditcache_rl.search.free_loop import FreeLoop
 from ditcache_rl.search.gaps import GapSearch
 from ditcache_rl.search.paths import cheapest_path
 from ditcache_rl.search.told import fit_solver

@@ -41,10 +41,13 @@ from benchmarks.race.measure import PICTURED, Log, measure
 from benchmarks.race.page import write_page
 from benchmarks.race.sheet import show, write_pngs
 from ditcache_rl.bench import Case, cases_of
-from ditcache_rl.config import load_env
+from ditcache_rl.config import find_policy, load_env
 from ditcache_rl.errors import ConfigError
+from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.metrics import load_lpips
-from ditcache_rl.pipelines import open_pipeline
+from ditcache_rl.pipelines import open_pipeline, pipeline_identity
+from ditcache_rl.policy import load_policy
+from ditcache_rl.schedules import ScheduleTable
 
 PROMPTS, QUICK_PROMPTS = 128, 32
 #: Prompts that every contender draws that is fast enough; then only those go on that may matter.
@@ -52,8 +55,9 @@ TRIED_PROMPTS, QUICK_TRIED_PROMPTS = 16, 4
 #: Prompts of a search, and candidates that it draws per number of computes; in a short run fewer.
 SEARCH_PROMPTS, EVALUATIONS = 8, 24
 QUICK_SEARCH_PROMPTS, QUICK_EVALUATIONS = 4, 12
-#: Prompts that solvers are learned from.
+#: Prompts that solvers are learned from, and ours fitted to, and judged on besides.
 LEARN_PROMPTS, QUICK_LEARN_PROMPTS = 16, 8
+FIT_PROMPTS, QUICK_FIT_PROMPTS = 64, 16
 SCHEDULES = ROOT / "benchmarks" / "results" / "frontier-schedules.json"
 RUNS = ROOT / "runs" / "frontier"
 
@@ -75,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     count = options.count or (QUICK_PROMPTS if options.quick else PROMPTS)
     cases = _cases(options.prompts, config, count)
     train, select = cases_of(config, "train"), cases_of(config, "select")
+    table = _whole_table(options.policy, pipe, options.steps)
     entry = schedules_for(
         pipe,
         steps=options.steps,
@@ -82,7 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
         cases=train[: QUICK_SEARCH_PROMPTS if options.quick else SEARCH_PROMPTS],
         learn=train[: QUICK_LEARN_PROMPTS if options.quick else LEARN_PROMPTS],
         select=select[: QUICK_SEARCH_PROMPTS if options.quick else SEARCH_PROMPTS],
+        fit=train[: QUICK_FIT_PROMPTS if options.quick else FIT_PROMPTS],
+        judge=select[: QUICK_FIT_PROMPTS if options.quick else FIT_PROMPTS],
         evaluations=QUICK_EVALUATIONS if options.quick else EVALUATIONS,
+        table=table,
         file=options.schedules,
         say=console.print,
     )
@@ -94,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
             policy=options.policy,
         ),
         entry,
+        table,
     )
     entrants = [
         Entrant(contender.process, contender, value)
@@ -192,6 +201,15 @@ def _options() -> Any:
         help="measure nothing, and draw --html and --png of an earlier run's result",
     )
     return built
+
+
+def _whole_table(name: str, pipe: Any, steps: int) -> ScheduleTable | None:
+    """Return a policy's schedules of the whole denoiser of a pipeline; None if it has others."""
+    policy = load_policy(find_policy(name))
+    whole = policy.manifest.sites == 1 and is_whole(policy.manifest.blocks)
+    if not whole or policy.manifest.model != pipeline_identity(pipe)["model"]:
+        return None
+    return policy.tables.get(steps)
 
 
 def _cases(file: Path | None, config: Any, count: int) -> list[Case]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
-from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.free import FreeSolver
+from ditcache_rl.search.free_loop import FreeLoop
 from ditcache_rl.search.told import Place, moved, numbers, relative_curvature
 
 #: Episodes of an update, epochs of it, and its learning rate: a gaussian of few numbers.

@@ -25,6 +25,8 @@ class Setup:
         calibrate: Draws one image; what must be calibrated first is, meanwhile.
         schedules: Searched ones, by contender and steps that they compute.
         solvers: Learned ones, by contender and steps that they compute.
+        schedulers: Configs of those that were fitted from the policy's schedules, by the steps that
+            they compute.
         settings: Searched ones, by contender, and by the value of its knob where they depend on it.
         policy: Folder, or name of a shipped one.
         failed: What came of searches that failed, by contender.
@@ -35,6 +37,7 @@ class Setup:
     calibrate: Callable[[], object]
     schedules: Mapping[str, Mapping[int, Schedule]] = field(default_factory=dict)
     solvers: Mapping[str, Mapping[int, FreeSolver]] = field(default_factory=dict)
+    schedulers: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     policy: str = "shapes-ppo"
     failed: Mapping[str, str] = field(default_factory=dict)

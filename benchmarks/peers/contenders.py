@@ -19,6 +19,7 @@ from benchmarks.peers.learned import (
     FREE,
     FREE_COMPUTES,
     LEARNED_COMPUTES,
+    fitted_scheduler,
 )
 from benchmarks.peers.linear import learned_solver
 from benchmarks.peers.solvers import SOLVER_STEPS, SOLVERS, fewer_steps, other_solver, tuned_solver
@@ -232,7 +233,7 @@ CONTENDERS: tuple[Contender, ...] = (
         OWN_COMPUTES,
         collapsed(whole_denoiser("whole denoiser")),
     ),
-    Contender(FITTED, "static", "computed", FITTED_COMPUTES, learned_solver(FITTED)),
+    Contender(FITTED, "static", "computed", FITTED_COMPUTES, fitted_scheduler),
     Contender(
         "fewer steps, Newton every k",
         "static",

@@ -1,27 +1,34 @@
-"""What is learned from full compute: L2P, DyWeight and S4S-Alt, and times of our schedules."""
+"""What is learned from full compute: L2P, DyWeight and S4S-Alt, and updates of our schedules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
+from benchmarks.peers.contender import Setup
 from benchmarks.peers.linear import l2p_solvers
 from ditcache_rl.bench import Case
-from ditcache_rl.errors import UnsupportedModelError
+from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.evaluate import silent
-from ditcache_rl.schedules import Schedule
-from ditcache_rl.schedules.collapse import collapse, euler_steps
-from ditcache_rl.search.free import FreeLoop, FreeSolver
-from ditcache_rl.search.told import fit_solver, told_times
-from ditcache_rl.types import HISTORY, Floats
+from ditcache_rl.schedules import ScheduleTable
+from ditcache_rl.search.free import FreeSolver
+from ditcache_rl.search.free_loop import FreeLoop
+from ditcache_rl.search.refit import refit
+from ditcache_rl.search.told import fit_solver
+from ditcache_rl.solver import CollapsedFlowMatchScheduler, applied, collapsed_scheduler
+from ditcache_rl.types import Floats
 
 #: Computed steps of solvers of either kind. Free times cost a run for every number of theirs.
 LEARNED_COMPUTES = (12, 9, 7, 6, 5, 4, 3, 2)
 FREE_COMPUTES = (12, 9, 7, 5, 4, 3, 2)
-#: Our schedules whose coefficients and told times are fitted besides, and how many they compute.
-FITTED, FITTED_COMPUTES = "whole denoiser, fitted times", (7, 6, 5, 4, 3, 2)
+#: The policy's schedules with updates that are fitted besides, and how many they compute.
+FITTED, FITTED_COMPUTES = "policy, fitted", (14, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)
+#: Images of a call of these fits.
+_ROWS = 32
 #: Outputs that an update weighs, where there are as many.
 _HISTORY = 3
 #: Gauss-Newton steps of a fit, and times that S4S-Alt takes turns.
@@ -65,31 +72,50 @@ def learned(
 
 def fitted(
     pipe: Any,
-    steps: int,
     call: dict[str, Any],
     cases: Sequence[Case],
     select: Sequence[Case],
-    schedules: Mapping[int, Schedule],
+    table: ScheduleTable,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Fit our schedules as `ditcache-rl export --fit-times` does, as a file holds them.
+    """Fit a policy's schedules as `ditcache-rl export --fit` does, as a file holds them.
 
     Args:
         pipe: The pipeline.
-        steps: Denoising steps of the reference.
         call: Further arguments of its call.
         cases: What is fitted to.
         select: What tells whether anything is gained.
-        schedules: By computed steps, of the whole denoiser.
+        table: Schedules of the whole denoiser at the steps of the reference.
+        say: Hears how each was fitted.
     """
     found = {}
     with silent(pipe):
-        sigmas = FreeLoop(pipe, cases[:1], steps=steps, call=call).sigmas
-        for count in _fewer(FITTED_COMPUTES, steps):
-            own = collapse(schedules[count], sigmas, euler_steps(sigmas))
-            best = told_times(pipe, own, cases, select, call=call, rows=len(cases)).best
-            solver = FreeSolver.of(own if best is None else best.collapsed, HISTORY)
-            found[str(count)] = solver.write()
+        train, judged = (
+            FreeLoop.of(pipe, part, steps=table.steps, call=call, rows=_ROWS)
+            for part in (cases, select)
+        )
+        for count in sorted(set(FITTED_COMPUTES) & set(table)):
+            made = collapsed_scheduler(pipe.scheduler, table[count].schedule, table.sigmas)
+            best = refit(made.collapsed, train, judged).best
+            if best is not None:
+                made = made.following(best.collapsed)
+                say(f"{FITTED}, {count} computed: {best.way}, {best.gain.mean:+.2f} dB")
+            found[str(count)] = dict(made.config)
     return found
+
+
+def fitted_key(table: ScheduleTable) -> str:
+    """Name what was fitted of these schedules: a policy that was trained anew has others."""
+    texts = "".join(table[count].schedule.text for count in sorted(table))
+    return f"{FITTED} {sha256(texts.encode()).hexdigest()[:12]}"
+
+
+def fitted_scheduler(setup: Setup, value: int) -> dict[str, Any]:
+    """Run one of the policy's schedules under its fitted scheduler, chosen by computed steps."""
+    config = setup.schedulers.get(value)
+    if config is None:
+        raise ConfigError(f"expected a scheduler of {value} computed steps for {FITTED}")
+    return {"applied": partial(applied, scheduler=CollapsedFlowMatchScheduler.from_config(config))}
 
 
 def _fewer(counts: Sequence[int], steps: int) -> list[int]:

@@ -21,7 +21,7 @@ from benchmarks.peers.contenders import (
     OWN_COMPUTES,
     PUBLISHED_COMPUTES,
 )
-from benchmarks.peers.learned import FITTED, LEARNERS, fitted, learned
+from benchmarks.peers.learned import LEARNERS, fitted, fitted_key, learned
 from benchmarks.peers.settings import SETTINGS, settings_of
 from benchmarks.peers.under_runner import FEWER_BLOCKS
 from ditcache_rl.bench import Board, Case
@@ -30,7 +30,7 @@ from ditcache_rl.files import replacing
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import pipeline_identity
-from ditcache_rl.schedules import ComputePath, Objective, Schedule
+from ditcache_rl.schedules import ComputePath, Objective, Schedule, ScheduleTable
 from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
 from ditcache_rl.search.free import FreeSolver
@@ -57,7 +57,10 @@ def schedules_for(
     cases: Sequence[Case],
     learn: Sequence[Case],
     select: Sequence[Case],
+    fit: Sequence[Case],
+    judge: Sequence[Case],
     evaluations: int,
+    table: ScheduleTable | None,
     file: Path,
     say: Callable[[str], None],
 ) -> Entry:
@@ -73,12 +76,16 @@ def schedules_for(
         cases: Train prompts.
         learn: Train prompts that solvers are learned on.
         select: Select prompts, on which settings of peers are chosen.
+        fit: Train prompts that our updates are fitted to.
+        judge: Select prompts that tell which way of it gains.
         evaluations: Candidates per number of computes, of a search that draws them.
+        table: The policy's schedules of the whole denoiser at these steps; None if it has others.
         file: Where those of many pipelines, and of more and less searching, are kept.
         say: Hears what is being searched.
 
     Returns:
-        `schedules` and `solvers` by contender and computed steps, `settings` by contender, what
+        `schedules`, `solvers` and `schedulers` by contender and computed steps, `settings` by
+        contender, what
         they belong to, and errors by contender of those that `failed`.
     """
     key = {
@@ -88,6 +95,8 @@ def schedules_for(
         "prompts": len(cases),
         "learn": len(learn),
         "select": len(select),
+        "fit": len(fit),
+        "judge": len(judge),
         "evaluations": evaluations,
     }
     kept: list[Entry] = json.loads(file.read_text()) if file.exists() else []
@@ -98,11 +107,14 @@ def schedules_for(
         kept.append(entry)
     setting = partial(settings_of, pipe=pipe, steps=steps, call=call, cases=select)
     learning = partial(learned, pipe=pipe, steps=steps, call=call, cases=learn, say=say)
-    fitting = partial(fitted, pipe, steps, call, learn, select)
     kinds: dict[str, dict[str, Callable[[], Any]]] = {
         "schedules": ScheduleSearch(pipe, steps, call, cases, evaluations, say).ways(),
-        "solvers": {name: partial(learning, name) for name in LEARNERS}
-        | {FITTED: lambda: fitting(_read_schedules(entry["schedules"]["whole denoiser"]))},
+        "solvers": {name: partial(learning, name) for name in LEARNERS},
+        "schedulers": {
+            fitted_key(one): partial(fitted, pipe, call, fit, judge, one, say)
+            for one in (table,)
+            if one is not None
+        },
         "settings": {name: partial(setting, name) for name in SETTINGS}
         | {FEWER_BLOCKS: lambda: {"order": _order(pipe, steps, call, cases[:_HARM_CASES])}},
     }
@@ -248,17 +260,20 @@ def _order(
     return [int(block) for block in np.argsort(-quality.mean(axis=0))]
 
 
-def with_schedules(setup: Setup, entry: dict[str, Any]) -> Setup:
-    """Hand what was searched to the contenders."""
+def with_schedules(setup: Setup, entry: dict[str, Any], table: ScheduleTable | None) -> Setup:
+    """Hand what was searched to the contenders; `table` as of `schedules_for`."""
     schedules = {name: _read_schedules(found) for name, found in entry["schedules"].items()}
     solvers = {
         name: {int(computes): FreeSolver.read(one) for computes, one in found.items()}
         for name, found in entry["solvers"].items()
     }
+    key = "" if table is None else fitted_key(table)
+    fitted_ones = entry["schedulers"].get(key, {})
     return replace(
         setup,
         schedules=schedules,
         solvers=solvers,
+        schedulers={int(computes): one for computes, one in fitted_ones.items()},
         settings=entry.get("settings", {}),
         failed=entry.get("failed", {}),
     )

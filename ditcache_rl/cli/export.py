@@ -26,9 +26,9 @@ HELP = "write a policy's schedules, its network as ONNX, or a schedule as others
 FORMS = ("scheduler", "cache-dit", "mag-cache", "dpcache", "csv")
 #: Select prompts that --search draws: what differs between sets of steps shows on few.
 _SEARCHED = 8
-#: Train prompts that --fit-times fits to, and select prompts that tell whether it gains: a few
-#: tenths of a decibel show on so many.
-_FITTED, _JUDGED = 24, 64
+#: Train prompts that --fit fits to, and select prompts that tell whether it gains: a few tenths of
+#: a decibel show on so many.
+_FITTED, _JUDGED = 64, 64
 _TARGETS = ("speedup", "budget", "min_psnr", "min_ssim")
 
 
@@ -58,14 +58,14 @@ def add_options(parser: ArgumentParser) -> None:
         help="try N sets of steps in the engine of --to, on select prompts, and write the best",
     )
     parser.add_argument(
-        "--fit-times",
+        "--fit",
         action="store_true",
-        help="of --to scheduler: fit its coefficients, and the times that the model is told too, "
-        "on train prompts",
+        help="of --to scheduler: fit its updates to full compute of train prompts in several ways, "
+        "and keep the best",
     )
     parser.add_argument(
         "--env",
-        help="environment of --search and --fit-times (default: the shipped one of the policy)",
+        help="environment of --search and --fit (default: the shipped one of the policy)",
     )
     parser.add_argument(
         "--request", metavar="JSON", help="of --to dpcache: what requests to SGLang must match"
@@ -118,15 +118,15 @@ def _check_form(options: Namespace) -> None:
             raise ConfigError(
                 f"expected --search with --to {', '.join(ENGINES)}, received --to {options.to}"
             )
-    elif options.env is not None and not options.fit_times:
+    elif options.env is not None and not options.fit:
         raise ConfigError(
-            f"expected --search N or --fit-times with --env {options.env}, which is where they "
+            f"expected --search N or --fit with --env {options.env}, which is where they "
             "draw, received neither"
         )
-    if options.fit_times and options.to != "scheduler":
+    if options.fit and options.to != "scheduler":
         raise ConfigError(
-            f"expected --fit-times with --to scheduler, received --to {options.to}: others tell "
-            "the times of their own grid"
+            f"expected --fit with --to scheduler, received --to {options.to}: others estimate in "
+            "their own way"
         )
     if options.request is not None and options.to != "dpcache":
         raise ConfigError(f"expected --request with --to dpcache, received --to {options.to}")
@@ -179,49 +179,56 @@ def _export_scheduler(options: Namespace, policy: Policy, target: Target) -> lis
 
     plain = _scheduler_of(options, policy)
     made = policy_scheduler(policy, plain, target, steps=options.steps)
-    if options.fit_times:
-        made, found = _fit_times(options, policy, made)
+    if options.fit:
+        made, found = _refit(options, policy, made)
         print(*found, sep="\n")
     made.save_pretrained(options.out)
-    kind = type(made).__name__
+    kind, computes = type(made).__name__, len(made.config.path)
+    if made.collapsed.by_branch:
+        return [
+            f"from ditcache_rl.solver import {kind}, applied",
+            f'with applied(pipe, {kind}.from_pretrained("{options.out}")):',
+            f"    pipe(..., num_inference_steps={computes})",
+        ]
     return [
         f"from ditcache_rl.solver import {kind}",
         f'pipe.scheduler = {kind}.from_pretrained("{options.out}")',
-        f"pipe(..., num_inference_steps={len(made.config.path)})",
+        f"pipe(..., num_inference_steps={computes})",
     ]
 
 
-def _fit_times(options: Namespace, policy: Policy, made: Any) -> tuple[Any, list[str]]:
-    """Fit what a scheduler adds and tells, and say what is gained; return it as is if nothing."""
+def _refit(options: Namespace, policy: Policy, made: Any) -> tuple[Any, list[str]]:
+    """Fit the updates of a scheduler, and say what is gained; return it as is if nothing."""
     from ditcache_rl.bench import cases_of
     from ditcache_rl.cli.progress import Bar
     from ditcache_rl.pipelines import open_matching
-    from ditcache_rl.search.told import told_times
+    from ditcache_rl.search.free_loop import FreeLoop
+    from ditcache_rl.search.refit import refit
 
     config = load_env(options.env or _env_of(policy.manifest.env_id))
     train, select = (cases_of(config, part) for part in ("train", "select"))
     pipe, select = open_matching(config.pipeline, policy.manifest), select[:_JUDGED]
-    with Bar("fit times") as bar:
-        found = told_times(
-            pipe,
-            made.collapsed,
-            train[:_FITTED],
-            select,
-            call=config.pipeline.call,
-            rows=config.agent.rows,
-            progress=bar,
-        )
+    loops = partial(
+        FreeLoop.of,
+        pipe,
+        steps=len(made.collapsed.sigmas) - 1,
+        call=config.pipeline.call,
+        rows=config.agent.rows,
+    )
+    with Bar("fit") as bar:
+        bar.stage("full compute")
+        found = refit(made.collapsed, loops(train[:_FITTED]), loops(select), progress=bar)
     said = [f"PSNR on {len(select)} select prompts: {found.own_db:.1f} dB by the policy's schedule"]
     said += [
-        f"{one.free} fitted: {one.found_db:.1f} dB, {one.gain.mean:+.2f} dB (95 %: "
+        f"{one.way}: {one.found_db:.1f} dB, {one.gain.mean:+.2f} dB (95 %: "
         f"{one.gain.low:+.2f} to {one.gain.high:+.2f})"
         for one in found.fitted
     ]
     best = found.best
     if best is None:
         return made, [*said, "kept: the policy's schedule, as nothing is a gain for sure"]
-    told = ", ".join(f"{time:.3f}" for time in best.collapsed.times)
-    kept = f"kept: {best.free}, {best.gain.mean:+.2f} dB, told {told}"
+    at = ", ".join(f"{time:.3f}" for time in best.collapsed.times)
+    kept = f"kept: {best.way}, {best.gain.mean:+.2f} dB, computed at {at}"
     return made.following(best.collapsed), [*said, kept]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.schedules.forecast import newton_coefficients
+from ditcache_rl.schedules.maps import PatchMaps
 from ditcache_rl.schedules.schedule import ComputePath, Schedule
 from ditcache_rl.types import HISTORY, Floats, Mode
 
@@ -35,6 +36,8 @@ class Collapsed(NamedTuple):
     told: Floats | None = None
     """(K,) times that the denoiser is told, over the number of those of training; None for those of
     the computed steps."""
+    maps: PatchMaps | None = None
+    """Matrices in the place of `keeps` and `updates`; None without."""
 
     @property
     def levels(self) -> Floats:
@@ -46,6 +49,11 @@ class Collapsed(NamedTuple):
         """(K,) what a denoiser of flow matching is told, whose times are noise levels."""
         return self.levels[:-1] if self.told is None else self.told
 
+    @property
+    def by_branch(self) -> bool:
+        """Whether it takes outputs by guidance branch, as its matrices do."""
+        return self.maps is not None and self.maps.guidance is not None
+
     def advance(self, place: int, latents: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """Take the latents from one computed step to the next.
 
@@ -53,11 +61,13 @@ class Collapsed(NamedTuple):
             place: Number of the computed step.
             latents: Before it. Not modified.
             outputs: Of this computed step and those before, newest first, at most H; of the shape
-                of the latents.
+                of the latents, or by branch as `maps` takes them.
 
         Returns:
             In float32, or in float64 if the latents are.
         """
+        if self.maps is not None:
+            return self.maps.advance(place, latents, outputs)
         return updated(latents, outputs, keep=self.keeps[place], factors=self.updates[place])
 
 

@@ -1,130 +1,31 @@
-"""Fit the times that a denoiser is told, together with what outputs are weighed with.
+"""Fit the numbers of a solver, and the times that it tells, to what full compute ends with.
 
-A collapsed schedule tells the times of its computed steps. What a run of few steps ends with is
-nearer to full compute where those may lie off the grid of steps, even above pure noise; with more
-computed the coefficients alone gain as much or more, so both are judged.
+What a run of few steps ends with is nearer to full compute where told times may lie off the grid of
+steps, even above pure noise.
 
-Source: the form of DyWeight (arXiv 2603.11607), which learns such sums together with the scale of
-the model's time; there by descent along trajectories, here by Gauss-Newton steps on what they end
-with.
+Source: the forms of DyWeight (arXiv 2603.11607), which learns such sums together with the scale of
+the model's time, and of S4S (arXiv 2502.17423), which learns them to images; there by descent,
+here by Gauss-Newton steps on what a run ends with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.bench import Case
-from ditcache_rl.errors import ConfigError
-from ditcache_rl.interval import Interval, mean_interval
-from ditcache_rl.schedules.collapse import Collapsed
-from ditcache_rl.schedules.table import is_at
 from ditcache_rl.search.equations import normal_equations, solve, squares
-from ditcache_rl.search.free import FreeLoop, FreeRun, FreeSolver
-from ditcache_rl.types import HISTORY, UNSEEN, Floats, Progress
+from ditcache_rl.search.free import FreeSolver
+from ditcache_rl.search.free_loop import FreeLoop, FreeRun
+from ditcache_rl.types import Floats
 
-#: Gauss-Newton steps; with two computed the fourth gains nothing any more.
-_ROUNDS = 4
-#: What is fitted one after the other, each from where the one before ended.
-_FREE = {"coefficients": ("updates",), "coefficients and told times": ("times", "updates")}
 #: Change of a number by which its effect is measured: float32 tells it to a thousandth.
 _NUDGE = 1e-3
 #: Share of a number's own curvature that is added: at first, the factor that a step that fails
 #: multiplies it by, and how many are tried. It is divided by the same after one that succeeds.
 _DAMPING, _HARDER, _TRIES = 1e-3, 8.0, 4
-
-
-class FittedUpdates(NamedTuple):
-    """What was fitted of a collapsed schedule, and what it is worth."""
-
-    free: str
-    """What was fitted, in words."""
-    collapsed: Collapsed
-    found_db: float
-    """Mean PSNR on the select prompts."""
-    gain: Interval
-    """Of the PSNR of a prompt over the schedule as it was."""
-
-
-class ToldTimes(NamedTuple):
-    """Coefficients fitted alone and together with told times, beside what they started from."""
-
-    own_db: float
-    """Mean PSNR on the select prompts as it was."""
-    fitted: tuple[FittedUpdates, ...]
-
-    @property
-    def best(self) -> FittedUpdates | None:
-        """The best of those whose interval of what is gained lies above zero; None without any."""
-        sure = [one for one in self.fitted if one.gain.low > 0]
-        return max(sure, key=lambda one: one.found_db, default=None)
-
-
-def told_times(
-    pipe: Any,
-    collapsed: Collapsed,
-    train: Sequence[Case],
-    select: Sequence[Case],
-    *,
-    call: Mapping[str, Any],
-    rows: int,
-    progress: Progress = UNSEEN,
-) -> ToldTimes:
-    """Fit the updates of a collapsed schedule, and from there also the times that it tells.
-
-    Args:
-        pipe: Of one denoiser, with the flow-matching sampler that was collapsed.
-        collapsed: Where to start.
-        train: What is fitted to.
-        select: What tells whether anything is gained.
-        call: Further arguments of the pipeline's call.
-        rows: Most images of a call.
-        progress: Hears how far it has come.
-
-    Raises:
-        ConfigError: If the pipeline has other noise levels.
-        UnsupportedModelError: If it is of another kind.
-    """
-    steps = len(collapsed.sigmas) - 1
-
-    def loops(cases: Sequence[Case]) -> list[FreeLoop]:
-        parts = [cases[start : start + rows] for start in range(0, len(cases), rows)]
-        return [FreeLoop(pipe, part, steps=steps, call=call) for part in parts]
-
-    progress.expect(_ROUNDS * len(_FREE) + 2)
-    progress.stage("full compute of train prompts")
-    drawn = loops(train)
-    if not is_at(collapsed.sigmas, drawn[0].sigmas):
-        raise ConfigError(
-            f"expected a pipeline with the noise levels of the schedule, {collapsed.sigmas}, "
-            f"received {drawn[0].sigmas}; take the environment that the policy was made for"
-        )
-    progress.advance(1)
-    solvers = [FreeSolver.of(collapsed, HISTORY)]
-    for done, (what, free) in enumerate(_FREE.items(), start=1):
-        progress.stage(f"fit {what}")
-        found = fit_solver(
-            drawn, solvers[-1], free, rounds=_ROUNDS, on_round=lambda: progress.advance(1)
-        )
-        solvers.append(found)
-        progress.reach(1 + done * _ROUNDS)
-    progress.stage("full compute of select prompts")
-    judged = loops(select)
-    own, *others = (np.concatenate([one.psnr(each) for one in judged]) for each in solvers)
-    progress.reach(_ROUNDS * len(_FREE) + 2)
-    return ToldTimes(
-        float(own.mean()),
-        tuple(
-            FittedUpdates(
-                what, solver.within(collapsed), float(psnr.mean()), mean_interval(psnr - own)
-            )
-            for what, solver, psnr in zip(_FREE, solvers[1:], others, strict=True)
-        ),
-    )
 
 
 def fit_solver(
@@ -134,7 +35,6 @@ def fit_solver(
     *,
     rounds: int,
     images: bool = False,
-    on_round: Callable[[], None] = lambda: None,
 ) -> FreeSolver:
     """Bring what a solver ends with near to full compute: Gauss-Newton, damped.
 
@@ -147,7 +47,6 @@ def fit_solver(
         rounds: Steps at most; each costs a run for every number that may move. A time that is
             told stays above zero.
         images: Whether decoded images are compared, and not latents.
-        on_round: Hears of every step.
     """
     damping = _DAMPING
     traces = [loop.run(solver, decode=images) for loop in loops]
@@ -170,7 +69,6 @@ def fit_solver(
                     damping /= _HARDER
                     break
             damping *= _HARDER
-        on_round()
         if before - error < 1e-3:  # 0.004 dB
             break
     return solver
@@ -224,7 +122,7 @@ def _end(trace: FreeRun) -> Tensor:
 
 
 def _goal(loop: FreeLoop, trace: FreeRun) -> Tensor:
-    return (loop.target if trace.images is None else loop.images).flatten(1).double()
+    return (loop.target if trace.images is None else loop.full.decoded).flatten(1).double()
 
 
 def _error(loops: Sequence[FreeLoop], traces: Sequence[FreeRun]) -> float:

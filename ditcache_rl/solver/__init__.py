@@ -4,6 +4,7 @@ What is made here needs no hook, no cache and no controller: schedulers that dif
 functions that k-diffusion and ComfyUI take.
 """
 
+from ditcache_rl.solver.applied import applied
 from ditcache_rl.solver.runner import SolverRunner
 from ditcache_rl.solver.sampler import k_diffusion_sampler
 from ditcache_rl.solver.saved import (
@@ -16,6 +17,7 @@ __all__ = [
     "CollapsedDDIMScheduler",
     "CollapsedFlowMatchScheduler",
     "SolverRunner",
+    "applied",
     "collapsed_scheduler",
     "k_diffusion_sampler",
 ]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ditcache_rl.errors import ConfigError, StateError
 from ditcache_rl.schedules.collapse import Collapsed
+from ditcache_rl.schedules.maps import PatchMaps
+from ditcache_rl.solver.heard import Heard
 from ditcache_rl.types import Floats
 
 #: What a step may be given without changing what it does.
@@ -28,6 +30,8 @@ class Collapsing:
     #: Returns what is done in the run whose timesteps were just set.
     _collapse: Callable[[], Collapsed]
     _collapsed: Collapsed | None = None
+    #: Hears the branches that a step was guided from, where updates weigh them.
+    _heard: Heard | None = None
     _place = 0
     _outputs: tuple[Tensor, ...] = ()
 
@@ -85,8 +89,10 @@ class Collapsing:
             options: As the plain sampler takes them; only their defaults are allowed.
 
         Raises:
-            ConfigError: If an option is asked for, as noise.
-            StateError: If no timesteps are set, or all steps are done.
+            ConfigError: If an option is asked for, as noise; if branches are weighed, and they are
+                not those of the fit.
+            StateError: If no timesteps are set, or all steps are done; if branches are weighed, and
+                nobody hears them.
         """
         collapsed = self._collapsed
         if collapsed is None or self._place >= len(collapsed.path):
@@ -97,13 +103,28 @@ class Collapsing:
         if self._place == 0 and getattr(self, "_begin_index", None) is None:
             self._check_start(timestep)
         # A copy: what a compiled denoiser returns may be written over by its next call.
-        self._outputs = (model_output.clone(), *self._outputs)[: collapsed.updates.shape[1]]
+        maps = collapsed.maps
+        output = model_output.clone() if maps is None else self._weighed(maps, model_output)
+        self._outputs = (output, *self._outputs)[: collapsed.updates.shape[1]]
         moved = collapsed.advance(self._place, sample, self._outputs).to(model_output.dtype)
         self._noted(self._place, sample, model_output)
         self._place += 1
         if hasattr(self, "_step_index"):
             self._step_index = self._place
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
+
+    def _weighed(self, maps: PatchMaps, model_output: Tensor) -> Tensor:
+        """Return what matrices weigh of a step: its output, or the branches of that."""
+        if maps.guidance is None:
+            return model_output.clone()
+        if self._heard is None:
+            raise StateError(
+                "expected somebody who hears the guidance branches that this scheduler weighs, "
+                "received a step without; call the pipeline under ditcache_rl.solver.applied(pipe, "
+                "scheduler)"
+            )
+        branches = self._heard.branches(model_output)
+        return maps.check_guidance(model_output, branches, begins=self._place == 0)
 
     def _noted(self, place: int, sample: Tensor, model_output: Tensor) -> None:
         """Hear of a step."""
@@ -119,6 +140,8 @@ class Collapsing:
             self.timesteps = told_timesteps(self, collapsed.told).to(self.timesteps.device)
         self.num_inference_steps = len(path)
         self._collapsed, self._place, self._outputs = collapsed, 0, ()
+        if self._heard is not None:
+            self._heard.clear()
 
     def _plain(self, name: str, *default: Any) -> Any:
         return getattr(super(), name, *default)

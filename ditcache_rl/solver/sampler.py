@@ -35,6 +35,11 @@ def k_diffusion_sampler(scheduler: CollapsedFlowMatchScheduler) -> Callable[...,
             f"{type(scheduler).__name__}"
         )
     collapsed = scheduler.collapsed
+    if collapsed.by_branch:
+        raise ConfigError(
+            "expected updates that weigh outputs as a sampler gets them, received some by guidance "
+            "branch, which a model of k-diffusion does not tell; export without --fit"
+        )
 
     @torch.no_grad()
     def sample(

@@ -6,7 +6,7 @@ All that they hold is in their config, beside what the plain sampler has there.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from ditcache_rl.errors import ArtifactError, ConfigError
 from ditcache_rl.instrument.clock import distinct, noise_levels
 from ditcache_rl.schedules import Schedule
 from ditcache_rl.schedules.collapse import Collapsed, collapse
+from ditcache_rl.schedules.maps import PatchMaps
 from ditcache_rl.schedules.table import is_at
 from ditcache_rl.solver.collapsing import Collapsing
 from ditcache_rl.solver.linear import check_sampler, linear_steps, set_anyhow
@@ -33,6 +34,7 @@ class _Saved(Collapsing):
         updates: (K, HISTORY) what the last outputs are multiplied with, newest first.
         told: (K,) times that the denoiser is told, over the number of those of training; None for
             those of the computed steps.
+        maps: Matrices in the place of `keeps` and `updates`, as `PatchMaps.write` has them.
         plain: Config of the plain sampler.
 
     Raises:
@@ -47,10 +49,18 @@ class _Saved(Collapsing):
         keeps: Sequence[float] = (),
         updates: Sequence[Sequence[float]] = (),
         told: Sequence[float] | None = None,
+        maps: Mapping[str, Any] | None = None,
         **plain: Any,
     ) -> None:
         super().__init__(**plain)
-        config = {"levels": levels, "path": path, "keeps": keeps, "updates": updates, "told": told}
+        config = {
+            "levels": levels,
+            "path": path,
+            "keeps": keeps,
+            "updates": updates,
+            "told": told,
+            "maps": maps,
+        }
         self.collapsed = _read(**config)
         self.register_to_config(**config)  # type: ignore[attr-defined]
 
@@ -194,10 +204,11 @@ def _written(collapsed: Collapsed) -> dict[str, Any]:
         "keeps": collapsed.keeps.tolist(),
         "updates": collapsed.updates.tolist(),
         "told": None if collapsed.told is None else collapsed.told.tolist(),
+        "maps": None if collapsed.maps is None else collapsed.maps.write(),
     }
 
 
-def _read(levels: Any, path: Any, keeps: Any, updates: Any, told: Any) -> Collapsed:
+def _read(levels: Any, path: Any, keeps: Any, updates: Any, told: Any, maps: Any) -> Collapsed:
     """Invert `_written`, and check it."""
     try:
         own = tuple(int(step) for step in path)
@@ -207,6 +218,7 @@ def _read(levels: Any, path: Any, keeps: Any, updates: Any, told: Any) -> Collap
             np.array(keeps, dtype=np.float64),
             np.array(updates, dtype=np.float64),
             None if told is None else np.array(told, dtype=np.float64),
+            None if maps is None else PatchMaps.read(maps),
         )
         steps = len(found.sigmas) - 1
         numbers = np.concatenate([found.sigmas, found.keeps, found.updates.ravel(), found.times])
@@ -219,15 +231,16 @@ def _read(levels: Any, path: Any, keeps: Any, updates: Any, told: Any) -> Collap
             and bool(np.isfinite(numbers).all())
             and found.times.shape == (len(own),)
             and (told is None or bool((found.times > 0).all()))
+            and (found.maps is None or len(found.maps.matrices) == len(own))
         )
-    except (IndexError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError):
         fits = False
     if not fits:
         raise ArtifactError(
-            "expected the config of a collapsed scheduler, with levels, path, keeps, updates "
-            f"and told times above 0 that fit each other, received levels={levels!r:.40}, "
+            "expected the config of a collapsed scheduler, with levels, path, keeps, updates, "
+            f"told times above 0 and maps that fit each other, received levels={levels!r:.40}, "
             f"path={path!r:.40}, keeps={keeps!r:.40}, updates={updates!r:.40}, "
-            f"told={told!r:.40}; export it again"
+            f"told={told!r:.40}, maps={maps!r:.40}; export it again"
         )
     return found
 

@@ -10,7 +10,8 @@ from benchmarks.learned.residual import ResidualSolvers
 from ditcache_rl.bench import Case
 from ditcache_rl.config import find_policy
 from ditcache_rl.policy import load_policy
-from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.free import FreeSolver
+from ditcache_rl.search.free_loop import FreeLoop
 from tests.kit.pipelines import CALL, PROMPTS, STEPS, build_tiny_pipe
 
 CASES = [Case(PROMPTS[0], 1), Case(PROMPTS[1], 2)]

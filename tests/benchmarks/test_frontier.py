@@ -47,8 +47,9 @@ from ditcache_rl.bench import Case
 from ditcache_rl.control import FBCache, StaticSchedule
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.pipelines import open_pipeline
-from ditcache_rl.schedules import Schedule
+from ditcache_rl.schedules import Schedule, ScheduleTable
 from ditcache_rl.types import Mode
+from tests.kit.environment import levels_of
 from tests.kit.pipelines import BLOCKS, CALL, PROMPTS, assert_close, draw, draw_under
 
 STEPS = 6
@@ -354,12 +355,17 @@ def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted
     for name, value in few.items():
         monkeypatch.setattr(settings, name, value)
     said: list[str] = []
+    schedules = [Schedule.on_path((0, 2, 4), STEPS), Schedule.on_path(tuple(range(STEPS)), STEPS)]
+    table = ScheduleTable.of(levels_of(pipe, CALL, STEPS), schedules)
     search: dict[str, Any] = {
         "steps": STEPS,
         "call": CALL,
         "cases": CASES,
         "learn": CASES,
         "select": CASES[:1],
+        "fit": CASES,
+        "judge": CASES,
+        "table": table,
         "evaluations": 4,
         "file": tmp_path / "schedules.json",
         "say": said.append,
@@ -378,7 +384,7 @@ def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted
         "whole denoiser",
     }
     assert all(entry["weights"] for entry in found["schedules"]["whole denoiser"].values())
-    setup = with_schedules(Setup(pipe, STEPS, lambda: None), found)
+    setup = with_schedules(Setup(pipe, STEPS, lambda: None), found, table)
     for by_computes in setup.schedules.values():
         for computes, schedule in by_computes.items():
             assert schedule.computes == computes
@@ -400,7 +406,7 @@ def test_what_is_searched_is_kept_and_forecasts_of_the_whole_denoiser_are_fitted
     search["file"].write_text(json.dumps([found]))
     again, heard = schedules_for(pipe, **search), said[count:]
     assert heard == ["searching L2P", f"searching {VERIFIED}"]
-    assert set(again["solvers"]) == {"L2P", *FREE, FITTED}
+    assert set(again["solvers"]) == {"L2P", *FREE}
 
 
 @pytest.fixture
@@ -419,6 +425,9 @@ def search(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
         "cases": CASES,
         "learn": CASES,
         "select": CASES,
+        "fit": CASES,
+        "judge": CASES,
+        "table": None,
         "evaluations": 4,
         "file": tmp_path / "schedules.json",
         "say": lambda text: None,
@@ -433,7 +442,7 @@ def test_what_was_searched_by_less_is_not_taken(search: dict[str, Any]) -> None:
     amounts: list[dict[str, Any]] = [
         {},
         {"evaluations": 5},
-        *({name: CASES[:1]} for name in ("cases", "learn", "select")),
+        *({name: CASES[:1]} for name in ("cases", "learn", "select", "fit", "judge")),
     ]
 
     for less in amounts:
@@ -468,7 +477,7 @@ def test_a_search_that_fails_is_said_and_costs_nothing_of_the_others(
     assert set(found["settings"]) == {*SOLVERS, FEWER_BLOCKS}
     (kept,) = json.loads(search["file"].read_text())
     assert "failed" not in kept, "it is tried again"
-    setup = with_schedules(Setup(search["pipe"], STEPS, lambda: None), found)
+    setup = with_schedules(Setup(search["pipe"], STEPS, lambda: None), found, None)
     (contender,) = (one for one in CONTENDERS if one.name == VERIFIED)
     with pytest.raises(ConfigError, match="RuntimeError: not here"):
         contender.method(setup, 0.1)
@@ -485,7 +494,7 @@ def test_the_schedules_that_are_kept_are_read_and_written_as_they_are() -> None:
 
 def test_a_contender_follows_the_schedule_of_its_computes(pipe: Any) -> None:
     kept, *_ = json.loads(SCHEDULES.read_text())
-    setup = with_schedules(Setup(pipe, kept["steps"], lambda: None), kept)
+    setup = with_schedules(Setup(pipe, kept["steps"], lambda: None), kept, None)
     (contender,) = (one for one in CONTENDERS if one.name == "whole denoiser")
 
     for computes in contender.values:

@@ -85,8 +85,8 @@ def test_a_schedule_is_written_as_others_take_it(
         (["--pipeline", "nowhere"], "a scheduler of diffusers, received 'nowhere'"),
         (["--search", "3"], "with --to cache-dit, mag-cache, dpcache, received --to scheduler"),
         (["--to", "mag-cache", "--search", "0"], "--search must lie in"),
-        (["--env", "shapes"], "expected --search N or --fit-times with --env shapes"),
-        (["--to", "csv", "--fit-times"], "with --to scheduler, received --to csv"),
+        (["--env", "shapes"], "expected --search N or --fit with --env shapes"),
+        (["--to", "csv", "--fit"], "with --to scheduler, received --to csv"),
         (["--request", "{}"], "expected --request with --to dpcache, received --to scheduler"),
         (["--to", "dpcache", "--request", "{"], "expected a JSON object, received '{'"),
         (["--to", "dpcache"], "received no pipeline, checkpoint, height, width, guidance_scale"),
@@ -151,7 +151,7 @@ def test_what_cannot_be_written_is_refused_before_a_search_draws(
     assert not file.exists()
 
 
-def test_fitted_times_are_exported_where_they_gain(
+def test_fitted_updates_are_exported_where_they_gain(
     tiny_pipe: Any,
     tiny_call: dict[str, Any],
     tiny_env: Path,
@@ -163,16 +163,16 @@ def test_fitted_times_are_exported_where_they_gain(
     save_policy(policy, tmp_path / "policy", card="")
     typed = ["export", str(tmp_path / "policy"), "--to", "scheduler", "--budget", "0.5"]
 
-    assert main([*typed, "--out", str(folder), "--fit-times", "--env", str(tiny_env)]) == 0
+    assert main([*typed, "--out", str(folder), "--fit", "--env", str(tiny_env)]) == 0
     said = capsys.readouterr().out.splitlines()
     made = CollapsedFlowMatchScheduler.from_pretrained(folder)
 
     assert said[0].startswith("PSNR on 2 select prompts: ")
-    fitted = ["coefficients", "coefficients and told times"]
-    assert [line.partition(" fitted: ")[0] for line in said[1:3]] == fitted
-    kept = said[3].removeprefix("kept: ").partition(",")[0]
-    assert kept in ("the policy's schedule", *fitted)
-    assert said[4] == str(folder)
-    assert (made.config.told is not None) == (kept == fitted[1])
-    assert main([*typed, "--out", str(folder), "--fit-times"]) == 2
+    kept = said[-5].removeprefix("kept: ").partition(" dB")[0].rpartition(", ")[0]
+    ways = {line.partition(": ")[0] for line in said[1:-5]}
+    assert {"matrices", "matrices, for steps of their own"} <= ways
+    assert kept in ways or said[-5].startswith("kept: the policy's schedule")
+    assert said[-4] == str(folder)
+    assert (made.config.maps is not None) == kept.startswith("matrices")
+    assert main([*typed, "--out", str(folder), "--fit"]) == 2
     assert "--env where something is drawn" in capsys.readouterr().err

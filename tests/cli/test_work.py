@@ -212,7 +212,7 @@ def test_a_damaged_policy_is_named_before_work(
         "mos prepare POLICY --env ENV --prompts 1 --out OUT",
         "rollout POLICY --env ENV",
         "export POLICY --env ENV --to cache-dit --search 1 --out OUT",
-        "export POLICY --env ENV --to scheduler --fit-times --out OUT",
+        "export POLICY --env ENV --to scheduler --fit --out OUT",
         "serve PIPELINE --policy POLICY --port 0",
     ],
 )

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ditcache_rl.bench import Case
-from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.free import FreeSolver
+from ditcache_rl.search.free_loop import FreeLoop
 from tests.kit.pipelines import CALL, GUIDANCE, PROMPTS, STEPS, assert_close, build_tiny_pipe, draw
 
 CASES = [Case(PROMPTS[0], 1), Case(PROMPTS[1], 2)]

@@ -23,7 +23,8 @@ from ditcache_rl.inference import Target, policy_scheduler
 from ditcache_rl.instrument.clock import noise_levels
 from ditcache_rl.policy import Policy
 from ditcache_rl.schedules import Schedule
-from ditcache_rl.search.free import FreeLoop, FreeSolver
+from ditcache_rl.search.free import FreeSolver
+from ditcache_rl.search.free_loop import FreeLoop
 from ditcache_rl.solver import (
     CollapsedDDIMScheduler,
     CollapsedFlowMatchScheduler,
