@@ -14,13 +14,14 @@ from benchmarks.race.host import Entrant, Host, MeasuredImage
 from ditcache_rl.bench import Case
 from ditcache_rl.errors import ConfigError
 from ditcache_rl.evaluate import interpolate_frontier
+from ditcache_rl.evaluate.methods import OURS
 from ditcache_rl.metrics import Lpips, psnr_db, ssim
 
 #: Prompts whose images are kept for the page.
 PICTURED = 3
 #: After so many prompts only those entrants go on that are faster than 1.6x, after more, as what
-#: images lose differs by prompt, those within 7 dB of the best at their speed. The others can't
-#: count, and take most of the time.
+#: images lose differs by prompt, those within 7 dB of the best of their side at their speed. The
+#: others can't count, and take most of the time.
 TIMED_PROMPTS, LEAST_SPEEDUP, MOST_BEHIND_DB = 4, 1.6, 7.0
 
 Point = dict[str, float]
@@ -184,12 +185,28 @@ def fast_enough(running: Sequence[Entrant], log: Log, prompts: int) -> list[Entr
 
 
 def worth_more(running: Sequence[Entrant], log: Log, prompts: int) -> list[Entrant]:
-    """Choose the entrants that are good enough for the frontier, from the first prompts."""
+    """Choose the entrants that are good enough for the frontier, from the first prompts.
+
+    Ours and peers are held to the best of their own side, so that what leads on one side is known
+    however far the other one is ahead; converted models, which count for neither, to the best.
+    """
     seconds = _relative_seconds(running, log, prompts)
     quality = {label: float(np.mean(_first(log, label, "psnr_db", prompts))) for label in seconds}
-    points = [(seconds[label], quality[label]) for label in seconds]
-    behind = {x: interpolate_frontier(points, seconds[x]) - quality[x] for x in seconds}
-    return _with_references(running, {x for x, lost in behind.items() if lost < MOST_BEHIND_DB})
+    sides = {entrant.label: _side(entrant) for entrant in running if entrant.label in seconds}
+
+    def behind(label: str) -> float:
+        rivals = [one for one in seconds if sides[label] in ("", sides[one])]
+        points = [(seconds[one], quality[one]) for one in rivals]
+        return interpolate_frontier(points, seconds[label]) - quality[label]
+
+    return _with_references(running, {one for one in seconds if behind(one) < MOST_BEHIND_DB})
+
+
+def _side(entrant: Entrant) -> str:
+    """Name the side that an entrant counts for; "" for none."""
+    if entrant.contender is None or entrant.contender.converted:
+        return ""
+    return "ours" if entrant.contender.family in OURS else "peers"
 
 
 def _relative_seconds(running: Sequence[Entrant], log: Log, prompts: int) -> dict[str, float]:

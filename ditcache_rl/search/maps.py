@@ -83,8 +83,11 @@ def steps_for(loops: Sequence[FreeLoop], count: int, *, by_branch: bool) -> Comp
 def _products(full: FreeRun, by_branch: bool) -> Floats:
     """Compare outputs, or their branches, of all steps, and latents, with each other."""
     used = [one for part in full.used(by_branch) for one in (part if by_branch else part[None])]
-    rows = torch.stack([one.double().flatten() for one in (*used, *full.latents)])
-    return (rows @ rows.T).numpy()
+    total = np.zeros((len(used) + len(full.latents),) * 2)
+    for case in range(len(full.latents[0])):  # of large images all together would not fit
+        rows = torch.stack([one[case].double().flatten() for one in (*used, *full.latents)])
+        total += (rows @ rows.T).numpy()
+    return total
 
 
 def _sides(loop: FreeLoop, run: FreeRun, goal: int, maps: PatchMaps) -> tuple[Floats, Floats]:
