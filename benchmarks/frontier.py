@@ -3,7 +3,7 @@
 All contenders draw the same prompts from the same seeds with the same pipeline, one image at a
 time, in turn; `peers/contenders.py` lists them. Frontiers are interpolated in measured speed-up of
 the whole pipeline call. Those that can't matter are drawn on the first prompts alone: on 4 where
-they are slower than 1.6x, on 16 (4 with `--quick`) where they are 7 dB behind the best of their
+they are slower than 1.3x, on 16 (4 with `--quick`) where they are 7 dB behind the best of their
 side, ours or peers, at their speed. A run that was interrupted goes on with `--resume`. A contender
 that can't run here is a line with its error.
 
