@@ -110,11 +110,9 @@ def schedules_for(
     kinds: dict[str, dict[str, Callable[[], Any]]] = {
         "schedules": ScheduleSearch(pipe, steps, call, cases, evaluations, say).ways(),
         "solvers": {name: partial(learning, name) for name in LEARNERS},
-        "schedulers": {
-            fitted_key(one): partial(fitted, pipe, call, fit, judge, one, say)
-            for one in (table,)
-            if one is not None
-        },
+        "schedulers": {}
+        if table is None
+        else {fitted_key(table): partial(fitted, pipe, call, fit, judge, table, say)},
         "settings": {name: partial(setting, name) for name in SETTINGS}
         | {FEWER_BLOCKS: lambda: {"order": _order(pipe, steps, call, cases[:_HARM_CASES])}},
     }

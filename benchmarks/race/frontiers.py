@@ -97,22 +97,12 @@ def _spread(points: Any, name: str) -> dict[str, Any]:
 
 
 def curves(lines: Sequence[FrontierLine]) -> dict[str, list[FrontierLine]]:
-    """Group the lines that were measured by contender, by rising speed-up.
-
-    Of a contender those are left that drew the most prompts of its own: others are means of other
-    images.
-    """
+    """Group the lines that were measured by contender, by rising speed-up."""
     found: dict[str, list[FrontierLine]] = {}
     for line in lines:
         if line["error"] is None and line["n"] and line["family"] != "reference":
             found.setdefault(line["contender"], []).append(line)
-    most = {name: max(line["n"] for line in own) for name, own in found.items()}
-    return {
-        name: sorted(
-            (line for line in own if line["n"] == most[name]), key=lambda line: line["speedup"] or 0
-        )
-        for name, own in found.items()
-    }
+    return {name: sorted(own, key=lambda line: line["speedup"] or 0) for name, own in found.items()}
 
 
 def foremost(named: Mapping[str, Sequence[FrontierLine]]) -> list[str]:

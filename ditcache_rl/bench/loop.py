@@ -18,6 +18,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
 
 from ditcache_rl.errors import StateError, UnsupportedModelError
+from ditcache_rl.instrument.schedulers import in_place
 from ditcache_rl.instrument.signatures import map_tensors
 from ditcache_rl.instrument.taps import Tap, install, release
 
@@ -168,18 +169,15 @@ def hand_on(pipe: Any, denoiser: nn.Module, hand: LoopHand) -> Iterator[Any]:
     Yields:
         The copy.
     """
-    before, place = pipe.scheduler, vars(pipe)
-    own, kind = copy.deepcopy(before), cast(Any, type(before))
+    own, kind = copy.deepcopy(pipe.scheduler), cast(Any, type(pipe.scheduler))
     own.__class__ = _in_hand(kind)
     own.hand = _Held(hand)
     tap = install(denoiser, partial(_LoopTap, hand))
     try:
-        # Not by assignment, which diffusers notes in the pipeline's config.
-        place["scheduler"] = own
-        yield own
+        with in_place(pipe, own):
+            yield own
     finally:
         release(tap)
-        place["scheduler"] = before
         own.__class__ = kind
         del own.hand
 

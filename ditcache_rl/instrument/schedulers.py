@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -19,3 +21,15 @@ def copied(scheduler: Any) -> Any:
         if callable(getattr(type(own), name, None)) and not bound:
             delattr(own, name)
     return own
+
+
+@contextmanager
+def in_place(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """Put a sampler in the place of a pipeline's own, for as long as it is entered."""
+    before, place = pipe.scheduler, vars(pipe)
+    # Not by assignment, which diffusers notes in the pipeline's config.
+    place["scheduler"] = scheduler
+    try:
+        yield
+    finally:
+        place["scheduler"] = before

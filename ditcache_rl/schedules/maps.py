@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ditcache_rl.errors import ConfigError
-from ditcache_rl.types import Floats
+from ditcache_rl.types import HISTORY, Floats
 
 #: Side of the patches of latents that have height and width, where both divide.
 _SIDE = 2
@@ -48,11 +48,20 @@ class PatchMaps(NamedTuple):
 
         Returns:
             In float32, or in float64 if the latents are.
+
+        Raises:
+            ConfigError: If patches have other channels, or do not fit into the latents.
         """
         dtype = torch.promote_types(latents.dtype, torch.float32)
         parts = parts_of(latents, outputs, by_branch=self.guidance is not None)
         rows = torch.cat([patches(part.to(dtype), self.side) for part in parts], dim=-1)
         matrix = torch.as_tensor(self.matrices[place], dtype=dtype, device=rows.device)
+        if rows.shape[-1] != len(parts) * matrix.shape[1]:
+            raise ConfigError(
+                f"expected latents with patches of {matrix.shape[1]} channels, as in the fit, "
+                f"received {rows.shape[-1] // len(parts)} of {tuple(latents.shape)}; export for "
+                "the model that is drawn with"
+            )
         return joined(rows[..., : len(matrix)] @ matrix, self.side)
 
     def check_guidance(self, guided: Tensor, branches: Tensor | None, *, begins: bool) -> Tensor:
@@ -98,13 +107,12 @@ class PatchMaps(NamedTuple):
         """
         guidance = None if entry["guidance"] is None else np.array(entry["guidance"], dtype=float)
         matrices = tuple(_unpacked(**packed) for packed in entry["matrices"])
-        channels = matrices[0].shape[-1]
+        branches = 1 if guidance is None else guidance.size
+        channels = matrices[0].shape[1]
         fits = int(entry["side"]) >= 1 and all(
-            matrix.shape[1] == channels
-            and len(matrix) % channels == 0
-            and len(matrix) > channels
+            matrix.shape == ((1 + branches * min(place + 1, HISTORY)) * channels, channels)
             and np.isfinite(matrix).all()
-            for matrix in matrices
+            for place, matrix in enumerate(matrices)
         )
         if not fits or not (guidance is None or guidance.ndim == 1):
             raise ValueError("matrices that do not fit each other")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
+from ditcache_rl.instrument.schedulers import in_place
 from ditcache_rl.schedules.collapse import Collapsed, updated
 from ditcache_rl.solver.collapsing import Collapsing
 from ditcache_rl.types import HISTORY, Floats
@@ -109,10 +110,5 @@ class FreeSolver(NamedTuple):
     @contextmanager
     def applied(self, pipe: Any) -> Iterator[None]:
         """Put it in the place of a pipeline's scheduler, for as long as it is entered."""
-        plain, place = pipe.scheduler, vars(pipe)
-        # Not by assignment, which diffusers notes in the pipeline's config.
-        place["scheduler"] = self.scheduler(plain)
-        try:
+        with in_place(pipe, self.scheduler(pipe.scheduler)):
             yield
-        finally:
-            place["scheduler"] = plain

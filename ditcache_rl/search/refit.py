@@ -25,7 +25,7 @@ from ditcache_rl.types import HISTORY, UNSEEN, Progress
 
 #: Gauss-Newton steps; with two computed the fourth gains nothing any more.
 _ROUNDS = 4
-#: Most computed steps whose numbers are moved: each costs a run, and matrices gain more from there.
+#: Most computed steps whose numbers are moved, as each of them costs a run.
 _MOST_MOVED = 4
 
 
@@ -81,6 +81,8 @@ class _Fits:
         own = self.collapsed
         if chosen:
             path = steps_for(self.loops, len(own.path), by_branch=by_branch)
+            if path == own.path:  # the way before has fitted them
+                return None
             schedule = Schedule.on_path(path, len(own.sigmas) - 1)
             own = collapse(schedule, own.sigmas, euler_steps(own.sigmas))
         return fit_maps(self.loops, own, guidance=self.guidance if by_branch else None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ditcache_rl.errors import ConfigError, UnsupportedModelError
 from ditcache_rl.instrument.blocks import denoisers_of
-from ditcache_rl.instrument.schedulers import copied
+from ditcache_rl.instrument.schedulers import copied, in_place
 from ditcache_rl.instrument.taps import install, release
 from ditcache_rl.solver.heard import Ear, Heard
 from ditcache_rl.solver.saved import CollapsedDDIMScheduler, CollapsedFlowMatchScheduler
@@ -55,12 +55,9 @@ def applied(
             )
         own._heard = heard = Heard()
         ear = install(denoisers[0], partial(Ear, heard))
-    # Not by assignment, which diffusers notes in the pipeline's config.
-    before, place = pipe.scheduler, vars(pipe)
-    place["scheduler"] = own
     try:
-        yield pipe
+        with in_place(pipe, own):
+            yield pipe
     finally:
-        place["scheduler"] = before
         if ear is not None:
             release(ear)

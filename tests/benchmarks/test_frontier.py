@@ -570,14 +570,6 @@ def test_a_run_that_was_cut_off_draws_only_what_is_missing(pipe: Any, tmp_path: 
         Log(tmp_path, {"a": 2}, resume=True)
 
 
-def test_a_line_is_of_settings_that_drew_the_same_prompts() -> None:
-    few = line("mine", "static", 1.5, 20.0)
-    few["n"] = 1
-
-    assert curves([few, *LINES])["mine"] == curves(LINES)["mine"]
-    assert curves([few])["mine"] == [few]
-
-
 def test_only_what_may_matter_goes_on_after_the_first_prompts(tmp_path: Path) -> None:
     def contender(name: str) -> Entrant:
         method = Contender(

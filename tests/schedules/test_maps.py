@@ -111,33 +111,54 @@ def test_a_size_without_whole_patches_is_refused() -> None:
         patches(drawn(1, 3, 4, 5), 2)
 
 
+def test_latents_of_another_model_are_refused() -> None:
+    maps = PatchMaps(1, (np.ones((8, 4)),))
+
+    with pytest.raises(ConfigError, match="patches of 4 channels, as in the fit, received 5"):
+        maps.advance(0, drawn(1, 3, 5), [drawn(1, 3, 5)])
+
+
 @pytest.mark.parametrize("guidance", [None, GUIDANCE])
 def test_what_is_written_is_read_again(guidance: Any) -> None:
-    matrices = tuple(drawn(4, 2, seed=seed).float().double().numpy() for seed in (1, 2))
+    branches = 1 if guidance is None else len(guidance)
+    shapes = [(2 * (1 + branches * known), 2) for known in (1, 2, 3, 3)]
+    matrices = tuple(drawn(*shape).float().double().numpy() for shape in shapes)
     maps = PatchMaps(2, matrices, guidance)
 
     read = PatchMaps.read(maps.write())
 
     assert read.side == 2
-    assert np.array_equal(read.matrices, maps.matrices)
+    for one, other in zip(read.matrices, maps.matrices, strict=True):
+        np.testing.assert_array_equal(one, other)
     assert (read.guidance is None) == (guidance is None)
     assert read.guidance is None or read.guidance.tolist() == guidance.tolist()
 
 
 @pytest.mark.parametrize(
-    ("matrix", "change"),
+    ("matrices", "change"),
     [
-        (np.ones((1, 2)), {}),
-        (np.ones((3, 2)), {}),
-        (np.full((4, 2), np.nan), {}),
-        (np.ones((4, 2)), {"side": 0}),
-        (np.ones((4, 2)), {"guidance": 3.0}),
-        (np.ones((4, 2)), {"matrices": [{"rows": 3, "float32": "AACAPwAAgD8="}]}),
-        (np.ones((4, 2)), {"matrices": [{"rows": 4, "float32": "?"}]}),
+        ([np.ones((1, 2))], {}),
+        ([np.ones((3, 2))], {}),
+        ([np.full((4, 2), np.nan)], {}),
+        ([np.ones((4, 2)), np.ones((4, 2))], {}),  # the second step has two outputs
+        ([np.ones((4, 2))], {"guidance": [0.5, 0.5]}),
+        ([np.ones((4, 2))], {"guidance": 3.0}),
+        ([np.ones((4, 2))], {"side": 0}),
     ],
 )
-def test_damaged_matrices_are_refused(matrix: Any, change: dict[str, Any]) -> None:
-    written = PatchMaps(2, (matrix,)).write()
+def test_matrices_that_do_not_fit_each_other_are_refused(
+    matrices: list[Any], change: dict[str, Any]
+) -> None:
+    written = PatchMaps(2, tuple(matrices)).write()
 
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match="do not fit each other"):
         PatchMaps.read(written | change)
+
+
+@pytest.mark.parametrize("packed", [(3, "AACAPwAAgD8="), (4, "?"), (4, "AAA=")])
+def test_damaged_numbers_are_refused(packed: tuple[int, str]) -> None:
+    written = PatchMaps(2, (np.ones((4, 2)),)).write()
+    rows, text = packed
+
+    with pytest.raises(ValueError, match=r"reshape|base64|padding|multiple"):
+        PatchMaps.read(written | {"matrices": [{"rows": rows, "float32": text}]})
