@@ -170,7 +170,7 @@ def test_fitted_updates_are_exported_where_they_gain(
     assert said[0].startswith("PSNR on 2 select prompts: ")
     kept = said[-5].removeprefix("kept: ").partition(" dB")[0].rpartition(", ")[0]
     ways = {line.partition(": ")[0] for line in said[1:-5]}
-    assert {"matrices", "matrices, for steps of their own"} <= ways
+    assert "matrices" in ways
     assert kept in ways or said[-5].startswith("kept: the policy's schedule")
     assert said[-4] == str(folder)
     assert (made.config.maps is not None) == kept.startswith("matrices")
