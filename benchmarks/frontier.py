@@ -4,8 +4,10 @@ All contenders draw the same prompts from the same seeds with the same pipeline,
 time, in turn; `peers/contenders.py` lists them. Frontiers are interpolated in measured speed-up of
 the whole pipeline call. Those that can't matter are drawn on the first prompts alone: on 4 where
 they are slower than 1.3x, on 16 (4 with `--quick`) where they are 7 dB behind the best of their
-side, ours or peers, at their speed. A run that was interrupted goes on with `--resume`. A contender
-that can't run here is a line with its error.
+side, ours or peers, at their speed. With `--resume` a run that was cut off goes on, and of one that
+has ended those contenders are drawn again whose schedules, solvers, settings or policy have changed
+since. Every image is timed against one of the plain pipeline in the same turn. A contender that
+can't run here is a line with its error.
 
 `best_ours_db_2x`, `best_peer_db_2x`, `ahead_db_2x` (and `3x`, `4_5x`): mean PSNR at a speed-up of
 the best contender of ours, of the best of all others (packages, published rules under our runner,
@@ -34,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.harness import ROOT, Benchmark, console, parser, writable
 from benchmarks.peers.contender import Setup
 from benchmarks.peers.contenders import CONTENDERS
-from benchmarks.peers.searched import schedules_for, with_schedules
+from benchmarks.peers.searched import made_of, schedules_for, with_schedules
 from benchmarks.race.frontiers import figures_of, lines_of, standings
 from benchmarks.race.host import Entrant, Host, LocalHost, RemoteHost
 from benchmarks.race.measure import PICTURED, Log, measure
@@ -104,23 +106,20 @@ def main(arguments: list[str] | None = None) -> int:
         entry,
         table,
     )
-    entrants = [
-        Entrant(contender.process, contender, value)
-        for contender in CONTENDERS
-        if options.only is None or contender.name in options.only
-        for value in contender.values
-    ]
+    chosen = [one for one in CONTENDERS if options.only is None or one.name in options.only]
+    entrants = [Entrant(one.process, one, value) for one in chosen for value in one.values]
+    policy = find_policy(options.policy)
+    digests = {one.name: made_of(one.name, entry, policy, table) for one in chosen}
+    made = {one.label: digests[one.contender.name] for one in entrants if one.contender}
     facts = {
         "pipeline": source,
-        "policy": options.policy,
         "steps": options.steps,
         "call": call,
         "jobs": hashlib.sha256(json.dumps(cases).encode()).hexdigest(),
-        "schedules": hashlib.sha256(json.dumps(entry).encode()).hexdigest(),
         "threads": torch.get_num_threads(),
     }
     name = source.replace(":", "-").replace("/", "-").strip("-")
-    log = Log(RUNS / f"{name}-{options.steps}", facts, resume=options.resume)
+    log = Log(RUNS / f"{name}-{options.steps}", facts, resume=options.resume, made=made)
     hosts: dict[str, Host] = {"main": LocalHost(setup, call)}
     remotes = {
         process: RemoteHost(source, options.steps, call, torch.get_num_threads())
@@ -148,6 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     figures, who = figures_of(lines)
     show(lines, console)
     details = facts | {
+        "policy": options.policy,
         "prompts": [case.prompt for case in cases],
         "seeds": [case.seed for case in cases],
         "peer_versions": _versions(),
@@ -186,7 +186,7 @@ def _options() -> Any:
     built.add_argument(
         "--schedules", type=Path, default=SCHEDULES, help="where searched schedules are kept"
     )
-    built.add_argument("--resume", action="store_true", help="go on with a run that was cut off")
+    built.add_argument("--resume", action="store_true", help="draw what the last run lacks")
     built.add_argument("--html", type=writable, metavar="FILE", help="write a page to this file")
     built.add_argument(
         "--png",

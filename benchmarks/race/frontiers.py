@@ -72,14 +72,13 @@ def _line(entrant: Entrant, log: Log) -> FrontierLine:
     points = log.points.get(label, {})
     if line["error"] is not None or not points:
         return line
-    # Against the reference of the same prompts, as the machine may change its pace meanwhile.
-    base = [log.points[reference][number]["seconds"] for number in points]
+    base = float(np.median([point["reference_seconds"] for point in points.values()]))
     seconds = float(np.median([point["seconds"] for point in points.values()]))
     share = float(np.mean([point["share"] for point in points.values()]))
     line |= {
         "n": len(points),
         "seconds_per_image": seconds,
-        "speedup": float(np.median(base)) / seconds,
+        "speedup": base / seconds,
         "psnr_db": _spread(points.values(), "psnr_db"),
         "ssim": _spread(points.values(), "ssim"),
         "executed_share": share if math.isfinite(share) else None,

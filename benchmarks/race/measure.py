@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,13 +37,21 @@ class Log:
         folder: Where; made if it is not there.
         facts: What the measurements belong to.
         resume: Go on with what is there.
+        made: What entrants are made of, by label; what others were made of is not taken up.
 
     Raises:
         ConfigError: If what is there belongs to something else.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
-        self._folder, self._file = folder, folder / "measurements.jsonl"
+    def __init__(
+        self,
+        folder: Path,
+        facts: Mapping[str, Any],
+        *,
+        resume: bool,
+        made: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._folder, self._file, self._made = folder, folder / "measurements.jsonl", made
         #: By label and number of the prompt.
         self.points: dict[str, dict[int, Point]] = {}
         #: By label.
@@ -59,7 +68,7 @@ class Log:
     def note(self, label: str, **entry: Any) -> None:
         """Keep a measurement, an error or the bytes of an entrant."""
         with self._file.open("a") as lines:
-            lines.write(json.dumps({"setting": label, **entry}) + "\n")
+            lines.write(json.dumps({"setting": label, "made": self._of(label), **entry}) + "\n")
         self._take(label, entry)
 
     def keep_pictures(self, prompt: int, pictures: Mapping[str, Any]) -> None:
@@ -82,7 +91,12 @@ class Log:
         self._file.write_text("\n".join([first, *whole]) + "\n")
         for line in whole:
             entry = json.loads(line)
-            self._take(entry.pop("setting"), entry)
+            label, made = entry.pop("setting"), entry.pop("made")
+            if made == self._of(label):
+                self._take(label, entry)
+
+    def _of(self, label: str) -> str:
+        return self._made.get(label, "")
 
     def _take(self, label: str, entry: dict[str, Any]) -> None:
         if "error" in entry:
@@ -213,11 +227,11 @@ def _side(entrant: Entrant) -> str:
 def _relative_seconds(running: Sequence[Entrant], log: Log, prompts: int) -> dict[str, float]:
     """Return contenders' seconds over those of their process's reference, by label."""
 
-    def median(label: str) -> float:
-        return float(np.median(_first(log, label, "seconds", prompts)))
+    def median(label: str, name: str) -> float:
+        return float(np.median(_first(log, label, name, prompts)))
 
     return {
-        entrant.label: median(entrant.label) / median(Entrant(entrant.process).label)
+        entrant.label: median(entrant.label, "seconds") / median(entrant.label, "reference_seconds")
         for entrant in running
         if entrant.contender is not None
     }
@@ -239,6 +253,8 @@ def _with_references(running: Sequence[Entrant], kept: set[str]) -> list[Entrant
 def _judged(one: MeasuredImage, reference: MeasuredImage, lpips: Lpips | None) -> Point:
     point = {
         "seconds": one.seconds,
+        # Of the same turn, as a machine changes its pace, and a run goes on at another hour.
+        "reference_seconds": reference.seconds,
         # Models that a contender brings along are not counted.
         "share": one.work / reference.work if one.work and reference.work else float("nan"),
         "psnr_db": float(psnr_db(one.image, reference.image)[0]),

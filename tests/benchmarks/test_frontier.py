@@ -24,7 +24,13 @@ from benchmarks.peers.contenders import (
     OWN_COMPUTES,
 )
 from benchmarks.peers.learned import FITTED, FREE
-from benchmarks.peers.searched import read_entry, schedules_for, with_schedules, write_entry
+from benchmarks.peers.searched import (
+    made_of,
+    read_entry,
+    schedules_for,
+    with_schedules,
+    write_entry,
+)
 from benchmarks.peers.solvers import SOLVERS
 from benchmarks.peers.under_runner import FEWER_BLOCKS, PLAIN
 from benchmarks.peers.verified import VERIFIED
@@ -570,6 +576,56 @@ def test_a_run_that_was_cut_off_draws_only_what_is_missing(pipe: Any, tmp_path: 
         Log(tmp_path, {"a": 2}, resume=True)
 
 
+def test_a_run_goes_on_without_what_entrants_were_that_are_made_of_something_else_now(
+    pipe: Any, tmp_path: Path
+) -> None:
+    chosen = entrants("FirstBlockCache")
+    old, same = chosen[0].label, [one.label for one in chosen[1:]]
+    run(pipe, Log(tmp_path, {}, resume=False, made={old: "before"}), chosen)
+
+    log = Log(tmp_path, {}, resume=True, made={old: "after"})
+    assert old not in log.points
+    assert old not in log.peak_bytes
+    heard = run(pipe, log, chosen)
+
+    drawn = [text for text in heard if not text.startswith("warm-up")]
+    assert sorted(drawn) == sorted([Entrant("main").label, old] * len(CASES))
+    assert all(len(log.points[label]) == len(CASES) for label in (old, *same))
+    line = lines_of([chosen[0]], log)[0]
+    turns = log.points[old].values()
+    base, own = (
+        float(np.median([p[name] for p in turns])) for name in ("reference_seconds", "seconds")
+    )
+    assert line["speedup"] == base / own, "timed against the plain pipeline of the same turn"
+    again = Log(tmp_path, {}, resume=True, made={old: "after"})
+    assert again.points == log.points
+
+
+def test_contenders_are_made_of_what_was_searched_for_them_or_the_policy(tmp_path: Path) -> None:
+    entry: dict[str, Any] = {
+        "schedules": {"whole denoiser": {"2": "C1"}, "DPCache": {"3": "CC"}},
+        "solvers": {"L2P": {"2": [1.0]}},
+        "schedulers": {},
+    }
+    (tmp_path / "manifest.json").write_text("{}")
+    names = ("whole denoiser", "whole denoiser, collapsed", "DPCache", "L2P", "policy", "FORA")
+
+    def digests() -> dict[str, str]:
+        return {name: made_of(name, entry, tmp_path, None) for name in names}
+
+    first = digests()
+    assert digests() == first
+    entry["schedules"]["whole denoiser"]["2"] = "C0"
+    second = digests()
+    (tmp_path / "manifest.json").write_text('{"minutes": 2}')
+    third = digests()
+    assert {name for name in names if second[name] != first[name]} == {
+        "whole denoiser",
+        "whole denoiser, collapsed",
+    }
+    assert {name for name in names if third[name] != second[name]} == {"policy"}
+
+
 def test_only_what_may_matter_goes_on_after_the_first_prompts(tmp_path: Path) -> None:
     def contender(name: str) -> Entrant:
         method = Contender(
@@ -594,9 +650,16 @@ def test_only_what_may_matter_goes_on_after_the_first_prompts(tmp_path: Path) ->
         "slow": (0.9, 59.0),
     }
     for number in range(4):
-        log.note("reference, main", prompt=number, seconds=1.0, psnr_db=60.0)
-        for name, (seconds, psnr) in measured.items():
-            log.note(f"{name}, k 1", prompt=number, seconds=seconds, psnr_db=psnr)
+        for label, (seconds, psnr) in {"reference, main": (1.0, 60.0), **measured}.items():
+            label = label if "," in label else f"{label}, k 1"
+            base = 1.0 + number  # a machine that gets slower
+            log.note(
+                label,
+                prompt=number,
+                seconds=seconds * base,
+                reference_seconds=base,
+                psnr_db=psnr,
+            )
 
     fast = fast_enough([Entrant("main"), *map(contender, measured)], log, 4)
     kept = worth_more(fast, log, 4)
@@ -630,7 +693,7 @@ def test_the_log_is_lines_of_json(tmp_path: Path) -> None:
     lines = (tmp_path / "measurements.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"a": 1},
-        {"setting": "x", "prompt": 0, "seconds": 1.0},
+        {"setting": "x", "made": "", "prompt": 0, "seconds": 1.0},
     ]
 
 
