@@ -73,6 +73,10 @@ class Crew(Protocol):
         """Do what `Board.spread` does, on replicas that have the references of the board."""
         ...
 
+    def share(self, value: T) -> Callable[[], T]:
+        """Return what gives a value to replicas: it travels once to each, as part of a question."""
+        ...
+
 
 class Board:
     """A pipeline at one step count, with the reference images of every case that was asked for.

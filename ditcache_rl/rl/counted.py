@@ -15,11 +15,11 @@ from ditcache_rl.bench import named_computes
 from ditcache_rl.config import EnvConfig
 from ditcache_rl.rl.gaps import gap_images
 from ditcache_rl.rl.stages import FEW_CASES, searched_computes
+from ditcache_rl.search.fit import CORRECTED
 from ditcache_rl.search.methods import STARTS
-from ditcache_rl.types import HISTORY
 
-#: Candidates that a search of one budget starts from: fitted ones, and those near what is known.
-_FIRST, _NEAR = 8, 2
+#: Candidates that a search near what is known starts from.
+_NEAR = 2
 #: How often a schedule that is found is played by this process, while workers wait: as its gaps
 #: were corrected together, at times twice.
 _PLAYED = 1.5
@@ -72,7 +72,7 @@ class Drawers(NamedTuple):
     @property
     def fitting(self) -> Price:
         """What is fitted: more workers have no candidates to try at once."""
-        return self.worker.over(min(max(1, self.workers), _FIRST))
+        return self.worker.over(min(max(1, self.workers), STARTS))
 
     def each(self, images: float) -> float:
         """Return the seconds of images that every worker draws for itself, if there are some."""
@@ -117,12 +117,12 @@ class CountedStages:
         return images, self._drawers.shared.of(images, share)
 
     def _recorded(self, cases: int, steps: int) -> tuple[float, float]:
-        """Count what is recorded of full compute, here and then on every worker."""
+        """Count what is recorded of full compute: here, and one case on every worker."""
         if not self._fits:
             return 0.0, 0.0
-        images = cases * steps / self._config.steps[0]
-        seconds = self._drawers.here.of(images, 1.0) + self._drawers.each(images)
-        return cases * (1 + self._drawers.workers), seconds
+        image = steps / self._config.steps[0]
+        seconds = self._drawers.here.of(cases * image, 1.0) + self._drawers.each(image)
+        return cases + self._drawers.workers, seconds
 
     def _searched(
         self, computes: int, steps: int, sizes: tuple[int, int, int], *, evaluations: int
@@ -132,15 +132,16 @@ class CountedStages:
         climbed, settled, scored = sizes
         if not self._fits:
             return self._drawn(climbed * (evaluations or _NEAR), computes / whole)
-        candidates = max(evaluations, _FIRST) - (_FIRST - STARTS) / 2 if evaluations else _NEAR
-        images, seconds = self._drawn(scored, computes / whole)
-        fresh = climbed * _FRESH * candidates * computes
-        if evaluations:  # a rollout per coefficient, from its gap on
-            fresh += settled * HISTORY * min(computes, steps - computes) * computes / 2
-        known = settled if evaluations else 0  # everybody goes there to move coefficients
-        spent = known * computes * self._drawers.worker.compute_s
-        played = settled * computes * (_PLAYED if evaluations else 1.0)
-        spent += fresh * self._drawers.fitting.compute_s + played * self._drawers.here.compute_s
+        images, seconds = self._drawn(scored * (1 if evaluations else _NEAR), computes / whole)
+        if not evaluations:
+            spent = settled * _NEAR * computes * self._drawers.here.compute_s
+            return images, seconds + spent / whole * steps / self._config.steps[0]
+        fresh = climbed * _FRESH * max(evaluations, STARTS) * computes
+        # A rollout per coefficient, from its gap on.
+        fresh += settled * CORRECTED * min(computes, steps - computes) * computes / 2
+        known = settled * computes * self._drawers.worker.compute_s  # coefficients are moved there
+        played = settled * computes * _PLAYED * self._drawers.here.compute_s
+        spent = known + fresh * self._drawers.fitting.compute_s + played
         return images, seconds + spent / whole * steps / self._config.steps[0]
 
     def _search(self) -> tuple[float, float]:

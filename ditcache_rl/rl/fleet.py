@@ -16,6 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -86,6 +87,12 @@ class Fleet:
                 (found[number],) = self._read([done])
                 free.append(worker)
             yield found.pop(said)
+
+    def share(self, value: T) -> Callable[[], T]:
+        """Return what gives a value to workers, from Ray's store."""
+        import ray
+
+        return partial(ray.get, ray.put(value))
 
     def references(self, board: Board, cases: Sequence[Case]) -> dict[Case, Any]:
         """Return handles of those references of a board that are there, for its workers."""

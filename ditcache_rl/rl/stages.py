@@ -63,8 +63,9 @@ def search_stage(
 ) -> ScheduleTable:
     """Search a static schedule for every count of whole steps up to the largest named budget.
 
-    From there to `most_share` the schedule below has one more computed; above, up to half of the
-    steps and at some counts beyond, steps are spaced evenly unless that is better.
+    Above that, up to half of the steps and at some counts beyond, images of a few cases tell what
+    is best: steps spaced evenly, those whose gaps lack the least, or, up to `most_share`, one more
+    than the schedule below.
     """
     if file.exists():
         return read_table(file, board)
@@ -85,8 +86,8 @@ def search_stage(
     table = _search(replace(problem, computes=below, on_found=done))
     few = _problem(config, board, sample.mixed[:FEW_CASES], sample.typical[:FEW_CASES], rng=rng)
     even = spaced_table(board.sigmas(), board.sites)
-    few = replace(few, evaluations=0, propose=None, fit_together=False, start=even, on_found=done)
-    # Latents would take what grew from below further up too, where images tell that it is worse.
+    few = replace(few, calibration=problem.calibration, propose=gap_proposals, start=even)
+    few = replace(few, evaluations=0, fit_together=False, on_found=done)
     for counts, before in ((beyond, table[below[-1]].schedule), (above, None)):
         if counts:
             table = table.with_lines(_search(replace(few, computes=counts, before=before)))

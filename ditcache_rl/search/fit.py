@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.bench import Board, Case, Replay
+from ditcache_rl.bench import Board, Case, Replay, replay_on
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.schedules import ComputePath, Schedule
@@ -36,6 +36,9 @@ _KEPT = 256
 #: Share of a coefficient's own curvature that is added where the cases leave it open; more in
 #: the last fit, in which the effects of coefficients depend on each other.
 _RIDGE, _LAST_RIDGE = 1e-6, 1e-2
+#: Coefficients of a gap that the last fit corrects: a third one costs as much as each of them, and
+#: gains little.
+CORRECTED = 2
 #: Change of a coefficient by which its effect on the final latents is measured.
 _NUDGE = 1e-3
 
@@ -56,15 +59,21 @@ class GapFitter:
 
     Args:
         board: Pipeline and steps.
-        cases: What is drawn; their conditioning and full trajectories are recorded first.
+        cases: What is drawn; their full trajectories are recorded first.
         known: Fitters of the board; what one has recorded of the first cases is not drawn again.
+        recorded: Trajectories that a fitter of these cases has recorded elsewhere.
 
     Raises:
         UnsupportedModelError: If the denoiser is not one site, or its loop can't be taken apart.
     """
 
     def __init__(
-        self, board: Board, cases: Sequence[Case], *, known: Iterable[GapFitter] = ()
+        self,
+        board: Board,
+        cases: Sequence[Case],
+        *,
+        known: Iterable[GapFitter] = (),
+        recorded: Sequence[Sequence[Tensor]] = (),
     ) -> None:
         if board.sites != 1 or not is_whole(board.blocks):
             raise UnsupportedModelError(
@@ -75,11 +84,21 @@ class GapFitter:
         self.board, self.steps, self._cases = board, board.steps, tuple(cases)
         begun = [one for one in known if one._cases == self._cases[: len(one._cases)]]
         self._replays: list[Replay] = [*begun[-1]._replays] if begun else []
-        for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
-            self._replays.append(Replay(board, cases[start : start + board.rows]))
-            check_sampler(self._replays[-1])
+        if recorded:  # how a loop goes is known from any case
+            self._replays = [replay_on(board, cases[0])] * len(recorded)
+        else:
+            for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
+                self._replays.append(Replay(board, cases[start : start + board.rows]))
+                check_sampler(self._replays[-1])
         self._sigmas = self._replays[0].sigmas
-        self._targets = [replay.recorded() for replay in self._replays]
+        #: By part, latents of full compute before every step and after the last one: (rows, ...).
+        self._recorded = recorded or [replay.recorded() for replay in self._replays]
+        ends = itertools.accumulate(len(part[0]) for part in self._recorded)
+        self._parts = [
+            self._cases[end - len(part[0]) : end]
+            for end, part in zip(ends, self._recorded, strict=True)
+        ]
+        self._told: Callable[[], Sequence[Sequence[Tensor]]] | None = None
         self._states: OrderedDict[ComputePath, _State] = OrderedDict()
 
     def products(self) -> Products:
@@ -115,9 +134,9 @@ class GapFitter:
     def coefficients(self, path: ComputePath, *, together: bool = True) -> Floats:
         """Fit the coefficients of a schedule: (steps, HISTORY), nan at computed steps.
 
-        Every gap is first fitted to the full trajectory at its end, given the gaps before. Then all
-        are corrected together by what they do to the final latents, unless that takes too long: it
-        costs a rollout per coefficient.
+        Every gap is first fitted to the full trajectory at its end, given the gaps before. Then the
+        coefficients of newer outputs are corrected together by what they do to the final latents,
+        unless that takes too long: it costs a rollout per coefficient.
         """
         if not together:
             return path_coefficients(path, self._sigmas, self.reached(path)[1])
@@ -132,11 +151,11 @@ class GapFitter:
         return path_coefficients(path, self._sigmas, added)
 
     def _correction(self, path: ComputePath, added: Floats, end: list[Tensor]) -> Floats:
-        """Return the Gauss-Newton step of all coefficients; cases count by relative errors."""
+        """Return the Gauss-Newton step of newer coefficients; cases count by relative errors."""
         places = [
             (gap, place)
             for gap, (newest, stop) in enumerate(itertools.pairwise((*path, self.steps)))
-            for place in range(min(gap + 1, HISTORY))
+            for place in range(min(gap + 1, CORRECTED))
             if stop - newest > 1
         ]
         correction = np.zeros_like(added)
@@ -168,7 +187,10 @@ class GapFitter:
         """Ask a method every question, of fitters in the crew of the board if there is one."""
         if self.board.crew is None:
             return (getattr(self, method)(*one) for one in questions)
-        return self.board.spread(_asked, [(self._cases, method, *one) for one in questions])
+        if self._told is None:
+            self._told = self.board.crew.share([[x.cpu() for x in one] for one in self._recorded])
+        asked = [(self._cases, self._told, method, *one) for one in questions]
+        return self.board.spread(_asked, asked)
 
     @torch.no_grad()
     def _fitted_states(self, path: ComputePath) -> list[_State]:
@@ -204,11 +226,13 @@ class GapFitter:
             latents, added = self._cross(before[-1], path[:-1], path[-1], added)
             older = before[-1].outputs
         else:
-            latents = [replay.start() for replay in self._replays]
+            latents = [part[0] for part in self._recorded]
             older, added = [[] for _ in latents], np.zeros((0, HISTORY))
         moved, outputs = [], []
-        for replay, own, past in zip(self._replays, latents, older, strict=True):
-            output, cached = replay.compute(path[-1], own)
+        for replay, cases, own, past in zip(
+            self._replays, self._parts, latents, older, strict=True
+        ):
+            output, cached = replay.compute(path[-1], own, cases=cases)
             moved.append(replay.advance(path[-1], output, own))
             outputs.append([cached, *past[: HISTORY - 1]])
         return _State(moved, outputs, added)
@@ -244,7 +268,7 @@ class GapFitter:
         """
         known = path[::-1][:HISTORY]
         gram, moment = np.zeros((len(known),) * 2), np.zeros(len(known))
-        for part, target in zip(parts, self._targets, strict=True):
+        for part, target in zip(parts, self._recorded, strict=True):
             start = self._reach(part, known, stop, np.zeros(HISTORY))
             wrong = (target[stop] - start).flatten(1).double()
             effect = torch.stack(
@@ -281,7 +305,7 @@ class GapFitter:
 
     def _wrong(self, latents: Sequence[Tensor]) -> Tensor:
         """Return what final latents lack: (cases, features)."""
-        target = torch.cat([target[-1] for target in self._targets])
+        target = torch.cat([part[-1] for part in self._recorded])
         return (target - torch.cat(list(latents))).flatten(1).double()
 
 
@@ -291,9 +315,16 @@ def _fitters_on(board: Board) -> dict[tuple[Case, ...], GapFitter]:
     return {}
 
 
-def _asked(board: Board, cases: tuple[Case, ...], method: str, *question: Any) -> Any:
+def _asked(
+    board: Board,
+    cases: tuple[Case, ...],
+    told: Callable[[], Sequence[Sequence[Tensor]]],
+    method: str,
+    *question: Any,
+) -> Any:
     """Ask a fitter of a worker, which it makes when it is first asked."""
     known = _fitters_on(board)
     if cases not in known:
-        known[cases] = GapFitter(board, cases, known=known.values())
+        recorded = [[one.to(board.pipe.device) for one in part] for part in told()]
+        known[cases] = GapFitter(board, cases, recorded=recorded)
     return getattr(known[cases], method)(*question)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.bench import Board, Case, Replay
+from ditcache_rl.bench import Board, Case, Replay, replay_on
 from ditcache_rl.schedules import ComputePath
 from ditcache_rl.schedules.gaps import GapModel, gap_basis
 from ditcache_rl.search.gap_products import GapProducts, gaps_of
@@ -102,9 +101,4 @@ def tell_anywhere(board: Board, cases: tuple[Case, ...], asked: CaseOnPath) -> G
         cases: The one that is recorded there, once, whatever is asked afterwards.
         asked: What is drawn.
     """
-    return tell(board, _replay_of(board, *cases), asked)
-
-
-@lru_cache(maxsize=1)
-def _replay_of(board: Board, case: Case) -> Replay:
-    return Replay(board, [case])
+    return tell(board, replay_on(board, *cases), asked)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ditcache_rl.errors import StateError
 from ditcache_rl.schedules import Schedule, ScheduleTable, Scored
+from ditcache_rl.schedules.placement import path_cost
 from ditcache_rl.search.climb import anneal, climb, climb_paths
 from ditcache_rl.search.front import evolve
 from ditcache_rl.search.problem import Problem, Propose
@@ -18,9 +19,8 @@ from ditcache_rl.search.proposals import dp_proposals, minimax_proposals, thresh
 from ditcache_rl.search.space import Space
 from ditcache_rl.search.trials import Attempt
 
-#: Paths that a climb over fitted schedules starts from: of more, these are the best on half of the
-#: cases, where these are enough.
-STARTS, _HALVED = 4, 16
+#: Paths that a search of fitted schedules starts from, at most.
+STARTS = 4
 
 Search = Callable[[Problem], ScheduleTable]
 """Finds a schedule for every number of computes of a problem, each computing exactly that."""
@@ -83,8 +83,8 @@ def search_fitted(problem: Problem) -> ScheduleTable:
     """Climb over which steps compute, with forecasts fitted to each schedule.
 
     Candidates are scored by the latents of the cases that are fitted on, and what is found by the
-    images of the trials. Where there are many starts, half of the cases tell which ones are
-    tried on all.
+    images of the trials. Of many starts those are tried whose gaps lack the least, each alone; they
+    count as candidates. Without evaluations images tell which start is the best.
 
     Raises:
         StateError: If the problem's calibration draws on another board than its trials.
@@ -100,28 +100,29 @@ def search_fitted(problem: Problem) -> ScheduleTable:
             f"{trials.board.steps}; make both on one board"
         )
     cases, calibration = problem.fit_on or trials.cases, problem.calibration
-    half = calibration.fitter(cases[: -(-len(cases) // 2)]) if len(cases) >= _HALVED else None
     whole = calibration.fitter(cases)
     settled = calibration.fitter(problem.settle_on) if problem.settle_on else whole
     # The cases are recorded: their residuals need not be drawn once more.
-    problem = replace(problem, calibration=calibration.resting_on(whole.products()))
+    calibration = calibration.resting_on(whole.products())
+    problem, costs = replace(problem, calibration=calibration), calibration.fitted_gaps()
     found, before = [], problem.before
     for computes in problem.computes:
         first = problem.first(computes, before, propose=True)
-        left = starts = list(dict.fromkeys(one.path for one in first))
-        if half is not None and len(starts) > STARTS:
-            errors = dict(zip(starts, half.errors(starts), strict=True))
-            left = sorted(starts, key=errors.__getitem__)[:STARTS]
-        path = climb_paths(
-            whole.errors,
-            left,
-            problem.space.steps,
-            evaluations=problem.evaluations - len(starts) + len(left),
-            rng=problem.rng,
-            width=board.hands,
-        )
-        before = settled.fit(path, together=problem.fit_together)
-        found.append(trials.scored(before))
+        starts = sorted({one.path for one in first}, key=partial(path_cost, costs))[:STARTS]
+        if problem.evaluations:
+            starts = [
+                climb_paths(
+                    whole.errors,
+                    starts,
+                    problem.space.steps,
+                    evaluations=problem.evaluations,
+                    rng=problem.rng,
+                    width=board.hands,
+                )
+            ]
+        tried = [trials.scored(settled.fit(path, together=problem.fit_together)) for path in starts]
+        found.append(max(tried, key=lambda one: trials.objective.quality(one.psnr_db, one.ssim)))
+        before = found[-1].schedule
         problem.on_found(found[-1])
     return problem.table(found)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import pickle
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -29,6 +31,10 @@ class Replicas:
 
     def __len__(self) -> int:
         return len(self._boards)
+
+    def share(self, value: Any) -> Any:
+        """Give the value with every question."""
+        return partial(copy.copy, value)
 
     def spread(self, board: Board, function: Any, parts: Sequence[Any]) -> Iterator[Any]:
         """Give each part to the next replica, as it travels."""

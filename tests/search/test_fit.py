@@ -157,22 +157,27 @@ def test_a_crew_fits_what_one_process_does(board: Board, fitter: GapFitter) -> N
         )
 
 
-def test_a_worker_records_no_case_twice_whatever_it_is_asked(
+def test_replicas_are_told_what_was_recorded_and_record_one_case_themselves(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded: list[Case] = []
+    recorded: list[tuple[Board, Case]] = []
 
     class Noted(Replay):
         def __init__(self, board: Board, cases: Sequence[Case]) -> None:
-            recorded.extend(cases)
+            recorded.extend((board, case) for case in cases)
             super().__init__(board, cases)
 
     monkeypatch.setattr(fit, "Replay", Noted)
-    few, every = tuple(CASES[:1]), tuple(CASES)
-    for cases in (few, every, few):
-        assert np.isfinite(fit._asked(board, cases, "error", PATHS[0]))
+    monkeypatch.setattr("ditcache_rl.bench.replay.Replay", Noted)
+    there = GapFitter(with_replicas(board), CASES)
+    few = GapFitter(there.board, CASES[:1], known=[])
+    recorded.clear()
 
-    assert recorded == CASES
+    for fitter in (few, there, few):
+        assert all(map(np.isfinite, fitter.errors(PATHS)))
+
+    assert {case for _, case in recorded} == {CASES[0]}
+    assert there.board not in [where for where, _ in recorded]
 
 
 def test_a_path_scores_the_same_whatever_was_scored_before(board: Board) -> None:

@@ -10,7 +10,9 @@ import pytest
 from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import ConfigError, StateError, UnsupportedModelError
 from ditcache_rl.schedules import ComputePath, Objective, Schedule, ScheduleTable, Scored
+from ditcache_rl.schedules.placement import path_cost
 from ditcache_rl.search import METHODS, Calibration, GapFitter, Problem, Space, Trials
+from ditcache_rl.search.methods import STARTS
 from ditcache_rl.types import Mode
 from tests.kit.boards import Puzzle, hidden_schedule, puzzle_problem
 from tests.kit.pipelines import PROMPTS
@@ -232,34 +234,45 @@ def test_a_fitted_search_fits_and_settles_on_the_cases_that_it_is_told(whole: Bo
     assert len({alike, settled, apart}) == 3
 
 
-def test_of_many_starts_the_best_on_half_of_the_cases_are_tried_on_all(whole: Board) -> None:
-    cases = [Case(prompt, seed) for seed in range(8) for prompt, _ in CASES]
-    asked = dict[int, list[ComputePath]]()
+def test_of_many_starts_those_are_tried_whose_gaps_lack_the_least(whole: Board) -> None:
+    asked: list[ComputePath] = []
 
     class Noting(GapFitter):
         def errors(self, paths: Sequence[ComputePath]) -> list[float]:
-            asked.setdefault(len(self._cases), []).extend(paths)
+            asked.extend(paths)
             return super().errors(paths)
 
-    calibration = Calibration(whole, cases)
-    half, every = Noting(whole, cases[:8]), Noting(whole, cases)
-    calibration._fitters.update({tuple(cases[:8]): half, tuple(cases): every})
+    calibration, fitter = Calibration(whole, CASES), Noting(whole, CASES)
+    calibration._fitters[tuple(CASES)] = fitter
+    costs = calibration.resting_on(fitter.products()).fitted_gaps()
     starts = [(0, a, b) for a, b in itertools.combinations(range(1, 5), 2)]
 
     METHODS["fitted"](
         Problem(
-            Trials(whole, cases, Objective()),
+            Trials(whole, CASES, Objective()),
             [3],
-            len(starts),
+            STARTS,
             np.random.default_rng(0),
             calibration,
             propose=lambda *_: [Schedule.on_path(path, 5) for path in starts],
         )
     )
 
-    assert set(asked[8]) >= set(starts)
-    best = sorted(asked[8], key=half.error)[:4]
-    assert sorted(asked[16]) == sorted(best)
+    assert len(starts) > STARTS
+    assert asked == sorted(starts, key=lambda path: path_cost(costs, path))[:STARTS]
+
+
+def test_without_evaluations_images_tell_which_fitted_start_is_the_best(whole: Board) -> None:
+    starts = [(0, 1), (0, 2), (0, 4)]
+    only = ScheduleTable.of(whole.sigmas(), [Schedule.on_path(starts[0], 5)])
+    named = [Schedule.on_path(path, 5) for path in starts[1:]]
+
+    table = fitted(whole, [2], 0, start=only, propose=lambda *_: named)
+
+    trials, fitter = Trials(whole, CASES, Objective()), GapFitter(whole, CASES)
+    tried = [trials.scored(fitter.fit(path)) for path in starts]
+    assert len({one.psnr_db for one in tried}) == len(starts)
+    assert table[2].schedule == max(tried, key=quality).schedule
 
 
 def test_a_fitted_search_takes_the_path_with_the_least_error(whole: Board) -> None:
