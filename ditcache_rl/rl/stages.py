@@ -63,9 +63,9 @@ def search_stage(
 ) -> ScheduleTable:
     """Search a static schedule for every count of whole steps up to the largest named budget.
 
-    Above that, up to half of the steps and at some counts beyond, images of a few cases tell what
-    is best: steps spaced evenly, those whose gaps lack the least, or, up to `most_share`, one more
-    than the schedule below.
+    Above that, up to half of the steps, images of a few cases tell what is best: steps spaced
+    evenly, those whose gaps lack the least, or, up to `most_share`, one more than the schedule
+    below. At some counts beyond steps are spaced evenly.
     """
     if file.exists():
         return read_table(file, board)
@@ -88,9 +88,14 @@ def search_stage(
     even = spaced_table(board.sigmas(), board.sites)
     few = replace(few, calibration=problem.calibration, propose=gap_proposals, start=even)
     few = replace(few, evaluations=0, fit_together=False, on_found=done)
-    for counts, before in ((beyond, table[below[-1]].schedule), (above, None)):
-        if counts:
-            table = table.with_lines(_search(replace(few, computes=counts, before=before)))
+    half = sum(count <= site_steps // 2 for count in above)
+    for part in (
+        replace(few, computes=beyond, before=table[below[-1]].schedule),
+        replace(few, computes=above[:half]),
+        replace(few, computes=above[half:], propose=None),
+    ):
+        if part.computes:
+            table = table.with_lines(_search(part))
     write_table(file, table)
     return table
 

@@ -24,6 +24,8 @@ from ditcache_rl.types import HISTORY, Floats
 _RIDGE = 1e-2
 #: The same for these coefficients, of outputs that can hardly be told apart.
 _TINY_RIDGE = 1e-7
+#: Share of its squares that a case lacks at least: it is told as a difference of sums.
+_LEAST = 1e-10
 
 
 def fit_maps(
@@ -47,8 +49,8 @@ def fit_maps(
             loop.run(head, known=run, first=place) for loop, run in zip(loops, runs, strict=True)
         ]
         sides = [_sides(loop, run, goal, maps) for loop, run in zip(loops, drawn, strict=True)]
-        gram, moment = (np.sum(parts, axis=0) for parts in zip(*sides, strict=True))
-        maps, runs = maps._replace(matrices=(*maps.matrices, _matrix(gram, moment))), drawn
+        matrix = _matrix(*(np.concatenate(parts) for parts in zip(*sides, strict=True)))
+        maps, runs = maps._replace(matrices=(*maps.matrices, matrix)), drawn
     return collapsed._replace(maps=maps)
 
 
@@ -90,27 +92,46 @@ def _products(full: FreeRun, by_branch: bool) -> Floats:
     return total
 
 
-def _sides(loop: FreeLoop, run: FreeRun, goal: int, maps: PatchMaps) -> tuple[Floats, Floats]:
-    """Return both sides of the normal equations of a step: (F, F) and (F, D).
+def _sides(
+    loop: FreeLoop, run: FreeRun, goal: int, maps: PatchMaps
+) -> tuple[Floats, Floats, Floats]:
+    """Return both sides of the normal equations of a step, and squares of what is wanted, by case.
 
     Args:
         loop: Whose full compute is the goal.
         run: Up to the outputs of the step.
         goal: Step of full compute at which the next one computes.
         maps: How parts are made rows.
+
+    Returns:
+        (cases, F, F), (cases, F, D) and (cases,).
     """
     by_branch, place = maps.guidance is not None, len(run.outputs) - 1
     used = run.used(by_branch)[: -HISTORY - 1 : -1]
     parts = parts_of(run.latents[place], used, by_branch=by_branch)
     rows, wanted = (
-        torch.cat([patches(one.cpu().double(), maps.side).flatten(0, -2) for one in several], dim=1)
+        torch.cat([patches(one.cpu().double(), maps.side).flatten(1, -2) for one in several], dim=2)
         for several in (parts, [loop.full.latents[goal]])
     )
-    return (rows.T @ rows).numpy(), (rows.T @ wanted).numpy()
+    sides = rows.mT @ rows, rows.mT @ wanted, wanted.square().sum(dim=(1, 2))
+    grams, moments, squares = (side.numpy() for side in sides)
+    return grams, moments, squares
 
 
-def _matrix(gram: Floats, moment: Floats) -> Floats:
-    """Solve them: one coefficient for all channels of an output first, then what is left.
+def _matrix(grams: Floats, moments: Floats, squares: Floats) -> Floats:
+    """Fit a matrix so that every case counts by its relative error, as decibels are averaged.
+
+    Of squared errors alone the hard cases would have nearly all: so all are fitted alike first, and
+    then again by what that leaves of each.
+    """
+    alike = _solved(grams.sum(axis=0), moments.sum(axis=0))
+    told = ((grams @ alike - 2 * moments) * alike).sum(axis=(1, 2))
+    share = 1 / np.maximum(squares + told, _LEAST * squares)
+    return _solved(np.tensordot(share, grams, axes=1), np.tensordot(share, moments, axes=1))
+
+
+def _solved(gram: Floats, moment: Floats) -> Floats:
+    """Solve the normal equations: one coefficient for all channels of an output first.
 
     Latents are kept as they are by the coefficients.
     """

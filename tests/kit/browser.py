@@ -15,6 +15,9 @@ _LOCAL = ("127.0.0.1", "localhost")
 #: A machine that is busy with other things is no fault of a page.
 _PATIENCE_MS = 60_000.0
 _SOON_MS = 10_000.0
+#: Nothing fades in or out, or waits for what is asked of the server: colours are what they will be.
+_AT_REST = """() => !document.querySelector('.pending, .generating') && document.getAnimations().every(
+  one => one.playState !== 'running' || one.effect.getComputedTiming().iterations === Infinity)"""
 
 
 class Visit:
@@ -40,6 +43,7 @@ class Visit:
         """Fail where the page complained, asked another machine, or keeps something from some."""
         from axe_playwright_python.sync_playwright import Axe
 
+        self.page.wait_for_function(_AT_REST)
         found = Axe().run(self.page).response["violations"]
         grave = [
             (one["id"], [node["html"][:160] for node in one["nodes"]][:3])

@@ -10,7 +10,7 @@ from ditcache_rl.schedules import Schedule
 from ditcache_rl.schedules.collapse import Collapsed, collapse, euler_steps
 from ditcache_rl.schedules.maps import guidance_of
 from ditcache_rl.search.free_loop import FreeLoop
-from ditcache_rl.search.maps import fit_maps, steps_for
+from ditcache_rl.search.maps import _matrix, _solved, fit_maps, steps_for
 from tests.kit.pipelines import CALL, GUIDANCE, PROMPTS, STEPS, build_tiny_pipe
 
 CASES = [Case(PROMPTS[0], 1), Case(PROMPTS[1], 2)]
@@ -56,6 +56,22 @@ def test_with_every_step_computed_nothing_is_left_to_fit(loops: list[FreeLoop]) 
     everything = fit_maps(loops, collapsed(loops, tuple(range(STEPS))), guidance=guidance(loops))
 
     assert error(loops, everything) < 1e-10  # float32 through as many steps
+
+
+def test_a_hard_case_does_not_settle_a_matrix_alone() -> None:
+    rng = np.random.default_rng(0)
+    true, other = rng.normal(size=(2, 6, 3))
+    rows = rng.normal(size=(4, 50, 6))
+    wanted = rows @ true + 0.01 * rng.normal(size=(4, 50, 3))
+    wanted[0] = 3 * rows[0] @ other  # nothing like the others
+    grams, moments = rows.mT @ rows, rows.mT @ wanted
+
+    found = _matrix(grams, moments, (wanted**2).sum(axis=(1, 2)))
+    alike = _solved(grams.sum(axis=0), moments.sum(axis=0))
+
+    for case in (1, 2, 3):
+        left, before = (((wanted[case] - rows[case] @ one) ** 2).sum() for one in (found, alike))
+        assert left < before / 10
 
 
 def test_guidance_is_what_the_pipeline_was_called_with(loops: list[FreeLoop]) -> None:
