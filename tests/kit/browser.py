@@ -16,8 +16,10 @@ _LOCAL = ("127.0.0.1", "localhost")
 _PATIENCE_MS = 60_000.0
 _SOON_MS = 10_000.0
 #: Nothing fades in or out, or waits for what is asked of the server: colours are what they will be.
-_AT_REST = """() => !document.querySelector('.pending, .generating') && document.getAnimations().every(
-  one => one.playState !== 'running' || one.effect.getComputedTiming().iterations === Infinity)"""
+_AT_REST = """() => !document.querySelector('.pending, .generating') && document
+  .getAnimations()
+  .every(({playState, effect}) => playState !== 'running'
+    || effect.getComputedTiming().iterations === Infinity)"""
 
 
 class Visit:
