@@ -36,7 +36,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.harness import ROOT, Benchmark, console, parser, writable
 from benchmarks.peers.contender import Setup
 from benchmarks.peers.contenders import CONTENDERS
-from benchmarks.peers.searched import made_of, schedules_for, with_schedules
+from benchmarks.peers.made import made_of
+from benchmarks.peers.searched import schedules_for, with_schedules
 from benchmarks.race.frontiers import figures_of, lines_of, standings
 from benchmarks.race.host import Entrant, Host, LocalHost, RemoteHost
 from benchmarks.race.measure import PICTURED, Log, measure

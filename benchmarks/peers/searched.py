@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from benchmarks.peers.contenders import (
     OWN_COMPUTES,
     PUBLISHED_COMPUTES,
 )
-from benchmarks.peers.learned import FITTED, LEARNERS, fitted, fitted_key, learned
+from benchmarks.peers.learned import LEARNERS, fitted, fitted_key, learned
 from benchmarks.peers.settings import SETTINGS, settings_of
 from benchmarks.peers.under_runner import FEWER_BLOCKS
 from ditcache_rl.bench import Board, Case
@@ -31,7 +30,6 @@ from ditcache_rl.files import replacing
 from ditcache_rl.instrument.blocks import find_blocks
 from ditcache_rl.instrument.runner import denoiser_of
 from ditcache_rl.pipelines import pipeline_identity
-from ditcache_rl.policy.save import MANIFEST
 from ditcache_rl.schedules import ComputePath, Objective, Schedule, ScheduleTable
 from ditcache_rl.search import METHODS, Calibration, Problem, Space, Trials
 from ditcache_rl.search.calibrate import gap_costs, measure_gaps
@@ -277,30 +275,6 @@ def with_schedules(setup: Setup, entry: dict[str, Any], table: ScheduleTable | N
         settings=entry.get("settings", {}),
         failed=entry.get("failed", {}),
     )
-
-
-def made_of(name: str, entry: Entry, policy: Path, table: ScheduleTable | None) -> str:
-    """Return a digest of what a contender is made of: what was searched for it, or the policy.
-
-    Args:
-        name: Of the contender. What is after a comma draws with what was searched for the name
-            before it, unless it has something of its own.
-        entry: What was searched.
-        policy: Its folder.
-        table: As of `schedules_for`.
-    """
-    base = name.split(",")[0]
-    parts = [
-        entry[kind][one]
-        for kind in ("schedules", "solvers", "settings")
-        for one in (name, base)
-        if one in entry.get(kind, {})
-    ]
-    if name == FITTED:
-        parts.append(entry["schedulers"].get("" if table is None else fitted_key(table)))
-    elif base == "policy":
-        parts.append((policy / MANIFEST).read_text(encoding="utf-8"))
-    return sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def _read_schedules(found: dict[str, Entry]) -> dict[int, Schedule]:

@@ -4,7 +4,7 @@ from ditcache_rl.bench.board import Board, Crew, Quality, Scorer, caps_of, cases
 from ditcache_rl.bench.draw import Case, Drawn, draw
 from ditcache_rl.bench.hands import dealt
 from ditcache_rl.bench.profile import keep_profile, measure_profile
-from ditcache_rl.bench.replay import Replay, replay_on
+from ditcache_rl.bench.replay import Replay
 from ditcache_rl.bench.world import Bill, ImageMemory, MemoryWorld, bill_of, transfers_of
 
 __all__ = [
@@ -26,6 +26,5 @@ __all__ = [
     "keep_profile",
     "measure_profile",
     "named_computes",
-    "replay_on",
     "transfers_of",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -242,15 +241,6 @@ class Replay:
             if not bool((found - guided).abs().max() <= slack):
                 return False
         return True
-
-
-@lru_cache(maxsize=1)
-def replay_on(board: Board, case: Case) -> Replay:
-    """Return a replay of a board to compute any cases with; the one given is recorded for it once.
-
-    For replicas of a board, which are told what they compute.
-    """
-    return Replay(board, [case])
 
 
 class _ReplayNotes(LoopNotes):

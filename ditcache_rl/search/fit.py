@@ -14,21 +14,21 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.bench import Board, Case, Replay, replay_on
+from ditcache_rl.bench import Board, Case
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.instrument.blocks import is_whole
 from ditcache_rl.schedules import ComputePath, Schedule
-from ditcache_rl.schedules.forecast import line_coefficients, path_coefficients, weighted_sum
+from ditcache_rl.schedules.forecast import path_coefficients
 from ditcache_rl.search.calibrate import Products, products_of
 from ditcache_rl.search.equations import normal_equations, solve, squares
-from ditcache_rl.search.samplers import check_sampler
+from ditcache_rl.search.parts import Part, recorded_parts, told_parts
 from ditcache_rl.types import HISTORY, Floats
 
 #: States that are kept: those of a schedule and of the moves around it.
@@ -83,27 +83,18 @@ class GapFitter:
             )
         self.board, self.steps, self._cases = board, board.steps, tuple(cases)
         begun = [one for one in known if one._cases == self._cases[: len(one._cases)]]
-        self._replays: list[Replay] = [*begun[-1]._replays] if begun else []
-        if recorded:  # how a loop goes is known from any case
-            self._replays = [replay_on(board, cases[0])] * len(recorded)
-        else:
-            for start in range(sum(one.rows for one in self._replays), len(cases), board.rows):
-                self._replays.append(Replay(board, cases[start : start + board.rows]))
-                check_sampler(self._replays[-1])
-        self._sigmas = self._replays[0].sigmas
-        #: By part, latents of full compute before every step and after the last one: (rows, ...).
-        self._recorded = recorded or [replay.recorded() for replay in self._replays]
-        ends = itertools.accumulate(len(part[0]) for part in self._recorded)
-        self._parts = [
-            self._cases[end - len(part[0]) : end]
-            for end, part in zip(ends, self._recorded, strict=True)
-        ]
+        self._parts: list[Part] = (
+            told_parts(board, self._cases, recorded)
+            if recorded
+            else recorded_parts(board, self._cases, begun[-1]._parts if begun else ())
+        )
+        self._sigmas = self._parts[0].replay.sigmas
         self._told: Callable[[], Sequence[Sequence[Tensor]]] | None = None
         self._states: OrderedDict[ComputePath, _State] = OrderedDict()
 
     def products(self) -> Products:
         """Return what residuals of full compute have to do with each other, for a calibration."""
-        return products_of(self._replays)
+        return products_of([part.replay for part in self._parts])
 
     @classmethod
     def is_possible(cls, board: Board, cases: Sequence[Case]) -> bool:
@@ -188,7 +179,9 @@ class GapFitter:
         if self.board.crew is None:
             return (getattr(self, method)(*one) for one in questions)
         if self._told is None:
-            self._told = self.board.crew.share([[x.cpu() for x in one] for one in self._recorded])
+            self._told = self.board.crew.share(
+                [[one.cpu() for one in part.recorded] for part in self._parts]
+            )
         asked = [(self._cases, self._told, method, *one) for one in questions]
         return self.board.spread(_asked, asked)
 
@@ -226,14 +219,12 @@ class GapFitter:
             latents, added = self._cross(before[-1], path[:-1], path[-1], added)
             older = before[-1].outputs
         else:
-            latents = [part[0] for part in self._recorded]
+            latents = [part.recorded[0] for part in self._parts]
             older, added = [[] for _ in latents], np.zeros((0, HISTORY))
         moved, outputs = [], []
-        for replay, cases, own, past in zip(
-            self._replays, self._parts, latents, older, strict=True
-        ):
-            output, cached = replay.compute(path[-1], own, cases=cases)
-            moved.append(replay.advance(path[-1], output, own))
+        for part, own, past in zip(self._parts, latents, older, strict=True):
+            reached, cached = part.compute(path[-1], own)
+            moved.append(reached)
             outputs.append([cached, *past[: HISTORY - 1]])
         return _State(moved, outputs, added)
 
@@ -249,63 +240,40 @@ class GapFitter:
     ) -> tuple[list[Tensor], Floats]:
         """Estimate the steps of the gap after a path; coefficients not given are fitted."""
         known = path[::-1][:HISTORY]
-        parts = list(zip(self._replays, state.latents, state.outputs, strict=True))
+        at = zip(self._parts, state.latents, state.outputs, strict=True)
+        ways = [partial(part.reach, latents, outputs, known, stop) for part, latents, outputs in at]
         own = np.zeros(HISTORY)
         if stop - known[0] > 1:
-            own = added[len(path) - 1] if added is not None else self._fit(parts, path, stop)
-        reached = [self._reach(part, known, stop, own) for part in parts]
-        return reached, np.vstack([state.added, own])
+            own = added[len(path) - 1] if added is not None else self._fit(ways, len(known), stop)
+        return [reach(own) for reach in ways], np.vstack([state.added, own])
 
-    def _fit(
-        self,
-        parts: Sequence[tuple[Replay, Tensor, list[Tensor]]],
-        path: ComputePath,
-        stop: int,
-    ) -> Floats:
+    def _fit(self, ways: Sequence[Callable[[Floats], Tensor]], known: int, stop: int) -> Floats:
         """Return what to add to the coefficients of a gap so that it ends nearest to full compute.
 
         Every case counts by its relative error, or the hard ones would settle the fit alone.
+
+        Args:
+            ways: By part, takes it to the end of the gap.
+            known: Outputs that are weighed.
+            stop: Step at which the gap ends.
         """
-        known = path[::-1][:HISTORY]
-        gram, moment = np.zeros((len(known),) * 2), np.zeros(len(known))
-        for part, target in zip(parts, self._recorded, strict=True):
-            start = self._reach(part, known, stop, np.zeros(HISTORY))
-            wrong = (target[stop] - start).flatten(1).double()
-            effect = torch.stack(
-                [
-                    (self._reach(part, known, stop, unit) - start).flatten(1).double()
-                    for unit in np.eye(HISTORY)[: len(known)]
-                ],
-                dim=2,
-            )
-            found = normal_equations(effect, wrong)
+        gram, moment = np.zeros((known, known)), np.zeros(known)
+        for part, reach in zip(self._parts, ways, strict=True):
+            start = reach(np.zeros(HISTORY))
+            wrong = (part.recorded[stop] - start).flatten(1).double()
+            moved = [(reach(unit) - start).flatten(1).double() for unit in np.eye(HISTORY)[:known]]
+            found = normal_equations(torch.stack(moved, dim=2), wrong)
             gram, moment = gram + found[0], moment + found[1]
         added = np.zeros(HISTORY)
-        added[: len(known)] = solve(gram, moment, _RIDGE)
+        added[:known] = solve(gram, moment, _RIDGE)
         return added
-
-    def _reach(
-        self,
-        part: tuple[Replay, Tensor, list[Tensor]],
-        known: Sequence[int],
-        stop: int,
-        added: Floats,
-    ) -> Tensor:
-        """Return the latents of a part at the end of a gap."""
-        replay, latents, outputs = part
-        for step in range(known[0] + 1, stop):
-            coefficients = line_coefficients(known, self._sigmas, step) + added
-            estimate = weighted_sum(outputs, coefficients[None])
-            output = replay.estimate(step, latents, estimate)
-            latents = replay.advance(step, output, latents)
-        return latents
 
     def _error(self, latents: Sequence[Tensor]) -> float:
         return float(squares(self._wrong(latents)).log().mean())
 
     def _wrong(self, latents: Sequence[Tensor]) -> Tensor:
         """Return what final latents lack: (cases, features)."""
-        target = torch.cat([part[-1] for part in self._recorded])
+        target = torch.cat([part.recorded[-1] for part in self._parts])
         return (target - torch.cat(list(latents))).flatten(1).double()
 
 
@@ -325,6 +293,5 @@ def _asked(
     """Ask a fitter of a worker, which it makes when it is first asked."""
     known = _fitters_on(board)
     if cases not in known:
-        recorded = [[one.to(board.pipe.device) for one in part] for part in told()]
-        known[cases] = GapFitter(board, cases, recorded=recorded)
+        known[cases] = GapFitter(board, cases, recorded=told())
     return getattr(known[cases], method)(*question)

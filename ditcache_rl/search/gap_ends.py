@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcache_rl.bench import Board, Case, Replay, replay_on
+from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.schedules import ComputePath
 from ditcache_rl.schedules.gaps import GapModel, gap_basis
 from ditcache_rl.search.gap_products import GapProducts, gaps_of
+from ditcache_rl.search.parts import replay_on
 from ditcache_rl.types import HISTORY
 
 #: Change along a direction by which its effect on the final latents is measured.

@@ -108,7 +108,8 @@ def search_fitted(problem: Problem) -> ScheduleTable:
     found, before = [], problem.before
     for computes in problem.computes:
         first = problem.first(computes, before, propose=True)
-        starts = sorted({one.path for one in first}, key=partial(path_cost, costs))[:STARTS]
+        paths = dict.fromkeys(one.path for one in first)
+        starts = sorted(paths, key=partial(path_cost, costs))[:STARTS]
         if problem.evaluations:
             starts = [
                 climb_paths(

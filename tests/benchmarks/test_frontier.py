@@ -24,8 +24,8 @@ from benchmarks.peers.contenders import (
     OWN_COMPUTES,
 )
 from benchmarks.peers.learned import FITTED, FREE
+from benchmarks.peers.made import made_of
 from benchmarks.peers.searched import (
-    made_of,
     read_entry,
     schedules_for,
     with_schedules,

@@ -181,7 +181,7 @@ def test_a_stage_records_full_compute_of_a_case_once(
             recorded.extend(cases)
             super().__init__(board, cases)
 
-    monkeypatch.setattr("ditcache_rl.search.fit.Replay", Noted)
+    monkeypatch.setattr("ditcache_rl.search.parts.Replay", Noted)
     monkeypatch.setattr("ditcache_rl.search.calibrate.Replay", Noted)
     monkeypatch.setattr("ditcache_rl.rl.stages.FEW_CASES", 2)
     monkeypatch.setattr(GapFitter, "is_possible", lambda *_: True)

@@ -14,7 +14,7 @@ from ditcache_rl.bench import Board, Case, Replay
 from ditcache_rl.control import StaticSchedule
 from ditcache_rl.errors import UnsupportedModelError
 from ditcache_rl.schedules import ComputePath, Schedule
-from ditcache_rl.search import GapFitter, fit
+from ditcache_rl.search import GapFitter
 from ditcache_rl.search.climb import climb_paths
 from ditcache_rl.search.equations import normal_equations
 from ditcache_rl.solver import SolverRunner
@@ -167,8 +167,7 @@ def test_replicas_are_told_what_was_recorded_and_record_one_case_themselves(
             recorded.extend((board, case) for case in cases)
             super().__init__(board, cases)
 
-    monkeypatch.setattr(fit, "Replay", Noted)
-    monkeypatch.setattr("ditcache_rl.bench.replay.Replay", Noted)
+    monkeypatch.setattr("ditcache_rl.search.parts.Replay", Noted)
     there = GapFitter(with_replicas(board), CASES)
     few = GapFitter(there.board, CASES[:1], known=[])
     recorded.clear()
