@@ -131,7 +131,7 @@ def _matrix(grams: Floats, moments: Floats, squares: Floats) -> Floats:
 
 
 def _solved(gram: Floats, moment: Floats) -> Floats:
-    """Solve the normal equations: one coefficient for all channels of an output first.
+    """Solve the normal equations: one coefficient for all channels of an output, then what is left.
 
     Latents are kept as they are by the coefficients.
     """

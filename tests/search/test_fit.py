@@ -169,7 +169,7 @@ def test_replicas_are_told_what_was_recorded_and_record_one_case_themselves(
 
     monkeypatch.setattr("ditcache_rl.search.parts.Replay", Noted)
     there = GapFitter(with_replicas(board), CASES)
-    few = GapFitter(there.board, CASES[:1], known=[])
+    few = GapFitter(there.board, CASES[:1])
     recorded.clear()
 
     for fitter in (few, there, few):
