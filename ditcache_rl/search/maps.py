@@ -54,40 +54,37 @@ def fit_maps(
     return collapsed._replace(maps=maps)
 
 
-def steps_for(loops: Sequence[FreeLoop], count: int, *, by_branch: bool) -> ComputePath:
+def steps_for(loops: Sequence[FreeLoop], count: int) -> ComputePath:
     """Choose the steps to compute whose updates lack least on trajectories of full compute.
 
-    An update is what the last two outputs, or their branches, say best of a gap, one coefficient
-    each: what a matrix gains beyond is much the same in all gaps.
+    An update is what the last two outputs say best of a gap, one coefficient each: what a matrix,
+    or branches, gain beyond is much the same in all gaps.
 
     Args:
         loops: Cases of full compute.
         count: Steps to compute, at least 2.
-        by_branch: Whether branches have coefficients of their own.
     """
-    products = np.sum([_products(loop.full, by_branch) for loop in loops], axis=0)
+    products = np.sum([_products(loop.full) for loop in loops], axis=0)
     steps = len(loops[0].sigmas) - 1
-    parts = (len(products) - steps - 1) // steps
-    ends = np.arange(steps * parts, len(products))
+    ends = np.arange(steps, len(products))
     costs = np.full((steps, steps, steps + 1), np.inf)
     for newest in range(steps):
         start, later = ends[newest], ends[newest + 1 :]
         squares = products[later, later] - 2 * products[later, start] + products[start, start]
         for older in range(newest + 1):
-            first = np.array(sorted({older, newest})) * parts
-            known = (first[:, None] + np.arange(parts)).ravel()
+            known = np.array(sorted({older, newest}))
             moment = products[np.ix_(known, later)] - products[known, start][:, None]
             found = solve(products[np.ix_(known, known)], moment, _TINY_RIDGE)
             costs[older, newest, newest + 1 :] = np.maximum(squares - (moment * found).sum(0), 0)
     return cheapest_path(costs, count)
 
 
-def _products(full: FreeRun, by_branch: bool) -> Floats:
-    """Compare outputs, or their branches, of all steps, and latents, with each other."""
-    used = [one for part in full.used(by_branch) for one in (part if by_branch else part[None])]
-    total = np.zeros((len(used) + len(full.latents),) * 2)
+def _products(full: FreeRun) -> Floats:
+    """Compare outputs of all steps, and latents, with each other."""
+    total = np.zeros((len(full.outputs) + len(full.latents),) * 2)
     for case in range(len(full.latents[0])):  # of large images all together would not fit
-        rows = torch.stack([one[case].double().flatten() for one in (*used, *full.latents)])
+        several = (*full.outputs, *full.latents)
+        rows = torch.stack([one[case].double().flatten() for one in several])
         total += (rows @ rows.T).numpy()
     return total
 

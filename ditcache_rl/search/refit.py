@@ -80,7 +80,7 @@ class _Fits:
             return None
         own = self.collapsed
         if chosen:
-            path = steps_for(self.loops, len(own.path), by_branch=by_branch)
+            path = steps_for(self.loops, len(own.path))
             if path == own.path:  # the way before has fitted them
                 return None
             schedule = Schedule.on_path(path, len(own.sigmas) - 1)

@@ -88,12 +88,8 @@ def lacking(loops: list[FreeLoop], path: tuple[int, ...]) -> float:
     total = 0.0
     for place, (start, end) in enumerate(zip(path, [*path[1:], STEPS], strict=True)):
         columns = [
-            torch.cat([part.double().flatten() for part in parts])
+            torch.cat([loop.full.outputs[step].double().flatten() for loop in loops])
             for step in path[max(0, place - 1) : place + 1]
-            for parts in zip(
-                *(one for loop in loops for one in [loop.full.branches[step]] if one is not None),
-                strict=True,
-            )
         ]
         moved = [loop.full.latents[end] - loop.full.latents[start] for loop in loops]
         wanted = torch.cat([one.double().flatten() for one in moved])
@@ -107,7 +103,7 @@ def lacking(loops: list[FreeLoop], path: tuple[int, ...]) -> float:
 def test_steps_are_those_whose_gaps_lack_least(loops: list[FreeLoop], count: int) -> None:
     paths = [(0, *rest) for rest in combinations(range(1, STEPS), count - 1)]
 
-    found = steps_for(loops, count, by_branch=True)
+    found = steps_for(loops, count)
 
     assert len(found) == count
     least = min(lacking(loops, path) for path in paths)
